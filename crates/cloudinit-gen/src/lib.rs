@@ -1,0 +1,1 @@
+//! cloud-init documents from a fleet definition.

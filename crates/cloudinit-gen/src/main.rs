@@ -1,0 +1,3 @@
+//! cloud-init documents from a fleet definition.
+
+fn main() {}

@@ -1,0 +1,387 @@
+//! Other programs: finding them, running them with a deadline, stopping them with all their children.
+//!
+//! The only module that spawns. Every error carries the whole command. A child runs in a process group of its
+//! own, so that a deadline or a dropped [`Running`] ends what the child started too.
+#![allow(clippy::disallowed_methods, reason = "the one place that spawns")]
+
+use std::{
+    ffi::{OsStr, OsString},
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{ChildStdin, ChildStdout, ExitStatus, Stdio},
+    sync::mpsc,
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::{Error, Result, deadline::Deadline};
+
+/// How long a child may take to leave after it was asked to, before it is killed.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Finds a tool of this workspace: beside the running program first, then on `PATH`.
+pub fn find_tool(name: &str) -> Result<PathBuf> {
+    if let Ok(me) = std::env::current_exe() {
+        // A test runner's programs live one directory below the tools.
+        let beside = me.parent().into_iter().flat_map(|dir| [Some(dir), dir.parent()]).flatten();
+        for dir in beside {
+            let candidate = dir.join(name);
+            if which::which(&candidate).is_ok() {
+                return Ok(candidate);
+            }
+        }
+    }
+    which::which(name).map_err(|_| {
+        Error::not_found(format!("the program {name} is neither beside this one nor on PATH"))
+            .hint(format!("install all of the fleet tools together, or put {name} on PATH"))
+    })
+}
+
+/// Finds a program on `PATH`.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    which::which(name).ok()
+}
+
+/// A command to run: program, arguments, environment, what it reads.
+#[derive(Debug, Clone)]
+pub struct Command {
+    program: PathBuf,
+    args: Vec<OsString>,
+    envs: Vec<(OsString, Option<OsString>)>,
+    dir: Option<PathBuf>,
+    stdin: Vec<u8>,
+    foreground: bool,
+}
+
+/// What a finished command left.
+#[derive(Debug)]
+pub struct Output {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error.
+    pub stderr: Vec<u8>,
+    command: String,
+}
+
+impl Output {
+    /// Whether it ended with exit code 0.
+    pub fn success(&self) -> bool {
+        self.status.success()
+    }
+
+    /// Standard output as text; invalid bytes are replaced.
+    pub fn stdout_text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Standard error as text; invalid bytes are replaced.
+    pub fn stderr_text(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+
+    /// Itself if the exit code was 0, else an error with the command, how it ended and the end of what it said.
+    pub fn checked(self) -> Result<Output> {
+        if self.success() {
+            return Ok(self);
+        }
+        let said = tail(&self.stderr_text());
+        let said = if said.is_empty() { String::new() } else { format!(": {said}") };
+        Err(Error::failed(format!("`{}` {}{said}", self.command, describe(self.status))))
+    }
+}
+
+fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(8)..].join("\n")
+}
+
+/// How a process ended, in words: "exited with 3", "was killed by signal 9".
+pub fn describe(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exited with {code}"),
+        (None, Some(signal)) => format!("was killed by signal {signal}"),
+        (None, None) => "ended in an unknown way".to_owned(),
+    }
+}
+
+impl Command {
+    /// A command that reads nothing, in the current directory, with this process's environment.
+    pub fn new(program: impl Into<PathBuf>) -> Command {
+        Command {
+            program: program.into(),
+            args: Vec::new(),
+            envs: Vec::new(),
+            dir: None,
+            stdin: Vec::new(),
+            foreground: false,
+        }
+    }
+
+    /// Adds one argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Command {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Command {
+        self.args.extend(args.into_iter().map(|a| a.as_ref().to_owned()));
+        self
+    }
+
+    /// Sets an environment variable.
+    #[must_use]
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Command {
+        self.envs.push((name.as_ref().to_owned(), Some(value.as_ref().to_owned())));
+        self
+    }
+
+    /// Removes an environment variable.
+    #[must_use]
+    pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Command {
+        self.envs.push((name.as_ref().to_owned(), None));
+        self
+    }
+
+    /// Sets the working directory.
+    #[must_use]
+    pub fn dir(mut self, dir: impl Into<PathBuf>) -> Command {
+        self.dir = Some(dir.into());
+        self
+    }
+
+    /// What the command reads on standard input.
+    #[must_use]
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Command {
+        self.stdin = bytes.into();
+        self
+    }
+
+    /// Keeps the child in this process's group, so that it may use the terminal (git asking for a passphrase).
+    #[must_use]
+    pub fn foreground(mut self) -> Command {
+        self.foreground = true;
+        self
+    }
+
+    fn std(&self) -> std::process::Command {
+        let mut std = std::process::Command::new(&self.program);
+        std.args(&self.args);
+        for (name, value) in &self.envs {
+            match value {
+                Some(value) => std.env(name, value),
+                None => std.env_remove(name),
+            };
+        }
+        if let Some(dir) = &self.dir {
+            std.current_dir(dir);
+        }
+        if !self.foreground {
+            std.process_group(0);
+        }
+        std
+    }
+
+    fn spawn_error(&self, error: std::io::Error) -> Error {
+        let kind_text = if error.kind() == std::io::ErrorKind::NotFound {
+            format!("the program {} does not exist", self.program.display())
+        } else {
+            format!("can not run `{self}`")
+        };
+        Error::failed(kind_text).caused_by(error)
+    }
+
+    /// Runs to the end and keeps both outputs. When the deadline passes the whole process group is ended.
+    pub fn output(&self, deadline: Deadline) -> Result<Output> {
+        self.run(deadline, |_| {})
+    }
+
+    /// As [`Command::output`], and gives each line of either output to `on_line` as it comes.
+    pub fn run(&self, deadline: Deadline, mut on_line: impl FnMut(&str)) -> Result<Output> {
+        let mut child = self
+            .std()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|e| self.spawn_error(e))?;
+        let (lines, incoming) = mpsc::channel::<(bool, Vec<u8>)>();
+        let readers = [
+            child.stdout.take().map(|s| read_lines(s, true, lines.clone())),
+            child.stderr.take().map(|s| read_lines(s, false, lines)),
+        ];
+        let writer = child.stdin.take().map(|mut pipe| {
+            let bytes = self.stdin.clone();
+            // A child that does not want its input closes the pipe: no error of ours.
+            std::thread::spawn(move || drop(pipe.write_all(&bytes)))
+        });
+        let mut running = Running { child, group: !self.foreground, reaped: None };
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        loop {
+            match incoming.recv_timeout(deadline.left().min(Duration::from_millis(200))) {
+                Ok((is_stdout, line)) => {
+                    on_line(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']));
+                    if is_stdout { stdout.extend(line) } else { stderr.extend(line) }
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    // A grandchild may hold the pipes open after the child is gone.
+                    if running.try_wait()?.is_some() && incoming.try_recv().is_err() {
+                        break;
+                    }
+                }
+            }
+            if deadline.passed() {
+                running.end();
+                return Err(deadline
+                    .error(format_args!("`{self}` to end"))
+                    .now("the command and what it started were stopped"));
+            }
+        }
+        let status = running.wait(deadline.at_most(Duration::from_secs(3600)), self)?;
+        if let Some(writer) = writer.filter(JoinHandle::is_finished) {
+            let _ = writer.join();
+        }
+        for reader in readers.into_iter().flatten().filter(JoinHandle::is_finished) {
+            let _ = reader.join();
+        }
+        Ok(Output { status, stdout, stderr, command: self.to_string() })
+    }
+
+    /// Runs with this process's own standard streams until it ends.
+    pub fn interactive(&self) -> Result<ExitStatus> {
+        self.std().status().map_err(|e| self.spawn_error(e))
+    }
+
+    /// Starts it with pipes to its standard input and output; standard error stays this process's own.
+    pub fn start(&self) -> Result<(Running, ChildStdin, ChildStdout)> {
+        let mut child = self
+            .std()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .map_err(|e| self.spawn_error(e))?;
+        match (child.stdin.take(), child.stdout.take()) {
+            (Some(stdin), Some(stdout)) => {
+                Ok((Running { child, group: !self.foreground, reaped: None }, stdin, stdout))
+            }
+            _ => Err(Error::failed(format!("`{self}` started without its pipes"))),
+        }
+    }
+
+    /// Starts it with `socket` as both its standard input and output: a proxy command.
+    pub fn start_on_socket(&self, socket: std::os::unix::net::UnixStream) -> Result<Running> {
+        let other = socket.try_clone().map_err(|e| self.spawn_error(e))?;
+        let child = self
+            .std()
+            .stdin(Stdio::from(std::os::fd::OwnedFd::from(socket)))
+            .stdout(Stdio::from(std::os::fd::OwnedFd::from(other)))
+            .stderr(Stdio::inherit())
+            .spawn()
+            .map_err(|e| self.spawn_error(e))?;
+        Ok(Running { child, group: !self.foreground, reaped: None })
+    }
+
+    /// The program.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+}
+
+impl std::fmt::Display for Command {
+    /// As one would type it into a shell.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let words = std::iter::once(self.program.as_os_str()).chain(self.args.iter().map(OsString::as_os_str));
+        let words: Vec<String> = words.map(|w| quote(&w.to_string_lossy())).collect();
+        f.write_str(&words.join(" "))
+    }
+}
+
+/// Quotes one word for a POSIX shell. Every value that reaches a shell, here or on the node, goes through this.
+pub fn quote(word: &str) -> String {
+    // A NUL can not be in an argument of any process; it is dropped with what would follow it in C.
+    let word = word.split('\0').next().unwrap_or_default();
+    shlex::try_quote(word).map_or_else(|_| String::from("''"), std::borrow::Cow::into_owned)
+}
+
+fn read_lines(
+    stream: impl Read + Send + 'static,
+    is_stdout: bool,
+    lines: mpsc::Sender<(bool, Vec<u8>)>,
+) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut stream = BufReader::new(stream);
+        loop {
+            let mut line = Vec::new();
+            match stream.read_until(b'\n', &mut line) {
+                Ok(1..) if lines.send((is_stdout, line)).is_ok() => {}
+                _ => return,
+            }
+        }
+    })
+}
+
+/// A child that is running. Dropping it ends its whole process group.
+#[derive(Debug)]
+pub struct Running {
+    child: std::process::Child,
+    group: bool,
+    reaped: Option<ExitStatus>,
+}
+
+impl Running {
+    /// Its exit status if it has ended.
+    pub fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
+        if self.reaped.is_none() {
+            self.reaped =
+                self.child.try_wait().map_err(|e| Error::failed("can not wait for a child").caused_by(e))?;
+        }
+        Ok(self.reaped)
+    }
+
+    /// Waits for it to end by itself.
+    pub fn wait(&mut self, deadline: Deadline, what: impl std::fmt::Display) -> Result<ExitStatus> {
+        let mut pause = Duration::from_micros(500);
+        loop {
+            if let Some(status) = self.try_wait()? {
+                return Ok(status);
+            }
+            deadline.check(format_args!("`{what}` to end"))?;
+            deadline.sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) else { return };
+        // Already gone is as good.
+        let _ = if self.group { kill_process_group(pid, signal) } else { rustix::process::kill_process(pid, signal) };
+    }
+
+    /// Ends it and all it started: asks first, then kills.
+    pub fn end(&mut self) {
+        if !matches!(self.try_wait(), Ok(None)) {
+            return;
+        }
+        self.signal(Signal::TERM);
+        if self.wait(Deadline::after(GRACE), "child").is_err() {
+            self.signal(Signal::KILL);
+            let _ = self.wait(Deadline::after(GRACE), "child");
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

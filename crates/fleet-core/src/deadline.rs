@@ -1,0 +1,60 @@
+//! Every wait takes a deadline.
+
+use std::time::{Duration, Instant};
+
+use crate::{Error, Result};
+
+/// A point in time after which a wait gives up, and what it was that we waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline {
+    start: Instant,
+    limit: Duration,
+}
+
+impl Deadline {
+    /// A deadline `limit` from now.
+    pub fn after(limit: Duration) -> Deadline {
+        Deadline { start: Instant::now(), limit }
+    }
+
+    /// A deadline `seconds` from now.
+    pub fn secs(seconds: u64) -> Deadline {
+        Deadline::after(Duration::from_secs(seconds))
+    }
+
+    /// How much time is left; zero when it has passed.
+    pub fn left(&self) -> Duration {
+        self.limit.saturating_sub(self.start.elapsed())
+    }
+
+    /// Whether it has passed.
+    pub fn passed(&self) -> bool {
+        self.left().is_zero()
+    }
+
+    /// How long the whole wait was allowed to take.
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// The earlier of this deadline and one `limit` from now: a bound for one step of a longer wait.
+    #[must_use]
+    pub fn at_most(&self, limit: Duration) -> Deadline {
+        Deadline::after(limit.min(self.left()))
+    }
+
+    /// Sleeps for `pause`, or until the deadline if that is sooner.
+    pub fn sleep(&self, pause: Duration) {
+        std::thread::sleep(pause.min(self.left()));
+    }
+
+    /// An error of kind deadline-passed if it has passed, naming what was waited for.
+    pub fn check(&self, waiting_for: impl std::fmt::Display) -> Result<()> {
+        if self.passed() { Err(self.error(waiting_for)) } else { Ok(()) }
+    }
+
+    /// The error to give when the wait for `waiting_for` came to its end.
+    pub fn error(&self, waiting_for: impl std::fmt::Display) -> Error {
+        Error::deadline_passed(format!("gave up waiting for {waiting_for} after {} s", self.limit.as_secs()))
+    }
+}

@@ -1,0 +1,297 @@
+//! `vms/definitions.nix` as typed, validated models.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use serde::Serialize;
+
+use crate::{
+    Error, Result,
+    nix::NixMode,
+    repo::Repo,
+    types::{
+        BridgeName, Cidr, DiskSize, MacAddr, NodeName, StorageId, Tag, UserName, VmName, VmRef, Vmid,
+    },
+};
+
+/// Everything that `vms/definitions.nix` says, checked.
+#[derive(Debug, Clone, Serialize)]
+pub struct Definitions {
+    /// The file it came from.
+    pub path: PathBuf,
+    /// How to reach Proxmox, and its defaults.
+    pub proxmox: Proxmox,
+    /// VMs that exist already and are only documented, in the file's order.
+    pub imported: Vec<ImportedVm>,
+    /// VMs created and owned by these tools, in the file's order.
+    pub managed: Vec<ManagedVm>,
+    /// The template that new VMs are cloned from.
+    pub template: Option<Template>,
+    /// Ranges of VMIDs and what they are for, in the file's order.
+    pub vmid_ranges: Vec<VmidRange>,
+}
+
+/// `proxmox = { … }`.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Proxmox {
+    /// An ssh_config alias, a DNS name or an address.
+    pub host: String,
+    /// The node's name in the cluster; the host's name when not given.
+    pub node: Option<NodeName>,
+    /// Login on the host; `root` when not given.
+    pub user: Option<String>,
+    /// Storage for VMs that name none.
+    pub default_storage: Option<StorageId>,
+}
+
+/// `imported.NAME = { … }`.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImportedVm {
+    /// Attribute name.
+    pub name: String,
+    /// VMID.
+    pub vmid: Vmid,
+    /// Host name inside the VM.
+    pub hostname: Option<String>,
+    /// ssh_config alias.
+    pub ssh_alias: Option<String>,
+    /// As written, such as `running`.
+    pub status: Option<String>,
+    /// CPU cores.
+    pub cores: Option<u32>,
+    /// Memory in MiB.
+    pub memory: Option<u64>,
+    /// A size, or a word such as `passthrough`.
+    pub disk: Option<String>,
+    /// Storage of its disk.
+    pub storage: Option<String>,
+    /// Node it is on.
+    pub node: Option<String>,
+    /// Address, as written.
+    pub ip: Option<String>,
+    /// What it is for.
+    pub purpose: Option<String>,
+    /// What runs on it.
+    pub services: Vec<String>,
+    /// Remarks.
+    pub notes: Vec<String>,
+    /// Always treated as true; kept as written for the reports.
+    pub readonly: Option<bool>,
+}
+
+/// How a managed VM gets its address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Addressing {
+    /// From DHCP.
+    Dhcp,
+    /// Fixed.
+    Static(Cidr),
+}
+
+/// How a VM becomes NixOS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Install {
+    /// nixos-anywhere over SSH.
+    #[default]
+    NixosAnywhere,
+    /// A disko image, imported as the disk.
+    Image,
+    /// Not at all: stays what the template is.
+    None,
+}
+
+/// `managed.NAME = { … }`, defaults filled in.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ManagedVm {
+    /// Attribute name; the VM's name in Proxmox.
+    pub name: VmName,
+    /// VMID.
+    pub vmid: Vmid,
+    /// CPU cores.
+    pub cores: u32,
+    /// Memory in MiB.
+    pub memory: u64,
+    /// Size of the first disk.
+    pub disk: DiskSize,
+    /// Storage of its disks; `proxmox.defaultStorage` when not given. One of the two is required.
+    pub storage: StorageId,
+    /// Name in `nixosConfigurations` and under `hosts/`; its name when not given.
+    pub nixos_config: String,
+    /// Host name inside the VM; its name when not given.
+    pub hostname: VmName,
+    /// ssh_config alias; its name when not given.
+    pub ssh_alias: String,
+    /// The fleet user to verify with, when given.
+    pub user: Option<UserName>,
+    /// Node to be on, when not the default one.
+    pub node: Option<NodeName>,
+    /// VMID of the template, when not the default one.
+    pub template: Option<Vmid>,
+    /// Whether the clone is linked to the template (`clone = "linked"`).
+    pub linked_clone: bool,
+    /// Bridge of `net0`; the template's own when not given.
+    pub bridge: Option<BridgeName>,
+    /// VLAN tag, 1 to 4094.
+    pub vlan: Option<u16>,
+    /// MAC address of `net0`; Proxmox makes one when not given.
+    pub mac: Option<MacAddr>,
+    /// MTU of `net0`.
+    pub mtu: Option<u32>,
+    /// DHCP or a fixed address.
+    pub addressing: Addressing,
+    /// Gateway of a fixed address.
+    pub gateway: Option<IpAddr>,
+    /// Name servers.
+    pub nameservers: Vec<IpAddr>,
+    /// CPU type, such as `host`.
+    pub cpu: Option<String>,
+    /// Start with the node.
+    pub on_boot: Option<bool>,
+    /// Tags in Proxmox.
+    pub tags: Vec<Tag>,
+    /// Further disks.
+    pub disks: Vec<FurtherDisk>,
+    /// Time zone, such as `Europe/Amsterdam`.
+    pub timezone: Option<String>,
+    /// Packages for the bootstrap system.
+    pub packages: Vec<String>,
+    /// How it becomes NixOS.
+    pub install: Install,
+    /// May not be destroyed.
+    pub protection: bool,
+    /// May not be changed.
+    pub readonly: bool,
+    /// What it is for.
+    pub purpose: Option<String>,
+    /// What runs on it.
+    pub services: Vec<String>,
+    /// Remarks.
+    pub notes: Vec<String>,
+}
+
+/// One of `disks = [ … ]`: a size, or `{ size; storage; }`.
+#[derive(Debug, Clone, Serialize)]
+pub struct FurtherDisk {
+    /// Its size.
+    pub size: DiskSize,
+    /// Its storage; the VM's own when not given.
+    pub storage: Option<StorageId>,
+}
+
+/// `template = { … }`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Template {
+    /// VMID.
+    pub vmid: Vmid,
+    /// Name in Proxmox.
+    pub name: String,
+    /// What it is.
+    pub description: Option<String>,
+}
+
+/// One of `vmidRanges`.
+#[derive(Debug, Clone, Serialize)]
+pub struct VmidRange {
+    /// Attribute name.
+    pub name: String,
+    /// First VMID.
+    pub start: Vmid,
+    /// Last VMID.
+    pub end: Vmid,
+    /// What it is for.
+    pub description: Option<String>,
+}
+
+/// What a name or VMID in the definitions stands for.
+#[derive(Debug, Clone, Copy)]
+pub enum Entry<'a> {
+    /// An imported VM.
+    Imported(&'a ImportedVm),
+    /// A managed VM.
+    Managed(&'a ManagedVm),
+    /// The template.
+    Template(&'a Template),
+}
+
+impl Definitions {
+    /// Reads and validates the repository's definitions; every fault of every VM is in the one error.
+    pub fn load(repo: &Repo, nix: NixMode) -> Result<Definitions> {
+        let _ = (repo, nix);
+        Err(Error::failed("not written yet"))
+    }
+
+    /// What this VMID stands for.
+    pub fn by_vmid(&self, vmid: Vmid) -> Option<Entry<'_>> {
+        let managed = self.managed.iter().find(|vm| vm.vmid == vmid).map(Entry::Managed);
+        // An imported VM wins over anything else that claims its VMID.
+        self.imported
+            .iter()
+            .find(|vm| vm.vmid == vmid)
+            .map(Entry::Imported)
+            .or(managed)
+            .or(self.template.as_ref().filter(|t| t.vmid == vmid).map(Entry::Template))
+    }
+
+    /// What this name stands for: an attribute name, or the template's name.
+    pub fn by_name(&self, name: &str) -> Option<Entry<'_>> {
+        let managed = self.managed.iter().find(|vm| vm.name.as_str() == name).map(Entry::Managed);
+        self.imported
+            .iter()
+            .find(|vm| vm.name == name)
+            .map(Entry::Imported)
+            .or(managed)
+            .or(self.template.as_ref().filter(|t| t.name == name).map(Entry::Template))
+    }
+
+    /// What this reference stands for.
+    pub fn find(&self, vm: &VmRef) -> Option<Entry<'_>> {
+        match vm {
+            VmRef::Id(vmid) => self.by_vmid(*vmid),
+            VmRef::Name(name) => self.by_name(name.as_str()),
+        }
+    }
+
+    /// The managed VM of this name. The error suggests the nearest name, and an imported VM is refused.
+    pub fn managed(&self, name: &str) -> Result<&ManagedVm> {
+        let path = self.path.display();
+        match self.by_name(name) {
+            Some(Entry::Managed(vm)) => Ok(vm),
+            Some(Entry::Imported(vm)) => Err(Error::refused(format!(
+                "refused: '{}' (VMID {}) is imported and read-only",
+                vm.name, vm.vmid
+            ))
+            .now("nothing was sent to the node")
+            .hint(format!("imported VMs are only documented; see imported.{} in {path}", vm.name))),
+            Some(Entry::Template(template)) => {
+                Err(Error::refused(format!("refused: '{}' is the template (VMID {})", template.name, template.vmid))
+                    .now("nothing was sent to the node"))
+            }
+            None => {
+                let error = Error::not_found(format!("no VM '{}' in {path}", name.escape_debug()));
+                Err(match self.nearest(name) {
+                    Some(near) => error.hint(format!("did you mean '{near}'?")),
+                    None => error.hint(format!("add it under `managed` in {path}")),
+                })
+            }
+        }
+    }
+
+    /// The defined name nearest to `name`, if one is near.
+    pub fn nearest(&self, name: &str) -> Option<&str> {
+        let names = self.managed.iter().map(|vm| vm.name.as_str()).chain(self.imported.iter().map(|vm| vm.name.as_str()));
+        nearest(name, names)
+    }
+}
+
+/// The one of `names` that is most like `name`, if any is like it at all.
+pub fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    names
+        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
+        .filter(|(score, _)| *score > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}

@@ -1,0 +1,69 @@
+//! `hosts.nix` as a typed model.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::{Error, Result, nix::NixMode, repo::Repo};
+
+/// Everything that `hosts.nix` says.
+#[derive(Debug, Clone, Serialize)]
+pub struct Hosts {
+    /// The file it came from.
+    pub path: PathBuf,
+    /// Its hosts, in the file's order.
+    pub hosts: Vec<Host>,
+}
+
+/// One host of the fleet.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Host {
+    /// Attribute name.
+    pub name: String,
+    /// Its NixOS configuration, absolute; absent where it is not NixOS.
+    pub configuration_file: Option<PathBuf>,
+    /// Its home-manager configuration, absolute.
+    pub home_file: Option<PathBuf>,
+    /// The person's or service's login.
+    pub user: Option<String>,
+    /// That login's home directory.
+    pub home_directory: Option<String>,
+    /// Host name.
+    pub hostname: Option<String>,
+    /// ssh_config alias.
+    pub ssh_alias: Option<String>,
+    /// File name of the key it logs in elsewhere with.
+    pub ssh_key_name: Option<String>,
+    /// Its public SSH host key, one OpenSSH line; may be a placeholder before the host exists.
+    pub public_key: Option<String>,
+    /// Keys that may log in, one OpenSSH line each.
+    pub authorized_keys: Vec<String>,
+}
+
+impl Hosts {
+    /// Reads the repository's `hosts.nix`.
+    pub fn load(repo: &Repo, nix: NixMode) -> Result<Hosts> {
+        let _ = (repo, nix);
+        Err(Error::failed("not written yet"))
+    }
+
+    /// The host of this attribute name.
+    pub fn get(&self, name: &str) -> Option<&Host> {
+        self.hosts.iter().find(|host| host.name == name)
+    }
+
+    /// Keys that may log in on `name`: the host's own list, else the keys that every host with a list has, in
+    /// the first such host's order. Never empty: no key at all is an error of kind not-found.
+    pub fn keys_for(&self, name: &str) -> Result<Vec<String>> {
+        let _ = name;
+        Err(Error::failed("not written yet"))
+    }
+
+    /// The login that all hosts with a configuration share, when they do.
+    pub fn common_user(&self) -> Option<&str> {
+        let mut users = self.hosts.iter().filter(|h| h.configuration_file.is_some()).filter_map(|h| h.user.as_deref());
+        let first = users.next()?;
+        users.all(|user| user == first).then_some(first)
+    }
+}

@@ -1,0 +1,20 @@
+//! What the fleet tools share: the repository and its files, typed definitions, the guard, SSH, child
+//! processes, the protocol that the tools speak to each other, and how they talk to people.
+//!
+//! No Proxmox verb lives here: only `proxmox-ops` knows Proxmox.
+
+pub mod child;
+pub mod cli;
+pub mod deadline;
+pub mod definitions;
+pub mod error;
+pub mod guard;
+pub mod hosts;
+pub mod nix;
+pub mod protocol;
+pub mod repo;
+pub mod ssh;
+pub mod types;
+pub mod ui;
+
+pub use error::{Error, Kind, Result};

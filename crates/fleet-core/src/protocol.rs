@@ -1,0 +1,432 @@
+//! What the tools say to each other: `proxmox-ops session` reads requests as JSON lines on its standard
+//! input and writes answers as JSON lines on its standard output.
+//!
+//! One request is `{"v":1,"id":7,"op":"start","vmid":110}`. It is answered by any number of
+//! `{"v":1,"id":7,"progress":"…"}` and then by exactly one `{"v":1,"id":7,"ok":…}` or
+//! `{"v":1,"id":7,"error":{…}}` ([`crate::error::Report`]). Requests are served one after the other.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Write},
+    process::{ChildStdin, ChildStdout},
+    sync::mpsc,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+
+use crate::{
+    Error, Result,
+    child::{Command, Running},
+    deadline::Deadline,
+    error::Report,
+    types::{DiskSize, DiskSlot, MacAddr, NodeName, StorageId, VmName, Vmid},
+};
+
+/// The version of the protocol that this library speaks.
+pub const VERSION: u32 = 1;
+
+/// A request with its envelope.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Request {
+    /// Protocol version, [`VERSION`].
+    pub v: u32,
+    /// Chosen by the asking side; the answer carries it.
+    pub id: u64,
+    /// What to do.
+    #[serde(flatten)]
+    pub op: Op,
+}
+
+/// What can be asked. Requests that change a VM pass the guard in `proxmox-ops` first.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
+pub enum Op {
+    /// About the node that answers. Gives [`NodeInfo`].
+    Node,
+    /// Every VM and container of the cluster. Gives a list of [`Resource`].
+    Resources,
+    /// A VM's configuration. Gives [`VmConfig`].
+    Config {
+        /// Which VM.
+        vmid: Vmid,
+    },
+    /// A VM's power state. Gives [`VmStatus`].
+    Status {
+        /// Which VM.
+        vmid: Vmid,
+    },
+    /// The storages of the node. Gives a list of [`Storage`].
+    Storages,
+    /// Network bridges of the node. Gives a list of strings.
+    Bridges,
+    /// Clone a template into a new VM that carries `marker`. Follows the task. Gives null.
+    Clone(CloneRequest),
+    /// Change settings of a VM in one request. Gives null.
+    Configure {
+        /// Which VM.
+        vmid: Vmid,
+        /// API parameters, decoded (`sshkeys` as plain lines), as in `qm.conf(5)`.
+        settings: BTreeMap<String, String>,
+        /// Settings to delete.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        delete: Vec<String>,
+    },
+    /// Grow a disk to `size`; equal is nothing to do, smaller is refused. Verified by reading back. Gives null.
+    Resize {
+        /// Which VM.
+        vmid: Vmid,
+        /// Which disk.
+        disk: DiskSlot,
+        /// The new size.
+        size: DiskSize,
+    },
+    /// Start a VM; a running one is left alone. Gives null.
+    Start {
+        /// Which VM.
+        vmid: Vmid,
+    },
+    /// Power a VM off; a stopped one is left alone. Gives null.
+    Stop {
+        /// Which VM.
+        vmid: Vmid,
+    },
+    /// Find a VM's address now. Gives [`Address`]; [`crate::Kind::NotFound`] when there is none yet.
+    Address {
+        /// Which VM.
+        vmid: Vmid,
+        /// How long to look, in seconds; 0 looks once.
+        #[serde(default)]
+        timeout: u64,
+    },
+    /// Read the VM's ed25519 SSH host key through the guest agent. Gives a string, an OpenSSH public key line.
+    HostKey {
+        /// Which VM.
+        vmid: Vmid,
+        /// How long to wait for the agent, in seconds.
+        #[serde(default)]
+        timeout: u64,
+    },
+}
+
+/// Everything a clone needs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct CloneRequest {
+    /// The template.
+    pub template: Vmid,
+    /// The VMID to create.
+    pub vmid: Vmid,
+    /// The name to give.
+    pub name: VmName,
+    /// Where to put the disks; for a full clone only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<StorageId>,
+    /// A full copy, or a clone linked to the template.
+    pub full: bool,
+    /// Proof of who made it, written into the description.
+    pub marker: Marker,
+}
+
+/// The proof, in a VM's description, that these tools made it: name, VMID and a nonce of 32 hexadecimal digits.
+///
+/// In the description it is one line, `fleet-vm: name=web vmid=110 nonce=…`, whatever else people write there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marker {
+    /// The definition's name.
+    pub name: VmName,
+    /// The VMID it was made with: a copy of the VM by hand carries the marker too, but not its VMID.
+    pub vmid: Vmid,
+    /// Random, told apart from any other creation.
+    pub nonce: String,
+}
+
+const MARKER_START: &str = "fleet-vm:";
+
+impl Marker {
+    /// A marker with a fresh nonce.
+    pub fn fresh(name: &VmName, vmid: Vmid) -> Result<Marker> {
+        let mut bytes = [0u8; 16];
+        getrandom::fill(&mut bytes).map_err(|e| Error::failed("the system gives no random bytes").caused_by(e))?;
+        let nonce = bytes.iter().map(|b| format!("{b:02x}")).collect();
+        Ok(Marker { name: name.clone(), vmid, nonce })
+    }
+
+    /// The marker in a description, if there is exactly one well-formed one.
+    pub fn find(description: &str) -> Option<Marker> {
+        let mut found = description.lines().filter_map(Marker::parse);
+        match (found.next(), found.next()) {
+            (Some(marker), None) => Some(marker),
+            _ => None,
+        }
+    }
+
+    fn parse(line: &str) -> Option<Marker> {
+        let mut words = line.trim().strip_prefix(MARKER_START)?.split_whitespace();
+        let name = words.next()?.strip_prefix("name=")?.parse().ok()?;
+        let vmid = words.next()?.strip_prefix("vmid=")?.parse().ok()?;
+        let nonce = words.next()?.strip_prefix("nonce=")?.to_owned();
+        let well_formed = nonce.len() == 32 && nonce.bytes().all(|b| b.is_ascii_hexdigit());
+        (well_formed && words.next().is_none()).then_some(Marker { name, vmid, nonce })
+    }
+}
+
+impl std::fmt::Display for Marker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{MARKER_START} name={} vmid={} nonce={}", self.name, self.vmid, self.nonce)
+    }
+}
+
+/// About a node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Its name in the cluster.
+    pub node: NodeName,
+    /// Proxmox VE version, such as `9.2.11`.
+    pub version: String,
+}
+
+/// What a resource of the cluster is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ResourceKind {
+    /// A virtual machine.
+    Qemu,
+    /// A container.
+    Lxc,
+}
+
+/// A VM or container somewhere in the cluster. Fields that are not named here are kept in `other`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Resource {
+    /// Its VMID.
+    pub vmid: Vmid,
+    /// VM or container.
+    #[serde(rename = "type")]
+    pub kind: ResourceKind,
+    /// Its name; a VM that is just being cloned may have none.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// The node it is on.
+    pub node: NodeName,
+    /// `running`, `stopped` or `unknown`.
+    #[serde(default)]
+    pub status: String,
+    /// Whether it is a template.
+    #[serde(default)]
+    pub template: bool,
+    /// What else the API says.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+/// A VM's configuration as the API gives it, text decoded.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VmConfig {
+    /// Which VM.
+    pub vmid: Vmid,
+    /// The node it is on.
+    pub node: NodeName,
+    /// Every setting as text (`memory`, `net0`, `scsi0`, …); pending changes are not applied.
+    pub settings: BTreeMap<String, String>,
+    /// SHA1 of the stored configuration.
+    pub digest: String,
+    /// Our marker, when the description has one that names this VMID.
+    #[serde(default)]
+    pub marker: Option<Marker>,
+    /// The MAC address of `net0`.
+    #[serde(default)]
+    pub mac: Option<MacAddr>,
+}
+
+/// A VM's power state.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VmStatus {
+    /// Which VM.
+    pub vmid: Vmid,
+    /// The node it is on.
+    pub node: NodeName,
+    /// `running` or `stopped`.
+    pub status: String,
+    /// What it is locked by, if it is.
+    #[serde(default)]
+    pub lock: Option<String>,
+    /// What else the API says.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+/// A storage on the node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Storage {
+    /// Its name.
+    pub storage: StorageId,
+    /// `dir`, `zfspool`, `lvmthin`, …
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What it takes: `images`, `snippets`, `iso`, …
+    pub content: Vec<String>,
+    /// Whether it is enabled and answering.
+    pub active: bool,
+    /// Whether every node sees the same one.
+    pub shared: bool,
+    /// Bytes free, when the storage tells.
+    #[serde(default)]
+    pub available: Option<u64>,
+    /// Bytes in all, when the storage tells.
+    #[serde(default)]
+    pub total: Option<u64>,
+}
+
+/// A VM's address and how it was found.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Address {
+    /// The one to use.
+    pub address: std::net::IpAddr,
+    /// All that were seen, with the reason each was taken or not.
+    pub candidates: Vec<Candidate>,
+}
+
+/// One address that may be the VM's.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Candidate {
+    /// The address.
+    pub address: std::net::IpAddr,
+    /// `agent`, `neighbour` or `static`.
+    pub source: String,
+    /// Whether it was taken.
+    pub taken: bool,
+    /// Why, or why not.
+    pub reason: String,
+}
+
+/// One line of an answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Reply {
+    /// Protocol version.
+    pub v: u32,
+    /// The request's id.
+    pub id: u64,
+    /// What it says.
+    #[serde(flatten)]
+    pub body: ReplyBody,
+}
+
+/// What a line of an answer says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReplyBody {
+    /// A line of progress; more follows.
+    Progress(String),
+    /// Done, with the result.
+    Ok(Value),
+    /// Failed.
+    Error(Report),
+}
+
+/// The asking side: a `proxmox-ops session` as a child of this process.
+pub struct Session {
+    child: Running,
+    stdin: ChildStdin,
+    replies: mpsc::Receiver<std::io::Result<String>>,
+    next_id: u64,
+    command: String,
+}
+
+impl Session {
+    /// Starts `command`, which must be a `proxmox-ops … session`.
+    pub fn start(command: &Command) -> Result<Session> {
+        let (child, stdin, stdout) = command.start()?;
+        Ok(Session {
+            child,
+            stdin,
+            replies: lines_of(stdout),
+            next_id: 1,
+            command: command.to_string(),
+        })
+    }
+
+    /// Asks and waits for the answer; `on_progress` is given the lines that come before it.
+    pub fn ask<T: DeserializeOwned>(
+        &mut self,
+        op: Op,
+        deadline: Deadline,
+        mut on_progress: impl FnMut(&str),
+    ) -> Result<T> {
+        let id = self.next_id;
+        self.next_id += 1;
+        let mut line = serde_json::to_string(&Request { v: VERSION, id, op })
+            .map_err(|e| Error::failed("can not write a request").caused_by(e))?;
+        line.push('\n');
+        if let Err(e) = self.stdin.write_all(line.as_bytes()).and_then(|()| self.stdin.flush()) {
+            // It has ended; what it had to say (can not connect, …) is its last line.
+            return Err(self.last_words(deadline).unwrap_or_else(|| self.gone().caused_by(e)));
+        }
+        loop {
+            let line = match self.replies.recv_timeout(deadline.left()) {
+                Ok(Ok(line)) => line,
+                Ok(Err(e)) => return Err(self.gone().caused_by(e)),
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    return Err(deadline.error(format_args!("an answer of `{}`", self.command)));
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(self.gone()),
+            };
+            let reply: Reply = serde_json::from_str(&line).map_err(|e| {
+                Error::failed(format!("`{}` gave something that is no answer: {line}", self.command)).caused_by(e)
+            })?;
+            if reply.v != VERSION {
+                return Err(Error::failed(format!(
+                    "`{}` speaks version {} of the protocol, this program version {VERSION}",
+                    self.command, reply.v
+                ))
+                .hint("install all of the fleet tools together"));
+            }
+            match reply.body {
+                // Id 0: about the session itself.
+                ReplyBody::Error(report) if reply.id == id || reply.id == 0 => return Err(report.into()),
+                _ if reply.id != id => {}
+                ReplyBody::Progress(text) => on_progress(&text),
+                ReplyBody::Ok(value) => {
+                    return serde_json::from_value(value).map_err(|e| {
+                        Error::failed(format!("`{}` gave an answer of another shape: {line}", self.command))
+                            .caused_by(e)
+                    });
+                }
+                ReplyBody::Error(_) => {}
+            }
+        }
+    }
+
+    fn last_words(&mut self, deadline: Deadline) -> Option<Error> {
+        let deadline = deadline.at_most(Duration::from_secs(5));
+        while let Ok(Ok(line)) = self.replies.recv_timeout(deadline.left()) {
+            if let Ok(Reply { body: ReplyBody::Error(report), .. }) = serde_json::from_str(&line) {
+                return Some(report.into());
+            }
+        }
+        None
+    }
+
+    fn gone(&mut self) -> Error {
+        let how = match self.child.wait(Deadline::secs(2), &self.command) {
+            Ok(status) => crate::child::describe(status),
+            Err(_) => "closed its output".to_owned(),
+        };
+        Error::outcome_unknown(format!("`{}` {how} before it answered", self.command))
+            .now("what was asked may or may not have been done")
+            .hint("run the same command again: it looks first")
+    }
+}
+
+fn lines_of(stdout: ChildStdout) -> mpsc::Receiver<std::io::Result<String>> {
+    let (send, receive) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines() {
+            if send.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receive
+}

@@ -1,0 +1,189 @@
+//! How the tools talk to people. Steps and messages go to standard error, data to standard output;
+//! nothing else in the workspace prints.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the one place that prints")]
+
+use std::io::{IsTerminal, Write};
+
+use console::Style;
+use serde::Serialize;
+
+use crate::{Error, Result};
+
+/// When to colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum ColorChoice {
+    /// On a terminal, unless `NO_COLOR` is set.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// Where a tool's words go. Cheap to copy.
+#[derive(Debug, Clone, Copy)]
+pub struct Ui {
+    color: bool,
+    quiet: bool,
+    verbose: bool,
+    json: bool,
+}
+
+impl Ui {
+    /// From the options that every tool has.
+    pub fn new(color: ColorChoice, quiet: bool, verbose: bool, json: bool) -> Ui {
+        let color = match color {
+            ColorChoice::Always => true,
+            ColorChoice::Never => false,
+            ColorChoice::Auto => {
+                std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+                    && std::env::var_os("TERM").is_none_or(|v| v != "dumb")
+                    && std::io::stderr().is_terminal()
+            }
+        };
+        Ui { color, quiet, verbose, json }
+    }
+
+    /// A sink for tests and libraries that should say nothing.
+    pub fn silent() -> Ui {
+        Ui { color: false, quiet: true, verbose: false, json: false }
+    }
+
+    /// Whether `--json` was given.
+    pub fn json(&self) -> bool {
+        self.json
+    }
+
+    /// Whether `--verbose` was given.
+    pub fn is_verbose(&self) -> bool {
+        self.verbose
+    }
+
+    /// Whether `--quiet` was given.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// Whether messages are coloured.
+    pub fn color(&self) -> bool {
+        self.color
+    }
+
+    fn paint(&self, style: Style, text: &str) -> String {
+        style.force_styling(self.color).apply_to(text).to_string()
+    }
+
+    fn line(&self, line: &str) {
+        // A closed standard error must not stop the work.
+        let _ = writeln!(std::io::stderr().lock(), "{line}");
+    }
+
+    /// `==> text`: a step begins.
+    pub fn step(&self, text: impl AsRef<str>) {
+        if !self.quiet {
+            self.line(&format!("{} {}", self.paint(Style::new().cyan().bold(), "==>"), text.as_ref()));
+        }
+    }
+
+    /// `✓ text`: a step is done.
+    pub fn done(&self, text: impl AsRef<str>) {
+        if !self.quiet {
+            self.line(&format!("{} {}", self.paint(Style::new().green(), "✓"), text.as_ref()));
+        }
+    }
+
+    /// `⚠ text`: a warning; shown with `--quiet` too.
+    pub fn warn(&self, text: impl AsRef<str>) {
+        self.line(&format!("{} {}", self.paint(Style::new().yellow(), "⚠"), text.as_ref()));
+    }
+
+    /// `✗ text`: something failed; shown with `--quiet` too.
+    pub fn fail(&self, text: impl AsRef<str>) {
+        self.line(&format!("{} {}", self.paint(Style::new().red(), "✗"), text.as_ref()));
+    }
+
+    /// A plain line among the messages.
+    pub fn say(&self, text: impl AsRef<str>) {
+        if !self.quiet {
+            self.line(text.as_ref());
+        }
+    }
+
+    /// A detail, shown with `--verbose`.
+    pub fn detail(&self, text: impl AsRef<str>) {
+        if self.verbose {
+            self.line(&self.paint(Style::new().dim(), text.as_ref()));
+        }
+    }
+
+    /// `hint: text`: what to do next; shown with `--quiet` too.
+    pub fn hint(&self, text: impl AsRef<str>) {
+        self.line(&format!("{} {}", self.paint(Style::new().cyan(), "hint:"), text.as_ref()));
+    }
+
+    /// A failure: its message and causes, what is true now, what to do next. With `--json` also as an object
+    /// on standard output.
+    pub fn error(&self, error: &Error) {
+        self.fail(error.chain());
+        for fact in error.facts() {
+            self.line(&format!("  {fact}"));
+        }
+        for hint in error.hints() {
+            self.hint(hint);
+        }
+        if self.json {
+            // Nothing more can be done about a closed standard output: the exit code still tells.
+            let _ = self.json_line(&serde_json::json!({ "error": error.report() }));
+        }
+    }
+
+    /// Data for standard output, as it is, with a newline at its end if it has none.
+    pub fn data(&self, text: impl AsRef<str>) -> Result<()> {
+        let text = text.as_ref();
+        let mut out = std::io::stdout().lock();
+        out.write_all(text.as_bytes())
+            .and_then(|()| if text.is_empty() || text.ends_with('\n') { Ok(()) } else { out.write_all(b"\n") })
+            .and_then(|()| out.flush())
+            .map_err(|e| Error::failed("can not write to standard output").caused_by(e))
+    }
+
+    /// One JSON value on one line of standard output.
+    pub fn json_line(&self, value: &impl Serialize) -> Result<()> {
+        let text = serde_json::to_string(value).map_err(|e| Error::failed("can not write JSON").caused_by(e))?;
+        self.data(text)
+    }
+
+    /// `value` as JSON with `--json`, else `text`, on standard output.
+    pub fn answer(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+        if self.json { self.json_line(value) } else { self.data(text()) }
+    }
+
+    /// Asks `question (y/N)`; only `y` or `yes` is a yes. Without a terminal to ask on it fails and says to
+    /// give `--yes`.
+    pub fn confirm(&self, question: &str) -> Result<bool> {
+        if !can_ask() {
+            return Err(Error::usage(format!("can not ask '{question} (y/N)': there is no terminal"))
+                .now("nothing was changed")
+                .hint("give --yes to go on without being asked"));
+        }
+        let answer = self.ask_line(&format!("{question} (y/N) "))?;
+        Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+    }
+
+    /// Asks for one line of text; an end of input reads as an empty answer.
+    pub fn ask_line(&self, prompt: &str) -> Result<String> {
+        let mut err = std::io::stderr().lock();
+        let _ = err.write_all(prompt.as_bytes()).and_then(|()| err.flush());
+        let mut answer = String::new();
+        std::io::stdin()
+            .read_line(&mut answer)
+            .map_err(|e| Error::failed("can not read the answer").caused_by(e))?;
+        Ok(answer.trim_end_matches(['\r', '\n']).to_owned())
+    }
+}
+
+/// Whether a question can be asked: standard input is a terminal and messages are seen on one.
+pub fn can_ask() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}

@@ -1,0 +1,3 @@
+//! Takes a new VM into the fleet: hosts.nix, sops recipients, secrets, inventory, commit.
+
+fn main() {}

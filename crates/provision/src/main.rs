@@ -1,0 +1,3 @@
+//! From a definition to a running NixOS VM in the fleet, in one command.
+
+fn main() {}

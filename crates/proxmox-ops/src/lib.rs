@@ -1,0 +1,1 @@
+//! Operations on a Proxmox VE host, over SSH.

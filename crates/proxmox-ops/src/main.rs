@@ -1,0 +1,3 @@
+//! Operations on a Proxmox VE host, over SSH.
+
+fn main() {}

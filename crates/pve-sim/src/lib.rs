@@ -1,0 +1,1 @@
+//! A simulated Proxmox VE node for demos and tests. Not shipped.
