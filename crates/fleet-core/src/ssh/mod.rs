@@ -54,7 +54,7 @@ pub enum ExecStatus {
 }
 
 /// A stream through the remote host, with a deadline on each wait of its reads and writes.
-pub trait Stream: Read + Write {
+pub trait Stream: Read + Write + Send + Sync + 'static {
     /// Until when reads and writes may wait from now on.
     fn set_deadline(&mut self, deadline: Deadline);
 }
@@ -64,7 +64,7 @@ pub trait Transport {
     /// Runs `command` (a shell line, built with [`crate::child::quote`]), gives it `stdin`, collects both outputs.
     fn exec(&self, command: &str, stdin: &[u8], deadline: Deadline) -> Result<ExecOutput>;
     /// Opens a TCP connection from the host to `host:port` (`direct-tcpip`).
-    fn open_tcp(&self, host: &str, port: u16, deadline: Deadline) -> Result<Box<dyn Stream + '_>>;
+    fn open_tcp(&self, host: &str, port: u16, deadline: Deadline) -> Result<Box<dyn Stream>>;
 }
 
 /// An authenticated connection to a host whose key was checked.
@@ -89,7 +89,7 @@ impl Transport for Session {
         Err(Error::failed("not written yet"))
     }
 
-    fn open_tcp(&self, host: &str, port: u16, deadline: Deadline) -> Result<Box<dyn Stream + '_>> {
+    fn open_tcp(&self, host: &str, port: u16, deadline: Deadline) -> Result<Box<dyn Stream>> {
         let _ = (host, port, deadline);
         Err(Error::failed("not written yet"))
     }
