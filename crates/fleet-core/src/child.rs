@@ -17,7 +17,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::{Error, Result, deadline::Deadline};
+use crate::{Error, Result, deadline::Deadline, interrupt};
 
 /// How long a child may take to leave after it was asked to, before it is killed.
 const GRACE: Duration = Duration::from_secs(3);
@@ -54,6 +54,7 @@ pub struct Command {
     dir: Option<PathBuf>,
     stdin: Vec<u8>,
     foreground: bool,
+    silent: bool,
 }
 
 /// What a finished command left.
@@ -120,6 +121,7 @@ impl Command {
             dir: None,
             stdin: Vec::new(),
             foreground: false,
+            silent: false,
         }
     }
 
@@ -170,6 +172,18 @@ impl Command {
     pub fn foreground(mut self) -> Command {
         self.foreground = true;
         self
+    }
+
+    /// Drops the child's standard error where it would else be this process's own: for attempts that are
+    /// expected to fail at first.
+    #[must_use]
+    pub fn silent(mut self) -> Command {
+        self.silent = true;
+        self
+    }
+
+    fn stderr(&self) -> Stdio {
+        if self.silent { Stdio::null() } else { Stdio::inherit() }
     }
 
     fn std(&self) -> std::process::Command {
@@ -239,6 +253,10 @@ impl Command {
                     }
                 }
             }
+            if interrupt::asked() {
+                running.end();
+                return Err(Error::interrupted(format!("stopped by the user while `{self}` was running")));
+            }
             if deadline.passed() {
                 running.end();
                 return Err(deadline
@@ -267,7 +285,7 @@ impl Command {
             .std()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            .stderr(self.stderr())
             .spawn()
             .map_err(|e| self.spawn_error(e))?;
         match (child.stdin.take(), child.stdout.take()) {
@@ -285,7 +303,7 @@ impl Command {
             .std()
             .stdin(Stdio::from(std::os::fd::OwnedFd::from(socket)))
             .stdout(Stdio::from(std::os::fd::OwnedFd::from(other)))
-            .stderr(Stdio::inherit())
+            .stderr(self.stderr())
             .spawn()
             .map_err(|e| self.spawn_error(e))?;
         Ok(Running { child, group: !self.foreground, reaped: None })
@@ -300,7 +318,8 @@ impl Command {
 impl std::fmt::Display for Command {
     /// As one would type it into a shell.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let words = std::iter::once(self.program.as_os_str()).chain(self.args.iter().map(OsString::as_os_str));
+        let words =
+            std::iter::once(self.program.as_os_str()).chain(self.args.iter().map(OsString::as_os_str));
         let words: Vec<String> = words.map(|w| quote(&w.to_string_lossy())).collect();
         f.write_str(&words.join(" "))
     }
@@ -364,7 +383,11 @@ impl Running {
     fn signal(&self, signal: Signal) {
         let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) else { return };
         // Already gone is as good.
-        let _ = if self.group { kill_process_group(pid, signal) } else { rustix::process::kill_process(pid, signal) };
+        let _ = if self.group {
+            kill_process_group(pid, signal)
+        } else {
+            rustix::process::kill_process(pid, signal)
+        };
     }
 
     /// Ends it and all it started: asks first, then kills.

@@ -28,10 +28,24 @@ pub struct CommonArgs {
     #[arg(short, long, global = true, help_heading = "Global options")]
     pub verbose: bool,
     /// When to colour messages
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "WHEN",
+        help_heading = "Global options"
+    )]
     pub color: ColorChoice,
     /// How Nix files are read: by the built-in evaluator, by the nix program, or by whichever can
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "HOW", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "HOW",
+        help_heading = "Global options"
+    )]
     pub nix: NixMode,
 }
 

@@ -8,9 +8,7 @@ use crate::{
     Error, Result,
     nix::NixMode,
     repo::Repo,
-    types::{
-        BridgeName, Cidr, DiskSize, MacAddr, NodeName, StorageId, Tag, UserName, VmName, VmRef, Vmid,
-    },
+    types::{BridgeName, Cidr, DiskSize, MacAddr, NodeName, StorageId, Tag, UserName, VmName, VmRef, Vmid},
 };
 
 /// Everything that `vms/definitions.nix` says, checked.
@@ -228,23 +226,21 @@ impl Definitions {
     pub fn by_vmid(&self, vmid: Vmid) -> Option<Entry<'_>> {
         let managed = self.managed.iter().find(|vm| vm.vmid == vmid).map(Entry::Managed);
         // An imported VM wins over anything else that claims its VMID.
-        self.imported
-            .iter()
-            .find(|vm| vm.vmid == vmid)
-            .map(Entry::Imported)
-            .or(managed)
-            .or(self.template.as_ref().filter(|t| t.vmid == vmid).map(Entry::Template))
+        self.imported.iter().find(|vm| vm.vmid == vmid).map(Entry::Imported).or(managed).or(self
+            .template
+            .as_ref()
+            .filter(|t| t.vmid == vmid)
+            .map(Entry::Template))
     }
 
     /// What this name stands for: an attribute name, or the template's name.
     pub fn by_name(&self, name: &str) -> Option<Entry<'_>> {
         let managed = self.managed.iter().find(|vm| vm.name.as_str() == name).map(Entry::Managed);
-        self.imported
-            .iter()
-            .find(|vm| vm.name == name)
-            .map(Entry::Imported)
-            .or(managed)
-            .or(self.template.as_ref().filter(|t| t.name == name).map(Entry::Template))
+        self.imported.iter().find(|vm| vm.name == name).map(Entry::Imported).or(managed).or(self
+            .template
+            .as_ref()
+            .filter(|t| t.name == name)
+            .map(Entry::Template))
     }
 
     /// What this reference stands for.
@@ -266,10 +262,11 @@ impl Definitions {
             ))
             .now("nothing was sent to the node")
             .hint(format!("imported VMs are only documented; see imported.{} in {path}", vm.name))),
-            Some(Entry::Template(template)) => {
-                Err(Error::refused(format!("refused: '{}' is the template (VMID {})", template.name, template.vmid))
-                    .now("nothing was sent to the node"))
-            }
+            Some(Entry::Template(template)) => Err(Error::refused(format!(
+                "refused: '{}' is the template (VMID {})",
+                template.name, template.vmid
+            ))
+            .now("nothing was sent to the node")),
             None => {
                 let error = Error::not_found(format!("no VM '{}' in {path}", name.escape_debug()));
                 Err(match self.nearest(name) {
@@ -282,7 +279,11 @@ impl Definitions {
 
     /// The defined name nearest to `name`, if one is near.
     pub fn nearest(&self, name: &str) -> Option<&str> {
-        let names = self.managed.iter().map(|vm| vm.name.as_str()).chain(self.imported.iter().map(|vm| vm.name.as_str()));
+        let names = self
+            .managed
+            .iter()
+            .map(|vm| vm.name.as_str())
+            .chain(self.imported.iter().map(|vm| vm.name.as_str()));
         nearest(name, names)
     }
 }

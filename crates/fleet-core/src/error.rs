@@ -216,8 +216,7 @@ impl Error {
 
     /// An I/O failure on `path` while `doing` something to it ("read", "create").
     pub fn io(doing: &str, path: &std::path::Path, source: std::io::Error) -> Error {
-        let kind =
-            if source.kind() == std::io::ErrorKind::NotFound { Kind::NotFound } else { Kind::Failed };
+        let kind = if source.kind() == std::io::ErrorKind::NotFound { Kind::NotFound } else { Kind::Failed };
         Error::new(kind, format!("can not {doing} {}", path.display())).caused_by(source)
     }
 }

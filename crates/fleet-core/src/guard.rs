@@ -70,11 +70,14 @@ impl<'a> Guard<'a> {
                     .now("nothing was sent to the node")
                     .hint(format!("take `readonly = true` out of managed.{} in {path} to allow it", vm.name)))
             }
-            Some(Entry::Managed(vm)) if operation == Operation::Destroy && vm.protection => Err(Error::refused(
-                format!("refused to {verb} VM {vmid}: '{}' is protected", vm.name),
-            )
-            .now("nothing was sent to the node")
-            .hint(format!("take `protection = true` out of managed.{} in {path} to allow it", vm.name))),
+            Some(Entry::Managed(vm)) if operation == Operation::Destroy && vm.protection => {
+                Err(Error::refused(format!("refused to {verb} VM {vmid}: '{}' is protected", vm.name))
+                    .now("nothing was sent to the node")
+                    .hint(format!(
+                        "take `protection = true` out of managed.{} in {path} to allow it",
+                        vm.name
+                    )))
+            }
             Some(Entry::Managed(vm)) if operation == Operation::Template => Err(Error::refused(format!(
                 "refused to {verb} VM {vmid}: '{}' is a managed VM, not a template",
                 vm.name
@@ -89,11 +92,13 @@ impl<'a> Guard<'a> {
             .now("nothing was sent to the node")
             .hint("templates are changed only by the template commands")),
             None if self.unmanaged == Some(vmid) => Ok(permit),
-            None => Err(Error::refused(format!("refused to {verb} VM {vmid}: it is defined nowhere in {path}"))
-                .now("nothing was sent to the node")
-                .hint(format!(
-                    "define it under `managed`, or name it with `--unmanaged {vmid}` if you are sure it is yours"
-                ))),
+            None => Err(Error::refused(format!(
+                "refused to {verb} VM {vmid}: it is defined nowhere in {path}"
+            ))
+            .now("nothing was sent to the node")
+            .hint(format!(
+                "define it under `managed`, or name it with `--unmanaged {vmid}` if you are sure it is yours"
+            ))),
         }
     }
 }

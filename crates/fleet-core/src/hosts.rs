@@ -62,7 +62,8 @@ impl Hosts {
 
     /// The login that all hosts with a configuration share, when they do.
     pub fn common_user(&self) -> Option<&str> {
-        let mut users = self.hosts.iter().filter(|h| h.configuration_file.is_some()).filter_map(|h| h.user.as_deref());
+        let mut users =
+            self.hosts.iter().filter(|h| h.configuration_file.is_some()).filter_map(|h| h.user.as_deref());
         let first = users.next()?;
         users.all(|user| user == first).then_some(first)
     }

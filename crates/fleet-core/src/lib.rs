@@ -10,6 +10,7 @@ pub mod definitions;
 pub mod error;
 pub mod guard;
 pub mod hosts;
+pub mod interrupt;
 pub mod nix;
 pub mod protocol;
 pub mod repo;

@@ -148,7 +148,8 @@ impl Marker {
     /// A marker with a fresh nonce.
     pub fn fresh(name: &VmName, vmid: Vmid) -> Result<Marker> {
         let mut bytes = [0u8; 16];
-        getrandom::fill(&mut bytes).map_err(|e| Error::failed("the system gives no random bytes").caused_by(e))?;
+        getrandom::fill(&mut bytes)
+            .map_err(|e| Error::failed("the system gives no random bytes").caused_by(e))?;
         let nonce = bytes.iter().map(|b| format!("{b:02x}")).collect();
         Ok(Marker { name: name.clone(), vmid, nonce })
     }
@@ -338,13 +339,7 @@ impl Session {
     /// Starts `command`, which must be a `proxmox-ops … session`.
     pub fn start(command: &Command) -> Result<Session> {
         let (child, stdin, stdout) = command.start()?;
-        Ok(Session {
-            child,
-            stdin,
-            replies: lines_of(stdout),
-            next_id: 1,
-            command: command.to_string(),
-        })
+        Ok(Session { child, stdin, replies: lines_of(stdout), next_id: 1, command: command.to_string() })
     }
 
     /// Asks and waits for the answer; `on_progress` is given the lines that come before it.
@@ -373,7 +368,8 @@ impl Session {
                 Err(mpsc::RecvTimeoutError::Disconnected) => return Err(self.gone()),
             };
             let reply: Reply = serde_json::from_str(&line).map_err(|e| {
-                Error::failed(format!("`{}` gave something that is no answer: {line}", self.command)).caused_by(e)
+                Error::failed(format!("`{}` gave something that is no answer: {line}", self.command))
+                    .caused_by(e)
             })?;
             if reply.v != VERSION {
                 return Err(Error::failed(format!(

@@ -37,13 +37,14 @@ impl Repo {
                 .now(format!("looked for {} in it", missing.join(" and ")))
                 .hint(format!("run `{example}` with the directory that holds {DEFINITIONS} and {HOSTS}")));
         }
-        cwd.ancestors().find(|place| missing(place).is_empty()).map(|root| Repo { root: root.to_owned() }).ok_or_else(
-            || {
+        cwd.ancestors()
+            .find(|place| missing(place).is_empty())
+            .map(|root| Repo { root: root.to_owned() })
+            .ok_or_else(|| {
                 Error::not_found(format!("not inside a fleet repository: {}", cwd.display()))
                     .now(format!("looked for {DEFINITIONS} and {HOSTS} there and in every directory above"))
                     .hint(format!("run `{example}`, or change into the repository first"))
-            },
-        )
+            })
     }
 
     /// The repository at `root`, which must be one.

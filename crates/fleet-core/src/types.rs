@@ -270,7 +270,11 @@ impl MacAddr {
         if bytes[0] & 1 == 0 && bytes != [0; 6] {
             Ok(MacAddr(bytes))
         } else {
-            Err(bad("MAC address", &MacAddr(bytes).to_string(), "a unicast address such as BC:24:11:00:00:01"))
+            Err(bad(
+                "MAC address",
+                &MacAddr(bytes).to_string(),
+                "a unicast address such as BC:24:11:00:00:01",
+            ))
         }
     }
 

@@ -143,14 +143,17 @@ impl Ui {
         let text = text.as_ref();
         let mut out = std::io::stdout().lock();
         out.write_all(text.as_bytes())
-            .and_then(|()| if text.is_empty() || text.ends_with('\n') { Ok(()) } else { out.write_all(b"\n") })
+            .and_then(
+                |()| if text.is_empty() || text.ends_with('\n') { Ok(()) } else { out.write_all(b"\n") },
+            )
             .and_then(|()| out.flush())
             .map_err(|e| Error::failed("can not write to standard output").caused_by(e))
     }
 
     /// One JSON value on one line of standard output.
     pub fn json_line(&self, value: &impl Serialize) -> Result<()> {
-        let text = serde_json::to_string(value).map_err(|e| Error::failed("can not write JSON").caused_by(e))?;
+        let text =
+            serde_json::to_string(value).map_err(|e| Error::failed("can not write JSON").caused_by(e))?;
         self.data(text)
     }
 

@@ -1,0 +1,35 @@
+//! Ctrl-C and its kin: the first asks the work to stop at the next safe point, the second leaves at once.
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::{Error, Result};
+
+static ASKED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// From now on the first SIGINT, SIGTERM or SIGHUP only sets a flag that [`check`] reads; the second ends the
+/// process with exit code 130.
+pub fn install() -> Result<()> {
+    let flag = ASKED.get_or_init(Arc::default);
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        // The order matters: the shutdown looks at the flag before this signal sets it.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(flag))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(flag)))
+            .map_err(|e| Error::failed("can not listen for signals").caused_by(e))?;
+    }
+    Ok(())
+}
+
+/// Whether somebody asked this process to stop.
+pub fn asked() -> bool {
+    ASKED.get().is_some_and(|flag| flag.load(Ordering::Relaxed))
+}
+
+/// An error of kind interrupted if somebody asked this process to stop.
+pub fn check() -> Result<()> {
+    if asked() { Err(Error::interrupted("stopped by the user")) } else { Ok(()) }
+}
