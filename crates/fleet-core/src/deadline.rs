@@ -58,3 +58,32 @@ impl Deadline {
         Error::deadline_passed(format!("gave up waiting for {waiting_for} after {} s", self.limit.as_secs()))
     }
 }
+
+/// First pause of [`poll`].
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Longest pause of [`poll`].
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Tries `attempt` until it gives something, fails, the deadline passes or the user asks to stop; pauses grow
+/// from 0.1 s to 2 s between attempts.
+///
+/// `attempt` gives `Ok(Err(why))` for "not yet, because …"; the last such reason ends up in the error.
+pub fn poll<T>(
+    deadline: Deadline,
+    waiting_for: impl std::fmt::Display,
+    mut attempt: impl FnMut() -> Result<std::result::Result<T, String>>,
+) -> Result<T> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        crate::interrupt::check()?;
+        let why = match attempt()? {
+            Ok(value) => return Ok(value),
+            Err(why) => why,
+        };
+        if deadline.passed() {
+            return Err(deadline.error(waiting_for).now(format!("last try: {why}")));
+        }
+        deadline.sleep(pause);
+        pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+    }
+}

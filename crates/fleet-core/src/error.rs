@@ -214,6 +214,24 @@ impl Error {
         }
     }
 
+    /// A host that proved itself with another key than the expected one; both are base64 blobs as in an OpenSSH
+    /// public key line. [`Kind::Unreachable`], and told apart from other such failures by
+    /// [`Error::presented_host_key`].
+    pub fn host_key_mismatch(message: impl Into<String>, expected: &str, presented: &str) -> Error {
+        Error::unreachable(message)
+            .details(serde_json::json!({ "host_key": { "expected": expected, "presented": presented } }))
+    }
+
+    /// The base64 blob of the key that a host showed instead of the expected one, if that is what went wrong.
+    pub fn presented_host_key(&self) -> Option<&str> {
+        self.0.details.as_ref()?.get("host_key")?.get("presented")?.as_str()
+    }
+
+    /// Whether a host proved itself with another key than the expected one.
+    pub fn is_host_key_mismatch(&self) -> bool {
+        self.presented_host_key().is_some()
+    }
+
     /// An I/O failure on `path` while `doing` something to it ("read", "create").
     pub fn io(doing: &str, path: &std::path::Path, source: std::io::Error) -> Error {
         let kind = if source.kind() == std::io::ErrorKind::NotFound { Kind::NotFound } else { Kind::Failed };
