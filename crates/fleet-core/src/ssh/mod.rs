@@ -2,11 +2,29 @@
 //! without blocking, every wait with a deadline.
 
 use std::{
-    io::{Read, Write},
+    io::{self, Read, Write},
+    os::fd::BorrowedFd,
     path::PathBuf,
 };
 
-use crate::{Error, Result, child::Command, deadline::Deadline, ui::Ui};
+use crate::{Error, Result, child::Command, deadline::Deadline};
+
+mod address;
+mod auth;
+mod dial;
+mod exec;
+mod host_key;
+pub mod keys;
+mod known_hosts;
+mod link;
+mod session;
+mod settings;
+mod stream;
+
+pub use address::HostPort;
+pub use rustix::event::PollFlags;
+pub use session::Session;
+pub use settings::Environment;
 
 /// Whom to connect to, and how it proves who it is.
 #[derive(Debug, Clone)]
@@ -53,44 +71,103 @@ pub enum ExecStatus {
     Signal(String),
 }
 
-/// A stream through the remote host, with a deadline on each wait of its reads and writes.
+/// A stream of bytes, with a deadline on each wait of its reads and writes.
+///
+/// `read` gives 0 at the other side's end of file. The methods that do not wait are for pumping both ways in one
+/// thread; a stream for tests may leave them out.
 pub trait Stream: Read + Write + Send + Sync + 'static {
-    /// Until when reads and writes may wait from now on.
+    /// Until when reads and writes may wait from now on (60 s from its opening when never set).
     fn set_deadline(&mut self, deadline: Deadline);
+
+    /// As `read`, but [`io::ErrorKind::WouldBlock`] when nothing is there.
+    fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let _ = buffer;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// As `write`, but [`io::ErrorKind::WouldBlock`] when the other side takes nothing for now.
+    fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _ = bytes;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Tells the other side that nothing more will be written; reading goes on.
+    fn finish_writing(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// The descriptor to poll, and for what, when a `try_read` (`reading`) or a `try_write` (`writing`) would
+    /// have blocked.
+    fn pollable(&self, reading: bool, writing: bool) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        let _ = (reading, writing);
+        None
+    }
 }
 
 /// A way to run things on a host: a real session, or one in memory for tests.
 pub trait Transport {
     /// Runs `command` (a shell line, built with [`crate::child::quote`]), gives it `stdin`, collects both outputs.
+    ///
+    /// A connection lost after the command was sent is [`crate::Kind::OutcomeUnknown`]; a deadline that passes is
+    /// [`crate::Kind::DeadlinePassed`], and the command may go on.
     fn exec(&self, command: &str, stdin: &[u8], deadline: Deadline) -> Result<ExecOutput>;
+
     /// Opens a TCP connection from the host to `host:port` (`direct-tcpip`).
+    ///
+    /// [`forwarding_forbidden`] tells whether the host's sshd allows none; `host:port` itself not answering is
+    /// [`crate::Kind::Unreachable`].
     fn open_tcp(&self, host: &str, port: u16, deadline: Deadline) -> Result<Box<dyn Stream>>;
-}
 
-/// An authenticated connection to a host whose key was checked.
-pub struct Session {}
-
-impl Session {
-    /// Connects, checks the host's key, and logs in.
-    pub fn connect(target: &Target, ui: Ui, deadline: Deadline) -> Result<Session> {
-        let _ = (target, ui, deadline);
-        Err(Error::failed("not written yet"))
-    }
-
-    /// The host's key, one OpenSSH public key line without a comment.
-    pub fn host_key(&self) -> &str {
-        ""
+    /// Runs `command` and gives its standard input and output as a stream: a relay where forwarding is forbidden.
+    /// If it ends before it gave a byte, the read says how it ended and what it said on standard error.
+    fn open_exec_stream(&self, command: &str, deadline: Deadline) -> Result<Box<dyn Stream>> {
+        let _ = deadline;
+        Err(Error::failed(format!("this transport can not run `{command}` as a stream")))
     }
 }
 
-impl Transport for Session {
-    fn exec(&self, command: &str, stdin: &[u8], deadline: Deadline) -> Result<ExecOutput> {
-        let _ = (command, stdin, deadline);
-        Err(Error::failed("not written yet"))
+impl ExecOutput {
+    /// Standard output as text; invalid bytes are replaced.
+    pub fn stdout_text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
     }
 
-    fn open_tcp(&self, host: &str, port: u16, deadline: Deadline) -> Result<Box<dyn Stream>> {
-        let _ = (host, port, deadline);
-        Err(Error::failed("not written yet"))
+    /// Standard error as text; invalid bytes are replaced.
+    pub fn stderr_text(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+
+    /// Whether it ended with exit code 0.
+    pub fn success(&self) -> bool {
+        self.status == ExecStatus::Code(0)
+    }
+
+    /// Itself if the exit code was 0, else an error with the command, how it ended, and the end of what it said.
+    pub fn checked(self, command: &str, host: &str) -> Result<ExecOutput> {
+        if self.success() {
+            return Ok(self);
+        }
+        let text = self.stderr_text();
+        let lines: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
+        let said = lines[lines.len().saturating_sub(8)..].join("\n");
+        let said = if said.is_empty() { said } else { format!(": {said}") };
+        Err(Error::failed(format!("`{command}` on {host} {}{said}", self.status)))
     }
 }
+
+impl std::fmt::Display for ExecStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ExecStatus::Code(code) => write!(f, "exited with {code}"),
+            ExecStatus::Signal(signal) => write!(f, "was killed by signal {signal}"),
+        }
+    }
+}
+
+/// Whether an [`Transport::open_tcp`] failed because the host's sshd allows no forwarding (to that place), so
+/// that a relay by [`Transport::open_exec_stream`] is worth a try.
+pub fn forwarding_forbidden(error: &Error) -> bool {
+    error.report().details.is_some_and(|details| details["ssh"] == FORWARDING_FORBIDDEN)
+}
+
+const FORWARDING_FORBIDDEN: &str = "forwarding-forbidden";

@@ -1,0 +1,409 @@
+//! Logging in: with chosen keys, else the agent's, then the configured key files. Never more than a few tries,
+//! so that an agent with twenty keys does not meet "Too many authentication failures".
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use zeroize::Zeroizing;
+
+use super::{
+    keys::{self, PublicKey},
+    link::{Link, Outcome, Trouble, code, code_of},
+    settings::{Agent, Settings},
+};
+use crate::{
+    Error, Result,
+    deadline::Deadline,
+    ui::{self, Ui},
+};
+
+/// sshd's MaxAuthTries is 6, and it counts every key offered.
+const MAX_TRIES: usize = 5;
+
+/// What happened to one key.
+enum Tried {
+    Accepted,
+    Refused,
+    Unusable(String),
+}
+
+struct Login<'a> {
+    link: &'a Arc<Link>,
+    settings: &'a Settings,
+    ui: Ui,
+    deadline: Deadline,
+    /// Told in the error when nothing worked.
+    story: Vec<String>,
+    tries: usize,
+}
+
+/// A key file as it lies there.
+struct KeyFile {
+    path: PathBuf,
+    text: Zeroizing<String>,
+    encrypted: bool,
+    public: Option<PublicKey>,
+}
+
+/// Logs in.
+pub(super) fn log_in(link: &Arc<Link>, settings: &Settings, ui: Ui, deadline: Deadline) -> Result<()> {
+    let mut login = Login { link, settings, ui, deadline, story: Vec::new(), tries: 0 };
+    match login.run() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(login.refused(None)),
+        Err(Failure::Trouble(Trouble::Deadline)) => Err(deadline
+            .error(format_args!("{} to let {} log in", settings.alias, settings.user))
+            .with_kind(crate::Kind::Unreachable)),
+        Err(Failure::Trouble(trouble)) => Err(login.refused(Some(&trouble))),
+        Err(Failure::Told(error)) => Err(*error),
+    }
+}
+
+enum Failure {
+    Trouble(Trouble),
+    Told(Box<Error>),
+}
+
+impl From<Trouble> for Failure {
+    fn from(trouble: Trouble) -> Failure {
+        Failure::Trouble(trouble)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Told(Box::new(error))
+    }
+}
+
+impl Login<'_> {
+    fn run(&mut self) -> Result<bool, Failure> {
+        let chosen = self.settings.chosen_identities.clone();
+        for path in &chosen {
+            let file = read_key(path)?.ok_or_else(|| {
+                Error::usage(format!("{} is not a private key that SSH can use", path.display()))
+                    .hint("give the private key file (not the .pub), in OpenSSH or PEM format")
+            })?;
+            if self.try_file(&file)? {
+                return Ok(true);
+            }
+        }
+        let mut files = Vec::new();
+        for path in self.settings.identity_files.iter().filter(|p| !chosen.contains(p)) {
+            match read_key(path) {
+                Ok(Some(file)) => files.push(file),
+                Ok(None) => {
+                    self.story.push(format!("{}: not a private key that SSH can use", path.display()))
+                }
+                // Most of the default files do not exist, and that is nobody's news.
+                Err(e) if e.kind() == crate::Kind::NotFound => {}
+                Err(e) => self.story.push(e.chain()),
+            }
+        }
+        let mut offered = Vec::new();
+        if chosen.is_empty()
+            && let Agent::At(socket) = &self.settings.agent
+        {
+            let configured: Vec<PublicKey> = self.configured_keys(&files);
+            let spare = files.iter().filter(|f| !f.encrypted).count().min(2);
+            if self.try_agent(&socket.clone(), &configured, MAX_TRIES - spare, &mut offered)? {
+                return Ok(true);
+            }
+        }
+        for file in &files {
+            let known_to_agent = file.public.as_ref().is_some_and(|public| offered.contains(public));
+            if !known_to_agent && self.tries < MAX_TRIES && self.try_file(file)? {
+                return Ok(true);
+            }
+        }
+        self.try_none()
+    }
+
+    /// Public halves of the configured identities, by which the agent's keys are picked.
+    fn configured_keys(&self, files: &[KeyFile]) -> Vec<PublicKey> {
+        let mut keys = Vec::new();
+        for path in &self.settings.identity_files {
+            let mut beside = path.clone().into_os_string();
+            beside.push(".pub");
+            let from_pub = fs::read_to_string(&beside).ok().and_then(|line| PublicKey::parse(&line).ok());
+            // `IdentityFile key.pub` is how one picks a key that only the agent has.
+            let itself = || fs::read_to_string(path).ok().and_then(|line| PublicKey::parse(&line).ok());
+            let from_private = || files.iter().find(|f| f.path == *path).and_then(|f| f.public.clone());
+            keys.extend(from_pub.or_else(from_private).or_else(itself));
+        }
+        keys
+    }
+
+    fn try_file(&mut self, file: &KeyFile) -> Result<bool, Failure> {
+        let name = file.path.display().to_string();
+        if !file.encrypted {
+            return self.record(&name, None, file);
+        }
+        if !ui::can_ask() {
+            self.story.push(format!("{name}: it needs a passphrase, and there is no terminal to ask on"));
+            return Ok(false);
+        }
+        for _ in 0..3 {
+            let passphrase = ask_passphrase(&name)?;
+            if passphrase.is_empty() {
+                self.story.push(format!("{name}: no passphrase was given"));
+                return Ok(false);
+            }
+            let before = self.story.len();
+            if self.record(&name, Some(&passphrase), file)? {
+                return Ok(true);
+            }
+            if !self.story[before..].iter().any(|line| line.contains(WRONG_PASSPHRASE)) {
+                return Ok(false);
+            }
+            self.ui.warn(format!("{name}: {WRONG_PASSPHRASE}"));
+        }
+        Ok(false)
+    }
+
+    fn record(&mut self, name: &str, passphrase: Option<&str>, file: &KeyFile) -> Result<bool, Failure> {
+        let user = &self.settings.user;
+        let outcome = self.link.drive(self.deadline, |state| {
+            state.session.userauth_pubkey_memory(user, None, &file.text, passphrase)
+        });
+        let shown = match &file.public {
+            Some(public) => format!("{name} ({})", public.fingerprint()),
+            None => name.to_owned(),
+        };
+        match judge(outcome, passphrase.is_some())? {
+            Tried::Accepted => {
+                self.ui.detail(format!("logged in to {} as {user} with {shown}", self.settings.alias));
+                Ok(true)
+            }
+            Tried::Refused => {
+                self.tries += 1;
+                self.story.push(format!("{shown}: refused"));
+                Ok(false)
+            }
+            Tried::Unusable(why) => {
+                self.story.push(format!("{shown}: {why}"));
+                Ok(false)
+            }
+        }
+    }
+
+    /// The agent's keys: those that are configured; else, unless IdentitiesOnly, the first few.
+    fn try_agent(
+        &mut self,
+        socket: &Path,
+        configured: &[PublicKey],
+        limit: usize,
+        offered: &mut Vec<PublicKey>,
+    ) -> Result<bool, Failure> {
+        let (tell, told) = mpsc::channel();
+        let agent = AgentLogin {
+            link: Arc::clone(self.link),
+            user: self.settings.user.clone(),
+            socket: socket.to_owned(),
+            configured: configured.to_vec(),
+            only_configured: self.settings.identities_only,
+            limit,
+            deadline: self.deadline,
+        };
+        // An agent may wait for a finger on a token, or for ever; libssh2 waits with it.
+        std::thread::spawn(move || agent.run(&tell));
+        loop {
+            match told.recv_timeout(self.deadline.left().max(Duration::from_millis(1))) {
+                Ok(Step::Asking(key)) => offered.push(key),
+                Ok(Step::Told(line)) => self.story.push(line),
+                Ok(Step::Refused(name)) => {
+                    self.tries += 1;
+                    self.story.push(format!("{name} from the agent: refused"));
+                }
+                Ok(Step::Accepted(name)) => {
+                    let Settings { alias, user, .. } = self.settings;
+                    self.ui.detail(format!("logged in to {alias} as {user} with {name} from the agent"));
+                    return Ok(true);
+                }
+                Ok(Step::Trouble(trouble)) => return Err(trouble.into()),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(false),
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    return Err(self
+                        .deadline
+                        .error(format_args!("the SSH agent at {} to answer", socket.display()))
+                        .with_kind(crate::Kind::Unreachable)
+                        .hint("see whether it answers: ssh-add -l")
+                        .into());
+                }
+            }
+        }
+    }
+
+    /// Some servers know who we are without a key (Tailscale SSH). Also asks what would be accepted.
+    fn try_none(&mut self) -> Result<bool, Failure> {
+        let user = &self.settings.user;
+        let methods =
+            self.link.drive(self.deadline, |state| state.session.auth_methods(user).map(str::to_owned));
+        match methods {
+            Ok(methods) if !methods.is_empty() => {
+                self.story.push(format!("the server takes: {}", methods.replace(',', ", ")));
+            }
+            Ok(_) | Err(Trouble::Said(_)) => {}
+            Err(other) => return Err(other.into()),
+        }
+        Ok(self.link.lock().session.authenticated())
+    }
+
+    fn refused(&self, trouble: Option<&Trouble>) -> Error {
+        let Settings { alias, user, .. } = self.settings;
+        let mut error = match trouble {
+            Some(trouble) => Error::unreachable(format!(
+                "{alias} closed the connection while {user} was logging in: {trouble}"
+            )),
+            None => Error::unreachable(format!("{alias} refused to let {user} log in")),
+        };
+        for line in &self.story {
+            error = error.now(line);
+        }
+        if self.tries == 0 {
+            error = error.now("no key was offered to it");
+        }
+        error
+            .hint(format!("see what it says to ssh: {}", self.settings.ssh_command("-v")))
+            .hint("name a key with FLEET_IDENTITY or IdentityFile in the ssh_config, or add one to the agent: ssh-add")
+    }
+}
+
+const WRONG_PASSPHRASE: &str = "the passphrase is wrong";
+
+fn judge(outcome: Outcome<()>, with_passphrase: bool) -> Result<Tried, Trouble> {
+    match outcome {
+        Ok(()) => Ok(Tried::Accepted),
+        Err(Trouble::Said(e)) => match code_of(&e) {
+            code::AUTHENTICATION_FAILED | code::PUBLICKEY_UNVERIFIED => Ok(Tried::Refused),
+            // libssh2 can not tell a wrong passphrase from a format that it does not know.
+            _ if with_passphrase => Ok(Tried::Unusable(WRONG_PASSPHRASE.to_owned())),
+            _ => Ok(Tried::Unusable(format!("can not be used: {}", e.message()))),
+        },
+        Err(other) => Err(other),
+    }
+}
+
+/// Reads a private key file; `None` if it is none.
+fn read_key(path: &Path) -> Result<Option<KeyFile>> {
+    let bytes = Zeroizing::new(fs::read(path).map_err(|e| {
+        let error = Error::io("read the private key", path, e);
+        error.hint("check the path that FLEET_IDENTITY or IdentityFile gives")
+    })?);
+    let Ok(text) = std::str::from_utf8(&bytes) else { return Ok(None) };
+    Ok(keys::inspect_private(text).map(|facts| KeyFile {
+        path: path.to_owned(),
+        text: Zeroizing::new(text.to_owned()),
+        encrypted: facts.encrypted,
+        public: facts.public,
+    }))
+}
+
+fn ask_passphrase(name: &str) -> Result<Zeroizing<String>> {
+    let terminal = console::Term::stderr();
+    terminal
+        .write_str(&format!("Passphrase for {name}: "))
+        .and_then(|()| terminal.read_secure_line())
+        .map(Zeroizing::new)
+        .map_err(|e| Error::failed("can not read the passphrase").caused_by(e))
+}
+
+/// What the agent's thread tells.
+enum Step {
+    Asking(PublicKey),
+    Refused(String),
+    Accepted(String),
+    Told(String),
+    Trouble(Trouble),
+}
+
+struct AgentLogin {
+    link: Arc<Link>,
+    user: String,
+    socket: PathBuf,
+    configured: Vec<PublicKey>,
+    only_configured: bool,
+    limit: usize,
+    deadline: Deadline,
+}
+
+impl AgentLogin {
+    fn run(&self, tell: &mpsc::Sender<Step>) {
+        // Nobody listens any more once the deadline has passed.
+        let say = |step| drop(tell.send(step));
+        if let Some(last) = self.offer(&say) {
+            say(last);
+        }
+    }
+
+    /// Offers the keys one by one; the last step is told by the caller, when the agent is let go.
+    fn offer(&self, say: &dyn Fn(Step)) -> Option<Step> {
+        let agent = match self.connect() {
+            Ok(agent) => agent,
+            Err(e) => {
+                let at = self.socket.display();
+                return Some(Step::Told(format!("the SSH agent at {at}: {}", e.message())));
+            }
+        };
+        let mut held = HeldAgent { agent: Some(agent), link: &self.link };
+        let agent = held.agent.as_mut()?;
+        let all = match agent.list_identities().and_then(|()| agent.identities()) {
+            Ok(all) => all,
+            Err(e) => return Some(Step::Told(format!("the SSH agent's keys: {}", e.message()))),
+        };
+        let is = |key: &ssh2::PublicKey, wanted: &PublicKey| key.blob() == wanted.blob();
+        let mut picked: Vec<&ssh2::PublicKey> =
+            self.configured.iter().filter_map(|wanted| all.iter().find(|key| is(key, wanted))).collect();
+        if picked.is_empty() && !self.only_configured {
+            picked = all.iter().collect();
+        }
+        if picked.len() > self.limit {
+            let (of, limit) = (picked.len(), self.limit);
+            picked.truncate(limit);
+            say(Step::Told(format!("the agent has {of} keys: only the first {limit} were tried")));
+        }
+        for key in picked {
+            let name = match PublicKey::from_blob(key.blob().to_vec()) {
+                Some(public) => {
+                    let name =
+                        format!("{} {} ({})", public.short_type(), public.fingerprint(), key.comment());
+                    say(Step::Asking(public));
+                    name
+                }
+                None => key.comment().to_owned(),
+            };
+            match judge(self.link.drive(self.deadline, |_| agent.userauth(&self.user, key)), false) {
+                Ok(Tried::Accepted) => return Some(Step::Accepted(name)),
+                Ok(Tried::Refused) => say(Step::Refused(name)),
+                Ok(Tried::Unusable(why)) => say(Step::Told(format!("{name} from the agent: {why}"))),
+                Err(trouble) => return Some(Step::Trouble(trouble)),
+            }
+        }
+        None
+    }
+
+    fn connect(&self) -> Result<ssh2::Agent, ssh2::Error> {
+        let state = self.link.lock();
+        let mut agent = state.session.agent()?;
+        agent.set_identity_path(&self.socket)?;
+        agent.connect()?;
+        Ok(agent)
+    }
+}
+
+/// libssh2 frees an agent through its session, so that is done under the session's lock.
+struct HeldAgent<'a> {
+    agent: Option<ssh2::Agent>,
+    link: &'a Link,
+}
+
+impl Drop for HeldAgent<'_> {
+    fn drop(&mut self) {
+        let _state = self.link.lock();
+        self.agent = None;
+    }
+}

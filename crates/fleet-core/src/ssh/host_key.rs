@@ -1,0 +1,202 @@
+//! Is this the host we mean? The one place where a host's key is believed or not.
+
+use serde_json::json;
+
+use super::{
+    HostKeyPolicy,
+    keys::PublicKey,
+    known_hosts::{self, KnownHosts, Verdict},
+    settings::Settings,
+};
+use crate::{
+    Error, Result,
+    ui::{self, Ui},
+};
+
+/// What the host's key will be compared with; made before the connection, so that the key types on record are
+/// asked for first.
+#[derive(Debug)]
+pub(super) enum Expected {
+    Pinned(PublicKey),
+    Recorded(KnownHosts),
+}
+
+/// Signature algorithms for a host key type.
+fn algorithms(key_type: &str) -> &[&str] {
+    match key_type {
+        "ssh-ed25519" => &["ssh-ed25519"],
+        "ecdsa-sha2-nistp256" => &["ecdsa-sha2-nistp256"],
+        "ecdsa-sha2-nistp384" => &["ecdsa-sha2-nistp384"],
+        "ecdsa-sha2-nistp521" => &["ecdsa-sha2-nistp521"],
+        "ssh-rsa" => &["rsa-sha2-512", "rsa-sha2-256"],
+        _ => &[],
+    }
+}
+
+const ALL_TYPES: [&str; 5] =
+    ["ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa"];
+
+impl Expected {
+    pub(super) fn prepare(policy: &HostKeyPolicy, settings: &Settings, ui: Ui) -> Result<Expected> {
+        match policy {
+            HostKeyPolicy::Pinned(line) => {
+                PublicKey::parse(line).map(Expected::Pinned).map_err(|e| e.context("the expected host key"))
+            }
+            HostKeyPolicy::KnownHosts => {
+                let files = settings.user_known_hosts.iter().chain(&settings.global_known_hosts);
+                let known = KnownHosts::read(files)?;
+                for (at, why) in &known.odd {
+                    ui.detail(format!("{at} is passed over: {why}"));
+                }
+                Ok(Expected::Recorded(known))
+            }
+        }
+    }
+
+    /// Host key algorithms in the order in which we want them: those on record first.
+    pub(super) fn preference(&self, known_as: &str) -> String {
+        let first = match self {
+            Expected::Pinned(key) => vec![key.key_type().to_owned()],
+            Expected::Recorded(known) => known.types(known_as),
+        };
+        let mut order: Vec<&str> = Vec::new();
+        for key_type in first.iter().map(String::as_str).chain(ALL_TYPES) {
+            for algorithm in algorithms(key_type) {
+                if !order.contains(algorithm) {
+                    order.push(algorithm);
+                }
+            }
+        }
+        order.join(",")
+    }
+
+    /// Believes the key or says why not. Asks about an unknown one where there is somebody to ask.
+    pub(super) fn check(&self, key: &PublicKey, settings: &Settings, ui: Ui) -> Result<()> {
+        match self {
+            Expected::Pinned(expected) if expected == key => Ok(()),
+            Expected::Pinned(expected) => Err(mismatch(expected, key, settings)),
+            Expected::Recorded(known) => match known.check(&settings.known_as(), key) {
+                Verdict::Known => Ok(()),
+                Verdict::Revoked(at) => Err(Error::unreachable(format!(
+                    "the host key that {} shows is marked as revoked",
+                    settings.alias
+                ))
+                .now(format!("its key: {}", describe(key)))
+                .now(format!("revoked by {at}"))
+                .hint("give the host a new key; a revoked one is never accepted")
+                .details(json!({ "ssh": "host-key-revoked", "fingerprint": key.fingerprint() }))),
+                Verdict::Changed(recorded) => Err(changed(&recorded, key, settings)),
+                Verdict::Unknown { others, authorities } => {
+                    let mut notes: Vec<String> = others
+                        .iter()
+                        .map(|(at, other)| {
+                            format!("another of its keys is on record: {} ({at})", describe(other))
+                        })
+                        .collect();
+                    notes.extend(authorities.iter().map(|at| {
+                        format!("{at} names a certificate authority for it: these are not supported")
+                    }));
+                    ask(key, &notes, settings, ui)
+                }
+            },
+        }
+    }
+}
+
+fn describe(key: &PublicKey) -> String {
+    format!("{} {}", key.short_type(), key.fingerprint())
+}
+
+fn mismatch(expected: &PublicKey, key: &PublicKey, settings: &Settings) -> Error {
+    Error::unreachable(format!("{} shows another host key than the expected one", settings.alias))
+        .now(format!("expected: {}", describe(expected)))
+        .now(format!("it shows: {}", describe(key)))
+        .now("nothing was sent to it")
+        .hint("another machine may have its address: find out which before going on")
+        .details(json!({
+            "ssh": "host-key-mismatch",
+            "expected": expected.fingerprint(),
+            "fingerprint": key.fingerprint(),
+            "key": key.line(),
+        }))
+}
+
+fn changed(recorded: &[(known_hosts::At, PublicKey)], key: &PublicKey, settings: &Settings) -> Error {
+    let mut error = Error::unreachable(format!(
+        "the host key of {} has changed: it may be another machine, or somebody is in between",
+        settings.alias
+    ));
+    for (at, old) in recorded {
+        error = error.now(format!("on record: {} ({at})", describe(old)));
+    }
+    error = error.now(format!("it shows:  {}", describe(key))).now("nothing was sent to it");
+    if let Some((at, old)) = recorded.first() {
+        error = error.hint(format!(
+            "only if you know why it changed, remove the old key: ssh-keygen -R {} -f {}",
+            crate::child::quote(&settings.known_as()),
+            crate::child::quote(&at.file.to_string_lossy()),
+        ));
+        error = error.details(json!({
+            "ssh": "host-key-changed",
+            "expected": old.fingerprint(),
+            "fingerprint": key.fingerprint(),
+            "at": at.to_string(),
+        }));
+    }
+    error
+}
+
+/// An unknown key: a person may say yes; without one it is refused.
+fn ask(key: &PublicKey, notes: &[String], settings: &Settings, ui: Ui) -> Result<()> {
+    let file = settings.user_known_hosts.first();
+    if ui::can_ask() && !ui.json() && file.is_some() {
+        ui.warn(format!("the host {} is not known", super::address::show(&settings.hostname, settings.port)));
+        ui.warn(format!("its key: {}", describe(key)));
+        for note in notes {
+            ui.warn(note);
+        }
+        if ui.confirm("Is this fingerprint the one that the host's own console shows?")? {
+            if let Some(file) = file {
+                let line = known_hosts::line_for(&settings.known_as(), key, settings.hash_known_hosts)?;
+                known_hosts::append(file, &line)?;
+                ui.done(format!("{} is known now ({})", settings.alias, file.display()));
+            }
+            return Ok(());
+        }
+        return Err(unknown(key, notes, settings).now("you did not say yes"));
+    }
+    Err(unknown(key, notes, settings))
+}
+
+fn unknown(key: &PublicKey, notes: &[String], settings: &Settings) -> Error {
+    let mut error = Error::unreachable(format!("the host key of {} is not known", settings.alias))
+        .now(format!("it shows: {}", describe(key)))
+        .now("nothing was sent to it");
+    for note in notes {
+        error = error.now(note);
+    }
+    let type_name = match key.short_type() {
+        "ED25519" => "ed25519",
+        "RSA" => "rsa",
+        _ => "ecdsa",
+    };
+    error = error.hint(format!(
+        "compare the fingerprint on the host's own console: ssh-keygen -lf /etc/ssh/ssh_host_{type_name}_key.pub"
+    ));
+    let through = settings.proxy_jump.is_some() || settings.proxy_command.is_some();
+    let add = match settings.user_known_hosts.first() {
+        Some(file) if !through && settings.host_key_alias.is_none() => format!(
+            "ssh-keyscan -t {type_name} -p {} {} >> {}",
+            settings.port,
+            crate::child::quote(&settings.hostname),
+            crate::child::quote(&file.to_string_lossy()),
+        ),
+        _ => settings.ssh_command(""),
+    };
+    error.hint(format!("if it is the same, add it: {add}")).details(json!({
+        "ssh": "host-key-unknown",
+        "fingerprint": key.fingerprint(),
+        "known_as": settings.known_as(),
+        "key": key.line(),
+    }))
+}

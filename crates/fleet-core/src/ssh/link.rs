@@ -1,0 +1,349 @@
+//! One libssh2 session, driven without blocking, shared by its streams.
+//!
+//! libssh2 keeps half-sent packets and half-opened channels in the session, so two rules hold here:
+//! what is half sent is finished by the same call before anything else happens (under the lock), and one channel
+//! is opened at a time. Waiting for bytes from the other side happens outside the lock.
+
+use std::{
+    fmt,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use ssh2::{BlockDirections, ErrorCode};
+
+use crate::{child::Running, deadline::Deadline};
+
+/// libssh2's error codes that matter here (libssh2.h).
+pub(super) mod code {
+    pub(in crate::ssh) const EAGAIN: i32 = -37;
+    pub(in crate::ssh) const AUTHENTICATION_FAILED: i32 = -18;
+    pub(in crate::ssh) const PUBLICKEY_UNVERIFIED: i32 = -19;
+    pub(in crate::ssh) const CHANNEL_FAILURE: i32 = -21;
+    /// Nothing more can come or go: banner, MAC, socket, decryption, protocol.
+    pub(in crate::ssh) const LOST: [i32; 10] = [-1, -2, -3, -4, -7, -12, -13, -43, -44, -45];
+}
+
+/// Why something on the link did not come to its end.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// The deadline passed.
+    Deadline,
+    /// The connection is gone.
+    Lost(String),
+    /// An earlier opening of a channel was given up and has not been answered yet.
+    Busy,
+    /// The other side, or libssh2, said no.
+    Said(ssh2::Error),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::Deadline => f.write_str("the deadline passed"),
+            Trouble::Lost(why) => f.write_str(why),
+            Trouble::Busy => f.write_str("an earlier channel is still being opened"),
+            Trouble::Said(e) => f.write_str(e.message()),
+        }
+    }
+}
+
+pub(super) type Outcome<T> = Result<T, Trouble>;
+
+/// The code of libssh2's error.
+pub(super) fn code_of(error: &ssh2::Error) -> i32 {
+    match error.code() {
+        ErrorCode::Session(code) | ErrorCode::SFTP(code) => code,
+    }
+}
+
+/// What a channel is opened for.
+#[derive(Debug, Clone)]
+pub(super) enum Opening {
+    Session,
+    Tcp { host: String, port: u16 },
+}
+
+/// What the lock guards.
+pub(super) struct State {
+    pub(super) session: ssh2::Session,
+    /// Closed by us, not yet by the other side.
+    closing: Vec<ssh2::Channel>,
+    abandoned: Option<Opening>,
+    broken: Option<String>,
+    // After the session: it is ended once the socket is shut.
+    carrier: Option<Running>,
+}
+
+/// See the module.
+pub(super) struct Link {
+    /// What errors call the host.
+    pub(super) host: String,
+    socket: OwnedFd,
+    state: Mutex<State>,
+    opening: Mutex<()>,
+    waiting: AtomicUsize,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Link({})", self.host)
+    }
+}
+
+impl Link {
+    /// A session over `socket` that has not begun to speak yet.
+    pub(super) fn new(
+        host: String,
+        mut session: ssh2::Session,
+        socket: OwnedFd,
+        carrier: Option<Running>,
+    ) -> std::io::Result<Arc<Link>> {
+        session.set_tcp_stream(socket.try_clone()?);
+        session.set_blocking(false);
+        Ok(Arc::new(Link {
+            host,
+            socket,
+            state: Mutex::new(State { session, closing: Vec::new(), abandoned: None, broken: None, carrier }),
+            opening: Mutex::new(()),
+            waiting: AtomicUsize::new(0),
+        }))
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The descriptor that becomes readable when something comes.
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Whether the connection is known to be gone.
+    pub(super) fn is_broken(&self) -> bool {
+        self.lock().broken.is_some()
+    }
+
+    /// Ends the connection at once; everything that waits on it comes back.
+    pub(super) fn cut(&self, state: &mut State, why: &str) {
+        state.broken.get_or_insert_with(|| why.to_owned());
+        // Already gone is as good.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+    }
+
+    /// Tries `op` until it neither blocks nor leaves anything half sent.
+    pub(super) fn drive<T>(
+        &self,
+        deadline: Deadline,
+        mut op: impl FnMut(&mut State) -> Result<T, ssh2::Error>,
+    ) -> Outcome<T> {
+        loop {
+            let mut state = self.lock();
+            if let Some(value) = self.attempt(&mut state, deadline, None, &mut op)? {
+                return Ok(value);
+            }
+            drop(state);
+            self.wait(deadline)?;
+        }
+    }
+
+    /// Tries `op` once; `None` when it waits for the other side. What it leaves half sent is finished here: a
+    /// peer that sends before it reads would never take it, so meanwhile its bytes are taken in through `drain`.
+    pub(super) fn attempt<T>(
+        &self,
+        state: &mut State,
+        deadline: Deadline,
+        drain: Option<&ssh2::Channel>,
+        mut op: impl FnMut(&mut State) -> Result<T, ssh2::Error>,
+    ) -> Outcome<Option<T>> {
+        if let Some(why) = &state.broken {
+            return Err(Trouble::Lost(why.clone()));
+        }
+        loop {
+            let error = match op(state) {
+                Ok(value) => return Ok(Some(value)),
+                Err(error) => error,
+            };
+            let code = code_of(&error);
+            if code == code::EAGAIN {
+                match state.session.block_directions() {
+                    BlockDirections::Outbound | BlockDirections::Both => {
+                        self.finish_sending(state, deadline, drain)?;
+                    }
+                    BlockDirections::Inbound | BlockDirections::None => return Ok(None),
+                }
+            } else if code::LOST.contains(&code) {
+                self.cut(state, error.message());
+                return Err(Trouble::Lost(error.message().to_owned()));
+            } else {
+                return Err(Trouble::Said(error));
+            }
+        }
+    }
+
+    /// Waits until the socket takes more.
+    fn finish_sending(
+        &self,
+        state: &mut State,
+        deadline: Deadline,
+        drain: Option<&ssh2::Channel>,
+    ) -> Outcome<()> {
+        loop {
+            // At its end of file a channel's wait no longer reads anything.
+            let mut drain = drain.cloned().filter(|channel| !channel.eof());
+            let events = if drain.is_some() { PollFlags::IN | PollFlags::OUT } else { PollFlags::OUT };
+            let ready = poll_one(self.socket(), events, deadline.left());
+            if ready.intersects(PollFlags::OUT | PollFlags::HUP | PollFlags::ERR) {
+                return Ok(());
+            }
+            if ready.contains(PollFlags::IN) {
+                if let Some(Err(error)) = drain.as_mut().map(ssh2::Channel::wait_eof)
+                    && code::LOST.contains(&code_of(&error))
+                {
+                    self.cut(state, error.message());
+                    return Err(Trouble::Lost(error.message().to_owned()));
+                }
+            } else if deadline.passed() {
+                // A packet that is half sent can neither be taken back nor followed by another.
+                self.cut(state, "the other side took nothing more");
+                return Err(Trouble::Deadline);
+            }
+        }
+    }
+
+    /// Waits outside the lock until something comes, or a moment: another thread may have taken in what this one
+    /// waits for.
+    pub(super) fn wait(&self, deadline: Deadline) -> Outcome<()> {
+        if deadline.passed() {
+            return Err(Trouble::Deadline);
+        }
+        let others = self.waiting.fetch_add(1, Ordering::SeqCst);
+        let slice = Duration::from_millis(if others > 0 { 3 } else { 25 });
+        poll_one(self.socket(), PollFlags::IN, deadline.left().min(slice));
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Opens a channel.
+    pub(super) fn open(self: &Arc<Link>, what: &Opening, deadline: Deadline) -> Outcome<Chan> {
+        let _turn = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        self.settle(deadline)?;
+        match self.drive(deadline, |state| start_opening(state, what)) {
+            Ok(channel) => Ok(Chan { link: Arc::clone(self), inner: Some(channel) }),
+            Err(Trouble::Deadline) => {
+                self.lock().abandoned = Some(what.clone());
+                Err(Trouble::Deadline)
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Brings an opening that was given up to its end, if its answer has come; libssh2 would give that channel
+    /// to whoever opens the next one.
+    fn settle(&self, deadline: Deadline) -> Outcome<()> {
+        let mut state = self.lock();
+        self.reap(&mut state, deadline);
+        let Some(abandoned) = state.abandoned.take() else { return Ok(()) };
+        match self.attempt(&mut state, deadline, None, |state| start_opening(state, &abandoned)) {
+            Ok(Some(channel)) => self.retire(&mut state, channel),
+            Ok(None) => {
+                state.abandoned = Some(abandoned);
+                return Err(Trouble::Busy);
+            }
+            Err(Trouble::Said(_)) => {}
+            Err(other) => return Err(other),
+        }
+        Ok(())
+    }
+
+    /// Says that we close a channel; it is kept until the other side has closed it too.
+    fn retire(&self, state: &mut State, mut channel: ssh2::Channel) {
+        let closed = self.attempt(state, Deadline::secs(2), None, |_| channel.close());
+        if let Ok(None) = closed {
+            state.closing.push(channel);
+        }
+        // Else it is dropped here, under the lock: libssh2 frees it in the session.
+    }
+
+    fn reap(&self, state: &mut State, deadline: Deadline) {
+        for mut channel in std::mem::take(&mut state.closing) {
+            if let Ok(None) = self.attempt(state, deadline, None, |_| channel.close()) {
+                state.closing.push(channel);
+            }
+        }
+    }
+}
+
+fn start_opening(state: &mut State, what: &Opening) -> Result<ssh2::Channel, ssh2::Error> {
+    match what {
+        Opening::Session => state.session.channel_session(),
+        Opening::Tcp { host, port } => state.session.channel_direct_tcpip(host, *port, None),
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if state.broken.is_none() {
+            // A courtesy to the server's log; whether it is sent matters to nobody.
+            let _ = state.session.disconnect(None, "done", None);
+        }
+        // With the socket shut libssh2 frees channels and session without waiting for the other side.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+        for mut channel in std::mem::take(&mut state.closing) {
+            let _ = channel.wait_eof();
+            let _ = channel.close();
+        }
+        drop(state.carrier.take());
+    }
+}
+
+/// A channel that is closed, under the link's lock, when it is dropped.
+pub(super) struct Chan {
+    link: Arc<Link>,
+    inner: Option<ssh2::Channel>,
+}
+
+impl Chan {
+    pub(super) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// The channel. The handle that is given out must not outlive the lock that its user holds.
+    pub(super) fn handle(&self) -> Outcome<ssh2::Channel> {
+        self.inner.clone().ok_or_else(|| Trouble::Lost("the channel is closed".to_owned()))
+    }
+}
+
+impl Drop for Chan {
+    fn drop(&mut self) {
+        let mut state = self.link.lock();
+        if let Some(channel) = self.inner.take() {
+            self.link.retire(&mut state, channel);
+        }
+    }
+}
+
+/// Waits for `events` on one descriptor; what became ready, nothing at the end of `limit`.
+pub(super) fn poll_one(fd: BorrowedFd<'_>, events: PollFlags, limit: Duration) -> PollFlags {
+    let mut fds = [PollFd::from_borrowed_fd(fd, events)];
+    poll_all(&mut fds, limit);
+    fds[0].revents()
+}
+
+/// Waits until one of the descriptors is ready or `limit` is over.
+pub(super) fn poll_all(fds: &mut [PollFd<'_>], limit: Duration) {
+    // Rounded up to the clock's grain, so that a deadline is over when its poll is.
+    let limit = limit + Duration::from_micros(500);
+    let timeout = Timespec {
+        tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: limit.subsec_nanos().into(),
+    };
+    // An interrupted wait is a short one: callers look again.
+    let _ = poll(fds, Some(&timeout));
+}

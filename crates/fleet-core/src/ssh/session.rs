@@ -1,0 +1,203 @@
+//! A session: connecting, and what is done over the connection.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use serde_json::json;
+use ssh2::MethodType;
+
+use super::{
+    ExecOutput, HostKeyPolicy, Stream, Target, Transport, address, auth,
+    dial::{dial, seconds},
+    exec,
+    host_key::Expected,
+    keys::PublicKey,
+    link::{Link, Opening, Outcome, Trouble},
+    settings::{Environment, Settings},
+    stream::ChannelStream,
+};
+use crate::{Error, Kind, Result, deadline::Deadline, ui::Ui};
+
+/// How long key exchange and login may take, apart from questions to the user.
+const LOGIN_LIMIT: Duration = Duration::from_secs(60);
+
+/// An authenticated connection to a host whose key was checked.
+///
+/// Where libssh2 can not go on (the connection is gone, or a channel that was given up still waits for its
+/// answer), the next command or stream gets a new connection to the same host with the same key. Nothing that
+/// was begun is ever repeated.
+pub struct Session {
+    target: Target,
+    env: Environment,
+    settings: Settings,
+    ui: Ui,
+    key: PublicKey,
+    key_line: String,
+    link: Mutex<Arc<Link>>,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Session({}@{})", self.settings.user, self.settings.alias)
+    }
+}
+
+impl Session {
+    /// Connects, checks the host's key, and logs in.
+    pub fn connect(target: &Target, ui: Ui, deadline: Deadline) -> Result<Session> {
+        Session::connect_in(target, &Environment::from_process(), ui, deadline)
+    }
+
+    /// As [`Session::connect`], with another environment than the process's.
+    pub fn connect_in(target: &Target, env: &Environment, ui: Ui, deadline: Deadline) -> Result<Session> {
+        let settings = Settings::resolve(target, env, deadline)?;
+        let expected = Expected::prepare(&target.host_key, &settings, ui)?;
+        let (link, key) = establish(&settings, &expected, target, env, ui, deadline)?;
+        let key_line = key.line();
+        let (target, env) = (target.clone(), env.clone());
+        Ok(Session { target, env, settings, ui, key, key_line, link: Mutex::new(link) })
+    }
+
+    /// The host's key, one OpenSSH public key line without a comment.
+    pub fn host_key(&self) -> &str {
+        &self.key_line
+    }
+
+    /// The login on the host.
+    pub fn user(&self) -> &str {
+        &self.settings.user
+    }
+
+    /// The connection, a new one if the old one is known to be gone.
+    fn link(&self, deadline: Deadline) -> Result<Arc<Link>> {
+        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        if link.is_broken() {
+            *link = self.reconnect(deadline)?;
+        }
+        Ok(Arc::clone(&link))
+    }
+
+    fn reconnect(&self, deadline: Deadline) -> Result<Arc<Link>> {
+        self.ui.detail(format!("connecting to {} again", self.settings.alias));
+        let expected =
+            Expected::prepare(&HostKeyPolicy::Pinned(self.key_line.clone()), &self.settings, self.ui)?;
+        let (link, key) = establish(&self.settings, &expected, &self.target, &self.env, self.ui, deadline)?;
+        debug_assert_eq!(key, self.key);
+        Ok(link)
+    }
+
+    /// Does `work` on the connection; on a new one if libssh2 can not do it on this one. `work` says so only
+    /// when it has done nothing yet.
+    fn on_link<T>(&self, deadline: Deadline, work: impl Fn(&Arc<Link>) -> Outcome<Result<T>>) -> Result<T> {
+        let link = self.link(deadline)?;
+        match work(&link) {
+            Ok(done) => return done,
+            Err(Trouble::Deadline) => return Err(deadline.error(format_args!("{}", self.settings.alias))),
+            Err(_) => {}
+        }
+        let fresh = self.reconnect(deadline)?;
+        *self.link.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&fresh);
+        work(&fresh).unwrap_or_else(|trouble| {
+            Err(Error::unreachable(format!("the connection to {} is lost: {trouble}", self.settings.alias)))
+        })
+    }
+}
+
+/// Way, key exchange, host key, login.
+fn establish(
+    settings: &Settings,
+    expected: &Expected,
+    target: &Target,
+    env: &Environment,
+    ui: Ui,
+    deadline: Deadline,
+) -> Result<(Arc<Link>, PublicKey)> {
+    let failed = |e: ssh2::Error| Error::failed(format!("can not set up SSH: {}", e.message()));
+    let session = ssh2::Session::new().map_err(failed)?;
+    session.method_pref(MethodType::HostKey, &expected.preference(&settings.known_as())).map_err(failed)?;
+    let way = dial(settings, target.proxy.as_ref(), env, deadline)?;
+    let link = Link::new(settings.alias.clone(), session, way.socket, way.carrier)
+        .map_err(|e| Error::failed("can not set up the connection's socket").caused_by(e))?;
+    let shaking = deadline.at_most(LOGIN_LIMIT);
+    link.drive(shaking, |state| state.session.handshake())
+        .map_err(|t| no_handshake(settings, &t, shaking))?;
+    let blob = link.lock().session.host_key().map(|(blob, _)| blob.to_vec());
+    let key = blob.and_then(PublicKey::from_blob).ok_or_else(|| {
+        Error::unreachable(format!("{} showed a host key that can not be read", settings.alias))
+    })?;
+    expected.check(&key, settings, ui)?;
+    auth::log_in(&link, settings, ui, deadline.at_most(LOGIN_LIMIT))?;
+    Ok((link, key))
+}
+
+fn no_handshake(settings: &Settings, trouble: &Trouble, deadline: Deadline) -> Error {
+    let place = address::show(&settings.hostname, settings.port);
+    let error = match trouble {
+        Trouble::Deadline => Error::unreachable(format!(
+            "{place} was connected to but spoke no SSH within {}",
+            seconds(deadline.limit())
+        )),
+        other => {
+            Error::unreachable(format!("{place} was connected to, but the SSH key exchange failed: {other}"))
+        }
+    };
+    error.hint(format!("see where it stops: {}", settings.ssh_command("-v")))
+}
+
+impl Transport for Session {
+    fn exec(&self, command: &str, stdin: &[u8], deadline: Deadline) -> Result<ExecOutput> {
+        self.on_link(deadline, |link| exec::exec(link, command, stdin, deadline))
+    }
+
+    fn open_tcp(&self, host: &str, port: u16, deadline: Deadline) -> Result<Box<dyn Stream>> {
+        self.on_link(deadline, |link| {
+            let what = Opening::Tcp { host: host.to_owned(), port };
+            match link.open(&what, deadline) {
+                Ok(chan) => Ok(Ok(Box::new(ChannelStream::new(chan, None)) as Box<dyn Stream>)),
+                Err(Trouble::Busy) => Err(Trouble::Busy),
+                Err(trouble) => Ok(Err(not_opened(&link.host, host, port, &trouble, deadline))),
+            }
+        })
+    }
+
+    fn open_exec_stream(&self, command: &str, deadline: Deadline) -> Result<Box<dyn Stream>> {
+        self.on_link(deadline, |link| {
+            let chan = match link.open(&Opening::Session, deadline) {
+                Ok(chan) => chan,
+                Err(Trouble::Busy) => return Err(Trouble::Busy),
+                Err(trouble) => return Ok(Err(exec::not_started(link, command, &trouble, deadline))),
+            };
+            Ok(match exec::start(&chan, command, deadline) {
+                Ok(()) => Ok(Box::new(ChannelStream::new(chan, Some(command.to_owned()))) as Box<dyn Stream>),
+                Err(Trouble::Deadline) => {
+                    Err(deadline.error(format_args!("`{command}` on {} to start", link.host)))
+                }
+                Err(trouble) => {
+                    Err(Error::failed(format!("{} did not run `{command}`: {trouble}", link.host)))
+                }
+            })
+        })
+    }
+}
+
+fn not_opened(through: &str, host: &str, port: u16, trouble: &Trouble, deadline: Deadline) -> Error {
+    let place = address::show(host, port);
+    match trouble {
+        Trouble::Deadline => {
+            deadline.error(format_args!("{through} to connect to {place}")).with_kind(Kind::DeadlinePassed)
+        }
+        Trouble::Said(e) if e.message().contains("administratively prohibited") => Error::failed(format!(
+            "forwarding to {place} is administratively prohibited by the sshd of {through}"
+        ))
+        .hint(format!("allow it in the sshd_config of {through} (AllowTcpForwarding, PermitOpen)"))
+        .details(json!({ "ssh": super::FORWARDING_FORBIDDEN })),
+        Trouble::Said(e) if e.message().contains("connect failed") => {
+            Error::unreachable(format!("{through} can not connect to {place}: refused, or nothing is there"))
+        }
+        Trouble::Said(e) => Error::failed(format!("{through} did not open {place}: {}", e.message())),
+        other => Error::unreachable(format!("the connection to {through} is lost: {other}")),
+    }
+}

@@ -1,0 +1,278 @@
+//! Where a host is and how to log in there: from `ssh -G`, so that the user's ssh_config is read by the program
+//! that it is written for, or OpenSSH's defaults where there is no `ssh`.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{Target, address::HostPort};
+use crate::{Error, Result, child::Command, deadline::Deadline};
+
+/// What the environment says about SSH. Tests make their own; everything else takes the process's.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    /// `FLEET_SSH_CONFIG`: given to `ssh -F`; `none` reads no file.
+    pub ssh_config: Option<OsString>,
+    /// `FLEET_KNOWN_HOSTS`: used instead of the configured known-hosts files.
+    pub known_hosts: Option<PathBuf>,
+    /// `FLEET_IDENTITY`: the private key file to log in with.
+    pub identity: Option<PathBuf>,
+    /// `HOME`.
+    pub home: Option<PathBuf>,
+    /// `USER` or `LOGNAME`.
+    pub user: Option<String>,
+    /// `SSH_AUTH_SOCK`.
+    pub agent: Option<PathBuf>,
+}
+
+impl Environment {
+    /// The process's own.
+    pub fn from_process() -> Environment {
+        let var = |name| std::env::var_os(name).filter(|v| !v.is_empty());
+        Environment {
+            ssh_config: var("FLEET_SSH_CONFIG"),
+            known_hosts: var("FLEET_KNOWN_HOSTS").map(PathBuf::from),
+            identity: var("FLEET_IDENTITY").map(PathBuf::from),
+            home: std::env::home_dir().filter(|h| !h.as_os_str().is_empty()),
+            user: var("USER").or_else(|| var("LOGNAME")).and_then(|u| u.into_string().ok()),
+            agent: var("SSH_AUTH_SOCK").map(PathBuf::from),
+        }
+    }
+}
+
+/// Which agent is asked for keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Agent {
+    None,
+    At(PathBuf),
+}
+
+/// Address families that may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Family {
+    Any,
+    V4,
+    V6,
+}
+
+/// Everything that decides how a host is reached.
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    /// As the user named it; what errors and hints call it.
+    pub(super) alias: String,
+    /// The port if the user wrote one.
+    pub(super) written_port: Option<u16>,
+    pub(super) hostname: String,
+    pub(super) port: u16,
+    pub(super) user: String,
+    pub(super) identity_files: Vec<PathBuf>,
+    /// Given by FLEET_IDENTITY or the caller: tried first, must exist, and the agent is not asked.
+    pub(super) chosen_identities: Vec<PathBuf>,
+    pub(super) identities_only: bool,
+    pub(super) agent: Agent,
+    pub(super) user_known_hosts: Vec<PathBuf>,
+    pub(super) global_known_hosts: Vec<PathBuf>,
+    pub(super) host_key_alias: Option<String>,
+    pub(super) hash_known_hosts: bool,
+    pub(super) proxy_jump: Option<String>,
+    pub(super) proxy_command: Option<String>,
+    pub(super) connect_timeout: Option<Duration>,
+    pub(super) family: Family,
+    pub(super) ssh_config: Option<OsString>,
+}
+
+impl Settings {
+    /// Asks `ssh -G` about the target.
+    pub(super) fn resolve(target: &Target, env: &Environment, deadline: Deadline) -> Result<Settings> {
+        let address = HostPort::parse(&target.host)?;
+        let mut settings = Settings::plain(&address, target, env);
+        if target.proxy.is_none()
+            && let Some(ssh) = crate::child::find_program("ssh")
+        {
+            let mut command = Command::new(ssh).arg("-G");
+            if let Some(config) = &env.ssh_config {
+                command = command.arg("-F").arg(config);
+            }
+            if let Some(port) = address.port {
+                command = command.arg("-p").arg(port.to_string());
+            }
+            if let Some(user) = &target.user {
+                command = command.arg("-l").arg(user);
+            }
+            let asked = command.arg("--").arg(&address.host);
+            // `Match exec` in a configuration may take its time.
+            let output = asked.output(deadline.at_most(Duration::from_secs(15)))?;
+            if !output.success() {
+                return Err(output.checked().err().unwrap_or_else(|| Error::failed("ssh -G failed")).hint(
+                    format!("mend the ssh configuration until `{asked}` succeeds, or set FLEET_SSH_CONFIG"),
+                ));
+            }
+            settings.apply(&output.stdout_text(), env);
+        }
+        if let Some(file) = &env.known_hosts {
+            settings.user_known_hosts = vec![file.clone()];
+            settings.global_known_hosts = Vec::new();
+        }
+        Ok(settings)
+    }
+
+    /// OpenSSH's defaults.
+    fn plain(address: &HostPort, target: &Target, env: &Environment) -> Settings {
+        let ssh_dir = env.home.as_deref().map(|home| home.join(".ssh"));
+        let in_ssh_dir = |names: &[&str]| -> Vec<PathBuf> {
+            ssh_dir.iter().flat_map(|dir| names.iter().map(move |name| dir.join(name))).collect()
+        };
+        Settings {
+            alias: address.host.clone(),
+            written_port: address.port,
+            hostname: address.host.clone(),
+            port: address.port.unwrap_or(22),
+            user: target.user.clone().or_else(|| env.user.clone()).unwrap_or_else(|| "root".to_owned()),
+            identity_files: in_ssh_dir(&["id_ed25519", "id_ecdsa", "id_rsa"]),
+            chosen_identities: env.identity.iter().chain(&target.identities).cloned().collect(),
+            identities_only: false,
+            agent: env.agent.clone().map_or(Agent::None, Agent::At),
+            user_known_hosts: in_ssh_dir(&["known_hosts", "known_hosts2"]),
+            global_known_hosts: ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"]
+                .map(PathBuf::from)
+                .to_vec(),
+            host_key_alias: None,
+            hash_known_hosts: false,
+            proxy_jump: None,
+            proxy_command: None,
+            connect_timeout: None,
+            family: Family::Any,
+            ssh_config: env.ssh_config.clone(),
+        }
+    }
+
+    /// Takes over what `ssh -G` printed: one `keyword value…` a line, keywords in lower case.
+    fn apply(&mut self, printed: &str, env: &Environment) {
+        let mut identities = Vec::new();
+        let mut agent = None;
+        for line in printed.lines() {
+            let Some((keyword, value)) = line.trim_end().split_once(' ') else { continue };
+            let value = value.trim();
+            let word =
+                || (!value.eq_ignore_ascii_case("none") && !value.is_empty()).then(|| value.to_owned());
+            match keyword {
+                "hostname" => self.hostname = value.to_owned(),
+                "port" => self.port = value.parse().unwrap_or(self.port),
+                "user" => self.user = value.to_owned(),
+                "identityfile" => identities.extend(word()),
+                "identitiesonly" => self.identities_only = value == "yes",
+                "identityagent" => agent = Some(value.to_owned()),
+                "userknownhostsfile" => self.user_known_hosts = self.files(value, env),
+                "globalknownhostsfile" => self.global_known_hosts = self.files(value, env),
+                "hostkeyalias" => self.host_key_alias = word(),
+                "hashknownhosts" => self.hash_known_hosts = value == "yes",
+                "proxyjump" => self.proxy_jump = word(),
+                "proxycommand" => self.proxy_command = word(),
+                "connecttimeout" => {
+                    self.connect_timeout = value.parse().ok().filter(|s| *s > 0).map(Duration::from_secs);
+                }
+                "addressfamily" => {
+                    self.family = match value {
+                        "inet" => Family::V4,
+                        "inet6" => Family::V6,
+                        _ => Family::Any,
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.identity_files = identities.iter().map(|file| self.expand(file, env)).collect();
+        match agent.as_deref() {
+            None | Some("SSH_AUTH_SOCK") => {}
+            Some("none") => self.agent = Agent::None,
+            Some(path) => {
+                let path = match path.strip_prefix('$') {
+                    Some(name) => std::env::var_os(name.trim_matches(['{', '}'])).map(PathBuf::from),
+                    None => Some(self.expand(path, env)),
+                };
+                self.agent = path.map_or(Agent::None, Agent::At);
+            }
+        }
+    }
+
+    /// A list of files as `ssh -G` prints it: words, the ones with spaces in quotes.
+    fn files(&self, value: &str, env: &Environment) -> Vec<PathBuf> {
+        let words = shlex::split(value).unwrap_or_else(|| value.split(' ').map(str::to_owned).collect());
+        words.iter().filter(|w| !w.is_empty() && *w != "none").map(|w| self.expand(w, env)).collect()
+    }
+
+    /// `~` and the tokens that ssh_config(5) allows in file names.
+    fn expand(&self, path: &str, env: &Environment) -> PathBuf {
+        let home = env.home.as_deref().unwrap_or(Path::new("/"));
+        let path = match path.strip_prefix("~/") {
+            Some(rest) => format!("{}/{rest}", home.display()),
+            None => path.to_owned(),
+        };
+        PathBuf::from(self.tokens(&path, env, &|value| Ok(value.to_owned())).unwrap_or(path))
+    }
+
+    /// Replaces `%h` and its like; each value passes through `check` first.
+    pub(super) fn tokens(
+        &self,
+        text: &str,
+        env: &Environment,
+        check: &dyn Fn(&str) -> Result<String>,
+    ) -> Result<String> {
+        let mut out = String::with_capacity(text.len());
+        let mut chars = text.chars();
+        while let Some(c) = chars.next() {
+            if c != '%' {
+                out.push(c);
+                continue;
+            }
+            let value = match chars.next() {
+                Some('%') => "%".to_owned(),
+                Some('h') => check(&self.hostname)?,
+                Some('n') => check(&self.alias)?,
+                Some('p') => self.port.to_string(),
+                Some('r') => check(&self.user)?,
+                Some('u') => check(env.user.as_deref().unwrap_or_default())?,
+                Some('d') => env.home.as_deref().unwrap_or(Path::new("/")).display().to_string(),
+                Some('k') => check(self.host_key_alias.as_deref().unwrap_or(&self.alias))?,
+                Some('j') => check(self.proxy_jump.as_deref().unwrap_or_default())?,
+                Some('i') => rustix::process::getuid().as_raw().to_string(),
+                other => {
+                    return Err(Error::failed(format!(
+                        "'{text}' in the ssh configuration has %{}, which this tool does not know",
+                        other.map(String::from).unwrap_or_default()
+                    )));
+                }
+            };
+            out.push_str(&value);
+        }
+        Ok(out)
+    }
+
+    /// The name under which known-hosts files know it: `host`, `[host]:port`, or the HostKeyAlias.
+    pub(super) fn known_as(&self) -> String {
+        match &self.host_key_alias {
+            Some(alias) => alias.to_ascii_lowercase(),
+            None => super::known_hosts::name(&self.hostname, self.port),
+        }
+    }
+
+    /// The `ssh` command for the same destination, for hints: `ssh -p 2222 prom`.
+    pub(super) fn ssh_command(&self, option: &str) -> String {
+        let mut words = vec!["ssh".to_owned()];
+        words.extend((!option.is_empty()).then(|| option.to_owned()));
+        if let Some(config) = &self.ssh_config {
+            words.extend(["-F".to_owned(), crate::child::quote(&config.to_string_lossy())]);
+        }
+        if let Some(port) = self.written_port {
+            words.extend(["-p".to_owned(), port.to_string()]);
+        }
+        words.push(crate::child::quote(&format!("{}@{}", self.user, self.alias)));
+        words.join(" ")
+    }
+}
+
+#[cfg(test)]
+#[path = "settings_tests.rs"]
+mod tests;

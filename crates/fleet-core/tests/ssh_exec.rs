@@ -1,0 +1,123 @@
+//! Commands over OpenSSH's own sshd: statuses, floods, early ends, lost links.
+
+mod ssh_support;
+
+use fleet_core::{
+    Kind,
+    deadline::Deadline,
+    ssh::{ExecStatus, Transport},
+};
+use ssh_support::{Fault, Sshd};
+
+fn limit() -> Deadline {
+    Deadline::secs(60)
+}
+
+#[test]
+fn a_command_gives_both_outputs_and_its_exit_code() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let session = sshd.connect();
+    let out = session.exec("cat; echo oops >&2; exit 3", b"hello", limit()).unwrap();
+    assert_eq!(out.stdout, b"hello");
+    assert_eq!(out.stderr, b"oops\n");
+    assert_eq!(out.status, ExecStatus::Code(3));
+    let out = session.exec("true", b"", limit()).unwrap();
+    assert_eq!((out.stdout.len(), out.status), (0, ExecStatus::Code(0)));
+    assert_eq!(session.host_key(), sshd.host_key().rsplit_once(' ').unwrap().0);
+}
+
+#[test]
+fn death_by_signal_is_told() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let out = sshd.connect().exec("kill -TERM $$", b"", limit()).unwrap();
+    assert_eq!(out.status, ExecStatus::Signal("TERM".into()));
+}
+
+#[test]
+fn a_lot_goes_both_ways_at_once() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let input: Vec<u8> = (0..64u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let out = sshd.connect().exec("cat", &input, limit()).unwrap();
+    assert!(out.stdout == input, "{} bytes came back", out.stdout.len());
+    assert_eq!(out.status, ExecStatus::Code(0));
+}
+
+#[test]
+fn a_flood_of_stderr_blocks_nothing() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let out = sshd.connect().exec("head -c 16777216 /dev/zero >&2; echo done", b"", limit()).unwrap();
+    assert_eq!((out.stdout.as_slice(), out.stderr.len()), (b"done\n".as_slice(), 16 << 20));
+}
+
+#[test]
+fn a_command_may_leave_its_input_unread() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let out = sshd.connect().exec("exit 5", &vec![0; 16 << 20], limit()).unwrap();
+    assert_eq!(out.status, ExecStatus::Code(5));
+}
+
+#[test]
+fn a_command_may_close_its_output_and_read_on() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let file = sshd.path("taken");
+    let command = format!("exec >&- 2>&-; cat > {}; exit 4", file.display());
+    let out = sshd.connect().exec(&command, &vec![7; 8 << 20], limit()).unwrap();
+    assert_eq!(out.status, ExecStatus::Code(4));
+    assert_eq!(std::fs::metadata(&file).unwrap().len(), 8 << 20);
+}
+
+#[test]
+fn a_deadline_ends_the_wait_but_not_the_session() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let session = sshd.connect();
+    let short = Deadline::after(std::time::Duration::from_millis(200));
+    let error = session.exec("sleep 30", b"", short).unwrap_err();
+    assert_eq!(error.kind(), Kind::DeadlinePassed);
+    assert!(error.message().contains("`sleep 30` on 127.0.0.1 to end"), "{error:?}");
+    assert_eq!(session.exec("echo still here", b"", limit()).unwrap().stdout, b"still here\n");
+    assert_eq!(sshd.connections(), 1);
+}
+
+#[test]
+fn a_killed_server_leaves_the_outcome_unknown_and_the_next_command_connects_again() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let session = sshd.connect();
+    let begun = sshd.path("begun");
+    let command = format!("touch {}; sleep 30", begun.display());
+    let error = std::thread::scope(|scope| {
+        let running = scope.spawn(|| session.exec(&command, b"", limit()).unwrap_err());
+        while !begun.exists() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        sshd.kill_servers();
+        running.join().unwrap()
+    });
+    assert_eq!(error.kind(), Kind::OutcomeUnknown);
+    assert!(error.message().contains("was lost while running `touch"), "{error:?}");
+    assert_eq!(session.exec("echo back", b"", limit()).unwrap().stdout, b"back\n");
+    assert_eq!(sshd.connections(), 2);
+}
+
+#[test]
+fn a_server_that_vanishes_at_any_byte_is_never_a_success() {
+    let Some(sshd) = Sshd::start("") else { return };
+    // How many bytes a whole command takes, to cut inside each part of it.
+    let session = sshd.connect();
+    let before = sshd.from_server();
+    session.exec("echo hello; exit 3", b"x", limit()).unwrap();
+    let length = sshd.from_server() - before;
+    drop(session);
+    for cut in (0..length).step_by(11) {
+        sshd.fault(Fault::None);
+        let session = sshd.connect();
+        sshd.fault(Fault::CutAfter(sshd.from_server() + cut));
+        match session.exec("echo hello; exit 3", b"x", limit()) {
+            // The last bytes may be messages after the close, or the padding of a shorter packet.
+            Ok(out) => {
+                assert_eq!((out.stdout.as_slice(), out.status), (b"hello\n".as_slice(), ExecStatus::Code(3)))
+            }
+            Err(e) => assert!(matches!(e.kind(), Kind::OutcomeUnknown | Kind::Unreachable), "{e:?}"),
+        }
+        sshd.fault(Fault::None);
+    }
+}
