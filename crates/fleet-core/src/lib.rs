@@ -8,6 +8,7 @@ pub mod cli;
 pub mod deadline;
 pub mod definitions;
 pub mod error;
+pub mod faults;
 pub mod guard;
 pub mod hosts;
 pub mod interrupt;

@@ -1,6 +1,9 @@
 //! `vms/definitions.nix` as typed, validated models.
 
-use std::{net::IpAddr, path::PathBuf};
+mod load;
+mod rules;
+
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
 
 use serde::Serialize;
 
@@ -169,6 +172,10 @@ pub struct ManagedVm {
     pub services: Vec<String>,
     /// Remarks.
     pub notes: Vec<String>,
+    /// Secrets that it may read, as written.
+    pub secrets: Vec<String>,
+    /// VMs, or groups, that it should not share a node with, as written.
+    pub anti_affinity: Vec<String>,
 }
 
 /// One of `disks = [ … ]`: a size, or `{ size; storage; }`.
@@ -218,8 +225,60 @@ pub enum Entry<'a> {
 impl Definitions {
     /// Reads and validates the repository's definitions; every fault of every VM is in the one error.
     pub fn load(repo: &Repo, nix: NixMode) -> Result<Definitions> {
-        let _ = (repo, nix);
-        Err(Error::failed("not written yet"))
+        let file = repo.definitions();
+        let evaluated = crate::nix::read(&file, repo.root(), nix)?;
+        load::load(&evaluated, &file, repo.root())
+    }
+
+    /// The lowest VMID that is neither in these definitions nor in `taken`: in the range of this name, or else in
+    /// the first range that managed VMs may use. Pass what the whole cluster has, containers included.
+    pub fn suggest_vmid(&self, range: Option<&str>, taken: &BTreeSet<Vmid>) -> Result<Vmid> {
+        let (start, end) = self.range(range)?;
+        self.suggest_vmid_between(start, end, taken)
+    }
+
+    /// As [`Definitions::suggest_vmid`], with bounds that are both included.
+    pub fn suggest_vmid_between(&self, start: Vmid, end: Vmid, taken: &BTreeSet<Vmid>) -> Result<Vmid> {
+        let defined: BTreeSet<Vmid> = self.vmids().collect();
+        (start.get()..=end.get())
+            .filter_map(|number| Vmid::new(number).ok())
+            .find(|vmid| !defined.contains(vmid) && !taken.contains(vmid))
+            .ok_or_else(|| {
+                Error::conflict(format!("no VMID is free from {start} to {end}")).hint(format!(
+                    "widen a range under `vmidRanges` in {}, or give other bounds",
+                    self.path.display()
+                ))
+            })
+    }
+
+    /// Every VMID in these definitions: imported, managed, template.
+    pub fn vmids(&self) -> impl Iterator<Item = Vmid> + '_ {
+        let imported = self.imported.iter().map(|vm| vm.vmid);
+        imported.chain(self.managed.iter().map(|vm| vm.vmid)).chain(self.template.iter().map(|t| t.vmid))
+    }
+
+    fn range(&self, name: Option<&str>) -> Result<(Vmid, Vmid)> {
+        let free = |range: &&VmidRange| !matches!(range.name.as_str(), "containers" | "templates");
+        let found = match name {
+            Some(name) => self.vmid_ranges.iter().find(|range| range.name == name),
+            None => self.vmid_ranges.iter().find(free),
+        };
+        match (found, name) {
+            (Some(range), _) => Ok((range.start, range.end)),
+            (None, None) => Ok((Vmid::new(100)?, Vmid::new(9999)?)),
+            (None, Some(name)) => {
+                let names = self.vmid_ranges.iter().map(|range| range.name.as_str());
+                let error = Error::not_found(format!(
+                    "no VMID range '{}' in {}",
+                    name.escape_debug(),
+                    self.path.display()
+                ));
+                Err(match nearest(name, names) {
+                    Some(near) => error.hint(format!("did you mean '{near}'?")),
+                    None => error,
+                })
+            }
+        }
     }
 
     /// What this VMID stands for.

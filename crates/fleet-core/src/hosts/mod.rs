@@ -1,5 +1,7 @@
 //! `hosts.nix` as a typed model.
 
+mod load;
+
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -44,8 +46,9 @@ pub struct Host {
 impl Hosts {
     /// Reads the repository's `hosts.nix`.
     pub fn load(repo: &Repo, nix: NixMode) -> Result<Hosts> {
-        let _ = (repo, nix);
-        Err(Error::failed("not written yet"))
+        let file = repo.hosts();
+        let evaluated = crate::nix::read(&file, repo.root(), nix)?;
+        load::load(&evaluated, &file, repo.root())
     }
 
     /// The host of this attribute name.
@@ -56,8 +59,23 @@ impl Hosts {
     /// Keys that may log in on `name`: the host's own list, else the keys that every host with a list has, in
     /// the first such host's order. Never empty: no key at all is an error of kind not-found.
     pub fn keys_for(&self, name: &str) -> Result<Vec<String>> {
-        let _ = name;
-        Err(Error::failed("not written yet"))
+        if let Some(host) = self.get(name).filter(|host| !host.authorized_keys.is_empty()) {
+            return Ok(host.authorized_keys.clone());
+        }
+        let mut lists = self.hosts.iter().map(|host| &host.authorized_keys).filter(|keys| !keys.is_empty());
+        let mut shared = lists.next().cloned().unwrap_or_default();
+        for list in lists {
+            shared.retain(|key| list.contains(key));
+        }
+        if shared.is_empty() {
+            return Err(Error::not_found(format!("no key may log in on '{}'", name.escape_debug()))
+                .now(format!(
+                    "{} has no `authorizedKeys` for it, and its hosts share none",
+                    self.path.display()
+                ))
+                .hint(format!("give {name} an `authorizedKeys` list in {}", self.path.display())));
+        }
+        Ok(shared)
     }
 
     /// The login that all hosts with a configuration share, when they do.

@@ -1,0 +1,107 @@
+//! Faults in files that people write, shown as a good compiler shows them: all at once, each with its place, the
+//! line, what is wrong and what would be right.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::{Error, Kind, nix::source::Location};
+
+/// One fault in a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    /// The file, relative to the repository.
+    pub file: String,
+    /// Line, from one; absent where only the file is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
+    /// Column, from one, in characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<usize>,
+    /// Attribute path, such as `managed.web.cores`; empty for the whole file.
+    pub path: String,
+    /// What is wrong.
+    pub message: String,
+    /// What would be right.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
+    /// Whether something is taken twice, rather than wrong in itself.
+    pub conflict: bool,
+    /// The line and its caret.
+    #[serde(skip)]
+    pub snippet: Option<String>,
+}
+
+impl Fault {
+    /// A fault at a place in a file, or in the file as a whole.
+    pub fn new(
+        file: &Path,
+        base: &Path,
+        at: Option<&Location>,
+        path: &str,
+        message: impl Into<String>,
+    ) -> Fault {
+        let file = at.map_or(file, |at| at.file.as_path());
+        Fault {
+            file: file.strip_prefix(base).unwrap_or(file).display().to_string(),
+            line: at.map(|at| at.line),
+            column: at.map(|at| at.column),
+            path: path.to_owned(),
+            message: message.into(),
+            help: None,
+            conflict: false,
+            snippet: at.map(Location::snippet),
+        }
+    }
+
+    /// The same with what would be right.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Fault {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// The same as a conflict.
+    #[must_use]
+    pub fn conflict(mut self) -> Fault {
+        self.conflict = true;
+        self
+    }
+
+    /// As a person reads it, over several lines.
+    pub fn render(&self) -> String {
+        let mut text = self.file.clone();
+        if let (Some(line), Some(column)) = (self.line, self.column) {
+            text.push_str(&format!(":{line}:{column}"));
+        }
+        if !self.path.is_empty() {
+            text.push_str(&format!(": {}", self.path));
+        }
+        text.push_str(&format!(": {}", self.message));
+        if let Some(snippet) = &self.snippet {
+            text.push('\n');
+            text.push_str(snippet);
+        }
+        if let Some(help) = &self.help {
+            let gap = self.line.map_or(1, |line| line.to_string().len());
+            text.push_str(&format!("\n{:gap$} = {help}", ""));
+        }
+        text
+    }
+}
+
+/// All faults of a file as one error, or nothing if there are none. Faults are sorted by their place.
+pub fn check(what: &str, mut faults: Vec<Fault>) -> crate::Result<()> {
+    if faults.is_empty() {
+        return Ok(());
+    }
+    faults.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+    let kind = if faults.iter().all(|fault| fault.conflict) { Kind::Conflict } else { Kind::Failed };
+    let count = match faults.len() {
+        1 => "1 fault".to_owned(),
+        n => format!("{n} faults"),
+    };
+    let shown: Vec<String> = faults.iter().map(Fault::render).collect();
+    let details = serde_json::to_value(&faults).unwrap_or_default();
+    Err(Error::new(kind, format!("{what} is not valid ({count})\n{}", shown.join("\n"))).details(details))
+}

@@ -1,0 +1,76 @@
+//! From the evaluated file to the typed model.
+
+use std::path::{Path, PathBuf};
+
+use super::{Host, Hosts};
+use crate::{
+    Result, faults,
+    nix::{
+        eval::{Data, Evaluated},
+        reader::{Fields, Reader},
+    },
+};
+
+/// Reads everything; all faults are in the one error. Fields that these tools do not know are somebody else's.
+pub(super) fn load(evaluated: &Evaluated, file: &Path, base: &Path) -> Result<Hosts> {
+    let mut reader = Reader::new(evaluated, file, base);
+    let shown = file.strip_prefix(base).unwrap_or(file).display().to_string();
+    let mut hosts = Vec::new();
+    if let Some(top) = reader.top() {
+        for attr in Reader::in_order(&top) {
+            let Some(fields) = reader.fields(&attr.value, top.join(&attr.name), attr.key) else { continue };
+            hosts.push(host(&mut reader, &fields, &attr.name));
+        }
+    }
+    faults::check(&shown, reader.faults)?;
+    Ok(Hosts { path: file.to_owned(), hosts })
+}
+
+fn host<'a>(reader: &mut Reader<'a>, fields: &Fields<'a>, name: &str) -> Host {
+    let mut text = |field: &str| reader.text(fields, field, "\"…\"").map(str::to_owned);
+    let mut host = Host {
+        name: name.to_owned(),
+        user: text("user"),
+        home_directory: text("homeDirectory"),
+        hostname: text("hostname"),
+        ssh_alias: text("sshAlias"),
+        ssh_key_name: text("sshKeyName"),
+        public_key: text("publicKey"),
+        ..Host::default()
+    };
+    host.configuration_file = path(reader, fields, "configurationFile");
+    host.home_file = path(reader, fields, "homeFile");
+    let keys = reader.texts(fields, "authorizedKeys", "[ \"ssh-ed25519 AAAA… somebody\" ]");
+    for (key, at) in keys {
+        let key = key.trim();
+        if key.is_empty() || key.contains(['\n', '\r']) {
+            let message = "a key must be one line of text";
+            reader.add(
+                at,
+                &fields.join("authorizedKeys"),
+                message,
+                Some("the line of a .pub file".to_owned()),
+            );
+        } else {
+            host.authorized_keys.push(key.to_owned());
+        }
+    }
+    host
+}
+
+/// A path, or a string that is an absolute one.
+fn path<'a>(reader: &mut Reader<'a>, fields: &Fields<'a>, name: &str) -> Option<PathBuf> {
+    let attr = fields.get(name)?;
+    match &attr.value.data {
+        Data::Null => None,
+        Data::Path(path) => Some(path.to_path_buf()),
+        Data::Str(text) if text.starts_with('/') => Some(PathBuf::from(text.as_ref())),
+        _ => {
+            let message = format!("must be a path, not {}", attr.value.kind());
+            let help =
+                Some(format!("for example: {name} = ./hosts/NAME/configuration.nix; (without quotes)"));
+            reader.add(attr.value.at.or(attr.key), &fields.join(name), message, help);
+            None
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The definitions between braces, before anything in them is lowered: attribute paths taken apart and merged as
+//! Nix's parser merges them.
+
+use std::collections::HashMap;
+
+use rnix::SyntaxKind as K;
+
+use super::{
+    error::{Outcome, Sort, Stop},
+    expr::Sym,
+    lower::Lowering,
+    strings,
+};
+use crate::nix::{
+    source::Span,
+    syntax::{Child, Node},
+};
+
+/// What a name is bound to.
+pub(super) enum DefValue<'a> {
+    Expr(Node<'a>),
+    /// A set that exists only because of attribute paths, or that was merged with one.
+    Nested(Box<Defs<'a>>),
+    /// `inherit name;`
+    Inherit,
+    /// `inherit (from) name;`: index into [`Defs::froms`].
+    InheritFrom(usize),
+    /// A merge whose outcome differs between versions of Nix.
+    Unsupported(&'static str),
+}
+
+pub(super) struct Def<'a> {
+    pub name: Sym,
+    pub key: Span,
+    pub value: DefValue<'a>,
+}
+
+#[derive(Default)]
+pub(super) struct Defs<'a> {
+    pub recursive: bool,
+    pub entries: Vec<Def<'a>>,
+    pub dynamics: Vec<(Node<'a>, DefValue<'a>, Span)>,
+    pub froms: Vec<Node<'a>>,
+    index: HashMap<Sym, usize>,
+}
+
+/// Below this many entries a list is searched, above it a map.
+const SMALL: usize = 12;
+
+/// One attribute of an attribute path.
+pub(super) enum Attr<'a> {
+    Static(Sym),
+    /// The node whose value is the name: an expression, or a string with interpolations.
+    Dynamic(Node<'a>),
+}
+
+impl<'a> Defs<'a> {
+    fn find(&mut self, name: Sym) -> Option<usize> {
+        if self.entries.len() < SMALL {
+            return self.entries.iter().position(|def| def.name == name);
+        }
+        if self.index.len() != self.entries.len() {
+            self.index = self.entries.iter().enumerate().map(|(at, def)| (def.name, at)).collect();
+        }
+        self.index.get(&name).copied()
+    }
+
+    fn push(&mut self, def: Def<'a>) {
+        if !self.index.is_empty() {
+            self.index.insert(def.name, self.entries.len());
+        }
+        self.entries.push(def);
+    }
+
+    fn is_plain(&self) -> bool {
+        let plain = |def: &Def<'_>| matches!(def.value, DefValue::Expr(_) | DefValue::Nested(_));
+        !self.recursive && self.dynamics.is_empty() && self.froms.is_empty() && self.entries.iter().all(plain)
+    }
+}
+
+impl<'a> Lowering<'a, '_> {
+    /// Collects what stands in a set, a `let` or a legacy `let`.
+    pub(super) fn collect(&mut self, set: Node<'a>) -> Outcome<Defs<'a>> {
+        let mut defs = Defs { recursive: set.token(K::TOKEN_REC).is_some(), ..Defs::default() };
+        for entry in set.nodes() {
+            match entry.kind() {
+                K::NODE_ATTRPATH_VALUE => {
+                    let mut parts = entry.nodes();
+                    let (Some(path), Some(value)) = (parts.next(), parts.next()) else {
+                        return Err(self.wrong("an attribute without a value", entry));
+                    };
+                    let mut attrs = Vec::new();
+                    for attr in path.nodes() {
+                        attrs.push((self.attr(attr)?, self.span(attr)));
+                    }
+                    self.define(&mut defs, &attrs, value)?;
+                }
+                K::NODE_INHERIT => self.inherit(&mut defs, entry)?,
+                // The body of `let … in`.
+                _ => {}
+            }
+        }
+        Ok(defs)
+    }
+
+    fn inherit(&mut self, defs: &mut Defs<'a>, entry: Node<'a>) -> Outcome<()> {
+        let mut from = None;
+        for part in entry.nodes() {
+            if part.kind() == K::NODE_INHERIT_FROM {
+                let Some(source) = part.nodes().next() else {
+                    return Err(self.wrong("nothing to inherit from", part));
+                };
+                defs.froms.push(source);
+                from = Some(defs.froms.len() - 1);
+                continue;
+            }
+            let Attr::Static(name) = self.attr(part)? else {
+                return Err(self.wrong("a name to inherit can not be computed", part));
+            };
+            if defs.find(name).is_some() {
+                return Err(self.duplicate(name, part));
+            }
+            let value = from.map_or(DefValue::Inherit, DefValue::InheritFrom);
+            defs.push(Def { name, key: self.span(part), value });
+        }
+        Ok(())
+    }
+
+    fn define(&mut self, defs: &mut Defs<'a>, path: &[(Attr<'a>, Span)], value: Node<'a>) -> Outcome<()> {
+        let Some(((attr, key), rest)) = path.split_first() else { return Ok(()) };
+        let name = match attr {
+            Attr::Static(name) => *name,
+            Attr::Dynamic(node) => {
+                let value = if rest.is_empty() {
+                    DefValue::Expr(value)
+                } else {
+                    let mut nested = Defs::default();
+                    self.define(&mut nested, rest, value)?;
+                    DefValue::Nested(Box::new(nested))
+                };
+                defs.dynamics.push((*node, value, *key));
+                return Ok(());
+            }
+        };
+        let Some(at) = defs.find(name) else {
+            let value = if rest.is_empty() {
+                DefValue::Expr(value)
+            } else {
+                let mut nested = Defs::default();
+                self.define(&mut nested, rest, value)?;
+                DefValue::Nested(Box::new(nested))
+            };
+            defs.push(Def { name, key: *key, value });
+            return Ok(());
+        };
+        // Defined before: two sets are merged, anything else is an error.
+        let existing = &mut defs.entries[at].value;
+        if let DefValue::Expr(node) = existing
+            && node.unparenthesized().kind() == K::NODE_ATTR_SET
+        {
+            let set = node.unparenthesized();
+            *existing = DefValue::Nested(Box::new(self.collect(set)?));
+        }
+        let nested = match existing {
+            DefValue::Nested(nested) => nested,
+            DefValue::Unsupported(_) => return Ok(()),
+            _ => return Err(self.duplicate_at(name, *key)),
+        };
+        if !rest.is_empty() {
+            if nested.recursive {
+                *existing = DefValue::Unsupported(REC_MERGE);
+                return Ok(());
+            }
+            return self.define(nested, rest, value);
+        }
+        let set = value.unparenthesized();
+        if set.kind() != K::NODE_ATTR_SET {
+            return Err(self.duplicate_at(name, *key));
+        }
+        let added = self.collect(set)?;
+        if !added.is_plain() || !nested.is_plain() {
+            *existing = DefValue::Unsupported(REC_MERGE);
+            return Ok(());
+        }
+        for def in added.entries {
+            if nested.find(def.name).is_some() {
+                return Err(self.duplicate_at(def.name, def.key));
+            }
+            nested.push(def);
+        }
+        Ok(())
+    }
+
+    /// One attribute of a path.
+    pub(super) fn attr(&mut self, node: Node<'a>) -> Outcome<Attr<'a>> {
+        match node.kind() {
+            K::NODE_IDENT => {
+                let text = node.tokens().next().map_or("", |token| token.text());
+                Ok(Attr::Static(self.names.intern(text)))
+            }
+            K::NODE_STRING => match self.plain_string(node)? {
+                Some(text) => Ok(Attr::Static(self.names.intern(&text))),
+                None => Ok(Attr::Dynamic(node)),
+            },
+            K::NODE_DYNAMIC => {
+                let Some(inner) = node.nodes().next() else {
+                    return Err(self.wrong("nothing between '${' and '}'", node));
+                };
+                let bare = inner.unparenthesized();
+                if bare.kind() == K::NODE_STRING {
+                    if bare.token(K::TOKEN_STRING_START).is_some_and(|t| t.text() == "''") {
+                        return Err(self.unsupported("an indented string as an attribute name", bare));
+                    }
+                    if let Some(text) = self.plain_string(bare)? {
+                        return Ok(Attr::Static(self.names.intern(&text)));
+                    }
+                }
+                Ok(Attr::Dynamic(inner))
+            }
+            _ => Err(self.wrong("this can not be an attribute name", node)),
+        }
+    }
+
+    /// The text of a double-quoted string without interpolations.
+    fn plain_string(&mut self, node: Node<'a>) -> Outcome<Option<std::sync::Arc<str>>> {
+        if node.token(K::TOKEN_STRING_START).is_some_and(|t| t.text() == "''") {
+            return Err(self.wrong("an indented string can not be an attribute name", node));
+        }
+        let mut text = None;
+        for child in node.children() {
+            match child {
+                Child::Node(_) => return Ok(None),
+                Child::Token(token) if token.kind() == K::TOKEN_STRING_CONTENT => text = Some(token),
+                Child::Token(_) => {}
+            }
+        }
+        let raw = text.map_or("", |token| token.text());
+        strings::unescape(raw).map(Some).map_err(|what| self.unsupported(what, node))
+    }
+
+    fn duplicate(&self, name: Sym, node: Node<'a>) -> Stop {
+        self.duplicate_at(name, self.span(node))
+    }
+
+    fn duplicate_at(&self, name: Sym, at: Span) -> Stop {
+        let message = format!("attribute '{}' is already defined", self.names.text(name));
+        Stop::new(Sort::Eval, message, Some(at))
+    }
+}
+
+const REC_MERGE: &str =
+    "two definitions of one attribute set, of which one is recursive, inherits or computes names";

@@ -1,0 +1,545 @@
+//! From the syntax tree to [`Expr`]: every variable resolved, every string unescaped.
+
+use std::{collections::HashMap, path::Path, rc::Rc, sync::Arc};
+
+use rnix::SyntaxKind as K;
+
+use super::{
+    builtins,
+    defs::{Attr, DefValue, Defs},
+    error::{Outcome, Sort, Stop},
+    expr::{AttrsExpr, Binding, Expr, ExprId, Formal, Key, Lambda, Op, Param, SelectExpr, Sym},
+    strings::{self, Part},
+};
+use crate::nix::{
+    source::Span,
+    syntax::{Child, Node},
+};
+
+/// Interned names.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    texts: Vec<Arc<str>>,
+    ids: HashMap<Arc<str>, Sym>,
+}
+
+impl Names {
+    pub(super) fn intern(&mut self, text: &str) -> Sym {
+        if let Some(id) = self.ids.get(text) {
+            return *id;
+        }
+        let text: Arc<str> = text.into();
+        let id = Sym::try_from(self.texts.len()).unwrap_or(Sym::MAX);
+        self.texts.push(Arc::clone(&text));
+        self.ids.insert(text, id);
+        id
+    }
+
+    pub(super) fn find(&self, text: &str) -> Option<Sym> {
+        self.ids.get(text).copied()
+    }
+
+    pub(super) fn text(&self, id: Sym) -> &Arc<str> {
+        &self.texts[id as usize]
+    }
+}
+
+/// Expressions of all files read so far, with their places.
+#[derive(Debug, Default)]
+pub(super) struct Code {
+    pub exprs: Vec<Expr>,
+    pub spans: Vec<Span>,
+}
+
+/// What is in scope at a place: one environment each when the program runs.
+enum Scope {
+    Names(HashMap<Sym, u32>),
+    /// A `let` or `rec` of few names.
+    Few(Vec<Sym>),
+    With,
+}
+
+/// Lowers one file.
+pub(super) struct Lowering<'a, 'm> {
+    pub(super) names: &'m mut Names,
+    pub(super) code: &'m mut Code,
+    file: u32,
+    /// What relative paths are relative to.
+    base: &'m Path,
+    scopes: Vec<Scope>,
+    marker: std::marker::PhantomData<Node<'a>>,
+}
+
+impl<'a, 'm> Lowering<'a, 'm> {
+    pub(super) fn new(names: &'m mut Names, code: &'m mut Code, file: u32, base: &'m Path) -> Self {
+        Lowering { names, code, file, base, scopes: Vec::new(), marker: std::marker::PhantomData }
+    }
+
+    /// Lowers a whole file.
+    pub(super) fn file(&mut self, root: Node<'a>) -> Outcome<ExprId> {
+        match root.nodes().next() {
+            Some(expr) => self.expr(expr),
+            None => Err(self.wrong("the file is empty", root)),
+        }
+    }
+
+    pub(super) fn span(&self, node: Node<'a>) -> Span {
+        Span { file: self.file, start: node.start(), end: node.end() }
+    }
+
+    pub(super) fn wrong(&self, what: &str, node: Node<'a>) -> Stop {
+        Stop::new(Sort::Syntax, what, Some(self.span(node)))
+    }
+
+    pub(super) fn unsupported(&self, what: &str, node: Node<'a>) -> Stop {
+        Stop::new(Sort::Unsupported, what, Some(self.span(node)))
+    }
+
+    fn add(&mut self, expr: Expr, node: Node<'a>) -> ExprId {
+        self.add_at(expr, self.span(node))
+    }
+
+    fn add_at(&mut self, expr: Expr, span: Span) -> ExprId {
+        self.code.exprs.push(expr);
+        self.code.spans.push(span);
+        // A file is at most 4 GiB, an expression at least one byte.
+        ExprId::try_from(self.code.exprs.len() - 1).unwrap_or(ExprId::MAX)
+    }
+
+    /// An expression where any is allowed.
+    pub(super) fn expr(&mut self, node: Node<'a>) -> Outcome<ExprId> {
+        let expr = match node.kind() {
+            K::NODE_PAREN => {
+                let inner = self.child(node, 0)?;
+                return self.expr(inner);
+            }
+            K::NODE_LITERAL => self.literal(node)?,
+            K::NODE_STRING => self.string(node)?,
+            K::NODE_PATH_ABS | K::NODE_PATH_REL => self.path(node)?,
+            K::NODE_PATH_HOME => Expr::Unsupported("a path in the home directory".into()),
+            K::NODE_PATH_SEARCH => Expr::Unsupported("a search path (<…>)".into()),
+            K::NODE_IDENT => return self.variable(node),
+            K::NODE_CUR_POS => Expr::Unsupported("__curPos".into()),
+            K::NODE_LIST => {
+                let mut items = Vec::new();
+                for item in node.nodes() {
+                    items.push(self.operand(item)?);
+                }
+                Expr::List(items.into())
+            }
+            K::NODE_ATTR_SET => {
+                let defs = self.collect(node)?;
+                return self.attrs(defs, self.span(node));
+            }
+            K::NODE_LET_IN => self.let_in(node)?,
+            K::NODE_LEGACY_LET => Expr::Unsupported("a `let { … }` without `in`".into()),
+            K::NODE_WITH => {
+                let namespace = self.child(node, 0)?;
+                let body = self.child(node, 1)?;
+                let namespace = self.expr(namespace)?;
+                self.scopes.push(Scope::With);
+                let body = self.expr(body);
+                self.scopes.pop();
+                Expr::With { namespace, body: body? }
+            }
+            K::NODE_IF_ELSE => Expr::If {
+                condition: self.nth(node, 0)?,
+                then: self.nth(node, 1)?,
+                otherwise: self.nth(node, 2)?,
+            },
+            K::NODE_ASSERT => Expr::Assert { condition: self.nth(node, 0)?, body: self.nth(node, 1)? },
+            K::NODE_LAMBDA => self.lambda(node)?,
+            K::NODE_APPLY => {
+                let function = self.child(node, 0)?;
+                let argument = self.child(node, 1)?;
+                Expr::Call { function: self.operand(function)?, argument: self.operand(argument)? }
+            }
+            K::NODE_SELECT => Expr::Select(Rc::new(self.select(node)?)),
+            K::NODE_HAS_ATTR => {
+                if self.child(node, 0)?.kind() == K::NODE_HAS_ATTR {
+                    return Err(self.wrong("'?' can not be chained", node));
+                }
+                Expr::HasAttr(Rc::new(self.select(node)?))
+            }
+            K::NODE_BIN_OP => self.binary(node)?,
+            K::NODE_UNARY_OP => {
+                let operand = self.child(node, 0)?;
+                let operand = self.operand(operand)?;
+                if node.token(K::TOKEN_SUB).is_some() { Expr::Negate(operand) } else { Expr::Not(operand) }
+            }
+            _ => return Err(self.wrong("unexpected text", node)),
+        };
+        Ok(self.add(expr, node))
+    }
+
+    /// An expression as an operand, argument or element: no bare function.
+    fn operand(&mut self, node: Node<'a>) -> Outcome<ExprId> {
+        if node.kind() == K::NODE_LAMBDA {
+            return Err(self.wrong("a function must be in parentheses here", node));
+        }
+        self.expr(node)
+    }
+
+    fn child(&self, node: Node<'a>, index: usize) -> Outcome<Node<'a>> {
+        node.nodes().nth(index).ok_or_else(|| self.wrong("something is missing here", node))
+    }
+
+    fn nth(&mut self, node: Node<'a>, index: usize) -> Outcome<ExprId> {
+        let child = self.child(node, index)?;
+        self.expr(child)
+    }
+
+    fn literal(&mut self, node: Node<'a>) -> Outcome<Expr> {
+        let Some(token) = node.tokens().next() else { return Err(self.wrong("no literal", node)) };
+        let text = token.text();
+        Ok(match token.kind() {
+            K::TOKEN_INTEGER => match text.parse() {
+                Ok(number) => Expr::Int(number),
+                Err(_) => {
+                    return Err(Stop::new(
+                        Sort::Eval,
+                        format!("invalid integer '{text}'"),
+                        Some(self.span(node)),
+                    ));
+                }
+            },
+            K::TOKEN_FLOAT => match text.parse::<f64>() {
+                Ok(number) if number.is_finite() && nix_float(text) => Expr::Float(number),
+                _ => return Err(self.unsupported("a number in this form", node)),
+            },
+            K::TOKEN_URI => Expr::Unsupported("a URL without quotes".into()),
+            _ => return Err(self.wrong("unexpected literal", node)),
+        })
+    }
+
+    /// A string in either kind of quotes.
+    fn string(&mut self, node: Node<'a>) -> Outcome<Expr> {
+        let is_indented = node.token(K::TOKEN_STRING_START).is_some_and(|token| token.text() == "''");
+        let mut parts = Vec::new();
+        for child in node.children() {
+            match child {
+                Child::Token(token) if token.kind() == K::TOKEN_STRING_CONTENT => {
+                    parts.push(Part::Text(token.text()))
+                }
+                Child::Token(_) => {}
+                Child::Node(hole) => parts.push(Part::Hole(hole)),
+            }
+        }
+        if parts.is_empty() {
+            return Ok(Expr::Str("".into()));
+        }
+        if !is_indented {
+            if let [Part::Text(text)] = parts.as_slice() {
+                return strings::unescape(text).map(Expr::Str).map_err(|what| self.unsupported(what, node));
+            }
+            let mut ids = Vec::new();
+            for part in parts {
+                ids.push(match part {
+                    Part::Text(text) => {
+                        let text = strings::unescape(text).map_err(|what| self.unsupported(what, node))?;
+                        self.add(Expr::Str(text), node)
+                    }
+                    Part::Hole(hole) => self.nth(hole, 0)?,
+                });
+            }
+            return Ok(Expr::Concat(ids.into()));
+        }
+        let parts = strings::indented(parts).map_err(|what| self.unsupported(what, node))?;
+        if parts.iter().all(Result::is_ok) {
+            let text: String = parts.into_iter().filter_map(Result::ok).collect();
+            return Ok(Expr::Str(text.into()));
+        }
+        let mut ids = Vec::new();
+        for part in parts {
+            ids.push(match part {
+                Ok(text) => self.add(Expr::Str(text.into()), node),
+                Err(hole) => self.nth(hole, 0)?,
+            });
+        }
+        Ok(Expr::Concat(ids.into()))
+    }
+
+    fn path(&mut self, node: Node<'a>) -> Outcome<Expr> {
+        let mut ids = Vec::new();
+        let mut first = None;
+        for child in node.children() {
+            match child {
+                Child::Token(token) if first.is_none() => {
+                    let text = token.text();
+                    let whole = absolute(self.base, text);
+                    // The slash before an interpolation is part of the path.
+                    let keep = text.ends_with('/') && whole != "/";
+                    first = Some(if keep { format!("{whole}/") } else { whole });
+                }
+                Child::Token(token) => ids.push(self.add(Expr::Str(token.text().into()), node)),
+                Child::Node(hole) => ids.push(self.nth(hole, 0)?),
+            }
+        }
+        let Some(first) = first else {
+            return Ok(Expr::Unsupported("a path that begins with an interpolation".into()));
+        };
+        if ids.is_empty() {
+            return Ok(Expr::Path(first.into()));
+        }
+        ids.insert(0, self.add(Expr::Path(first.into()), node));
+        Ok(Expr::PathConcat(ids.into()))
+    }
+
+    fn variable(&mut self, node: Node<'a>) -> Outcome<ExprId> {
+        let text = node.tokens().next().map_or("", |token| token.text());
+        if text == "or" {
+            return Err(self.unsupported("`or` as a name", node));
+        }
+        let name = self.names.intern(text);
+        self.resolve(name, self.span(node))
+    }
+
+    /// A variable as an expression.
+    pub(super) fn resolve(&mut self, name: Sym, at: Span) -> Outcome<ExprId> {
+        let mut with = false;
+        for (up, scope) in (0u32..).zip(self.scopes.iter().rev()) {
+            let slot = match scope {
+                Scope::Names(names) => names.get(&name).copied(),
+                Scope::Few(names) => {
+                    names.iter().position(|n| *n == name).and_then(|slot| u32::try_from(slot).ok())
+                }
+                Scope::With => {
+                    with = true;
+                    None
+                }
+            };
+            if let Some(slot) = slot {
+                return Ok(self.add_at(Expr::Var { up, slot }, at));
+            }
+        }
+        let text = Arc::clone(self.names.text(name));
+        if let Some(expr) = builtins::global(&text) {
+            return Ok(self.add_at(expr, at));
+        }
+        if with {
+            return Ok(self.add_at(Expr::WithVar(name), at));
+        }
+        Err(Stop::new(Sort::Eval, format!("undefined variable '{text}'"), Some(at)))
+    }
+
+    fn let_in(&mut self, node: Node<'a>) -> Outcome<Expr> {
+        let defs = self.collect(node)?;
+        if let Some((name, ..)) = defs.dynamics.first() {
+            return Err(self.wrong("a name in `let` can not be computed", *name));
+        }
+        let Some(body) =
+            node.nodes().last().filter(|n| !matches!(n.kind(), K::NODE_ATTRPATH_VALUE | K::NODE_INHERIT))
+        else {
+            return Err(self.wrong("nothing after `in`", node));
+        };
+        let (bindings, _) = self.bindings(defs, true)?;
+        let body = self.expr(body);
+        self.scopes.pop();
+        Ok(Expr::Let { bindings: bindings.into(), body: body? })
+    }
+
+    /// A set of definitions as an expression.
+    fn attrs(&mut self, defs: Defs<'a>, at: Span) -> Outcome<ExprId> {
+        let recursive = defs.recursive;
+        if recursive
+            && let Some(overrides) = self.names.find("__overrides")
+            && defs.entries.iter().any(|def| def.name == overrides)
+        {
+            return Ok(self.add_at(Expr::Unsupported("`__overrides` in a recursive set".into()), at));
+        }
+        let (mut statics, dynamics) = self.bindings(defs, recursive)?;
+        if recursive {
+            self.scopes.pop();
+        } else {
+            statics.sort_unstable_by_key(|binding| binding.name);
+        }
+        let attrs = AttrsExpr { recursive, statics: statics.into(), dynamics: dynamics.into() };
+        Ok(self.add_at(Expr::Attrs(Rc::new(attrs)), at))
+    }
+
+    /// Lowers definitions. With `scope` their names are in scope of each other, and that scope is left open.
+    #[allow(clippy::type_complexity, reason = "used in two places, named there")]
+    fn bindings(
+        &mut self,
+        defs: Defs<'a>,
+        scope: bool,
+    ) -> Outcome<(Vec<Binding>, Vec<(ExprId, ExprId, Span)>)> {
+        // What is inherited without a source belongs to the scope outside.
+        let mut outer = HashMap::new();
+        for def in &defs.entries {
+            if matches!(def.value, DefValue::Inherit) {
+                outer.insert(def.name, self.resolve(def.name, def.key)?);
+            }
+        }
+        if scope {
+            let names = defs.entries.iter().map(|def| def.name);
+            self.push_names(names.collect());
+        }
+        let mut froms = Vec::new();
+        for from in defs.froms {
+            froms.push(self.expr(from)?);
+        }
+        let mut statics = Vec::with_capacity(defs.entries.len());
+        for def in defs.entries {
+            let inherited = outer.get(&def.name).copied().filter(|_| matches!(def.value, DefValue::Inherit));
+            let value = match (inherited, def.value) {
+                (Some(id), _) => id,
+                (None, DefValue::InheritFrom(from)) => {
+                    let of = froms[from];
+                    let select =
+                        SelectExpr { of, path: [(Key::Static(def.name), def.key)].into(), default: None };
+                    self.add_at(Expr::Select(Rc::new(select)), def.key)
+                }
+                (None, value) => self.def_value(value, def.key)?,
+            };
+            statics.push(Binding {
+                name: def.name,
+                key: def.key,
+                value,
+                outer: scope && inherited.is_some(),
+            });
+        }
+        let mut dynamics = Vec::with_capacity(defs.dynamics.len());
+        for (name, value, key) in defs.dynamics {
+            dynamics.push((self.expr(name)?, self.def_value(value, key)?, key));
+        }
+        Ok((statics, dynamics))
+    }
+
+    fn def_value(&mut self, value: DefValue<'a>, key: Span) -> Outcome<ExprId> {
+        match value {
+            DefValue::Expr(node) => self.expr(node),
+            DefValue::Nested(defs) => self.attrs(*defs, key),
+            DefValue::Unsupported(what) => Ok(self.add_at(Expr::Unsupported(what.into()), key)),
+            // Both are dealt with where their scope is known.
+            DefValue::Inherit | DefValue::InheritFrom(_) => {
+                Err(Stop::new(Sort::Unsupported, "inherit in this place", Some(key)))
+            }
+        }
+    }
+
+    fn push_names(&mut self, names: Vec<Sym>) {
+        self.scopes.push(if names.len() <= 8 {
+            Scope::Few(names)
+        } else {
+            Scope::Names(names.into_iter().zip(0..).collect())
+        });
+    }
+
+    fn lambda(&mut self, node: Node<'a>) -> Outcome<Expr> {
+        let param = self.child(node, 0)?;
+        let body = self.child(node, 1)?;
+        let ident = |this: &mut Self, node: Node<'a>| {
+            let text =
+                node.nodes().next().and_then(|ident| ident.tokens().next()).map_or("", |token| token.text());
+            this.names.intern(text)
+        };
+        if param.kind() == K::NODE_IDENT_PARAM {
+            let name = ident(self, param);
+            self.scopes.push(Scope::Few(vec![name]));
+            let body = self.expr(body);
+            self.scopes.pop();
+            return Ok(Expr::Lambda(Rc::new(Lambda { param: Param::Name, body: body? })));
+        }
+        let mut names = Vec::new();
+        let mut defaults = Vec::new();
+        let mut bound = None;
+        for part in param.nodes() {
+            match part.kind() {
+                K::NODE_PAT_ENTRY => {
+                    names.push(ident(self, part));
+                    defaults.push(part.nodes().nth(1));
+                }
+                K::NODE_PAT_BIND => bound = Some(ident(self, part)),
+                _ => return Err(self.wrong("unexpected text", part)),
+            }
+        }
+        if let Some(all) = bound {
+            if names.contains(&all) {
+                return Err(self.wrong("an argument has the name that all of them are bound to", param));
+            }
+            names.push(all);
+        }
+        self.push_names(names.clone());
+        let mut formals = Vec::new();
+        for (name, default) in names.into_iter().zip(defaults) {
+            let default = default.map(|node| self.expr(node)).transpose()?;
+            formals.push(Formal { name, default });
+        }
+        let body = self.expr(body);
+        self.scopes.pop();
+        let ellipsis = param.token(K::TOKEN_ELLIPSIS).is_some();
+        let param = Param::Pattern { formals: formals.into(), ellipsis, bound: bound.is_some() };
+        Ok(Expr::Lambda(Rc::new(Lambda { param, body: body? })))
+    }
+
+    fn select(&mut self, node: Node<'a>) -> Outcome<SelectExpr> {
+        let of = self.child(node, 0)?;
+        let of = self.operand(of)?;
+        let attrpath = self.child(node, 1)?;
+        let mut path = Vec::new();
+        for attr in attrpath.nodes() {
+            let key = match self.attr(attr)? {
+                Attr::Static(name) => Key::Static(name),
+                Attr::Dynamic(name) => Key::Dynamic(self.expr(name)?),
+            };
+            path.push((key, self.span(attr)));
+        }
+        let default = match node.nodes().nth(2) {
+            Some(default) => Some(self.operand(default)?),
+            None => None,
+        };
+        Ok(SelectExpr { of, path: path.into(), default })
+    }
+
+    fn binary(&mut self, node: Node<'a>) -> Outcome<Expr> {
+        let left = self.child(node, 0)?;
+        let right = self.child(node, 1)?;
+        let op = match node.tokens().next().map(|token| token.kind()) {
+            Some(K::TOKEN_CONCAT) => Op::Concat,
+            Some(K::TOKEN_UPDATE) => Op::Update,
+            Some(K::TOKEN_ADD) => Op::Add,
+            Some(K::TOKEN_SUB) => Op::Sub,
+            Some(K::TOKEN_MUL) => Op::Mul,
+            Some(K::TOKEN_DIV) => Op::Div,
+            Some(K::TOKEN_AND_AND) => Op::And,
+            Some(K::TOKEN_OR_OR) => Op::Or,
+            Some(K::TOKEN_IMPLICATION) => Op::Implies,
+            Some(K::TOKEN_EQUAL) => Op::Equal,
+            Some(K::TOKEN_NOT_EQUAL) => Op::NotEqual,
+            Some(K::TOKEN_LESS) => Op::Less,
+            Some(K::TOKEN_LESS_OR_EQ) => Op::LessOrEqual,
+            Some(K::TOKEN_MORE) => Op::More,
+            Some(K::TOKEN_MORE_OR_EQ) => Op::MoreOrEqual,
+            _ => return Err(self.unsupported("a pipe operator", node)),
+        };
+        Ok(Expr::Binary { op, left: self.operand(left)?, right: self.operand(right)? })
+    }
+}
+
+/// Whether Nix reads this as one floating-point number.
+fn nix_float(text: &str) -> bool {
+    let mantissa = text.split(['e', 'E']).next().unwrap_or_default();
+    match mantissa.split_once('.') {
+        Some(("" | "0", fraction)) => !fraction.is_empty(),
+        Some((whole, _)) => !whole.starts_with('0'),
+        None => false,
+    }
+}
+
+/// A path made absolute and free of `.`, `..` and double slashes, without looking at the file system.
+pub(super) fn absolute(base: &Path, text: &str) -> String {
+    if text.starts_with('/') { canonical(text) } else { canonical(&format!("{}/{text}", base.display())) }
+}
+
+pub(super) fn canonical(text: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in text.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}

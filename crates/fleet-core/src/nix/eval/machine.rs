@@ -1,0 +1,610 @@
+//! The evaluator proper: thunks and environments in two tables, forced by recursion of bounded depth.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::Arc,
+};
+
+use super::{
+    Budget,
+    builtins::Builtin,
+    error::{Outcome, Sort, Stop},
+    expr::{Binding, Expr, ExprId, Key, Lambda, Op, Param, SelectExpr, Sym},
+    lower::{Code, Names, canonical},
+};
+use crate::nix::source::{Sources, Span};
+
+/// Index of a thunk.
+pub(super) type ThunkId = u32;
+/// Index of an environment.
+pub(super) type EnvId = u32;
+
+/// A value in weak head normal form. What is inside it is a thunk: dropping one never recurses.
+#[derive(Debug, Clone)]
+pub(super) enum Val {
+    Null,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Str(Arc<str>),
+    Path(Arc<str>),
+    List(Rc<[ThunkId]>),
+    Attrs(Rc<[Slot]>),
+    Lambda(Rc<Lambda>, EnvId),
+    /// A builtin with the arguments it has so far.
+    Builtin(&'static Builtin, Rc<[ThunkId]>),
+    /// The set `builtins`: only ever selected from.
+    Builtins,
+}
+
+/// One attribute. Sets are sorted by [`Slot::name`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slot {
+    pub name: Sym,
+    pub value: ThunkId,
+    pub key: Span,
+}
+
+/// A key that stands in no file.
+pub(super) const NOWHERE: Span = Span { file: u32::MAX, start: 0, end: 0 };
+
+#[derive(Debug, Clone)]
+enum State {
+    /// Not needed yet.
+    Suspended(EnvId),
+    /// A function to be applied to one or two values, for what builtins return lazily.
+    Apply(ThunkId, ThunkId, Option<ThunkId>),
+    /// Being evaluated: needing it again is an infinite recursion.
+    Running,
+    Done(Val),
+}
+
+#[derive(Debug)]
+struct Thunk {
+    state: State,
+    /// The expression it came from, for its place.
+    expr: ExprId,
+}
+
+#[derive(Debug)]
+struct Env {
+    parent: EnvId,
+    with: Option<ThunkId>,
+    slots: Box<[ThunkId]>,
+}
+
+/// One evaluation.
+pub(super) struct Machine {
+    pub(super) names: Names,
+    pub(super) code: Code,
+    pub(super) sources: Sources,
+    thunks: Vec<Thunk>,
+    envs: Vec<Env>,
+    /// Files imported so far; `None` while one is being evaluated.
+    pub(super) imports: HashMap<PathBuf, Option<ThunkId>>,
+    pub(super) budget: Budget,
+    steps: u64,
+    depth: u32,
+    memory: u64,
+}
+
+/// The outermost environment.
+const ROOT: EnvId = 0;
+
+impl Machine {
+    pub(super) fn new(budget: Budget) -> Machine {
+        let root = Env { parent: ROOT, with: None, slots: Box::default() };
+        Machine {
+            names: Names::default(),
+            code: Code::default(),
+            sources: Sources::default(),
+            thunks: Vec::new(),
+            envs: vec![root],
+            imports: HashMap::new(),
+            budget,
+            steps: 0,
+            depth: 0,
+            memory: 0,
+        }
+    }
+
+    // --- budgets -----------------------------------------------------------------------------------------
+
+    /// Counts work that is not a step of its own.
+    pub(super) fn charge_steps(&mut self, steps: usize) -> Outcome<()> {
+        self.steps = self.steps.saturating_add(steps as u64);
+        if self.steps > self.budget.steps {
+            let message = format!("more than {} steps of evaluation", self.budget.steps);
+            return Err(Stop::new(Sort::Budget, message, None));
+        }
+        Ok(())
+    }
+
+    /// Counts memory; nothing is ever given back before the end.
+    pub(super) fn charge(&mut self, bytes: usize) -> Outcome<()> {
+        self.memory = self.memory.saturating_add(bytes as u64);
+        if self.memory > self.budget.memory {
+            let message = format!("more than {} MiB of memory", self.budget.memory >> 20);
+            return Err(Stop::new(Sort::Budget, message, None));
+        }
+        Ok(())
+    }
+
+    /// Runs something one level deeper.
+    pub(super) fn nested<T>(&mut self, work: impl FnOnce(&mut Machine) -> Outcome<T>) -> Outcome<T> {
+        if self.depth >= self.budget.depth {
+            let message = format!("evaluation nested deeper than {} levels", self.budget.depth);
+            return Err(Stop::new(Sort::Budget, message, None));
+        }
+        self.depth += 1;
+        let outcome = work(self);
+        self.depth -= 1;
+        outcome
+    }
+
+    pub(super) fn span(&self, id: ExprId) -> Span {
+        self.code.spans.get(id as usize).copied().unwrap_or(NOWHERE)
+    }
+
+    pub(super) fn fail<T>(&self, message: impl Into<String>, at: ExprId) -> Outcome<T> {
+        Err(Stop::new(Sort::Eval, message, Some(self.span(at))))
+    }
+
+    pub(super) fn unsupported<T>(&self, message: impl Into<String>, at: ExprId) -> Outcome<T> {
+        Err(Stop::new(Sort::Unsupported, message, Some(self.span(at))))
+    }
+
+    // --- thunks and environments ---------------------------------------------------------------------------
+
+    fn add_thunk(&mut self, state: State, expr: ExprId) -> Outcome<ThunkId> {
+        self.charge(size_of::<Thunk>())?;
+        self.thunks.push(Thunk { state, expr });
+        // The memory budget ends an evaluation long before the numbers do.
+        ThunkId::try_from(self.thunks.len() - 1).map_err(|_| Stop::new(Sort::Budget, "too many values", None))
+    }
+
+    pub(super) fn done(&mut self, value: Val, expr: ExprId) -> Outcome<ThunkId> {
+        self.add_thunk(State::Done(value), expr)
+    }
+
+    /// `function argument [second]`, evaluated when it is needed.
+    pub(super) fn apply_later(
+        &mut self,
+        function: ThunkId,
+        argument: ThunkId,
+        second: Option<ThunkId>,
+        expr: ExprId,
+    ) -> Outcome<ThunkId> {
+        self.add_thunk(State::Apply(function, argument, second), expr)
+    }
+
+    pub(super) fn thunk_expr(&self, id: ThunkId) -> ExprId {
+        self.thunks[id as usize].expr
+    }
+
+    fn add_env(&mut self, parent: EnvId, with: Option<ThunkId>, slots: Box<[ThunkId]>) -> Outcome<EnvId> {
+        self.charge(size_of::<Env>() + slots.len() * size_of::<ThunkId>())?;
+        self.envs.push(Env { parent, with, slots });
+        EnvId::try_from(self.envs.len() - 1).map_err(|_| Stop::new(Sort::Budget, "too many scopes", None))
+    }
+
+    fn lookup(&self, env: EnvId, up: u32, slot: u32) -> ThunkId {
+        let mut env = &self.envs[env as usize];
+        for _ in 0..up {
+            env = &self.envs[env.parent as usize];
+        }
+        env.slots[slot as usize]
+    }
+
+    /// The value of an expression, when it is needed.
+    fn suspend(&mut self, id: ExprId, env: EnvId) -> Outcome<ThunkId> {
+        let value = match &self.code.exprs[id as usize] {
+            Expr::Var { up, slot } => return Ok(self.lookup(env, *up, *slot)),
+            Expr::Null => Val::Null,
+            Expr::Bool(b) => Val::Bool(*b),
+            Expr::Int(number) => Val::Int(*number),
+            Expr::Float(number) => Val::Float(*number),
+            Expr::Str(text) => Val::Str(Arc::clone(text)),
+            Expr::Path(path) => Val::Path(Arc::clone(path)),
+            Expr::Lambda(lambda) => Val::Lambda(Rc::clone(lambda), env),
+            _ => return self.add_thunk(State::Suspended(env), id),
+        };
+        self.done(value, id)
+    }
+
+    /// The value of a thunk.
+    pub(super) fn force(&mut self, id: ThunkId) -> Outcome<Val> {
+        let thunk = &mut self.thunks[id as usize];
+        let expr = thunk.expr;
+        if let State::Done(value) = &thunk.state {
+            return Ok(value.clone());
+        }
+        let state = std::mem::replace(&mut thunk.state, State::Running);
+        let outcome = match &state {
+            State::Suspended(env) => self.eval(expr, *env),
+            State::Apply(function, argument, second) => {
+                let (function, argument, second) = (*function, *argument, *second);
+                self.nested(|m| {
+                    let f = m.force(function)?;
+                    let value = m.call(f, argument, expr)?;
+                    match second {
+                        Some(second) => m.call(value, second, expr),
+                        None => Ok(value),
+                    }
+                })
+            }
+            State::Running | State::Done(_) => self.fail("infinite recursion", expr),
+        };
+        let thunk = &mut self.thunks[id as usize];
+        match outcome {
+            Ok(value) => {
+                thunk.state = State::Done(value.clone());
+                Ok(value)
+            }
+            Err(stop) => {
+                thunk.state = state;
+                Err(stop)
+            }
+        }
+    }
+
+    /// Evaluates a file's root expression, when it is needed.
+    pub(super) fn suspend_root(&mut self, id: ExprId) -> Outcome<ThunkId> {
+        self.suspend(id, ROOT)
+    }
+
+    // --- expressions ---------------------------------------------------------------------------------------
+
+    fn eval(&mut self, id: ExprId, env: EnvId) -> Outcome<Val> {
+        self.charge_steps(1).map_err(|stop| stop.or_at(self.span(id)))?;
+        let expr = self.code.exprs[id as usize].clone();
+        self.nested(|m| m.eval_expr(id, &expr, env)).map_err(|stop| stop.or_at(self.span(id)))
+    }
+
+    fn eval_expr(&mut self, id: ExprId, expr: &Expr, env: EnvId) -> Outcome<Val> {
+        Ok(match expr {
+            Expr::Null => Val::Null,
+            Expr::Bool(b) => Val::Bool(*b),
+            Expr::Int(number) => Val::Int(*number),
+            Expr::Float(number) => Val::Float(*number),
+            Expr::Str(text) => Val::Str(Arc::clone(text)),
+            Expr::Path(path) => Val::Path(Arc::clone(path)),
+            Expr::Builtin(builtin) => return self.start_builtin(builtin, id),
+            Expr::Builtins => Val::Builtins,
+            Expr::Lambda(lambda) => Val::Lambda(Rc::clone(lambda), env),
+            Expr::Var { up, slot } => {
+                let thunk = self.lookup(env, *up, *slot);
+                return self.force(thunk);
+            }
+            Expr::WithVar(name) => return self.with_variable(*name, env, id),
+            Expr::Concat(parts) => return self.concat_string(parts, env),
+            Expr::PathConcat(parts) => return self.concat_path(parts, env),
+            Expr::List(items) => {
+                self.charge(items.len() * size_of::<ThunkId>())?;
+                let items = items.iter().map(|item| self.suspend(*item, env)).collect::<Outcome<_>>()?;
+                Val::List(items)
+            }
+            Expr::Attrs(attrs) => return self.attrs(attrs, env),
+            Expr::Let { bindings, body } => {
+                let env = self.recursive_env(bindings, env)?;
+                return self.eval(*body, env);
+            }
+            Expr::With { namespace, body } => {
+                let namespace = self.suspend(*namespace, env)?;
+                let env = self.add_env(env, Some(namespace), Box::default())?;
+                return self.eval(*body, env);
+            }
+            Expr::If { condition, then, otherwise } => {
+                let chosen = if self.eval_bool(*condition, env)? { *then } else { *otherwise };
+                return self.eval(chosen, env);
+            }
+            Expr::Assert { condition, body } => {
+                if !self.eval_bool(*condition, env)? {
+                    return Err(Stop::new(Sort::Thrown, "assertion failed", Some(self.span(*condition))));
+                }
+                return self.eval(*body, env);
+            }
+            Expr::Call { function, argument } => {
+                let argument = self.suspend(*argument, env)?;
+                let function = self.eval(*function, env)?;
+                return self.call(function, argument, id);
+            }
+            Expr::Select(select) => return self.select(select, env, id),
+            Expr::HasAttr(select) => return self.has_attr(select, env).map(Val::Bool),
+            Expr::Binary { op, left, right } => return self.binary(*op, *left, *right, env, id),
+            Expr::Not(operand) => Val::Bool(!self.eval_bool(*operand, env)?),
+            Expr::Negate(operand) => {
+                let operand = self.eval(*operand, env)?;
+                return self.arithmetic(Op::Sub, &Val::Int(0), &operand, id);
+            }
+            Expr::Unsupported(what) => return self.unsupported(what.as_ref(), id),
+        })
+    }
+
+    pub(super) fn eval_bool(&mut self, id: ExprId, env: EnvId) -> Outcome<bool> {
+        match self.eval(id, env)? {
+            Val::Bool(b) => Ok(b),
+            other => {
+                let message = format!("expected a boolean, found {}", self.kind(&other, id)?);
+                self.fail(message, id)
+            }
+        }
+    }
+
+    pub(super) fn eval_operand(&mut self, id: ExprId, env: EnvId) -> Outcome<Val> {
+        self.eval(id, env)
+    }
+
+    fn with_variable(&mut self, name: Sym, env: EnvId, id: ExprId) -> Outcome<Val> {
+        let mut env = env;
+        loop {
+            let (parent, with) = (self.envs[env as usize].parent, self.envs[env as usize].with);
+            if let Some(namespace) = with {
+                match self.force(namespace)? {
+                    Val::Attrs(attrs) => {
+                        if let Some(slot) = find(&attrs, name) {
+                            return self.force(slot.value);
+                        }
+                    }
+                    Val::Builtins => return self.builtin_named(name, id),
+                    other => {
+                        let message = format!("`with` needs a set, found {}", self.kind(&other, id)?);
+                        return self.fail(message, id);
+                    }
+                }
+            }
+            if env == ROOT {
+                return self.fail(format!("undefined variable '{}'", self.names.text(name)), id);
+            }
+            env = parent;
+        }
+    }
+
+    /// An environment whose bindings see each other.
+    fn recursive_env(&mut self, bindings: &[Binding], outer: EnvId) -> Outcome<EnvId> {
+        let env = self.add_env(outer, None, vec![0; bindings.len()].into())?;
+        // Variables that stand for another one of the same scope can only be followed once that one is there.
+        let mut slots = Vec::with_capacity(bindings.len());
+        for binding in bindings {
+            let home = if binding.outer { outer } else { env };
+            let aliased = matches!(self.code.exprs[binding.value as usize], Expr::Var { up: 0, .. });
+            slots.push(if aliased && !binding.outer {
+                self.add_thunk(State::Suspended(home), binding.value)?
+            } else {
+                self.suspend(binding.value, home)?
+            });
+        }
+        self.envs[env as usize].slots = slots.into();
+        Ok(env)
+    }
+
+    fn attrs(&mut self, attrs: &super::expr::AttrsExpr, env: EnvId) -> Outcome<Val> {
+        self.charge((attrs.statics.len() + attrs.dynamics.len()) * size_of::<Slot>())?;
+        let mut slots = Vec::with_capacity(attrs.statics.len() + attrs.dynamics.len());
+        let mut home = env;
+        if attrs.recursive {
+            home = self.recursive_env(&attrs.statics, env)?;
+            let values = self.envs[home as usize].slots.iter();
+            slots.extend(attrs.statics.iter().zip(values).map(|(b, value)| Slot {
+                name: b.name,
+                value: *value,
+                key: b.key,
+            }));
+            slots.sort_unstable_by_key(|slot| slot.name);
+        } else {
+            for binding in &attrs.statics {
+                slots.push(Slot {
+                    name: binding.name,
+                    value: self.suspend(binding.value, env)?,
+                    key: binding.key,
+                });
+            }
+        }
+        for (name, value, key) in &attrs.dynamics {
+            let text = match self.eval(*name, home)? {
+                Val::Str(text) => text,
+                // A null name defines nothing.
+                Val::Null => continue,
+                other => {
+                    let message =
+                        format!("an attribute name must be a string, not {}", self.kind(&other, *name)?);
+                    return self.fail(message, *name);
+                }
+            };
+            let name_id = self.names.intern(&text);
+            match slots.binary_search_by_key(&name_id, |slot| slot.name) {
+                Ok(_) => return self.fail(format!("attribute '{text}' is already defined"), *name),
+                Err(at) => {
+                    let value = self.suspend(*value, home)?;
+                    slots.insert(at, Slot { name: name_id, value, key: *key });
+                }
+            }
+        }
+        Ok(Val::Attrs(slots.into()))
+    }
+
+    fn key(&mut self, key: Key, env: EnvId) -> Outcome<Sym> {
+        match key {
+            Key::Static(name) => Ok(name),
+            Key::Dynamic(id) => match self.eval(id, env)? {
+                Val::Str(text) => Ok(self.names.intern(&text)),
+                other => {
+                    let message =
+                        format!("an attribute name must be a string, not {}", self.kind(&other, id)?);
+                    self.fail(message, id)
+                }
+            },
+        }
+    }
+
+    fn select(&mut self, select: &SelectExpr, env: EnvId, id: ExprId) -> Outcome<Val> {
+        let mut value = self.eval(select.of, env)?;
+        for (key, at) in &select.path {
+            let name = self.key(*key, env)?;
+            value = match (&value, select.default) {
+                (Val::Builtins, _) => self.builtin_named(name, id)?,
+                (Val::Attrs(attrs), default) => match (find(attrs, name), default) {
+                    (Some(slot), _) => self.force(slot.value)?,
+                    (None, Some(default)) => return self.eval(default, env),
+                    (None, None) => {
+                        let message = format!("attribute '{}' is missing", self.names.text(name));
+                        return Err(Stop::new(Sort::Eval, message, Some(*at)));
+                    }
+                },
+                (_, Some(default)) => return self.eval(default, env),
+                (other, None) => {
+                    let kind = self.kind(other, id)?;
+                    let message = format!("expected a set with '{}', found {kind}", self.names.text(name));
+                    return Err(Stop::new(Sort::Eval, message, Some(*at)));
+                }
+            };
+        }
+        Ok(value)
+    }
+
+    fn has_attr(&mut self, select: &SelectExpr, env: EnvId) -> Outcome<bool> {
+        let mut value = self.eval(select.of, env)?;
+        let last = select.path.len().saturating_sub(1);
+        for (index, (key, at)) in select.path.iter().enumerate() {
+            let name = self.key(*key, env)?;
+            let slot = match &value {
+                Val::Attrs(attrs) => find(attrs, name),
+                Val::Builtins => {
+                    return Err(Stop::new(Sort::Unsupported, "asking what `builtins` has", Some(*at)));
+                }
+                _ => None,
+            };
+            match slot {
+                None => return Ok(false),
+                Some(_) if index == last => return Ok(true),
+                Some(slot) => value = self.force(slot.value)?,
+            }
+        }
+        Ok(true)
+    }
+
+    fn concat_path(&mut self, parts: &[ExprId], env: EnvId) -> Outcome<Val> {
+        let mut text = String::new();
+        for part in parts {
+            let value = self.eval(*part, env)?;
+            text.push_str(&self.coerce(&value, *part, false)?);
+        }
+        self.charge(text.len())?;
+        Ok(Val::Path(canonical(&text).into()))
+    }
+
+    fn concat_string(&mut self, parts: &[ExprId], env: EnvId) -> Outcome<Val> {
+        let mut text = String::new();
+        for part in parts {
+            let value = self.eval(*part, env)?;
+            if matches!(value, Val::Path(_)) {
+                return self.unsupported("a path inside a string (Nix copies it to its store)", *part);
+            }
+            text.push_str(&self.coerce(&value, *part, false)?);
+        }
+        self.charge(text.len())?;
+        Ok(Val::Str(text.into()))
+    }
+
+    // --- functions -----------------------------------------------------------------------------------------
+
+    /// Applies a function to one argument.
+    pub(super) fn call(&mut self, function: Val, argument: ThunkId, id: ExprId) -> Outcome<Val> {
+        match function {
+            Val::Lambda(lambda, env) => {
+                let env = self.bind(&lambda, env, argument, id)?;
+                self.eval(lambda.body, env)
+            }
+            Val::Builtin(builtin, args) => {
+                let args: Rc<[ThunkId]> = args.iter().copied().chain([argument]).collect();
+                if args.len() < builtin.arity {
+                    return Ok(Val::Builtin(builtin, args));
+                }
+                self.charge_steps(1)?;
+                self.nested(|m| (builtin.run)(m, &args, id)).map_err(|stop| stop.or_at(self.span(id)))
+            }
+            Val::Attrs(attrs) => {
+                let functor = self.names.find("__functor").and_then(|name| find(&attrs, name));
+                let Some(functor) = functor else {
+                    return self.fail("a set can not be called like a function", id);
+                };
+                self.nested(|m| {
+                    let function = m.force(functor.value)?;
+                    let this = m.done(Val::Attrs(attrs), id)?;
+                    let method = m.call(function, this, id)?;
+                    m.call(method, argument, id)
+                })
+            }
+            other => {
+                let message = format!("{} can not be called like a function", self.kind(&other, id)?);
+                self.fail(message, id)
+            }
+        }
+    }
+
+    fn bind(&mut self, lambda: &Lambda, outer: EnvId, argument: ThunkId, id: ExprId) -> Outcome<EnvId> {
+        let Param::Pattern { formals, ellipsis, bound } = &lambda.param else {
+            return self.add_env(outer, None, [argument].into());
+        };
+        let value = self.force(argument)?;
+        let Val::Attrs(given) = value else {
+            let message = format!("the function wants a set, found {}", self.kind(&value, id)?);
+            return self.fail(message, id);
+        };
+        let count = formals.len() + usize::from(*bound);
+        let env = self.add_env(outer, None, vec![0; count].into())?;
+        let mut slots = Vec::with_capacity(count);
+        let mut used = 0;
+        for formal in formals {
+            slots.push(match (find(&given, formal.name), formal.default) {
+                (Some(slot), _) => {
+                    used += 1;
+                    slot.value
+                }
+                // A default may name any argument, also one whose slot is not filled yet.
+                (None, Some(default)) => self.add_thunk(State::Suspended(env), default)?,
+                (None, None) => {
+                    return self.fail(format!("argument '{}' is missing", self.names.text(formal.name)), id);
+                }
+            });
+        }
+        if used < given.len() && !ellipsis {
+            let known = |slot: &&Slot| formals.iter().any(|formal| formal.name == slot.name);
+            let extra = given.iter().find(|slot| !known(slot)).map_or(0, |slot| slot.name);
+            return self.fail(format!("unexpected argument '{}'", self.names.text(extra)), id);
+        }
+        if *bound {
+            slots.push(argument);
+        }
+        self.envs[env as usize].slots = slots.into();
+        Ok(env)
+    }
+
+    /// What people call a value's type. `builtins` as a value is not covered.
+    pub(super) fn kind(&self, value: &Val, at: ExprId) -> Outcome<&'static str> {
+        Ok(match value {
+            Val::Null => "null",
+            Val::Bool(_) => "a boolean",
+            Val::Int(_) => "an integer",
+            Val::Float(_) => "a floating-point number",
+            Val::Str(_) => "a string",
+            Val::Path(_) => "a path",
+            Val::List(_) => "a list",
+            Val::Attrs(_) => "a set",
+            Val::Lambda(..) | Val::Builtin(..) => "a function",
+            Val::Builtins => return self.unsupported("`builtins` as a value", at),
+        })
+    }
+}
+
+/// The attribute of this name.
+pub(super) fn find(attrs: &[Slot], name: Sym) -> Option<Slot> {
+    attrs.binary_search_by_key(&name, |slot| slot.name).ok().and_then(|at| attrs.get(at)).copied()
+}
+
+/// The directory that a file's relative paths are relative to.
+pub(super) fn base_of(file: &Path) -> PathBuf {
+    file.parent().map_or_else(|| PathBuf::from("/"), Path::to_path_buf)
+}

@@ -1,0 +1,87 @@
+//! An evaluator for data-shaped Nix: lazy, bounded, and never wrong.
+//!
+//! It reads rnix's syntax tree. What it covers it evaluates as Nix does; everything else is an
+//! [`EvalError::Unsupported`] that names the construct and its place, also where versions of Nix disagree.
+
+mod builtins;
+mod defs;
+mod error;
+mod expr;
+mod lower;
+mod machine;
+mod ops;
+mod output;
+mod strings;
+mod value;
+
+use std::{path::Path, sync::Arc};
+
+pub use error::{EvalError, Fault};
+use machine::Machine;
+pub use value::{Attr, Data, Evaluated, Value};
+
+use super::syntax::on_large_stack;
+
+/// What an evaluation may use before it is given up.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    /// Expressions evaluated; ten million take about a second.
+    pub steps: u64,
+    /// Expressions that wait for each other.
+    pub depth: u32,
+    /// Levels of sets and lists inside each other in the result.
+    pub nesting: u32,
+    /// Bytes taken by values, counted and never given back.
+    pub memory: u64,
+    /// Bytes of one file.
+    pub file_size: u64,
+}
+
+impl Default for Budget {
+    fn default() -> Budget {
+        Budget { steps: 5_000_000, depth: 5_000, nesting: 500, memory: 512 << 20, file_size: 64 << 20 }
+    }
+}
+
+/// Evaluates a file to the bottom.
+pub fn eval_file(path: &Path, budget: Budget) -> Result<Evaluated, EvalError> {
+    let path = resolve(path);
+    run(budget, |machine| machine.load(&path))
+}
+
+/// Evaluates a text as if it stood in the file `path`.
+pub fn eval_text(text: &str, path: &Path, budget: Budget) -> Result<Evaluated, EvalError> {
+    let text: Arc<str> = text.into();
+    run(budget, |machine| machine.load_text(path, text))
+}
+
+fn run(
+    budget: Budget,
+    load: impl FnOnce(&mut Machine) -> error::Outcome<machine::ThunkId> + Send,
+) -> Result<Evaluated, EvalError> {
+    let evaluate = || {
+        let mut machine = Machine::new(budget);
+        let outcome = load(&mut machine).and_then(|root| machine.deep(root, 0, &mut output::Seen::default()));
+        match outcome {
+            Ok(value) => Ok(Evaluated { value, sources: machine.sources }),
+            Err(stop) => Err(stop.into_error(&machine.sources)),
+        }
+    };
+    on_large_stack(evaluate).unwrap_or_else(|error| {
+        let message = format!("can not start a thread to evaluate in: {error}");
+        Err(EvalError::Budget(Fault { message, at: None }))
+    })
+}
+
+/// The absolute path of a file; links are followed, as Nix does, because relative paths in it start there.
+pub(super) fn resolve(path: &Path) -> std::path::PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    let mut file = absolute.clone();
+    // As many links as Linux follows.
+    for _ in 0..40 {
+        let Ok(target) = std::fs::read_link(&file) else { break };
+        let base = file.parent().map(Path::to_path_buf).unwrap_or_default();
+        file = lower::absolute(&base, &target.to_string_lossy()).into();
+    }
+    if file.is_dir() { file.join("default.nix") } else { file }
+}

@@ -1,0 +1,107 @@
+//! Evaluating to the bottom, and reading files.
+
+use std::{collections::HashMap, path::Path, sync::Arc};
+
+use super::{
+    error::{Outcome, Sort, Stop},
+    lower::Lowering,
+    machine::{Machine, NOWHERE, ThunkId, Val, base_of},
+    value::{Attr, Data, Value},
+};
+use crate::nix::{
+    source::{Source, Span},
+    syntax::{SyntaxFault, Tree},
+};
+
+/// Values that were already evaluated to the bottom: what is shared stays shared.
+#[derive(Default)]
+pub(super) struct Seen(HashMap<ThunkId, Value>);
+
+impl Machine {
+    /// Reads a file and gives its value, not evaluated yet.
+    pub(super) fn load(&mut self, path: &Path) -> Outcome<ThunkId> {
+        let size = std::fs::metadata(path).map_err(|e| unreadable(path, &e))?.len();
+        if size > self.budget.file_size {
+            let limit = self.budget.file_size >> 20;
+            return Err(Stop::new(
+                Sort::Budget,
+                format!("{} is larger than {limit} MiB", path.display()),
+                None,
+            ));
+        }
+        let bytes = std::fs::read(path).map_err(|e| unreadable(path, &e))?;
+        let text = String::from_utf8(bytes)
+            .map_err(|_| Stop::new(Sort::Unsupported, format!("{} is not UTF-8", path.display()), None))?;
+        self.load_text(path, text.into())
+    }
+
+    /// As [`Machine::load`], for a text that is already there.
+    pub(super) fn load_text(&mut self, path: &Path, text: Arc<str>) -> Outcome<ThunkId> {
+        // The tree and the expressions take about this much for each byte of text.
+        self.charge(text.len().saturating_mul(8))?;
+        let file = self.sources.add(Source::new(path.to_owned(), Arc::clone(&text)));
+        let span = |start, end| Some(Span { file, start, end });
+        let tree = Tree::parse(&text).map_err(|fault| match fault {
+            SyntaxFault::Wrong { message, start, end } => Stop::new(Sort::Syntax, message, span(start, end)),
+            SyntaxFault::TooDeep { start } => {
+                Stop::new(Sort::Budget, "nested too deeply to be read", span(start, start))
+            }
+        })?;
+        let base = base_of(path);
+        let root = Lowering::new(&mut self.names, &mut self.code, file, &base).file(tree.root())?;
+        drop(tree);
+        self.suspend_root(root)
+    }
+
+    /// The value of a thunk, evaluated to the bottom.
+    pub(super) fn deep(&mut self, thunk: ThunkId, level: u32, seen: &mut Seen) -> Outcome<Value> {
+        if let Some(value) = seen.0.get(&thunk) {
+            return Ok(value.clone());
+        }
+        let expr = self.thunk_expr(thunk);
+        let span = self.span(expr);
+        if level > self.budget.nesting {
+            let message = format!("a value nested deeper than {} levels", self.budget.nesting);
+            return Err(Stop::new(Sort::Budget, message, Some(span)));
+        }
+        self.charge_steps(1).map_err(|stop| stop.or_at(span))?;
+        let at = (span != NOWHERE).then_some(span);
+        let data = match self.force(thunk).map_err(|stop| stop.or_at(span))? {
+            Val::Null => Data::Null,
+            Val::Bool(b) => Data::Bool(b),
+            Val::Int(number) => Data::Int(number),
+            Val::Float(number) => Data::Float(number),
+            Val::Str(text) => Data::Str(text),
+            Val::Path(path) => Data::Path(Path::new(path.as_ref()).into()),
+            Val::List(items) => {
+                self.charge(items.len() * size_of::<Value>())?;
+                let items: Outcome<Vec<Value>> =
+                    items.iter().map(|item| self.deep(*item, level + 1, seen)).collect();
+                Data::List(items?.into())
+            }
+            Val::Attrs(slots) => {
+                self.charge(slots.len() * size_of::<Attr>())?;
+                let mut attrs = Vec::with_capacity(slots.len());
+                for slot in slots.iter() {
+                    let name = Arc::clone(self.names.text(slot.name));
+                    let key = (slot.key != NOWHERE).then_some(slot.key);
+                    attrs.push(Attr { name, key, value: self.deep(slot.value, level + 1, seen)? });
+                }
+                attrs.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+                Data::Attrs(attrs.into())
+            }
+            Val::Lambda(..) | Val::Builtin(..) => Data::Function,
+            Val::Builtins => return self.unsupported("`builtins` as a value", expr),
+        };
+        let shared = matches!(data, Data::List(_) | Data::Attrs(_));
+        let value = Value { data, at };
+        if shared {
+            seen.0.insert(thunk, value.clone());
+        }
+        Ok(value)
+    }
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Stop {
+    Stop::new(Sort::Eval, format!("can not read {}: {error}", path.display()), None)
+}

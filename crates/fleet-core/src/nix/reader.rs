@@ -1,0 +1,303 @@
+//! Reading typed fields out of an evaluated file, collecting every fault on the way.
+
+use std::{fmt::Display, path::Path, str::FromStr};
+
+use super::{
+    eval::{Attr, Data, Evaluated, Value},
+    source::Span,
+};
+use crate::{definitions::nearest, faults::Fault};
+
+/// Collects faults over one evaluated file.
+pub(crate) struct Reader<'a> {
+    evaluated: &'a Evaluated,
+    file: &'a Path,
+    base: &'a Path,
+    /// What was found wrong so far.
+    pub(crate) faults: Vec<Fault>,
+}
+
+/// A set being read, with its attribute path.
+#[derive(Clone)]
+pub(crate) struct Fields<'a> {
+    attrs: &'a [Attr],
+    /// Attribute path, empty at the top.
+    pub(crate) path: String,
+    /// Where its name is.
+    pub(crate) at: Option<Span>,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(evaluated: &'a Evaluated, file: &'a Path, base: &'a Path) -> Reader<'a> {
+        Reader { evaluated, file, base, faults: Vec::new() }
+    }
+
+    /// A fault at this place, not yet recorded.
+    pub(crate) fn fault(&self, at: Option<Span>, path: &str, message: impl Into<String>) -> Fault {
+        let at = self.evaluated.locate(at);
+        Fault::new(self.file, self.base, at.as_ref(), path, message)
+    }
+
+    /// Records a fault at this place.
+    pub(crate) fn add(
+        &mut self,
+        at: Option<Span>,
+        path: &str,
+        message: impl Into<String>,
+        help: Option<String>,
+    ) {
+        let mut fault = self.fault(at, path, message);
+        fault.help = help;
+        self.faults.push(fault);
+    }
+
+    /// The place as `file:line`, to refer to from another fault.
+    pub(crate) fn place(&self, at: Option<Span>) -> String {
+        match self.evaluated.locate(at) {
+            Some(at) => {
+                format!("{}:{}", at.file.strip_prefix(self.base).unwrap_or(&at.file).display(), at.line)
+            }
+            None => "another place".to_owned(),
+        }
+    }
+
+    /// The file's own set.
+    pub(crate) fn top(&mut self) -> Option<Fields<'a>> {
+        let evaluated = self.evaluated;
+        self.fields(&evaluated.value, String::new(), evaluated.value.at)
+    }
+
+    /// A value as a set.
+    pub(crate) fn fields(&mut self, value: &'a Value, path: String, at: Option<Span>) -> Option<Fields<'a>> {
+        match value.attrs() {
+            Some(attrs) => Some(Fields { attrs, path, at: at.or(value.at) }),
+            None => {
+                self.add(
+                    value.at.or(at),
+                    &path,
+                    format!("must be a set, not {}", value.kind()),
+                    Some("write { … }".to_owned()),
+                );
+                None
+            }
+        }
+    }
+
+    /// The attributes of a set in the order in which they stand in the file.
+    pub(crate) fn in_order(fields: &Fields<'a>) -> Vec<&'a Attr> {
+        let mut attrs: Vec<&Attr> = fields.attrs.iter().collect();
+        attrs.sort_by_key(|attr| attr.key);
+        attrs
+    }
+
+    /// Records every field that is not known.
+    pub(crate) fn known(&mut self, fields: &Fields<'a>, known: &[&str]) {
+        for attr in fields.attrs {
+            if !known.contains(&attr.name.as_ref()) {
+                let help = match nearest(&attr.name, known.iter().copied()) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("known here: {}", known.join(", ")),
+                };
+                let path = fields.join(&attr.name);
+                self.add(attr.key, &path, "unknown field", Some(help));
+            }
+        }
+    }
+
+    /// Records that a required field is not there.
+    pub(crate) fn missing(&mut self, fields: &Fields<'a>, name: &str, help: &str) {
+        let path = fields.join(name);
+        self.add(fields.at, &path, format!("`{name}` is missing"), Some(help.to_owned()));
+    }
+
+    /// A field as a set.
+    pub(crate) fn set(&mut self, fields: &Fields<'a>, name: &str) -> Option<Fields<'a>> {
+        let attr = fields.get(name)?;
+        self.fields(&attr.value, fields.join(name), attr.key)
+    }
+
+    fn wrong(&mut self, attr: &Attr, fields: &Fields<'a>, wanted: &str, example: &str) {
+        let path = fields.join(&attr.name);
+        let message = format!("must be {wanted}, not {}", attr.value.kind());
+        self.add(
+            attr.value.at.or(attr.key),
+            &path,
+            message,
+            Some(format!("for example: {} = {example};", attr.name)),
+        );
+    }
+
+    /// A field as text.
+    pub(crate) fn text(&mut self, fields: &Fields<'a>, name: &str, example: &str) -> Option<&'a str> {
+        let attr = fields.get(name)?;
+        let text = attr.value.as_str();
+        if text.is_none() {
+            self.wrong(attr, fields, "a string", example);
+        }
+        text
+    }
+
+    /// A field as a boolean.
+    pub(crate) fn boolean(&mut self, fields: &Fields<'a>, name: &str) -> Option<bool> {
+        let attr = fields.get(name)?;
+        match attr.value.data {
+            Data::Bool(value) => Some(value),
+            _ => {
+                self.wrong(attr, fields, "true or false", "true");
+                None
+            }
+        }
+    }
+
+    /// A field as a whole number within a range.
+    pub(crate) fn number<T: TryFrom<i64> + Copy>(
+        &mut self,
+        fields: &Fields<'a>,
+        name: &str,
+        range: std::ops::RangeInclusive<i64>,
+        example: &str,
+    ) -> Option<T> {
+        let attr = fields.get(name)?;
+        let Data::Int(number) = attr.value.data else {
+            self.wrong(attr, fields, "a whole number", example);
+            return None;
+        };
+        match T::try_from(number) {
+            Ok(value) if range.contains(&number) => Some(value),
+            _ => {
+                let right = match (range.start(), range.end()) {
+                    (low, &i64::MAX) => format!("{low} or more"),
+                    (low, high) => format!("from {low} to {high}"),
+                };
+                let path = fields.join(name);
+                self.add(attr.value.at.or(attr.key), &path, format!("{number} is out of range"), Some(right));
+                None
+            }
+        }
+    }
+
+    /// A field as text that parses.
+    pub(crate) fn parsed<T: FromStr>(&mut self, fields: &Fields<'a>, name: &str, example: &str) -> Option<T>
+    where
+        T::Err: Display,
+    {
+        let text = self.text(fields, name, example)?;
+        let attr = fields.get(name)?;
+        self.parse(text, &fields.join(name), attr.value.at.or(attr.key))
+    }
+
+    /// Text that parses.
+    pub(crate) fn parse<T: FromStr>(&mut self, text: &str, path: &str, at: Option<Span>) -> Option<T>
+    where
+        T::Err: Display,
+    {
+        match text.parse() {
+            Ok(value) => Some(value),
+            Err(error) => {
+                // "'x' is not a valid y: what would be right"
+                let message = error.to_string();
+                let (message, help) = match message.split_once(": ") {
+                    Some((wrong, right)) => (wrong.to_owned(), Some(right.to_owned())),
+                    None => (message, None),
+                };
+                self.add(at, path, message, help);
+                None
+            }
+        }
+    }
+
+    /// A field as text that a rule accepts.
+    pub(crate) fn checked(
+        &mut self,
+        fields: &Fields<'a>,
+        name: &str,
+        example: &str,
+        valid: impl Fn(&str) -> bool,
+        right: &str,
+    ) -> Option<String> {
+        let text = self.text(fields, name, example)?;
+        if valid(text) {
+            return Some(text.to_owned());
+        }
+        let attr = fields.get(name)?;
+        let message = format!("'{}' is not accepted", text.escape_debug());
+        self.add(attr.value.at.or(attr.key), &fields.join(name), message, Some(right.to_owned()));
+        None
+    }
+
+    /// A field as a list of strings; one string alone is not a list.
+    pub(crate) fn texts(
+        &mut self,
+        fields: &Fields<'a>,
+        name: &str,
+        example: &str,
+    ) -> Vec<(&'a str, Option<Span>)> {
+        let Some(attr) = fields.get(name) else { return Vec::new() };
+        let Data::List(items) = &attr.value.data else {
+            self.wrong(attr, fields, "a list of strings", example);
+            return Vec::new();
+        };
+        let mut texts = Vec::new();
+        for item in items.iter() {
+            match item.as_str() {
+                Some(text) => texts.push((text, item.at)),
+                None => {
+                    let path = fields.join(name);
+                    self.add(
+                        item.at.or(attr.key),
+                        &path,
+                        format!("must hold strings, not {}", item.kind()),
+                        None,
+                    );
+                }
+            }
+        }
+        texts
+    }
+
+    /// A field as a list of strings that parse.
+    pub(crate) fn all_parsed<T: FromStr>(&mut self, fields: &Fields<'a>, name: &str, example: &str) -> Vec<T>
+    where
+        T::Err: Display,
+    {
+        let path = fields.join(name);
+        let texts = self.texts(fields, name, example);
+        texts.into_iter().filter_map(|(text, at)| self.parse(text, &path, at)).collect()
+    }
+
+    /// A field as one string or a list of them.
+    pub(crate) fn one_or_more(&mut self, fields: &Fields<'a>, name: &str) -> Vec<String> {
+        if let Some(text) = fields.get(name).and_then(|attr| attr.value.as_str()) {
+            return vec![text.to_owned()];
+        }
+        self.texts(fields, name, "[ \"…\" ]").into_iter().map(|(text, _)| text.to_owned()).collect()
+    }
+}
+
+impl<'a> Fields<'a> {
+    /// The attribute of this name.
+    pub(crate) fn get(&self, name: &str) -> Option<&'a Attr> {
+        self.attrs
+            .binary_search_by(|attr| attr.name.as_ref().cmp(name))
+            .ok()
+            .and_then(|at| self.attrs.get(at))
+    }
+
+    /// Where the value of this field is, else its name, else the set itself.
+    pub(crate) fn value_at(&self, name: &str) -> Option<Span> {
+        self.get(name).and_then(|attr| attr.value.at.or(attr.key)).or(self.at)
+    }
+
+    /// The attribute path of a field.
+    pub(crate) fn join(&self, name: &str) -> String {
+        let name = quoted(name);
+        if self.path.is_empty() { name } else { format!("{}.{name}", self.path) }
+    }
+}
+
+/// An attribute name as it is written in an attribute path.
+pub(crate) fn quoted(name: &str) -> String {
+    let plain = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'\''));
+    if plain { name.to_owned() } else { format!("\"{}\"", name.escape_debug()) }
+}

@@ -1,0 +1,109 @@
+//! Definitions and hosts as the tools read them.
+
+use std::{fs, path::Path};
+
+use fleet_core::{Kind, definitions::Definitions, hosts::Hosts, nix::NixMode, repo::Repo};
+
+fn repo_with(definitions: &str, hosts: &str) -> (tempfile::TempDir, Repo) {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("vms")).unwrap();
+    fs::write(dir.path().join("vms/definitions.nix"), definitions).unwrap();
+    fs::write(dir.path().join("hosts.nix"), hosts).unwrap();
+    let repo = Repo::at(dir.path()).unwrap();
+    (dir, repo)
+}
+
+fn own_repo() -> Repo {
+    Repo::at(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")).unwrap()
+}
+
+fn faults(definitions: &str) -> (Kind, String) {
+    let (_dir, repo) = repo_with(definitions, "{ }");
+    let error = Definitions::load(&repo, NixMode::Embedded).unwrap_err();
+    (error.kind(), error.message().to_owned())
+}
+
+#[test]
+fn reads_this_repository() {
+    let definitions = Definitions::load(&own_repo(), NixMode::Embedded).unwrap();
+    let imported: Vec<_> = definitions.imported.iter().map(|vm| (vm.name.as_str(), vm.vmid.get())).collect();
+    assert_eq!(imported, [("doc1", 104), ("igp", 109)]);
+    let vm = definitions.managed("test-automation").unwrap();
+    assert_eq!((vm.vmid.get(), vm.cores, vm.memory, vm.disk.to_string()), (110, 2, 4096, "20G".to_owned()));
+    assert_eq!(definitions.template.as_ref().unwrap().vmid.get(), 9002);
+    let ranges: Vec<_> = definitions.vmid_ranges.iter().map(|range| range.name.as_str()).collect();
+    assert_eq!(ranges, ["production", "containers", "templates"], "the file's order");
+
+    let hosts = Hosts::load(&own_repo(), NixMode::Embedded).unwrap();
+    let doc1 = hosts.get("doc1").unwrap();
+    assert!(doc1.configuration_file.as_ref().unwrap().ends_with("hosts/doc1/configuration.nix"));
+    assert_eq!(doc1.authorized_keys.len(), 2);
+    assert_eq!(hosts.keys_for("test-automation").unwrap(), doc1.authorized_keys);
+    assert_eq!(hosts.common_user(), Some("fleet"));
+}
+
+const HEAD: &str = "{ proxmox = { host = \"prom\"; defaultStorage = \"tank\"; };\n";
+
+#[test]
+fn every_fault_at_once() {
+    let (kind, message) = faults(&format!(
+        "{HEAD}  managed.web = {{\n    vmid = 50;\n    cores = 0;\n    memroy = 4096;\n    disk = \"20 GB\";\n  }};\n}}\n"
+    ));
+    assert_eq!(kind, Kind::Failed);
+    insta::assert_snapshot!(message, @r#"
+    vms/definitions.nix is not valid (5 faults)
+    vms/definitions.nix:2:11: managed.web.memory: `memory` is missing
+      |
+    2 |   managed.web = {
+      |           ^^^
+      = in MiB, for example: memory = 4096;
+    vms/definitions.nix:3:12: managed.web.vmid: 50 is out of range
+      |
+    3 |     vmid = 50;
+      |            ^^
+      = from 100 to 9999
+    vms/definitions.nix:4:13: managed.web.cores: 0 is out of range
+      |
+    4 |     cores = 0;
+      |             ^
+      = 1 or more
+    vms/definitions.nix:5:5: managed.web.memroy: unknown field
+      |
+    5 |     memroy = 4096;
+      |     ^^^^^^
+      = did you mean `memory`?
+    vms/definitions.nix:6:12: managed.web.disk: '20 GB' is not a valid disk size
+      |
+    6 |     disk = "20 GB";
+      |            ^^^^^^^
+      = a number and a unit, such as 512M, 20G or 1T
+    "#);
+}
+
+#[test]
+fn a_vmid_taken_twice_is_a_conflict() {
+    let (kind, message) = faults(&format!(
+        "{HEAD}  imported.old.vmid = 104;\n  managed.web = {{ vmid = 104; cores = 1; memory = 512; disk = \"1G\"; }};\n}}\n"
+    ));
+    assert_eq!(kind, Kind::Conflict);
+    insta::assert_snapshot!(message, @r#"
+    vms/definitions.nix is not valid (1 fault)
+    vms/definitions.nix:3:26: managed.web.vmid: VMID 104 is already taken by imported.old (vms/definitions.nix:2)
+      |
+    3 |   managed.web = { vmid = 104; cores = 1; memory = 512; disk = "1G"; };
+      |                          ^^^
+      = give each VM its own VMID
+    "#);
+}
+
+#[test]
+fn a_syntax_error_has_its_place() {
+    let (kind, message) = faults("{\n  proxmox = { host = \"prom\" };\n}\n");
+    assert_eq!(kind, Kind::Failed);
+    insta::assert_snapshot!(message, @r#"
+    vms/definitions.nix:2:29: syntax error: unexpected '}', expected ';'
+      |
+    2 |   proxmox = { host = "prom" };
+      |                             ^
+    "#);
+}
