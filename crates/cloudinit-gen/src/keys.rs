@@ -45,6 +45,13 @@ pub fn for_host(hosts: &Hosts, name: &str) -> Result<Vec<String>> {
         })
 }
 
+/// How many keys `listed` holds, or what is wrong with the first that is malformed.
+pub(crate) fn check(listed: &[String]) -> Result<usize, String> {
+    checked(listed)
+        .map(|keys| keys.len())
+        .map_err(|fault| format!("{}: {}", fault.line.escape_debug(), fault.why))
+}
+
 /// What is wrong with which line.
 #[derive(Debug)]
 struct Fault {

@@ -4,6 +4,7 @@
 //! those of cloud-init's own schema, none of them deprecated, and mean the same from cloud-init 22.4 (Debian 12) on.
 
 mod all;
+mod check;
 pub mod keys;
 pub mod meta_data;
 pub mod network_config;
@@ -46,18 +47,21 @@ enum Verb {
     SshKeys(ssh_keys::Args),
     /// Write all four documents and the keys into a directory
     All(all::Args),
+    /// Check documents: size, first line, our own rules, and cloud-init's schema where cloud-init is installed
+    Check(check::Args),
 }
 
 /// Runs the verb that the command line names.
 pub fn run(cli: &Cli) -> Result<()> {
-    let context = Context::new(cli)?;
+    let context = || Context::new(cli);
     match &cli.verb {
-        Verb::UserData(args) => user_data::run(&context, args),
-        Verb::NetworkConfig(args) => network_config::run(&context, args),
-        Verb::MetaData(args) => meta_data::run(&context, args),
-        Verb::VendorData(args) => vendor_data::run(&context, args),
-        Verb::SshKeys(args) => ssh_keys::run(&context, args),
-        Verb::All(args) => all::run(&context, args),
+        Verb::UserData(args) => user_data::run(&context()?, args),
+        Verb::NetworkConfig(args) => network_config::run(&context()?, args),
+        Verb::MetaData(args) => meta_data::run(&context()?, args),
+        Verb::VendorData(args) => vendor_data::run(&context()?, args),
+        Verb::SshKeys(args) => ssh_keys::run(&context()?, args),
+        Verb::All(args) => all::run(&context()?, args),
+        Verb::Check(args) => check::run(cli.common.ui(), args),
     }
 }
 
@@ -106,6 +110,7 @@ impl Verb {
             Verb::VendorData(args) => format!("vendor-data {}", args.name),
             Verb::SshKeys(args) => format!("ssh-keys {}", args.name),
             Verb::All(args) => format!("all {} --output-dir {}", args.name, args.output_dir.display()),
+            Verb::Check(_) => "check FILE".to_owned(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Writing YAML that reads back the same everywhere. The only module that knows serde_yaml.
+//! Writing YAML that reads back the same everywhere, and reading it. The only module that knows serde_yaml.
 
 use fleet_core::{Error, Result};
 use saphyr_parser::{Event, Parser, ScalarStyle};
@@ -14,6 +14,11 @@ pub fn write(header: Option<&str>, value: &impl Serialize) -> Result<String> {
         .map_err(|e| Error::failed("can not write the document as YAML").caused_by(e))?;
     let text = quote_for_yaml_1_1(&text)?;
     Ok(header.map_or_else(|| text.clone(), |header| format!("{header}\n{text}")))
+}
+
+/// What YAML `text` says, or what is wrong with it.
+pub fn read(text: &str) -> Result<serde_json::Value, String> {
+    serde_yaml::from_str(text).map_err(|e| e.to_string())
 }
 
 /// `text` with single quotes around every plain scalar that is a string in YAML 1.2 and might not be in YAML 1.1.
