@@ -1,0 +1,159 @@
+//! The operator's age identities: where they may be, in which order they are tried. None is ever printed.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use fleet_core::{Error, Result, child::Command, deadline::Deadline};
+use zeroize::Zeroizing;
+
+use crate::recipient::{Recipient, identity_of_ssh_key};
+
+/// A private age key, and where it came from. Wiped from memory when dropped.
+#[derive(Clone)]
+pub struct Identity {
+    age: age::x25519::Identity,
+    recipient: Recipient,
+    source: String,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Identity({} from {})", self.recipient, self.source)
+    }
+}
+
+impl Identity {
+    /// From `AGE-SECRET-KEY-1…`; `source` is named in messages.
+    pub fn from_age(text: &str, source: &str) -> Result<Identity> {
+        let age: age::x25519::Identity =
+            text.trim().parse().map_err(|e| Error::failed(format!("{source}: not an age identity: {e}")))?;
+        let recipient = age.to_public().to_string().parse()?;
+        Ok(Identity { age, recipient, source: source.to_owned() })
+    }
+
+    /// From an unencrypted OpenSSH ed25519 private key.
+    pub fn from_ssh(openssh_pem: &str, source: &str) -> Result<Identity> {
+        let text = identity_of_ssh_key(openssh_pem).map_err(|e| e.context(source))?;
+        Identity::from_age(&text, source)
+    }
+
+    /// From a file with either: an OpenSSH private key, or age identities of which the first is taken.
+    pub fn from_file(path: &Path) -> Result<Identity> {
+        let source = path.display().to_string();
+        let text = read(path)?;
+        identities_in(&text, &source)?
+            .into_iter()
+            .next()
+            .ok_or_else(|| Error::not_found(format!("{source} holds no age identity")))
+    }
+
+    /// What it opens.
+    pub fn recipient(&self) -> &Recipient {
+        &self.recipient
+    }
+
+    /// Where it came from.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    pub(crate) fn age(&self) -> &age::x25519::Identity {
+        &self.age
+    }
+}
+
+fn read(path: &Path) -> Result<Zeroizing<String>> {
+    std::fs::read_to_string(path).map(Zeroizing::new).map_err(|e| Error::io("read", path, e))
+}
+
+fn identities_in(text: &str, source: &str) -> Result<Vec<Identity>> {
+    if text.contains("-----BEGIN OPENSSH PRIVATE KEY-----") {
+        // A test fixture's first line says that it is one.
+        let pem = text.find("-----BEGIN").map_or(text, |at| &text[at..]);
+        return Ok(vec![Identity::from_ssh(pem, source)?]);
+    }
+    text.lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with("AGE-SECRET-KEY-1"))
+        .map(|line| Identity::from_age(line, source))
+        .collect()
+}
+
+/// The surroundings that identities are looked for in; tests make their own.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    /// `SOPS_AGE_KEY`.
+    pub key: Option<String>,
+    /// `SOPS_AGE_KEY_FILE`.
+    pub key_file: Option<PathBuf>,
+    /// `SOPS_AGE_SSH_PRIVATE_KEY_FILE`.
+    pub ssh_file: Option<PathBuf>,
+    /// `SOPS_AGE_KEY_CMD`.
+    pub key_command: Option<String>,
+    /// `$XDG_CONFIG_HOME/sops/age/keys.txt`.
+    pub xdg_file: Option<PathBuf>,
+    /// `~/.ssh/id_ed25519`.
+    pub home_ssh: Option<PathBuf>,
+    /// The machine's own host key.
+    pub host_key: Option<PathBuf>,
+}
+
+impl Places {
+    /// From this process's environment.
+    pub fn from_env() -> Places {
+        let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
+        let home = var("HOME").map(PathBuf::from);
+        let config =
+            var("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| home.as_ref().map(|h| h.join(".config")));
+        Places {
+            key: var("SOPS_AGE_KEY").and_then(|v| v.into_string().ok()),
+            key_file: var("SOPS_AGE_KEY_FILE").map(PathBuf::from),
+            ssh_file: var("SOPS_AGE_SSH_PRIVATE_KEY_FILE").map(PathBuf::from),
+            key_command: var("SOPS_AGE_KEY_CMD").and_then(|v| v.into_string().ok()),
+            xdg_file: config.map(|c| c.join("sops/age/keys.txt")),
+            home_ssh: home.map(|h| h.join(".ssh/id_ed25519")),
+            host_key: Some(PathBuf::from("/etc/ssh/ssh_host_ed25519_key")),
+        }
+    }
+
+    /// Every identity that can be had, in the order in which they are tried, and notes about those that can not.
+    ///
+    /// A place that the user named and that does not work is an error; a usual place that does not, a note.
+    pub fn identities(&self) -> Result<(Vec<Identity>, Vec<String>)> {
+        let (mut found, mut notes) = (Vec::new(), Vec::new());
+        if let Some(text) = &self.key {
+            found.extend(identities_in(text, "SOPS_AGE_KEY")?);
+        }
+        for (variable, file) in
+            [("SOPS_AGE_KEY_FILE", &self.key_file), ("SOPS_AGE_SSH_PRIVATE_KEY_FILE", &self.ssh_file)]
+        {
+            if let Some(path) = file {
+                let text = read(path).map_err(|e| e.context(variable))?;
+                found.extend(identities_in(&text, &format!("{variable} {}", path.display()))?);
+            }
+        }
+        if let Some(command) = &self.key_command {
+            found.extend(identities_in(&run(command)?, "SOPS_AGE_KEY_CMD")?);
+        }
+        for path in [&self.xdg_file, &self.home_ssh, &self.host_key].into_iter().flatten() {
+            let Ok(text) = read(path) else { continue };
+            match identities_in(&text, &path.display().to_string()) {
+                Ok(several) => found.extend(several),
+                Err(e) => notes.push(e.chain()),
+            }
+        }
+        Ok((found, notes))
+    }
+}
+
+fn run(command: &str) -> Result<Zeroizing<String>> {
+    let words = shlex::split(command).filter(|words| !words.is_empty());
+    let words = words.ok_or_else(|| Error::usage("SOPS_AGE_KEY_CMD is not a command"))?;
+    let output = Command::new(&words[0]).args(&words[1..]).output(Deadline::secs(60))?.checked();
+    let output = output.map_err(|e| e.context("SOPS_AGE_KEY_CMD"))?;
+    let text =
+        String::from_utf8(output.stdout).map_err(|_| Error::failed("SOPS_AGE_KEY_CMD did not print text"))?;
+    Ok(Zeroizing::new(text))
+}

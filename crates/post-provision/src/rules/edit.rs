@@ -1,0 +1,492 @@
+//! One host's key in `.sops.yaml`: put in, replaced or taken out, with every other byte kept.
+//!
+//! The change is a list of byte ranges with their new text; the result is parsed again and must say exactly what
+//! was meant, rule by rule, before anybody sees it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    path::Path,
+};
+
+use fleet_core::{Error, Result};
+
+use super::{Fleet, Item, List, Rules, select::Verdict};
+use crate::{
+    recipient::Recipient,
+    yaml::{Data, Node},
+};
+
+/// What is to become of a host's key.
+#[derive(Debug, Clone)]
+pub struct HostChange<'a> {
+    /// The host; its anchor.
+    pub host: &'a str,
+    /// Its key from now on; `None` takes the host out.
+    pub recipient: Option<&'a Recipient>,
+    /// Keys that it is known to have had, besides those under its anchor.
+    pub known: &'a [Recipient],
+}
+
+/// What became of it.
+#[derive(Debug, Clone, Default)]
+pub struct Edited {
+    /// The file's new text.
+    pub text: String,
+    /// Keys of the host that nothing names any more.
+    pub retired: Vec<String>,
+    /// Rules (by name) that list the host's key now and did not list any key of its before.
+    pub gained: Vec<String>,
+    /// Rules (by name) that it was kept out of because they are another host's own, with that host.
+    pub withheld: Vec<(String, String)>,
+    /// Rules that no key is left in.
+    pub emptied: Vec<String>,
+}
+
+/// Replacements by range; insertions have an empty range.
+#[derive(Default)]
+struct Edits(BTreeMap<(usize, usize), String>);
+
+impl Edits {
+    fn replace(&mut self, range: Range<usize>, with: impl Into<String>) {
+        self.0.entry((range.start, range.end)).or_default().push_str(&with.into());
+    }
+
+    fn apply(self, text: &str) -> Result<String> {
+        let mut out = String::with_capacity(text.len() + 256);
+        let mut at = 0;
+        for ((start, end), with) in self.0 {
+            out.push_str(text.get(at..start).ok_or_else(|| Error::failed("the changes overlap"))?);
+            out.push_str(&with);
+            at = end;
+        }
+        out.push_str(text.get(at..).unwrap_or_default());
+        Ok(out)
+    }
+}
+
+/// A list of definitions (`keys:`) or any other list with `&name age1…` in it.
+struct Definition<'a> {
+    node: &'a Node,
+    list: Option<&'a Node>,
+}
+
+impl Rules {
+    /// The file with a host's key changed. `path` is for errors.
+    pub fn with_host(&self, change: &HostChange<'_>, fleet: &Fleet, path: &Path) -> Result<Edited> {
+        self.edit(change, fleet).map_err(|e| e.context(format_args!("can not change {}", path.display())))
+    }
+
+    fn edit(&self, change: &HostChange<'_>, fleet: &Fleet) -> Result<Edited> {
+        let mut definitions = Vec::new();
+        collect(self.root(), None, &mut definitions);
+        let new = change.recipient.map(Recipient::as_str);
+        let known: BTreeSet<&str> = change.known.iter().map(Recipient::as_str).chain(new).collect();
+        let is_ours = |node: &Node| {
+            node.anchor.as_deref() == Some(change.host)
+                || node.scalar().is_some_and(|text| known.contains(text))
+        };
+        if let Some(taken) =
+            definitions.iter().find(|d| d.node.anchor.as_deref() == Some(change.host) && !is_key(d.node))
+        {
+            return Err(Error::failed(format!("line {}: &{} is no age key", taken.node.line, change.host)));
+        }
+        // Definitions: the host's anchor, or one of its keys under whatever anchor.
+        let ours: Vec<&Definition<'_>> =
+            definitions.iter().filter(|d| is_key(d.node) && is_ours(d.node)).collect();
+        let mut keys: BTreeSet<String> =
+            ours.iter().filter_map(|d| d.node.scalar()).map(str::to_owned).collect();
+        keys.extend(known.iter().map(|k| (*k).to_owned()));
+        let anchors: BTreeSet<&str> =
+            ours.iter().filter_map(|d| d.node.anchor.as_deref()).chain([change.host]).collect();
+
+        let mut edits = Edits::default();
+        let mut gone: BTreeSet<usize> = BTreeSet::new();
+        // The first definition stays, so that every alias behind it stays valid.
+        let keep = new.and_then(|_| ours.iter().find(|d| !self.in_a_group(d.node)).or(ours.first()));
+        for definition in &ours {
+            let node = definition.node;
+            if let (Some(new), Some(kept)) = (new, keep)
+                && kept.node.start == node.start
+            {
+                self.replace_value(node, new, &mut edits)?;
+            } else if !self.in_a_group(node) {
+                let Some(list) = definition.list else {
+                    return Err(Error::failed(format!(
+                        "line {}: &{} is defined more than once, here outside of a list: take it out by hand",
+                        node.line, change.host
+                    )));
+                };
+                self.delete(list, &spot(node), &mut edits)?;
+                gone.insert(node.start);
+            }
+        }
+        let anchor = keep.and_then(|d| d.node.anchor.clone());
+
+        let mut edited = Edited::default();
+        let mut reference = match (&anchor, new) {
+            (Some(anchor), _) => format!("*{anchor}"),
+            (None, Some(new)) if keep.is_some() => new.to_owned(),
+            _ => String::new(),
+        };
+        if let (None, Some(new)) = (keep, new) {
+            match self.place_for_definition(&definitions, fleet) {
+                Some(list) => {
+                    self.insert(list.0, list.1, &format!("&{} {new}", change.host), &mut edits)?;
+                    reference = format!("*{}", change.host);
+                }
+                // Nobody has a name in this file: the first rule that lists it names it.
+                None => reference = format!("&{} {new}", change.host),
+            }
+        }
+        let mut expected: Vec<Vec<String>> = Vec::new();
+        let mut done: BTreeSet<usize> = BTreeSet::new();
+        let replace_ours = |age: &[String], with: Option<&str>| {
+            let mut out: Vec<String> = Vec::new();
+            for key in age {
+                let key = if keys.contains(key) { with } else { Some(key.as_str()) };
+                if let Some(key) = key.filter(|key| !out.iter().any(|k| k == key)) {
+                    out.push(key.to_owned());
+                }
+            }
+            out
+        };
+        // In the order of the file, so that a name comes before its use.
+        for rule in &self.rules {
+            let verdict = self.verdict(rule, change.host, fleet);
+            for (index, group) in rule.groups.iter().enumerate() {
+                let had = group.age.iter().any(|key| keys.contains(key));
+                let mut age = replace_ours(&group.age, new);
+                for list in &group.lists {
+                    if done.insert(list.node.start) {
+                        self.change_list(
+                            list,
+                            &keys,
+                            &anchors,
+                            keep.map(|d| d.node.start),
+                            new,
+                            &gone,
+                            &mut edits,
+                        )?;
+                    }
+                }
+                let wanted = matches!(verdict, Verdict::Own | Verdict::Fleet);
+                if let (Some(new), false, true) = (new, had, wanted)
+                    // Shares of a key: the group that lists hosts, or the only one.
+                    && (rule.groups.len() == 1 || lists_hosts(self, rule, index, change.host, fleet))
+                {
+                    let Some(list) = group.lists.last() else {
+                        return Err(Error::failed(format!(
+                            "{} has no age list to put the key into",
+                            rule.name()
+                        )));
+                    };
+                    if done.insert(usize::MAX - list.node.start) {
+                        self.append(list, &reference, new, &mut edits)?;
+                        if reference.starts_with('&') && !matches!(list.node.data, Data::Scalar(..)) {
+                            reference = format!("*{}", change.host);
+                        }
+                    }
+                    age.push(new.to_owned());
+                    edited.gained.push(rule.name());
+                }
+                if age.is_empty() && !group.age.is_empty() {
+                    edited.emptied.push(rule.name());
+                }
+                expected.push(age);
+            }
+            if let (Verdict::Others(other), Some(_)) = (&verdict, new) {
+                edited.withheld.push((rule.name(), other.clone()));
+            }
+        }
+        edited.text = edits.apply(&self.text)?;
+        self.verify(&edited.text, &expected)?;
+        edited.retired = keys
+            .into_iter()
+            .filter(|key| Some(key.as_str()) != new && self.text.contains(key.as_str()))
+            .collect();
+        if let Some(left) =
+            edited.retired.iter().find(|key| edited.text.lines().any(|l| code(l).contains(key.as_str())))
+        {
+            return Err(Error::failed(format!(
+                "the old key {left} of {} would still be in it: take it out by hand",
+                change.host
+            )));
+        }
+        Ok(edited)
+    }
+
+    /// Every rule matches what it matched and lists what was meant; nothing else is different.
+    fn verify(&self, text: &str, expected: &[Vec<String>]) -> Result<()> {
+        let after = Rules::read(text).map_err(|e| e.context("the change would break it"))?;
+        let wrong =
+            |what: &str| Err(Error::failed(format!("the change would alter {what}: change it by hand")));
+        if after.rules.len() != self.rules.len() {
+            return wrong("the number of rules");
+        }
+        let mut expected = expected.iter();
+        for (old, new) in self.rules.iter().zip(&after.rules) {
+            if old.path_regex != new.path_regex || old.groups.len() != new.groups.len() {
+                return wrong(&old.name());
+            }
+            for (a, b) in old.groups.iter().zip(&new.groups) {
+                if a.others != b.others || expected.next() != Some(&b.age) {
+                    return wrong(&format!("the keys of {} in another way than meant", old.name()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn newline(&self) -> &'static str {
+        if self.text.contains("\r\n") { "\r\n" } else { "\n" }
+    }
+
+    fn in_a_group(&self, node: &Node) -> bool {
+        let mut lists = self.rules.iter().flat_map(|rule| &rule.groups).flat_map(|group| &group.lists);
+        lists.any(|list| list.node.start <= node.start && node.end <= list.node.end)
+    }
+
+    fn replace_value(&self, node: &Node, new: &str, edits: &mut Edits) -> Result<()> {
+        let Data::Scalar(text, _) = &node.data else { return Ok(()) };
+        if text == new {
+            return Ok(());
+        }
+        let written = self.text.get(node.text_start..node.end).unwrap_or_default();
+        let at = written
+            .find(text.as_str())
+            .ok_or_else(|| Error::failed(format!("line {}: can not see the key", node.line)))?;
+        let start = node.text_start + at;
+        edits.replace(start..start + text.len(), new);
+        Ok(())
+    }
+
+    /// Brings the items of one list that are the host's down to at most one, which is its key.
+    #[expect(clippy::too_many_arguments, reason = "one step of `edit`, with what that knows")]
+    fn change_list(
+        &self,
+        list: &List,
+        keys: &BTreeSet<String>,
+        anchors: &BTreeSet<&str>,
+        kept_definition: Option<usize>,
+        new: Option<&str>,
+        gone: &BTreeSet<usize>,
+        edits: &mut Edits,
+    ) -> Result<()> {
+        let mine =
+            |item: &&Item| item.recipients.iter().any(|r| keys.contains(r)) && !gone.contains(&item.start);
+        if matches!(list.node.data, Data::Scalar(..)) {
+            return self.change_text(list, keys, new, edits);
+        }
+        let items: Vec<&Item> = list.items.iter().filter(mine).collect();
+        if let Some(item) = items.iter().find(|item| item.recipients.len() > 1) {
+            return Err(Error::failed(format!("line {}: one element stands for several keys", item.line)));
+        }
+        // The kept definition, then an alias, then whatever comes first.
+        let stays = new.and_then(|_| {
+            let is_definition = |item: &&&Item| Some(item.start) == kept_definition;
+            items.iter().find(is_definition).or(items.first())
+        });
+        for item in &items {
+            if stays.is_none_or(|kept| kept.start != item.start) {
+                self.delete(&list.node, item, edits)?;
+                continue;
+            }
+            let Some(new) = new else { continue };
+            match &item.alias {
+                Some(name) if anchors.contains(name.as_str()) => {}
+                Some(_) => edits.replace(item.start..item.end, new),
+                // The kept definition's own text is replaced already.
+                None if Some(item.start) == kept_definition => {}
+                None => {
+                    let old = &item.recipients[0];
+                    let written = self.text.get(item.text_start..item.end).unwrap_or_default();
+                    if let Some(at) = written.find(old.as_str()).filter(|_| old != new) {
+                        let start = item.text_start + at;
+                        edits.replace(start..start + old.len(), new);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn change_text(
+        &self,
+        list: &List,
+        keys: &BTreeSet<String>,
+        new: Option<&str>,
+        edits: &mut Edits,
+    ) -> Result<()> {
+        let Some(item) = list.items.first() else { return Ok(()) };
+        if item.alias.is_some() {
+            return Ok(());
+        }
+        let written = self.text.get(item.text_start..item.end).unwrap_or_default();
+        let mut kept = new.is_none();
+        for recipient in item.recipients.iter().filter(|r| keys.contains(*r)) {
+            let Some(at) = written.find(recipient.as_str()) else {
+                return Err(Error::failed(format!("line {}: can not see the key {recipient}", item.line)));
+            };
+            let (start, end) = (item.text_start + at, item.text_start + at + recipient.len());
+            match new {
+                Some(new) if !kept => {
+                    kept = true;
+                    if recipient != new {
+                        edits.replace(start..end, new);
+                    }
+                }
+                _ => {
+                    let behind = &self.text[end..item.end];
+                    let comma = behind.len() - behind.trim_start_matches([' ', ',']).len();
+                    if comma > 0 {
+                        edits.replace(start..end + comma, "");
+                    } else {
+                        let before = self.text[item.text_start..start]
+                            .trim_end_matches([' ', ',', '\n', '\r', '\t'])
+                            .len();
+                        edits.replace(item.text_start + before..end, "");
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one element out of a list, with its line where it has one.
+    fn delete(&self, list: &Node, item: &Item, edits: &mut Edits) -> Result<()> {
+        if list.flow {
+            let behind = &self.text[item.end..];
+            let after = behind.trim_start();
+            if let Some(rest) = after.strip_prefix(',') {
+                let blanks = rest.len() - rest.trim_start_matches(' ').len();
+                edits.replace(item.start..item.end + (behind.len() - rest.len()) + blanks, "");
+            } else {
+                let before = self.text[..item.start].trim_end();
+                let start = before.strip_suffix(',').map_or(item.start, str::len);
+                edits.replace(start..item.end, "");
+            }
+            return Ok(());
+        }
+        let line_start = self.text[..item.start].rfind('\n').map_or(0, |at| at + 1);
+        if self.text[line_start..item.start].trim() != "-" {
+            return Err(Error::failed(format!(
+                "line {}: the key shares its line: take it out by hand",
+                item.line
+            )));
+        }
+        let line_end = self.text[item.end..].find('\n').map_or(self.text.len(), |at| item.end + at + 1);
+        edits.replace(line_start..line_end, "");
+        Ok(())
+    }
+
+    /// Puts a reference behind the last element of a list, or the key itself behind the last one of a text.
+    fn append(&self, list: &List, reference: &str, new: &str, edits: &mut Edits) -> Result<()> {
+        if let Data::Scalar(..) = list.node.data {
+            let Some(last) = list.items.first().and_then(|item| item.recipients.last()) else {
+                return Err(Error::failed(format!("line {}: an empty list of keys", list.node.line)));
+            };
+            let item = &list.items[0];
+            let written = &self.text[item.text_start..item.end];
+            let at = written
+                .rfind(last.as_str())
+                .ok_or_else(|| Error::failed(format!("line {}: can not see the keys", item.line)))?;
+            let end = item.text_start + at + last.len();
+            // One key a line stays one key a line.
+            let indent =
+                written[..at].rfind('\n').map(|line| &written[line + 1..at]).filter(|i| i.trim().is_empty());
+            let indent = indent.map_or_else(String::new, |indent| format!("{}{indent}", self.newline()));
+            edits.replace(end..end, format!(",{indent}{new}"));
+            return Ok(());
+        }
+        let node = match list.node.data {
+            Data::Alias { .. } => self.stream.resolve(&list.node),
+            _ => &list.node,
+        };
+        self.insert(node, node.items().last(), reference, edits)
+    }
+
+    /// Inserts `text` as an element of `list` behind `after`.
+    fn insert(&self, list: &Node, after: Option<&Node>, text: &str, edits: &mut Edits) -> Result<()> {
+        let newline = self.newline();
+        let Some(after) = after else {
+            if list.flow {
+                edits.replace(list.start + 1..list.start + 1, text);
+                return Ok(());
+            }
+            return Err(Error::failed(format!("line {}: an empty list", list.line)));
+        };
+        if list.flow {
+            // An element a line stays an element a line.
+            let line_start = self.text[..after.start].rfind('\n').map_or(0, |at| at + 1);
+            let indent = &self.text[line_start..after.start];
+            let own_line = indent.trim().is_empty() && line_start > list.start;
+            let separator = if own_line { format!(",{newline}{indent}") } else { ", ".to_owned() };
+            edits.replace(after.end..after.end, format!("{separator}{text}"));
+            return Ok(());
+        }
+        let line_end = self.text[after.end..].find('\n').map_or(self.text.len(), |at| after.end + at + 1);
+        let indent = " ".repeat(list.column);
+        let (before, behind) =
+            if self.text[..line_end].ends_with('\n') { ("", newline) } else { (newline, "") };
+        edits.replace(line_end..line_end, format!("{before}{indent}- {text}{behind}"));
+        Ok(())
+    }
+
+    /// The list that a new definition belongs into and the element to put it behind: the one where the last host
+    /// of the fleet is defined, else the last list of keys below `keys`.
+    fn place_for_definition<'a>(
+        &self,
+        definitions: &[Definition<'a>],
+        fleet: &Fleet,
+    ) -> Option<(&'a Node, Option<&'a Node>)> {
+        let outside: Vec<&Definition<'a>> =
+            definitions.iter().filter(|d| !self.in_a_group(d.node) && is_key(d.node)).collect();
+        let is_host = |d: &&&Definition<'a>| {
+            d.node.scalar().is_some_and(|text| fleet.host_of(text, d.node.anchor.as_deref()).is_some())
+        };
+        let last = outside.iter().rev().find(is_host).or(outside.last())?;
+        Some((last.list?, Some(last.node)))
+    }
+}
+
+/// Whether group `index` of a rule lists hosts of the fleet.
+fn lists_hosts(rules: &Rules, rule: &super::Rule, index: usize, host: &str, fleet: &Fleet) -> bool {
+    let mut only = rule.clone();
+    only.path_regex = None;
+    only.groups = vec![rule.groups[index].clone()];
+    rules.verdict(&only, host, fleet) == Verdict::Fleet
+}
+
+fn is_key(node: &Node) -> bool {
+    node.scalar().is_some_and(|text| text.starts_with("age1"))
+}
+
+fn spot(node: &Node) -> Item {
+    Item {
+        start: node.start,
+        end: node.end,
+        text_start: node.text_start,
+        line: node.line,
+        alias: None,
+        anchor: node.anchor.clone(),
+        recipients: Vec::new(),
+    }
+}
+
+/// A line without its comment.
+fn code(line: &str) -> &str {
+    if line.trim_start().starts_with('#') { "" } else { line.split(" #").next().unwrap_or(line) }
+}
+
+/// Every scalar with an anchor, with the list that it is an element of.
+fn collect<'a>(node: &'a Node, list: Option<&'a Node>, found: &mut Vec<Definition<'a>>) {
+    if node.anchor.is_some() {
+        found.push(Definition { node, list });
+    }
+    match &node.data {
+        Data::Seq(items) => items.iter().for_each(|item| collect(item, Some(node), found)),
+        Data::Map(entries) => entries.iter().for_each(|(_, value)| collect(value, None, found)),
+        Data::Scalar(..) | Data::Alias { .. } => {}
+    }
+}

@@ -1,0 +1,275 @@
+//! `.sops.yaml`: which recipients each secret is for.
+//!
+//! Read as sops 3.11 reads it (`config/config.go` in its sources): the first rule whose `path_regex` matches the
+//! path below the file's own directory governs; a rule without one governs everything. Where no rule matches that
+//! way the path below the repository is tried too: `secrets/.sops.yaml` with `path_regex: secrets/.*` is common,
+//! and means what it says although today's sops reads it otherwise.
+
+mod edit;
+mod select;
+
+use std::path::Path;
+
+use fleet_core::{Error, Result};
+use regex::Regex;
+
+pub use edit::{Edited, HostChange};
+pub use select::Fleet;
+
+use crate::{
+    recipient::Recipient,
+    yaml::{Data, Node, Stream},
+};
+
+/// A parsed `.sops.yaml`.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    text: String,
+    stream: Stream,
+    /// Its creation rules, in the file's order.
+    pub rules: Vec<Rule>,
+}
+
+/// One creation rule.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    /// Its line, from 1.
+    pub line: usize,
+    /// As written; `None` governs everything.
+    pub path_regex: Option<String>,
+    regex: Option<Regex>,
+    /// Its key groups; more than one means shares of a key.
+    pub groups: Vec<Group>,
+}
+
+/// The keys of one group.
+#[derive(Debug, Clone, Default)]
+pub struct Group {
+    /// Age keys as written, in order, each once.
+    pub age: Vec<String>,
+    /// Kinds of other keys in it.
+    pub others: Vec<String>,
+    /// Where its age keys are written; several with `merge`.
+    lists: Vec<List>,
+}
+
+/// A place where recipients are listed.
+#[derive(Debug, Clone)]
+struct List {
+    node: Node,
+    items: Vec<Item>,
+}
+
+/// One element of a list, or the whole of a text with commas.
+#[derive(Debug, Clone)]
+struct Item {
+    start: usize,
+    end: usize,
+    text_start: usize,
+    line: usize,
+    /// Name of the alias, if it is one.
+    alias: Option<String>,
+    anchor: Option<String>,
+    recipients: Vec<String>,
+}
+
+impl Rule {
+    /// `path_regex` as a person would name the rule.
+    pub fn name(&self) -> String {
+        match &self.path_regex {
+            Some(regex) => format!("rule '{regex}' (line {})", self.line),
+            None => format!("rule for everything (line {})", self.line),
+        }
+    }
+
+    /// Its recipients, if it has one group of nothing but age X25519 keys; else what it has that needs sops itself.
+    pub fn recipients(&self) -> Result<Vec<Recipient>> {
+        let needs_sops = |what: String| {
+            Error::failed(format!("{} uses {what}", self.name()))
+                .hint("change its secrets with `sops updatekeys`")
+        };
+        let [group] = self.groups.as_slice() else {
+            return Err(needs_sops(match self.groups.len() {
+                0 => "no keys at all".to_owned(),
+                several => format!("{several} key groups"),
+            }));
+        };
+        if let Some(kind) = group.others.first() {
+            return Err(needs_sops(format!("{kind} keys")));
+        }
+        group
+            .age
+            .iter()
+            .map(|text| {
+                text.parse().map_err(|_| needs_sops(format!("the key '{text}', which is no age X25519 key")))
+            })
+            .collect()
+    }
+
+    /// Every age key in any of its groups.
+    pub fn age_keys(&self) -> impl Iterator<Item = &str> {
+        self.groups.iter().flat_map(|group| group.age.iter().map(String::as_str))
+    }
+
+    fn matches(&self, path: &str) -> bool {
+        self.regex.as_ref().is_none_or(|regex| regex.is_match(path))
+    }
+}
+
+impl Rules {
+    /// Parses the file's text. Errors carry the line; `path` is for them only.
+    pub fn parse(text: &str, path: &Path) -> Result<Rules> {
+        Rules::read(text).map_err(|e| e.context(path.display()))
+    }
+
+    fn read(text: &str) -> Result<Rules> {
+        let stream = Stream::parse(text)?;
+        let [root] = stream.documents.as_slice() else {
+            return Err(Error::failed("it must hold exactly one YAML document"));
+        };
+        let mut rules = Vec::new();
+        if let Some(list) = stream.get(root, "creation_rules").filter(|node| !node.is_nothing()) {
+            if !matches!(list.data, Data::Seq(_)) {
+                return Err(Error::failed(format!("line {}: creation_rules is not a list", list.line)));
+            }
+            for item in list.items() {
+                rules.push(rule(&stream, stream.resolve(item))?);
+            }
+        }
+        Ok(Rules { text: text.to_owned(), stream, rules })
+    }
+
+    /// The file's text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The rule that governs a file: `below` is its path from the rules' directory, `from_root` from the
+    /// repository's root. The flag tells that sops itself would see it otherwise.
+    pub fn governing(&self, below: Option<&str>, from_root: &str) -> Option<(usize, bool)> {
+        let strict = |rule: &Rule| below.is_some_and(|path| rule.matches(path));
+        let by_sops = self.rules.iter().position(strict);
+        let meant = self
+            .rules
+            .iter()
+            .position(|rule| strict(rule) || rule.regex.is_some() && rule.matches(from_root));
+        meant.map(|index| (index, by_sops != Some(index)))
+    }
+
+    fn root(&self) -> &Node {
+        &self.stream.documents[0]
+    }
+}
+
+fn rule(stream: &Stream, node: &Node) -> Result<Rule> {
+    if !matches!(node.data, Data::Map(_)) {
+        return Err(Error::failed(format!("line {}: a creation rule is not a mapping", node.line)));
+    }
+    let path_regex =
+        stream.get(node, "path_regex").and_then(Node::scalar).filter(|t| !t.is_empty()).map(str::to_owned);
+    let regex = path_regex.as_deref().map(Regex::new).transpose().map_err(|e| {
+        let why = e.to_string();
+        let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        Error::failed(format!(
+            "line {}: path_regex '{}' is not valid: {why}",
+            node.line,
+            path_regex.as_deref().unwrap_or_default()
+        ))
+    })?;
+    let groups = match stream.get(node, "key_groups").filter(|g| !g.is_nothing()) {
+        Some(list) => {
+            list.items().iter().map(|g| group(stream, stream.resolve(g), 0)).collect::<Result<Vec<_>>>()?
+        }
+        None => {
+            let group = group(stream, node, 0)?;
+            if group.age.is_empty() && group.others.is_empty() && group.lists.is_empty() {
+                Vec::new()
+            } else {
+                vec![group]
+            }
+        }
+    };
+    Ok(Rule { line: node.line, path_regex, regex, groups })
+}
+
+/// Names of the other keys, in groups and in rules.
+const OTHER_KEYS: [&str; 11] = [
+    "pgp",
+    "kms",
+    "gcp_kms",
+    "azure_keyvault",
+    "azure_kv",
+    "hc_vault",
+    "hc_vault_transit_uri",
+    "hc_vault_uris",
+    "hckms",
+    "plugins",
+    "aws_kms",
+];
+
+fn group(stream: &Stream, node: &Node, depth: usize) -> Result<Group> {
+    let mut group = Group::default();
+    if depth > 20 {
+        return Err(Error::failed(format!("line {}: merged too deep", node.line)));
+    }
+    if let Some(merged) = stream.get(node, "merge") {
+        for item in merged.items() {
+            let inner = self::group(stream, stream.resolve(item), depth + 1)?;
+            group.others.extend(inner.others);
+            group.lists.extend(inner.lists);
+        }
+    }
+    if let Some(value) = stream.get(node, "age") {
+        group.lists.push(list(stream, value)?);
+    }
+    for kind in OTHER_KEYS {
+        if stream.get(node, kind).is_some_and(|value| !value.is_nothing()) {
+            group.others.push(kind.to_owned());
+        }
+    }
+    for list in &group.lists {
+        for recipient in list.items.iter().flat_map(|item| &item.recipients) {
+            if !group.age.contains(recipient) {
+                group.age.push(recipient.clone());
+            }
+        }
+    }
+    Ok(group)
+}
+
+fn list(stream: &Stream, node: &Node) -> Result<List> {
+    let split =
+        |text: &str| text.split(',').map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned).collect();
+    let item = |node: &Node, recipients: Vec<String>| Item {
+        start: node.start,
+        end: node.end,
+        text_start: node.text_start,
+        line: node.line,
+        alias: match &node.data {
+            Data::Alias { name, .. } => Some(name.clone()),
+            _ => None,
+        },
+        anchor: node.anchor.clone(),
+        recipients,
+    };
+    let items = match &node.data {
+        Data::Scalar(text, _) => vec![item(node, split(text))],
+        Data::Seq(items) => {
+            let mut all = Vec::new();
+            for element in items {
+                let resolved = stream.resolve(element);
+                match &resolved.data {
+                    Data::Scalar(text, _) => all.push(item(element, split(text))),
+                    Data::Seq(_) => {
+                        let inner = list(stream, resolved)?;
+                        all.push(item(element, inner.items.into_iter().flat_map(|i| i.recipients).collect()));
+                    }
+                    _ => return Err(Error::failed(format!("line {}: not an age recipient", element.line))),
+                }
+            }
+            all
+        }
+        _ => return Err(Error::failed(format!("line {}: age is neither a list nor a text", node.line))),
+    };
+    Ok(List { node: node.clone(), items })
+}

@@ -1,0 +1,120 @@
+//! Which rules a host's key belongs into.
+
+use std::collections::BTreeMap;
+
+use super::{Rule, Rules};
+
+/// What is known about the fleet besides the rules: hosts by name, with every name they go by and their recipient.
+#[derive(Debug, Clone, Default)]
+pub struct Fleet {
+    hosts: BTreeMap<String, Known>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Known {
+    names: Vec<String>,
+    recipient: Option<String>,
+}
+
+impl Fleet {
+    /// Adds a host, or more about one.
+    pub fn add(&mut self, host: &str, names: impl IntoIterator<Item = String>, recipient: Option<String>) {
+        let known = self.hosts.entry(host.to_owned()).or_default();
+        known.names.extend(names);
+        if recipient.is_some() {
+            known.recipient = recipient;
+        }
+    }
+
+    /// The host that this recipient or this anchor stands for.
+    pub(super) fn host_of(&self, recipient: &str, anchor: Option<&str>) -> Option<&str> {
+        let by_key = self.hosts.iter().find(|(_, known)| known.recipient.as_deref() == Some(recipient));
+        let by_name = || anchor.and_then(|anchor| self.hosts.iter().find(|(name, _)| *name == anchor));
+        by_key.or_else(by_name).map(|(name, _)| name.as_str())
+    }
+
+    fn goes_by(&self, host: &str, word: &str) -> bool {
+        host.eq_ignore_ascii_case(word)
+            || self
+                .hosts
+                .get(host)
+                .is_some_and(|known| known.names.iter().any(|name| name.eq_ignore_ascii_case(word)))
+    }
+}
+
+/// Why a rule gets a host's key, or does not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Its path names the host.
+    Own,
+    /// It lists hosts of the fleet.
+    Fleet,
+    /// Its path names other hosts only.
+    Others(String),
+    /// It lists no host: the operators' own.
+    NoHost,
+}
+
+/// The words of a `path_regex`: file and directory names, also without their suffix.
+fn words(regex: &str) -> Vec<String> {
+    let plain: String = regex.chars().filter(|c| *c != '\\').collect();
+    let mut words = Vec::new();
+    for whole in plain.split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))) {
+        let whole = whole.trim_matches('.');
+        words.push(whole.to_owned());
+        words.extend(whole.split('.').map(str::to_owned));
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+impl Rules {
+    /// Whether `host`'s key belongs into `rule`.
+    pub(super) fn verdict(&self, rule: &Rule, host: &str, fleet: &Fleet) -> Verdict {
+        let words = rule.path_regex.as_deref().map(words).unwrap_or_default();
+        if words.iter().any(|word| fleet.goes_by(host, word)) {
+            return Verdict::Own;
+        }
+        let mut listed: Vec<&str> = Vec::new();
+        for item in rule.groups.iter().flat_map(|group| &group.lists).flat_map(|list| &list.items) {
+            let anchor = item.alias.as_deref().or(item.anchor.as_deref());
+            for recipient in &item.recipients {
+                if let Some(name) =
+                    fleet.host_of(recipient, anchor).filter(|name| *name != host && !listed.contains(name))
+                {
+                    listed.push(name);
+                }
+            }
+        }
+        // A path that names another host is that host's, whoever is listed.
+        let named = fleet
+            .hosts
+            .keys()
+            .find(|other| *other != host && words.iter().any(|word| fleet.goes_by(other, word)));
+        if let Some(other) = named {
+            return Verdict::Others(other.clone());
+        }
+        // One host listed and its name within a word ("db-backup" of db): its own as well.
+        if let [only] = listed.as_slice()
+            && words.iter().any(|word| word.split(['-', '_']).any(|part| fleet.goes_by(only, part)))
+        {
+            return Verdict::Others((*only).to_owned());
+        }
+        if listed.is_empty() { Verdict::NoHost } else { Verdict::Fleet }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::words;
+
+    #[test]
+    fn the_words_of_a_regex_are_its_names() {
+        let found = words(r"^secrets/hosts/(web|db-1)/[^/]+\.(ya?ml|env)$");
+        for word in ["secrets", "hosts", "web", "db-1", "env"] {
+            assert!(found.iter().any(|w| w == word), "{word} in {found:?}");
+        }
+        assert!(words(r"web\.example\.yaml").iter().any(|w| w == "web"));
+        assert!(!words(r"website/.*").iter().any(|w| w == "web"));
+    }
+}

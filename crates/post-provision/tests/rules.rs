@@ -1,0 +1,278 @@
+//! `.sops.yaml` as people write it: read, and changed without touching what is not meant.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+mod common;
+
+use std::path::Path;
+
+use common::identity;
+use post_provision::{
+    recipient::Recipient,
+    rules::{Edited, Fleet, HostChange, Rules},
+};
+
+/// Recipients with short names: `A` the operator, `W` host web, `D` host db, `N` the new key, `O` and `P` old keys.
+fn keys() -> Vec<(&'static str, String)> {
+    let mut keys: Vec<(&str, String)> = Vec::new();
+    for (name, which) in [("@A", "a"), ("@W", "b"), ("@N", "c")] {
+        keys.push((name, identity(which).recipient().to_string()));
+    }
+    for (name, seed) in [("@D", 1u8), ("@O", 2), ("@P", 3)] {
+        let scalar = [seed; 32];
+        let secret =
+            bech32::encode::<bech32::Bech32>(bech32::Hrp::parse("age-secret-key-").unwrap(), &scalar)
+                .unwrap();
+        keys.push((name, secret.parse::<age::x25519::Identity>().unwrap().to_public().to_string()));
+    }
+    keys
+}
+
+fn full(text: &str) -> String {
+    keys().iter().fold(text.to_owned(), |text, (name, key)| text.replace(name, key))
+}
+
+fn short(text: &str) -> String {
+    keys().iter().fold(text.to_owned(), |text, (name, key)| text.replace(key.as_str(), name))
+}
+
+fn key(name: &str) -> Recipient {
+    full(name).parse().unwrap()
+}
+
+fn fleet() -> Fleet {
+    let mut fleet = Fleet::default();
+    fleet.add("web", ["web.example.org".to_owned()], Some(full("@W")));
+    fleet.add("db", [], Some(full("@D")));
+    fleet.add("new", [], None);
+    fleet
+}
+
+fn change(text: &str, known: &[Recipient]) -> fleet_core::Result<Edited> {
+    let rules = Rules::parse(&full(text), Path::new(".sops.yaml"))?;
+    let new = key("@N");
+    rules.with_host(
+        &HostChange { host: "new", recipient: Some(&new), known },
+        &fleet(),
+        Path::new(".sops.yaml"),
+    )
+}
+
+fn remove(text: &str) -> Edited {
+    let rules = Rules::parse(&full(text), Path::new(".sops.yaml")).unwrap();
+    rules
+        .with_host(
+            &HostChange { host: "new", recipient: None, known: &[] },
+            &fleet(),
+            Path::new(".sops.yaml"),
+        )
+        .unwrap()
+}
+
+/// Changes `before`, wants `after`; a second change does nothing; taking the host out gives `before` again.
+fn gives(before: &str, after: &str) -> Edited {
+    let edited = change(before, &[]).unwrap_or_else(|e| panic!("{e:?}"));
+    assert_eq!(short(&edited.text), after);
+    assert_eq!(short(&change(after, &[]).unwrap().text), after, "the second time");
+    edited
+}
+
+const ANCHORS: &str = "\
+# who
+keys:
+  - &admin @A # me
+  - &web @W   # é
+  - &db @D
+
+creation_rules:
+  # the operator's
+  - path_regex: operator/.*
+    key_groups:
+      - age: [*admin]
+  - path_regex: hosts/web/.*
+    key_groups:
+      - age:
+          - *admin
+          - *web
+  - path_regex: .*\\.yaml$
+    key_groups:
+      - age:
+          - *admin # always
+          - *web
+          - *db # last
+
+    unencrypted_regex: ^x$
+  - path_regex: .*
+    age: >-
+      @A,
+      @W
+# end
+";
+
+#[test]
+fn a_new_host_joins_every_rule_that_lists_hosts() {
+    let edited = gives(
+        ANCHORS,
+        &ANCHORS
+            .replace("  - &db @D\n", "  - &db @D\n  - &new @N\n")
+            .replace("*db # last\n", "*db # last\n          - *new\n")
+            .replace("      @W\n", "      @W,\n      @N\n"),
+    );
+    assert_eq!(edited.gained.len(), 2);
+    assert_eq!(edited.withheld, [("rule 'hosts/web/.*' (line 12)".to_owned(), "web".to_owned())]);
+    assert!(edited.retired.is_empty());
+    assert_eq!(short(&remove(&edited.text).text), ANCHORS, "and leaves without a trace");
+}
+
+#[test]
+fn three_keys_of_one_name_become_one() {
+    // As found in a real fleet: two of the three belong to machines that are gone.
+    let before = "\
+keys:
+  - &admin @A
+  - &new @O
+  - &web @W
+  - &new @P
+creation_rules:
+  - path_regex: .*
+    key_groups:
+    - age:
+      - *admin
+      - *new
+      - *web
+      - *new
+      - @O
+";
+    let edited = gives(
+        before,
+        "\
+keys:
+  - &admin @A
+  - &new @N
+  - &web @W
+creation_rules:
+  - path_regex: .*
+    key_groups:
+    - age:
+      - *admin
+      - *new
+      - *web
+",
+    );
+    let mut retired: Vec<String> = edited.retired.iter().map(|k| short(k)).collect();
+    retired.sort();
+    assert_eq!(retired, ["@O", "@P"]);
+    assert!(edited.gained.is_empty(), "it was listed before");
+}
+
+#[test]
+fn flow_lists_and_texts_with_commas() {
+    gives(
+        "keys: [&admin @A, &web @W]\ncreation_rules: [{path_regex: a, age: '@A,@W'}, {path_regex: b, key_groups: [{age: [*admin, *web]}]}]\n",
+        "keys: [&admin @A, &web @W, &new @N]\ncreation_rules: [{path_regex: a, age: '@A,@W,@N'}, {path_regex: b, key_groups: [{age: [*admin, *web, *new]}]}]\n",
+    );
+    gives("creation_rules:\n  - age: \"@A, @W\" # all\n", "creation_rules:\n  - age: \"@A, @W,@N\" # all\n");
+    gives(
+        "keys:\n- &web @W\ncreation_rules:\n- key_groups:\n  - age: [\n      @A,\n      *web # w\n    ]\n",
+        "keys:\n- &web @W\n- &new @N\ncreation_rules:\n- key_groups:\n  - age: [\n      @A,\n      *web,\n      *new # w\n    ]\n",
+    );
+}
+
+#[test]
+fn recipients_without_any_name_get_one_at_the_first_use() {
+    gives(
+        "creation_rules:\n  - path_regex: a\n    key_groups:\n      - age:\n          - @A\n          - @W\n  - path_regex: b\n    key_groups:\n      - age:\n          - @A\n          - @W",
+        "creation_rules:\n  - path_regex: a\n    key_groups:\n      - age:\n          - @A\n          - @W\n          - &new @N\n  - path_regex: b\n    key_groups:\n      - age:\n          - @A\n          - @W\n          - *new",
+    );
+}
+
+#[test]
+fn an_old_key_known_from_hosts_nix_is_replaced_wherever_it_is() {
+    let before = "keys:\n  - &admin @A\n  - &server_new @O\ncreation_rules:\n  - path_regex: a\n    age: @A,@O\n  - path_regex: b\n    key_groups:\n      - age: [@O, *admin]\n  - path_regex: c\n    key_groups:\n      - age: [*server_new, *admin]\n";
+    let edited = change(before, &[key("@O")]).unwrap();
+    assert_eq!(short(&edited.text), before.replace("@O", "@N"));
+    assert_eq!(edited.retired, [full("@O")]);
+}
+
+#[test]
+fn lists_shared_by_alias_and_merged_rules() {
+    gives(
+        "keys:\n  - &admin @A\n  - &hosts\n    - @W\n    - @D\ncreation_rules:\n  - path_regex: a\n    age: *hosts\n  - path_regex: b\n    age: *hosts\n",
+        "keys:\n  - &admin @A\n  - &new @N\n  - &hosts\n    - @W\n    - @D\n    - *new\ncreation_rules:\n  - path_regex: a\n    age: *hosts\n  - path_regex: b\n    age: *hosts\n",
+    );
+}
+
+#[test]
+fn dos_line_ends_stay() {
+    let dos = ANCHORS.replace('\n', "\r\n");
+    let after = change(&dos, &[]).unwrap().text;
+    assert_eq!(after.matches('\n').count(), after.matches("\r\n").count());
+    assert!(after.contains("*new\r\n"));
+    assert!(short(&after).contains("@W,\r\n      @N\r\n"));
+}
+
+#[test]
+fn other_hosts_own_secrets_stay_theirs() {
+    for regex in [
+        "secrets/hosts/web/.*",
+        "hosts/(web|db)/",
+        r"^web\.(yaml|env)$",
+        r"web\.example\.org/.*",
+        "hosts/web-backup/.*",
+    ] {
+        let text =
+            format!("creation_rules:\n  - path_regex: {regex}\n    key_groups:\n      - age: [@A, @W]\n");
+        let edited = change(&text, &[]).unwrap();
+        assert_eq!(short(&edited.text), text, "{regex}");
+        assert_eq!(edited.withheld.len(), 1, "{regex}");
+    }
+    // Its own rule, prepared before it existed; the operator's rule stays the operator's.
+    gives(
+        "keys:\n  - &admin @A\ncreation_rules:\n  - path_regex: hosts/new/.*\n    key_groups:\n      - age:\n          - *admin\n  - path_regex: .*\n    key_groups:\n      - age:\n          - *admin\n",
+        "keys:\n  - &admin @A\n  - &new @N\ncreation_rules:\n  - path_regex: hosts/new/.*\n    key_groups:\n      - age:\n          - *admin\n          - *new\n  - path_regex: .*\n    key_groups:\n      - age:\n          - *admin\n",
+    );
+}
+
+#[test]
+fn what_can_not_be_read_or_changed_is_said_with_its_line() {
+    for (text, part) in [
+        ("creation_rules:\n  - path_regex: '('\n    age: @A\n", "line 2: path_regex '('"),
+        ("creation_rules:\n  - path_regex: '(?=x)'\n", "line 2: path_regex"),
+        ("creation_rules: [1]\n", "line 1: a creation rule is not a mapping"),
+        ("creation_rules: x\n", "creation_rules is not a list"),
+        ("a: [\n", "not valid YAML"),
+        ("a: 1\n---\nb: 2\n", "exactly one YAML document"),
+        ("creation_rules:\n  - age: {a: b}\n", "age is neither"),
+        ("keys:\n  - &new [@A]\ncreation_rules:\n  - age: [@A, @W]\n", "&new is no age key"),
+        ("keys:\n  a: &new @O\n  b: &new @P\ncreation_rules:\n  - age: [@A, @W, *new]\n", "more than once"),
+    ] {
+        let error = change(text, &[]).map(|e| short(&e.text)).unwrap_err();
+        assert!(error.chain().contains(part), "{text}: {error:?}");
+    }
+}
+
+#[test]
+fn the_rule_that_governs_a_file() {
+    let rules = Rules::parse(&full("creation_rules:\n  - path_regex: secrets/hosts/.*\n    age: @A\n  - path_regex: common\n    age: @A\n  - age: @W\n"), Path::new("x")).unwrap();
+    // The first one does not match as sops reads it from within secrets/, but says what is meant.
+    assert_eq!(rules.governing(Some("hosts/web/x.env"), "secrets/hosts/web/x.env"), Some((0, true)));
+    assert_eq!(rules.governing(Some("common.yaml"), "secrets/common.yaml"), Some((1, false)));
+    assert_eq!(rules.governing(Some("x"), "secrets/x"), Some((2, false)));
+    let none =
+        Rules::parse(&full("creation_rules:\n  - path_regex: ^z\n    age: @A\n"), Path::new("x")).unwrap();
+    assert_eq!(none.governing(Some("a"), "secrets/a"), None);
+}
+
+#[test]
+fn rules_that_need_sops_itself_say_what_for() {
+    for (text, part) in [
+        ("creation_rules:\n  - pgp: ABCD\n    age: @A\n", "pgp"),
+        ("creation_rules:\n  - key_groups:\n      - age: [@A]\n      - age: [@W]\n", "2 key groups"),
+        ("creation_rules:\n  - age: ssh-ed25519 AAAA\n", "no age X25519 key"),
+        ("creation_rules:\n  - path_regex: x\n", "no keys at all"),
+    ] {
+        let rules = Rules::parse(&full(text), Path::new("x")).unwrap();
+        let error = rules.rules[0].recipients().unwrap_err();
+        assert!(error.message().contains(part), "{error:?}");
+    }
+}
