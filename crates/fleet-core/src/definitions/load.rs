@@ -429,9 +429,12 @@ fn addressing<'a>(reader: &mut Reader<'a>, fields: &Fields<'a>) -> (Addressing, 
         (Some(cidr), Some(gateway)) if cidr.address == gateway => {
             reader.add(at, &path, "the gateway is the VM's own address", None);
         }
-        // A host route (/32, /128) may have its gateway anywhere.
+        // A host route (/32, /128) may have its gateway anywhere; fe80::/10 is in every IPv6 network.
         (Some(cidr), Some(gateway))
-            if !cidr.contains(gateway) && cidr.prefix != if gateway.is_ipv4() { 32 } else { 128 } =>
+            if !cidr.contains(gateway)
+                && !(cidr.address.is_ipv6()
+                    && matches!(gateway, IpAddr::V6(via) if via.is_unicast_link_local()))
+                && cidr.prefix != if gateway.is_ipv4() { 32 } else { 128 } =>
         {
             reader.add(
                 at,
