@@ -44,7 +44,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
     // Everything that can be wrong is found before the first file is written.
     let files = [
         ("user-data", yaml::write(Some(HEADER), &user_data)?),
-        ("network-config", yaml::write(None, &NetworkConfig::new(&subject, mac_of(&subject, args.mac)?))?),
+        ("network-config", yaml::write(None, &NetworkConfig::new(&subject, mac_of(&subject, args.mac)?)?)?),
         ("meta-data", yaml::write(None, &MetaData::new(&subject, args.instance_id.as_deref())?)?),
         ("vendor-data", yaml::write(Some(HEADER), &VendorData::default())?),
         ("authorized_keys", keys.join("\n") + "\n"),

@@ -2,7 +2,11 @@
 
 use std::net::IpAddr;
 
-use fleet_core::{Error, Result, definitions::Addressing, types::MacAddr};
+use fleet_core::{
+    Error, Result,
+    definitions::Addressing,
+    types::{Cidr, MacAddr},
+};
 use serde::Serialize;
 
 use crate::{Context, subject::Subject};
@@ -75,13 +79,19 @@ struct Nameservers<'a> {
 
 impl<'a> NetworkConfig<'a> {
     /// The network-config of `subject`, whose first interface has this MAC address.
-    pub fn new(subject: &Subject<'a>, mac: MacAddr) -> NetworkConfig<'a> {
-        let search: Vec<&str> = subject.domain().into_iter().collect();
+    ///
+    /// A fixed address without a gateway is an error: such a machine is not reached from anywhere else.
+    pub fn new(subject: &Subject<'a>, mac: MacAddr) -> Result<NetworkConfig<'a>> {
         let (addresses, routes, search) = match subject.addressing {
             // DHCP says the search domain.
             Addressing::Dhcp => (Vec::new(), Vec::new(), Vec::new()),
             Addressing::Static(cidr) => {
-                (vec![cidr.to_string()], subject.gateway.into_iter().map(default_route).collect(), search)
+                let gateway = subject.gateway.ok_or_else(|| no_gateway(subject.name, cidr))?;
+                (
+                    vec![cidr.to_string()],
+                    vec![default_route(subject.name, cidr, gateway)?],
+                    subject.domain().into_iter().collect(),
+                )
             }
         };
         let dhcp4 = subject.addressing == Addressing::Dhcp;
@@ -96,14 +106,28 @@ impl<'a> NetworkConfig<'a> {
             nameservers: named.then_some(Nameservers { search, addresses: subject.nameservers }),
             mtu: subject.mtu,
         };
-        NetworkConfig { version: 2, ethernets: Ethernets { eth0 } }
+        Ok(NetworkConfig { version: 2, ethernets: Ethernets { eth0 } })
     }
 }
 
 /// `gateway4` is deprecated, and cloud-init 22.4 understands `to: default` only where netplan renders it; this
 /// form is understood everywhere.
-fn default_route(via: IpAddr) -> Route {
-    Route { to: if via.is_ipv4() { "0.0.0.0/0" } else { "::/0" }, via }
+fn default_route(name: &str, cidr: Cidr, via: IpAddr) -> Result<Route> {
+    let link_local = matches!(via, IpAddr::V6(via) if via.is_unicast_link_local());
+    if !link_local && !cidr.contains(via) {
+        // netplan's `on-link: true` is not in cloud-init's schema, and only netplan's renderer passes it on.
+        return Err(Error::usage(format!(
+            "managed.{name}: the gateway {via} is outside the network of {cidr}"
+        ))
+        .now("cloud-init's network-config has no way to say that it is reached directly all the same")
+        .hint("give the address with a prefix that takes the gateway in"));
+    }
+    Ok(Route { to: if via.is_ipv4() { "0.0.0.0/0" } else { "::/0" }, via })
+}
+
+fn no_gateway(name: &str, cidr: Cidr) -> Error {
+    Error::usage(format!("managed.{name}: the address {cidr} has no gateway"))
+        .hint(format!("add `gateway = \"…\";` to managed.{name}, or `ip = \"dhcp\";`"))
 }
 
 /// The MAC address to match: the definition's, else the one given; both must agree.
@@ -124,5 +148,5 @@ pub(crate) fn mac_of(subject: &Subject<'_>, given: Option<MacAddr>) -> Result<Ma
 pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
     let subject = context.subject(&args.name)?;
     let mac = mac_of(&subject, args.mac)?;
-    context.print(None, &NetworkConfig::new(&subject, mac))
+    context.print(None, &NetworkConfig::new(&subject, mac)?)
 }

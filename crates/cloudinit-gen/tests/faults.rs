@@ -1,0 +1,176 @@
+//! What goes wrong, as people read it: exact words and exit codes.
+
+mod common;
+
+use common::{Fleet, KEY_A, program};
+
+#[test]
+fn outside_a_repository() {
+    let empty = tempfile::tempdir().unwrap();
+    let output = program().current_dir(empty.path()).args(["user-data", "web"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(5));
+    let place = empty.path().canonicalize().unwrap().display().to_string();
+    insta::assert_snapshot!(String::from_utf8(output.stderr).unwrap().replace(&place, "HERE"), @r"
+    ✗ not inside a fleet repository: HERE
+      looked for vms/definitions.nix and hosts.nix there and in every directory above
+    hint: run `cloudinit-gen --repo DIR user-data web`, or change into the repository first
+    ");
+}
+
+#[test]
+fn unknown_vm() {
+    insta::assert_snapshot!(Fleet::web("").failure(&["user-data", "weeb"]), @r"
+    exit 5
+    ✗ no VM 'weeb' in REPO/vms/definitions.nix
+    hint: did you mean 'web'?
+    ");
+    insta::assert_snapshot!(Fleet::web("").failure(&["ssh-keys", "$(reboot); x"]), @r"
+    exit 5
+    ✗ no VM '$(reboot); x' in REPO/vms/definitions.nix
+    hint: add it under `managed` in REPO/vms/definitions.nix
+    ");
+}
+
+#[test]
+fn the_template() {
+    insta::assert_snapshot!(Fleet::web("").failure(&["user-data", "cloud-template"]), @r"
+    exit 5
+    ✗ 'cloud-template' is the template (VMID 9002), not a VM
+    hint: name a VM that is made from it
+    ");
+}
+
+#[test]
+fn no_key_at_all() {
+    let fleet = Fleet::new(
+        "    web = { vmid = 110; cores = 1; memory = 512; disk = \"1G\"; };",
+        "  laptop = { user = \"me\"; };",
+    );
+    insta::assert_snapshot!(fleet.failure(&["user-data", "web"]), @r"
+    exit 5
+    ✗ no key may log in on 'web'
+      REPO/hosts.nix has no `authorizedKeys` for it, and its hosts share none
+    hint: give web an `authorizedKeys` list in REPO/hosts.nix
+    ");
+    let fleet = Fleet::new(
+        "    web = { vmid = 110; cores = 1; memory = 512; disk = \"1G\"; };",
+        "  web = { authorizedKeys = [ ]; };",
+    );
+    insta::assert_snapshot!(fleet.failure(&["ssh-keys", "web"]), @r"
+    exit 5
+    ✗ no key may log in on 'web'
+      REPO/hosts.nix has no `authorizedKeys` for it, and its hosts share none
+    hint: give web an `authorizedKeys` list in REPO/hosts.nix
+    ");
+}
+
+#[test]
+fn a_malformed_key() {
+    let fleet = Fleet::new(
+        "    web = { vmid = 110; cores = 1; memory = 512; disk = \"1G\"; };",
+        &format!(
+            "  web = {{\n    authorizedKeys = [\n      \"{KEY_A} a\"\n      \"ssh-ed25519 AAAAC3Nz b\"\n    ];\n  }};"
+        ),
+    );
+    insta::assert_snapshot!(fleet.failure(&["ssh-keys", "web"]), @r"
+    exit 2
+    ✗ REPO/hosts.nix:5: a key for 'web' is not right: it can not be read: Base64 encoding error: invalid Base64 length
+      the key reads: ssh-ed25519 AAAAC3Nz b
+    hint: a key is one line such as `ssh-ed25519 AAAA… who@where`, as in a .pub file
+    ");
+}
+
+#[test]
+fn mac_address() {
+    insta::assert_snapshot!(Fleet::web("").failure(&["network-config", "web"]), @r"
+    exit 2
+    ✗ the MAC address of 'web' is not known
+      the interface is matched by its MAC address, and Proxmox chooses one where the definition has none
+    hint: give --mac MAC, which `proxmox-ops config web` shows, or set `mac` in the definition
+    ");
+    let fleet = Fleet::web("mac = \"bc:24:11:00:00:01\";");
+    insta::assert_snapshot!(fleet.failure(&["network-config", "web", "--mac", "bc:24:11:00:00:02"]), @r"
+    exit 2
+    ✗ managed.web.mac is BC:24:11:00:00:01, but --mac says BC:24:11:00:00:02
+    ");
+    insta::assert_snapshot!(fleet.failure(&["network-config", "web", "--mac", "x; reboot"]), @r"
+    exit 2
+    error: invalid value 'x; reboot' for '--mac <MAC>': 'x; reboot' is not a valid MAC address: six bytes such as BC:24:11:00:00:01
+
+    For more information, try '--help'.
+    ");
+}
+
+#[test]
+fn values_that_no_document_should_carry() {
+    insta::assert_snapshot!(Fleet::web("timezone = \"UTC; reboot\";").failure(&["user-data", "web"]), @r#"
+    exit 1
+    ✗ vms/definitions.nix is not valid (1 fault)
+    vms/definitions.nix:5:76: managed.web.timezone: 'UTC; reboot' is not accepted
+      |
+    5 |     web = { vmid = 110; cores = 2; memory = 2048; disk = "20G"; timezone = "UTC; reboot"; };
+      |                                                                            ^^^^^^^^^^^^^
+      = a name from the time zone database, such as Europe/Amsterdam or UTC
+    "#);
+    insta::assert_snapshot!(Fleet::web("packages = [ \"--allow\" ];").failure(&["user-data", "web"]), @r#"
+    exit 1
+    ✗ vms/definitions.nix is not valid (1 fault)
+    vms/definitions.nix:5:78: managed.web.packages: '--allow' is not the name of a package
+      |
+    5 |     web = { vmid = 110; cores = 2; memory = 2048; disk = "20G"; packages = [ "--allow" ]; };
+      |                                                                              ^^^^^^^^^
+    "#);
+    insta::assert_snapshot!(Fleet::web("").failure(&["meta-data", "web", "--instance-id", "../x"]), @r"
+    exit 2
+    ✗ '../x' is not a valid instance id: letters, digits, '-', '_' and '.'
+    ");
+}
+
+#[test]
+fn gateways() {
+    let fleet = Fleet::web(r#"mac = "bc:24:11:00:00:01"; ip = "192.0.2.10/24";"#);
+    insta::assert_snapshot!(fleet.failure(&["network-config", "web"]), @r#"
+    exit 2
+    ✗ managed.web: the address 192.0.2.10/24 has no gateway
+    hint: add `gateway = "…";` to managed.web, or `ip = "dhcp";`
+    "#);
+    let fleet = Fleet::web(r#"mac = "bc:24:11:00:00:01"; ip = "192.0.2.10/32"; gateway = "198.51.100.1";"#);
+    insta::assert_snapshot!(fleet.failure(&["network-config", "web"]), @r"
+    exit 2
+    ✗ managed.web: the gateway 198.51.100.1 is outside the network of 192.0.2.10/32
+      cloud-init's network-config has no way to say that it is reached directly all the same
+    hint: give the address with a prefix that takes the gateway in
+    ");
+    let fleet = Fleet::web(r#"ip = "192.0.2.10/24"; gateway = "198.51.100.1";"#);
+    insta::assert_snapshot!(fleet.failure(&["ssh-keys", "web"]), @r#"
+    exit 1
+    ✗ vms/definitions.nix is not valid (1 fault)
+    vms/definitions.nix:5:97: managed.web.gateway: 198.51.100.1 is not in the network of 192.0.2.10/24
+      |
+    5 |     web = { vmid = 110; cores = 2; memory = 2048; disk = "20G"; ip = "192.0.2.10/24"; gateway = "198.51.100.1"; };
+      |                                                                                                 ^^^^^^^^^^^^^^
+      = the gateway must be reachable without one
+    "#);
+}
+
+#[test]
+fn host_keys() {
+    let fleet = Fleet::web("");
+    fleet.write("not-a-key", "hello\n");
+    insta::assert_snapshot!(fleet.failure(&["user-data", "web", "--host-key", "not-a-key"]), @r"
+    exit 2
+    ✗ not-a-key: not an OpenSSH private key: PEM preamble contains invalid data (NUL byte)
+    ");
+    insta::assert_snapshot!(fleet.failure(&["user-data", "web", "--host-key", "missing"]), @r"
+    exit 5
+    ✗ can not read the host key missing: No such file or directory (os error 2)
+    ");
+}
+
+#[test]
+fn errors_are_objects_with_json() {
+    let output = Fleet::web("").command(["--json", "ssh-keys", "weeb"]).output().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["error"]["kind"], "not-found");
+    assert_eq!(json["error"]["exit_code"], 5);
+}
