@@ -1,0 +1,205 @@
+//! From what the daemon says to what a person can do about it.
+
+use fleet_core::{Error, Kind};
+use serde_json::Value;
+
+use super::wire::Answer;
+
+/// The words of a refusal: `message` where there is one, else the reason; and `errors` by parameter.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Words {
+    /// The whole message, trimmed.
+    pub message: String,
+    /// Parameter and what is wrong with it, sorted.
+    pub parameters: Vec<(String, String)>,
+}
+
+impl Words {
+    /// What an answer says.
+    pub fn of(answer: &Answer) -> Words {
+        let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let message = body.get("message").and_then(Value::as_str).unwrap_or_default().trim();
+        let message = if message.is_empty() { answer.reason.trim() } else { message };
+        let mut parameters: Vec<(String, String)> = body
+            .get("errors")
+            .and_then(Value::as_object)
+            .map(|errors| {
+                errors
+                    .iter()
+                    .map(|(name, text)| {
+                        let text = text.as_str().map_or_else(|| text.to_string(), str::to_owned);
+                        (name.clone(), text.trim().to_owned())
+                    })
+                    .collect()
+            })
+            .unwrap_or_default();
+        parameters.sort();
+        Words { message: message.to_owned(), parameters }
+    }
+}
+
+/// The error for an answer of status 400 or more. `what` says what was tried: "start VM 110".
+pub fn of_answer(what: &str, answer: &Answer) -> Error {
+    let words = Words::of(answer);
+    let said = &words.message;
+    match answer.status {
+        401 => Error::new(Kind::Unreachable, format!("can not {what}: the Proxmox API refused the login ({said})"))
+            .hint("with a token: `pveum user token list USER@REALM` on the node shows it and when it expires")
+            .hint("with root's ticket: `timedatectl` on the node; its clock or `pvecm updatecerts` may be the reason"),
+        403 => Error::failed(format!("can not {what}: permission missing: {}", permission(said)))
+            .hint("`pveum user permissions USER@REALM` on the node lists what it may do"),
+        501 => Error::failed(format!("can not {what}: this node's API does not offer it ({said})"))
+            .hint("`pveversion` on the node; Proxmox VE 8 or newer is needed"),
+        _ => by_parameter(of_text(what, said), &words),
+    }
+}
+
+fn permission(said: &str) -> &str {
+    said.strip_prefix("Permission check failed").map_or(said, |rest| rest.trim().trim_matches(['(', ')']))
+}
+
+fn by_parameter(error: Error, words: &Words) -> Error {
+    let taken = words.parameters.iter().any(|(_, text)| text.contains("already exists"));
+    let missing = words.parameters.iter().any(|(_, text)| text.contains("No such storage"));
+    let error = match (taken, missing) {
+        (true, _) => error.with_kind(Kind::Conflict),
+        (_, true) => error.with_kind(Kind::NotFound),
+        _ => error,
+    };
+    words.parameters.iter().fold(error, |error, (name, text)| error.now(format!("{name}: {text}")))
+}
+
+/// The error for words of the daemon or of a task's exit status. `what` says what was tried.
+pub fn of_text(what: &str, said: &str) -> Error {
+    let said = said.trim();
+    let kind = kind_of(said);
+    let error = Error::new(kind, format!("can not {what}: {said}"));
+    if said.starts_with("VM is locked") || said.starts_with("CT is locked") {
+        let by = said.split_once('(').map_or("something", |(_, rest)| rest.trim_end_matches(')'));
+        return error
+            .now(format!("the lock '{by}' is on it; a running task may hold it"))
+            .hint("`pvenode task list --source active` on the node shows what is running")
+            .hint("if nothing is: `qm unlock VMID` on the node, after a look at why");
+    }
+    if is_lock_timeout(said) {
+        return error.now("something else on the node held the lock for 10 s; nothing was changed").hint(
+            "`pvenode task list --source active` on the node shows what is running; then run this again",
+        );
+    }
+    if said.contains("hostname lookup") || said.contains("proxy not allowed") {
+        return error
+            .hint("a node answers only for itself: connect to the node that owns the VM with --host");
+    }
+    if said.contains("protection mode enabled") {
+        return error.with_kind(Kind::Refused).hint(
+            "its `protection` flag is set in Proxmox: `qm set VMID --protection 0` on the node takes it off",
+        );
+    }
+    if said.contains("still in use by linked clone") {
+        return error.hint("destroy the clones first; `proxmox-ops list` shows them");
+    }
+    if said.starts_with("MAX ") && said.contains("vcpus allowed") {
+        return error.hint("give it fewer cores: `proxmox-ops configure VMID CORES MEMORY`");
+    }
+    match kind {
+        Kind::NotFound if said.contains("storage") => error.hint("`proxmox-ops storage` lists the storages"),
+        Kind::NotFound | Kind::Conflict => error.hint("`proxmox-ops list` shows what exists"),
+        _ => error,
+    }
+}
+
+fn kind_of(said: &str) -> Kind {
+    let missing_config = said.contains("Configuration file '") && said.contains("does not exist");
+    if missing_config
+        || said.contains("unable to find configuration file for VM")
+        || said.starts_with("storage '") && said.contains("does not exist")
+        || said.starts_with("disk '") && said.contains("does not exist")
+        || said.starts_with("no such")
+    {
+        return Kind::NotFound;
+    }
+    if said.contains("already exists") || said.ends_with("File exists") {
+        return Kind::Conflict;
+    }
+    Kind::Failed
+}
+
+/// Whether these words tell that a lock was not had in time: nothing was done, and it may be tried again.
+pub fn is_lock_timeout(said: &str) -> bool {
+    (said.contains("can't lock file") || said.contains("cfs-lock") || said.contains("can't acquire lock"))
+        && said.contains("timeout")
+}
+
+/// Whether the daemon forgot who was asking (a race in it, before anything is done): it may be asked again.
+pub fn is_forgotten_user(said: &str) -> bool {
+    said.trim() == "user name not set"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, reason: &str, body: &str) -> Answer {
+        Answer { status, reason: reason.into(), body: body.into() }
+    }
+
+    #[test]
+    fn errors_by_parameter_are_all_shown() {
+        let body = r#"{"data":null,"message":"Parameter verification failed.\n","errors":{"newid":"type check ('integer') failed - got 'abc'","name":"invalid format - value does not look like a valid DNS name\n"}}"#;
+        let error = of_answer("clone VM 9002", &answer(400, "Parameter verification failed.", body));
+        assert_eq!(error.kind(), Kind::Failed);
+        assert_eq!(error.message(), "can not clone VM 9002: Parameter verification failed.");
+        assert_eq!(
+            error.facts(),
+            [
+                "name: invalid format - value does not look like a valid DNS name",
+                "newid: type check ('integer') failed - got 'abc'"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_words_decide_the_kind() {
+        let cases = [
+            ("Configuration file 'nodes/prom/qemu-server/999.conf' does not exist", Kind::NotFound),
+            ("unable to find configuration file for VM 8999 on node 'prom'", Kind::NotFound),
+            ("storage 'nosuch' does not exist", Kind::NotFound),
+            ("disk 'scsi9' does not exist", Kind::NotFound),
+            ("unable to create VM 110: config file already exists", Kind::Conflict),
+            (
+                "close (rename) atomic file '/etc/pve/nodes/prom/qemu-server/201.conf' failed: File exists",
+                Kind::Conflict,
+            ),
+            ("VM is locked (backup)", Kind::Failed),
+            ("can't remove VM 160 - protection mode enabled", Kind::Refused),
+            ("shrinking disks is not supported", Kind::Failed),
+            // Not the VM that is missing.
+            ("bridge 'vmbr9' does not exist", Kind::Failed),
+            ("volume 'nvmeprom:110/vm-110-disk-0.qcow2' does not exist", Kind::Failed),
+        ];
+        for (said, kind) in cases {
+            assert_eq!(of_text("do it", said).kind(), kind, "{said}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_tried_again_is_told_apart() {
+        assert!(is_lock_timeout("can't lock file '/var/lock/qemu-server/lock-110.conf' - got timeout"));
+        assert!(is_lock_timeout("cfs-lock 'storage-nvmeprom' error: got lock request timeout"));
+        assert!(!is_lock_timeout("VM quit/powerdown failed - got timeout"));
+        assert!(!is_lock_timeout("VM is locked (backup)"));
+        assert!(is_forgotten_user("user name not set\n"));
+    }
+
+    #[test]
+    fn refused_logins_and_permissions_are_their_own() {
+        let error = of_answer("list the VMs", &answer(401, "No ticket", ""));
+        assert_eq!(error.kind(), Kind::Unreachable);
+        assert!(error.message().contains("No ticket"));
+        let body = r#"{"data":null,"message":"Permission check failed (/vms/9002, VM.Clone)\n"}"#;
+        let error = of_answer("clone VM 9002", &answer(403, "Permission check failed", body));
+        assert_eq!(error.message(), "can not clone VM 9002: permission missing: /vms/9002, VM.Clone");
+        let error = of_answer("x", &answer(501, "Method 'GET /x' not implemented", "{\"data\":null}"));
+        assert!(error.message().contains("does not offer it (Method 'GET /x' not implemented)"));
+    }
+}

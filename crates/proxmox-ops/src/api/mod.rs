@@ -1,0 +1,311 @@
+//! The node's own API: HTTP to the daemon on the node's 127.0.0.1:85, inside the SSH session.
+//!
+//! The daemon's traps, each with its answer here: a request leaves in one write ([`wire`]); a connection ends
+//! after any error, after 5 s of idleness and after 100 requests, and is opened anew; a GET that got no answer
+//! is repeated, anything else is an unknown outcome, which the callers look into; every answer has a deadline.
+
+pub mod auth;
+pub mod call;
+pub mod encode;
+pub mod error;
+pub mod wire;
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
+
+use fleet_core::{
+    Error, Kind, Result,
+    deadline::Deadline,
+    guard::Permit,
+    ssh::{Stream, Transport, forwarding_forbidden},
+    ui::Ui,
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use self::{
+    auth::Auth,
+    call::Call,
+    wire::{Answer, Connection, Lost},
+};
+
+/// The daemon's port on the node's loopback address.
+pub const PORT: u16 = 85;
+/// How long one answer may take; the longest known are writes that wait 10 s for a lock.
+const ANSWER: Duration = Duration::from_secs(45);
+/// How often a read that got no answer is sent again.
+const REPEATS: usize = 2;
+
+/// A client of one node's daemon.
+pub struct Client {
+    transport: Rc<dyn Transport>,
+    port: u16,
+    auth: RefCell<Auth>,
+    connection: RefCell<Option<Connection>>,
+    relays: Cell<bool>,
+    ui: Ui,
+}
+
+/// A request of its own connection that runs beside everything else: for the guest agent, which may take 3 s
+/// to say that it is not there.
+pub struct Aside {
+    connection: Connection,
+    headers: Vec<(&'static str, String)>,
+    path: String,
+    what: String,
+}
+
+impl Aside {
+    /// Sends it and waits for its answer; may run in another thread.
+    pub fn run(mut self, deadline: Deadline) -> Result<Value> {
+        let answer = self
+            .connection
+            .ask("GET", &format!("/api2/json{}", self.path), &self.headers, None, deadline)
+            .map_err(|lost| no_answer(&self.what, &lost, deadline))?;
+        data_of(&self.what, &answer)
+    }
+}
+
+impl Client {
+    /// A client that reaches the daemon through `transport`. Nothing is sent yet.
+    pub fn new(transport: Rc<dyn Transport>, port: u16, auth: Auth, ui: Ui) -> Client {
+        Client {
+            transport,
+            port,
+            auth: RefCell::new(auth),
+            connection: RefCell::new(None),
+            relays: Cell::new(false),
+            ui,
+        }
+    }
+
+    /// The way to the node.
+    pub fn transport(&self) -> &dyn Transport {
+        &*self.transport
+    }
+
+    /// Reads. `what` says what for ("read the configuration of VM 110"); asked again when no answer comes.
+    pub fn get(&self, what: &str, path: &str, query: &[(&str, &str)], deadline: Deadline) -> Result<Value> {
+        let path = with_query(path, query);
+        let deadline = deadline.at_most(ANSWER);
+        let mut repeats = 0;
+        loop {
+            match self.exchange("GET", &path, None, what, deadline)? {
+                Ok(answer) => return data_of(what, &answer),
+                Err(lost) if repeats < REPEATS && !deadline.passed() => {
+                    repeats += 1;
+                    self.ui.detail(format!("{what}: no answer ({lost:?}), asking again"));
+                    // A daemon that is being restarted is back at once.
+                    deadline.sleep(Duration::from_millis(200));
+                }
+                Err(lost) => return Err(no_answer(what, &lost, deadline)),
+            }
+        }
+    }
+
+    /// Reads into a type.
+    pub fn get_as<T: DeserializeOwned>(
+        &self,
+        what: &str,
+        path: &str,
+        query: &[(&str, &str)],
+        deadline: Deadline,
+    ) -> Result<T> {
+        let data = self.get(what, path, query, deadline)?;
+        serde_json::from_value(data).map_err(|e| {
+            Error::failed(format!("can not {what}: the node's answer has another shape"))
+                .caused_by(e)
+                .hint("`pveversion` on the node; this program was written for Proxmox VE 8 and 9")
+        })
+    }
+
+    /// Sends a request that changes the VM that `permit` is for. An answer that never comes is
+    /// [`Kind::OutcomeUnknown`]: the caller looks at what is there before anything is sent again.
+    pub fn send(&self, permit: &Permit, call: &Call, deadline: Deadline) -> Result<Value> {
+        if permit.vmid() != call.vmid() {
+            return Err(Error::refused(format!(
+                "refused to {}: the guard's leave is for VM {}",
+                call.what(),
+                permit.vmid()
+            )));
+        }
+        self.ui.detail(format!("{call}"));
+        let form = encode::form(call.params());
+        let deadline = deadline.at_most(ANSWER);
+        let mut left = 3;
+        loop {
+            left -= 1;
+            // Parameters of a DELETE belong in the query.
+            let sent = if call.method() == "DELETE" {
+                self.exchange("DELETE", &format!("{}?{form}", call.path()), None, call.what(), deadline)?
+            } else {
+                self.exchange(call.method(), call.path(), Some(&form), call.what(), deadline)?
+            };
+            let answer = match sent {
+                Ok(answer) => answer,
+                // Nothing left this machine: as if it had not been tried.
+                Err(Lost::NotSent(why)) if left > 0 => {
+                    self.ui.detail(format!("{}: {why}; connecting again", call.what()));
+                    continue;
+                }
+                Err(lost) => {
+                    return Err(match lost {
+                        Lost::NotSent(_) => no_answer(call.what(), &lost, deadline),
+                        _ => no_answer(call.what(), &lost, deadline).with_kind(Kind::OutcomeUnknown).now(
+                            format!("it was sent, and may or may not have been done to VM {}", permit.vmid()),
+                        ),
+                    });
+                }
+            };
+            if answer.status == 500 && left > 0 {
+                let words = error::Words::of(&answer);
+                if error::is_forgotten_user(&words.message) {
+                    continue;
+                }
+            }
+            return data_of(call.what(), &answer);
+        }
+    }
+
+    /// Prepares a read that runs beside others, on a connection of its own.
+    pub fn aside(&self, what: &str, path: &str, query: &[(&str, &str)], deadline: Deadline) -> Result<Aside> {
+        Ok(Aside {
+            connection: Connection::new(self.open(deadline)?),
+            headers: self.auth.borrow_mut().headers(&*self.transport, deadline)?,
+            path: with_query(path, query),
+            what: what.to_owned(),
+        })
+    }
+
+    /// One request and its answer. A ticket that was refused is replaced once: a 401 did nothing.
+    fn exchange(
+        &self,
+        method: &str,
+        path: &str,
+        form: Option<&str>,
+        what: &str,
+        deadline: Deadline,
+    ) -> Result<Result<Answer, Lost>> {
+        let path = format!("/api2/json{path}");
+        let mut renewed = false;
+        loop {
+            let headers = self.auth.borrow_mut().headers(&*self.transport, deadline)?;
+            let kept = self.connection.borrow_mut().take().filter(Connection::is_usable);
+            let mut connection = match kept {
+                Some(connection) => connection,
+                None => Connection::new(self.open(deadline)?),
+            };
+            match connection.ask(method, &path, &headers, form, deadline) {
+                Ok(answer) if answer.status == 401 && !renewed && self.auth.borrow_mut().forget() => {
+                    self.ui.detail(format!("{what}: the ticket was refused; making a new one"));
+                    renewed = true;
+                }
+                Ok(answer) => {
+                    *self.connection.borrow_mut() = Some(connection);
+                    return Ok(Ok(answer));
+                }
+                Err(lost) => return Ok(Err(lost)),
+            }
+        }
+    }
+
+    /// A connection to the daemon: forwarded by sshd, or where that is forbidden, carried by a relay that runs
+    /// on the node.
+    fn open(&self, deadline: Deadline) -> Result<Box<dyn Stream>> {
+        let limit = deadline.at_most(Duration::from_secs(10));
+        let port = self.port;
+        let opened = if self.relays.get() {
+            self.transport.open_exec_stream(&relay_command(port), limit)
+        } else {
+            match self.transport.open_tcp("127.0.0.1", port, limit) {
+                Err(e) if forwarding_forbidden(&e) => {
+                    self.ui.detail("the node's sshd forbids forwarding: using a relay");
+                    self.relays.set(true);
+                    self.transport.open_exec_stream(&relay_command(port), limit)
+                }
+                other => other,
+            }
+        };
+        opened.map_err(|e| {
+            e.context(format_args!("the Proxmox API daemon does not answer on the node's 127.0.0.1:{port}"))
+                .with_kind(Kind::Unreachable)
+                .hint("`systemctl status pvedaemon` on the node tells whether it runs")
+        })
+    }
+}
+
+/// The command line that carries bytes between its standard streams and the daemon's port. Perl is on every
+/// node: it is what Proxmox VE is written in.
+pub fn relay_command(port: u16) -> String {
+    /// Ends when the daemon closes; at the end of our input, the daemon is told so and may still answer.
+    const RELAY: &str = "my $s = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => shift) \
+        or die \"connect: $!\\n\"; \
+        binmode $_ for (*STDIN, *STDOUT, $s); \
+        sub all { my ($to, $data) = @_; \
+            while (length $data) { my $n = syswrite($to, $data) // exit 1; substr($data, 0, $n, ''); } } \
+        my $r = IO::Select->new(\\*STDIN, $s); \
+        while (my @ready = $r->can_read) { for my $from (@ready) { \
+            my $n = sysread($from, my $data, 65536); \
+            if (!$n) { exit 0 if $from == $s; $r->remove($from); shutdown($s, 1); next; } \
+            all($from == $s ? \\*STDOUT : $s, $data); } }";
+    format!("perl -MIO::Socket::INET -MIO::Select -e {} {port}", fleet_core::child::quote(RELAY))
+}
+
+fn with_query(path: &str, query: &[(&str, &str)]) -> String {
+    if query.is_empty() { path.to_owned() } else { format!("{path}?{}", encode::form(query)) }
+}
+
+fn no_answer(what: &str, lost: &Lost, deadline: Deadline) -> Error {
+    match lost {
+        Lost::TimedOut => deadline.error(format_args!("the node's answer to: {what}")),
+        Lost::NotSent(why) | Lost::NoAnswer(why) => {
+            Error::new(Kind::Unreachable, format!("can not {what}: the node's API gave no answer: {why}"))
+                .hint("`systemctl status pvedaemon` and `journalctl -u pvedaemon` on the node")
+        }
+    }
+}
+
+/// The `data` of a good answer, or the error of any other.
+fn data_of(what: &str, answer: &Answer) -> Result<Value> {
+    if answer.status >= 400 || answer.status < 200 {
+        return Err(error::of_answer(what, answer));
+    }
+    let mut body: Value = serde_json::from_slice(&answer.body)
+        .map_err(|e| Error::failed(format!("can not {what}: the node's answer is no JSON")).caused_by(e))?;
+    Ok(body.get_mut("data").map(Value::take).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fleet_core::child::Command;
+    use std::{
+        io::{Read, Write},
+        net::TcpListener,
+    };
+
+    #[test]
+    fn the_relay_carries_both_ways_and_ends_with_the_daemon() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let daemon = std::thread::spawn(move || {
+            let (mut peer, _) = listener.accept().unwrap();
+            let mut got = vec![0; 100_000];
+            peer.read_exact(&mut got).unwrap();
+            peer.write_all(&vec![b'y'; 200_000]).unwrap();
+            got.iter().all(|b| *b == b'x')
+        });
+        let output = Command::new("sh")
+            .arg("-c")
+            .arg(relay_command(port))
+            .stdin(vec![b'x'; 100_000])
+            .output(Deadline::secs(20))
+            .unwrap();
+        assert!(daemon.join().unwrap());
+        assert!(output.success(), "{}", output.stderr_text());
+        assert_eq!(output.stdout.len(), 200_000);
+    }
+}

@@ -1,0 +1,95 @@
+//! The command line.
+
+use clap::{Parser, Subcommand};
+use fleet_core::{
+    Result,
+    cli::{CommonArgs, ConnectionArgs},
+    ui::Ui,
+};
+
+use crate::{context::Context, verbs};
+
+/// Operations on a Proxmox VE host, over SSH
+///
+/// VMs are named by VMID or by name. Imported VMs are never changed; VMs that no definition has only with
+/// --unmanaged. Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 conflict, 5 not found, 6 unreachable,
+/// 7 outcome unknown, 8 deadline passed.
+#[derive(Debug, Parser)]
+#[command(name = "proxmox-ops", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    List(verbs::list::List),
+    Status(verbs::status::Status),
+    Config(verbs::config::Config),
+    Clone(verbs::clone::Clone),
+    Configure(verbs::configure::Configure),
+    CreateDisk(verbs::create_disk::CreateDisk),
+    Resize(verbs::resize::Resize),
+    CloudinitDrive(verbs::cloudinit_drive::CloudinitDrive),
+    CloudinitConfig(verbs::cloudinit_config::CloudinitConfig),
+    Start(verbs::start::Start),
+    Stop(verbs::stop::Stop),
+    Shutdown(verbs::shutdown::Shutdown),
+    Reboot(verbs::reboot::Reboot),
+    Destroy(verbs::destroy::Destroy),
+    GetIp(verbs::get_ip::GetIp),
+    WaitSsh(verbs::wait_ssh::WaitSsh),
+    Storage(verbs::storage::Storage),
+    NextVmid(verbs::next_vmid::NextVmid),
+    HostKey(verbs::host_key::HostKey),
+    Connect(verbs::connect::Connect),
+    Session(verbs::session::Session),
+}
+
+impl Cli {
+    /// Where messages go.
+    pub fn ui(&self) -> Ui {
+        self.common.ui()
+    }
+
+    /// Runs the verb.
+    pub fn run(&self) -> Result<()> {
+        // What the arguments alone decide comes before the files, and these before any connection.
+        if let Verb::Destroy(verb) = &self.verb {
+            verb.check()?;
+        }
+        let context = Context::load(&self.common, &self.connection);
+        if let Verb::Session(verb) = &self.verb {
+            // Its asker reads answers, not messages: failures are told there.
+            return verb.run(context);
+        }
+        let cx = &context?;
+        match &self.verb {
+            Verb::List(verb) => verb.run(cx),
+            Verb::Status(verb) => verb.run(cx),
+            Verb::Config(verb) => verb.run(cx),
+            Verb::Clone(verb) => verb.run(cx),
+            Verb::Configure(verb) => verb.run(cx),
+            Verb::CreateDisk(verb) => verb.run(cx),
+            Verb::Resize(verb) => verb.run(cx),
+            Verb::CloudinitDrive(verb) => verb.run(cx),
+            Verb::CloudinitConfig(verb) => verb.run(cx),
+            Verb::Start(verb) => verb.run(cx),
+            Verb::Stop(verb) => verb.run(cx),
+            Verb::Shutdown(verb) => verb.run(cx),
+            Verb::Reboot(verb) => verb.run(cx),
+            Verb::Destroy(verb) => verb.run(cx),
+            Verb::GetIp(verb) => verb.run(cx),
+            Verb::WaitSsh(verb) => verb.run(cx),
+            Verb::Storage(verb) => verb.run(cx),
+            Verb::NextVmid(verb) => verb.run(cx),
+            Verb::HostKey(verb) => verb.run(cx),
+            Verb::Connect(verb) => verb.run(cx),
+            Verb::Session(_) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What every verb starts from: definitions, settings, the guard, and the way to the node.
+
+use clap::Args;
+use fleet_core::{
+    Error, Result,
+    cli::{ChangeArgs, CommonArgs, ConnectionArgs},
+    deadline::Deadline,
+    definitions::{Definitions, Entry},
+    guard::{Guard, Operation, Permit},
+    types::{NodeName, VmName, VmRef, Vmid},
+    ui::Ui,
+};
+
+use crate::{api::call::Call, node::Node, settings::Settings, tasks::Thinned};
+
+/// Definitions and settings, loaded before anything is sent anywhere.
+pub struct Context {
+    /// Where messages go.
+    pub ui: Ui,
+    /// The fleet's VMs.
+    pub definitions: Definitions,
+    /// How to reach the node.
+    pub settings: Settings,
+}
+
+/// Options of every verb that changes a VM.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct ChangeOptions {
+    /// `--dry-run`, `--yes`.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+    /// Change this VM although no definition has it
+    #[arg(long, value_name = "VMID")]
+    pub unmanaged: Option<Vmid>,
+    /// Seconds to wait for the node to finish
+    #[arg(long, value_name = "SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub wait: u64,
+}
+
+impl ChangeOptions {
+    /// Until when the node may take.
+    pub fn deadline(&self) -> Deadline {
+        Deadline::secs(self.wait)
+    }
+}
+
+/// How long a read may take in all.
+pub fn read_deadline() -> Deadline {
+    Deadline::secs(60)
+}
+
+impl Context {
+    /// Loads the definitions of the fleet repository and decides the settings. Sends nothing.
+    pub fn load(common: &CommonArgs, connection: &ConnectionArgs) -> Result<Context> {
+        let repo = common.repo("proxmox-ops --repo DIR list")?;
+        let definitions = Definitions::load(&repo, common.nix)?;
+        let settings = Settings::resolve(connection, |name| std::env::var(name).ok(), &definitions)?;
+        Ok(Context { ui: common.ui(), definitions, settings })
+    }
+
+    /// Connects to the node.
+    pub fn connect(&self) -> Result<Node> {
+        Node::connect(&self.settings, self.ui)
+    }
+
+    /// The node's name for a request that is only shown.
+    pub fn node_name(&self) -> Result<NodeName> {
+        match &self.settings.node {
+            Some(node) => Ok(node.clone()),
+            None => self.settings.host.parse().or_else(|_| "NODE".parse()),
+        }
+    }
+
+    /// The VM that a change is for, and the guard's leave. Decided without the node.
+    pub fn permit(
+        &self,
+        vm: &VmRef,
+        options: &ChangeOptions,
+        operation: Operation,
+        verb: &str,
+    ) -> Result<Permit> {
+        let vmid = match (vm, self.definitions.find(vm)) {
+            (VmRef::Id(vmid), _) => *vmid,
+            (VmRef::Name(_), Some(entry)) => vmid_of(&entry),
+            (VmRef::Name(name), None) => return Err(self.unknown(name)),
+        };
+        Guard::new(&self.definitions, options.unmanaged).permit(vmid, operation, verb)
+    }
+
+    fn unknown(&self, name: &VmName) -> Error {
+        let path = self.definitions.path.display();
+        let error = Error::not_found(format!("no VM '{name}' in {path}")).now("nothing was sent to the node");
+        match self.definitions.nearest(name.as_str()) {
+            Some(near) => error.hint(format!("did you mean '{near}'?")),
+            None => error.hint("a VM that is not defined is named by its VMID, with --unmanaged VMID"),
+        }
+    }
+
+    /// The VM that a read is for: by number, by name in the definitions, or by name in the cluster.
+    pub fn vmid(&self, vm: &VmRef, node: &Node) -> Result<Vmid> {
+        match (vm, self.definitions.find(vm)) {
+            (VmRef::Id(vmid), _) => Ok(*vmid),
+            (VmRef::Name(_), Some(entry)) => Ok(vmid_of(&entry)),
+            (VmRef::Name(name), None) => node.by_name(name, read_deadline()),
+        }
+    }
+
+    /// Shows the requests that would be sent, for `--dry-run`.
+    pub fn show(&self, calls: &[Call]) -> Result<()> {
+        self.ui.step("Dry run: nothing is sent. These requests would be:");
+        let json: Vec<serde_json::Value> = calls.iter().map(Call::to_json).collect();
+        let text: String = calls.iter().map(|call| format!("{call}\n")).collect();
+        self.ui.answer(&json, || text)
+    }
+
+    /// Tells of a change that is done, or that there was nothing to do.
+    pub fn changed(&self, vmid: Vmid, changed: bool, done: &str, nothing: &str) -> Result<()> {
+        self.ui.done(if changed { done } else { nothing });
+        if self.ui.json() {
+            return self.ui.json_line(&serde_json::json!({ "vmid": vmid, "changed": changed }));
+        }
+        Ok(())
+    }
+
+    /// Tells lines of a task's log: percentages now and then, the rest only with `--verbose`.
+    pub fn progress(&self) -> impl FnMut(&str) + use<> {
+        let ui = self.ui;
+        let mut thinned = Thinned::default();
+        move |line: &str| {
+            if crate::tasks::percent_of(line).is_none() {
+                ui.detail(line);
+            } else if thinned.shows(line) {
+                ui.say(format!("  {line}"));
+            }
+        }
+    }
+}
+
+/// The VMID of a definition.
+pub fn vmid_of(entry: &Entry<'_>) -> Vmid {
+    match entry {
+        Entry::Imported(vm) => vm.vmid,
+        Entry::Managed(vm) => vm.vmid,
+        Entry::Template(template) => template.vmid,
+    }
+}

@@ -1,0 +1,119 @@
+//! What the guest agent is asked for, beside addresses.
+
+use std::time::Duration;
+
+use fleet_core::{Error, Kind, Result, deadline::Deadline, types::Vmid};
+use serde::Deserialize;
+use ssh_key::{Algorithm, PublicKey};
+
+use crate::{api::call::vm_path, node::Node};
+
+/// Where OpenSSH keeps its ed25519 host key.
+const HOST_KEY: &str = "/etc/ssh/ssh_host_ed25519_key.pub";
+
+#[derive(Deserialize)]
+struct FileRead {
+    content: String,
+}
+
+/// Reads the VM's ed25519 SSH host key through the guest agent, waiting for the agent and the key until the
+/// deadline; asks once when it has passed already. The channel goes through the hypervisor: no network is
+/// trusted. Gives `ssh-ed25519 AAAA…`, without a comment.
+pub fn host_key(node: &Node, vmid: Vmid, deadline: Deadline) -> Result<String> {
+    let name = node.name(Deadline::secs(30))?;
+    let path = vm_path(name, vmid, "/agent/file-read");
+    let what = format!("read the SSH host key of VM {vmid} through its guest agent");
+    loop {
+        let outcome = node.api.get_as::<FileRead>(&what, &path, &[("file", HOST_KEY)], Deadline::secs(30));
+        let error = match outcome.and_then(|file| checked(&file.content, &what)) {
+            Ok(key) => return Ok(key),
+            Err(e) => e,
+        };
+        let not_yet = ["guest agent is not running", "No such file", "no host key yet"];
+        if !not_yet.iter().any(|text| error.message().contains(text)) {
+            return Err(node.explain_missing(vmid, hinted(error, vmid)));
+        }
+        if deadline.passed() {
+            return Err(hinted(error, vmid));
+        }
+        deadline.sleep(Duration::from_millis(500));
+    }
+}
+
+fn hinted(error: Error, vmid: Vmid) -> Error {
+    let said = error.message().to_owned();
+    if said.contains("guest agent is not running") {
+        return error
+            .with_kind(Kind::NotFound)
+            .now("the VM is running, but nothing inside it answers the hypervisor")
+            .hint("is qemu-guest-agent installed and running in it? a VM that just started needs a moment");
+    }
+    if said.contains("No QEMU guest agent configured") {
+        return error.hint(format!("`qm set {vmid} --agent 1` on the node, then stop and start the VM"));
+    }
+    if said.contains("is not running") {
+        return error.with_kind(Kind::NotFound).hint(format!("proxmox-ops start {vmid}"));
+    }
+    if said.contains("No such file") {
+        return error.with_kind(Kind::NotFound).hint("sshd makes its keys at its first start: wait a little");
+    }
+    error
+}
+
+fn checked(content: &str, what: &str) -> Result<String> {
+    let line = content.trim();
+    if line.is_empty() {
+        return Err(Error::not_found(format!("can not {what}: there is no host key yet")));
+    }
+    let key = PublicKey::from_openssh(line)
+        .map_err(|e| Error::failed(format!("can not {what}: {HOST_KEY} holds no SSH key")).caused_by(e))?;
+    if key.algorithm() != Algorithm::Ed25519 {
+        return Err(Error::failed(format!(
+            "can not {what}: {HOST_KEY} holds a key of type {}",
+            key.algorithm()
+        )));
+    }
+    let mut words = line.split_whitespace();
+    Ok(format!("{} {}", words.next().unwrap_or_default(), words.next().unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Fake, node};
+    use serde_json::json;
+
+    const READ: &str = "/nodes/prom/qemu/110/agent/file-read";
+    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAIEtfhhsJqlmAOIaEgTU0QsDGdzAVy1a2vo009FQUXp";
+
+    fn fake() -> Fake {
+        Fake::new().get("/cluster/status", json!([{"type": "node", "name": "prom", "local": 1}]))
+    }
+
+    fn ask(fake: &Fake, seconds: u64) -> Result<String> {
+        host_key(&node(fake), Vmid::new(110).unwrap(), Deadline::secs(seconds))
+    }
+
+    #[test]
+    fn the_key_comes_without_its_comment() {
+        let fake = fake().get(READ, json!({"content": format!("{KEY} root@web\n"), "bytes-read": 90}));
+        assert_eq!(ask(&fake, 0).unwrap(), KEY);
+        assert!(fake.log()[1].contains("file=%2Fetc%2Fssh%2Fssh_host_ed25519_key.pub"));
+    }
+
+    #[test]
+    fn an_agent_that_is_late_is_waited_for() {
+        let fake = fake()
+            .on("GET", READ, 500, json!({"message": "QEMU guest agent is not running\n"}))
+            .get(READ, json!({"content": format!("{KEY}\n")}));
+        assert_eq!(ask(&fake, 10).unwrap(), KEY);
+    }
+
+    #[test]
+    fn no_agent_is_not_found_and_garbage_is_no_key() {
+        let fake = fake().on("GET", READ, 500, json!({"message": "QEMU guest agent is not running\n"}));
+        assert_eq!(ask(&fake, 0).unwrap_err().kind(), Kind::NotFound);
+        let fake = self::fake().get(READ, json!({"content": "-----BEGIN OPENSSH PRIVATE KEY-----"}));
+        assert_eq!(ask(&fake, 5).unwrap_err().kind(), Kind::Failed);
+    }
+}

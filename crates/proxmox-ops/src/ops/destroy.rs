@@ -1,0 +1,169 @@
+//! Removing a VM: only one that is proven to be ours.
+
+use std::time::Duration;
+
+use fleet_core::{
+    Error, Kind, Result,
+    deadline::Deadline,
+    guard::{Operation, Permit},
+    protocol::{Marker, VmConfig},
+    types::VmName,
+};
+
+use super::{Progress, config, power};
+use crate::{
+    api::{call::Call, encode},
+    node::Node,
+    tasks,
+};
+
+/// What the VM says about whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ownership {
+    /// It carries our marker for this definition.
+    Proven,
+    /// It carries the marker of another definition.
+    Others(Marker),
+    /// It carries no marker for this VMID.
+    Unmarked,
+}
+
+/// Reads from a VM's configuration whose it is; `name` is what the definitions call this VMID.
+pub fn ownership(config: &VmConfig, name: Option<&VmName>) -> Ownership {
+    match &config.marker {
+        Some(marker) if Some(&marker.name) == name => Ownership::Proven,
+        Some(marker) => Ownership::Others(marker.clone()),
+        None => Ownership::Unmarked,
+    }
+}
+
+/// Removes a VM and reads back that it is gone. Whose it is was proven before, on this same `config`: its
+/// marker and its protection are looked at once more here, so that no caller can forget.
+pub fn destroy(
+    node: &Node,
+    permit: &Permit,
+    config: &VmConfig,
+    stop: bool,
+    deadline: Deadline,
+    progress: Progress<'_>,
+) -> Result<()> {
+    let vmid = permit.vmid();
+    if permit.operation() != Operation::Destroy || config.vmid != vmid {
+        return Err(Error::refused(format!(
+            "refused to destroy VM {}: the guard gave no leave for it",
+            config.vmid
+        )));
+    }
+    let set =
+        |key: &str| config.settings.get(key).is_some_and(|value| encode::truth(Some(&value.as_str().into())));
+    if set("protection") {
+        return Err(Error::refused(format!(
+            "refused to destroy VM {vmid}: its protection flag is set in Proxmox"
+        ))
+        .now("nothing was changed")
+        .hint(format!("`qm set {vmid} --protection 0` on the node takes it off")));
+    }
+    if set("template") {
+        return Err(Error::refused(format!("refused to destroy VM {vmid}: it is a template"))
+            .now("nothing was changed"));
+    }
+    let name = node.name(deadline)?.clone();
+    if power::status(node, vmid, deadline)?.status == "running" {
+        if !stop {
+            return Err(Error::failed(format!("can not destroy VM {vmid}: it is running"))
+                .now("nothing was changed")
+                .hint(format!("proxmox-ops stop {vmid}   # then destroy it; or give --stop")));
+        }
+        power::act(node, permit, power::Action::Stop, deadline, progress)?;
+    }
+    let call = Call::destroy(permit, &name);
+    let mut done = || match config::read(node, vmid, deadline.at_most(Duration::from_secs(20))) {
+        Ok(_) => Ok(false),
+        Err(e) if e.kind() == Kind::NotFound => Ok(true),
+        Err(e) => Err(e),
+    };
+    tasks::run_or_look(&node.api, permit, &call, ("qmdestroy", vmid, &name), deadline, progress, &mut done)
+        .map_err(|e| node.explain_missing(vmid, e))?;
+    if done()? {
+        return Ok(());
+    }
+    Err(Error::failed(format!("VM {vmid} is still there although its removal ended well"))
+        .hint(format!("proxmox-ops config {vmid}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Fake, definitions, node, permit};
+    use fleet_core::{guard::Guard, types::Vmid};
+    use serde_json::json;
+
+    const VM: &str = "/nodes/prom/qemu/110";
+
+    fn run(fake: &Fake, extra: serde_json::Value) -> Result<()> {
+        let definitions = definitions();
+        let vmid = Vmid::new(110).unwrap();
+        let leave = Guard::new(&definitions, None).permit(vmid, Operation::Destroy, "destroy").unwrap();
+        let settings = serde_json::from_value(extra).unwrap();
+        let config = VmConfig {
+            vmid,
+            node: "prom".parse().unwrap(),
+            settings,
+            digest: "d".into(),
+            marker: None,
+            mac: None,
+        };
+        destroy(&node(fake), &leave, &config, false, Deadline::secs(10), &mut |_| {})
+    }
+
+    fn fake(status: &str) -> Fake {
+        Fake::new()
+            .get("/cluster/status", json!([{"type": "node", "name": "prom", "local": 1}]))
+            .get("/cluster/resources", json!([]))
+            .get(&format!("{VM}/status/current"), json!({"status": status}))
+            .on("DELETE", VM, 200, json!({"data": null}))
+            .on(
+                "GET",
+                &format!("{VM}/config"),
+                500,
+                json!({"message": "Configuration file 'nodes/prom/qemu-server/110.conf' does not exist\n"}),
+            )
+    }
+
+    #[test]
+    fn a_stopped_vm_is_removed_and_read_back() {
+        let fake = fake("stopped");
+        run(&fake, json!({})).unwrap();
+        assert!(fake.log().contains(&format!("DELETE {VM}?purge=1&destroy-unreferenced-disks=1")));
+    }
+
+    #[test]
+    fn running_protected_and_templates_are_left_alone() {
+        for (status, extra, kind) in [
+            ("running", json!({}), Kind::Failed),
+            ("stopped", json!({"protection": "1"}), Kind::Refused),
+            ("stopped", json!({"template": "1"}), Kind::Refused),
+        ] {
+            let fake = fake(status);
+            assert_eq!(run(&fake, extra).unwrap_err().kind(), kind);
+            assert_eq!(fake.requests("DELETE"), 0);
+        }
+    }
+
+    #[test]
+    fn leave_to_change_is_no_leave_to_destroy() {
+        let fake = fake("stopped");
+        let config = VmConfig {
+            vmid: Vmid::new(110).unwrap(),
+            node: "prom".parse().unwrap(),
+            settings: Default::default(),
+            digest: String::new(),
+            marker: None,
+            mac: None,
+        };
+        let error =
+            destroy(&node(&fake), &permit(110), &config, true, Deadline::secs(5), &mut |_| {}).unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused);
+        assert_eq!(fake.log().len(), 0);
+    }
+}

@@ -1,0 +1,147 @@
+//! The node itself: version, storages, bridges, free VMIDs.
+
+use std::collections::BTreeSet;
+
+use fleet_core::{
+    Error, Result,
+    deadline::Deadline,
+    definitions::Definitions,
+    protocol::{NodeInfo, Resource, Storage},
+    types::Vmid,
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{
+    api::encode::{percent, truth},
+    node::Node,
+};
+
+#[derive(Deserialize)]
+struct Version {
+    version: String,
+}
+
+/// The node's name and version.
+pub fn info(node: &Node, deadline: Deadline) -> Result<NodeInfo> {
+    let name = node.name(deadline)?.clone();
+    let version: Version = node.api.get_as("ask the node's version", "/version", &[], deadline)?;
+    Ok(NodeInfo { node: name, version: version.version })
+}
+
+/// The node's storages, by name.
+pub fn storages(node: &Node, deadline: Deadline) -> Result<Vec<Storage>> {
+    let path = format!("/nodes/{}/storage", percent(node.name(deadline)?.as_str()));
+    let rows: Vec<Value> = node.api.get_as("list the storages", &path, &[], deadline)?;
+    let mut storages = rows.iter().map(storage).collect::<Result<Vec<Storage>>>()?;
+    storages.sort_by(|a, b| a.storage.cmp(&b.storage));
+    Ok(storages)
+}
+
+fn storage(row: &Value) -> Result<Storage> {
+    let text = |key: &str| row.get(key).and_then(Value::as_str).unwrap_or_default();
+    // Disabled storages lack most fields; `enabled` itself may be absent where it is true.
+    let enabled = row.get("enabled").is_none() || truth(row.get("enabled"));
+    let mut content: Vec<String> =
+        text("content").split(',').filter(|c| !c.is_empty()).map(str::to_owned).collect();
+    content.sort();
+    let number = |key: &str| row.get(key).and_then(|v| v.as_u64().or_else(|| v.as_str()?.parse().ok()));
+    let active = enabled && truth(row.get("active"));
+    Ok(Storage {
+        storage: text("storage").parse()?,
+        kind: text("type").to_owned(),
+        content,
+        active,
+        shared: truth(row.get("shared")),
+        available: number("avail").filter(|_| active),
+        total: number("total").filter(|_| active),
+    })
+}
+
+/// The node's bridges, by name; Open vSwitch's and the software-defined network's too.
+pub fn bridges(node: &Node, deadline: Deadline) -> Result<Vec<String>> {
+    let path = format!("/nodes/{}/network", percent(node.name(deadline)?.as_str()));
+    let rows: Vec<Value> = node.api.get_as("list the bridges", &path, &[("type", "any_bridge")], deadline)?;
+    let mut names: Vec<String> =
+        rows.iter().filter_map(|row| row.get("iface")?.as_str().map(str::to_owned)).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// The lowest VMID from `start` to `end` that neither the definitions nor anything in the cluster has.
+pub fn next_vmid(definitions: &Definitions, resources: &[Resource], start: Vmid, end: Vmid) -> Result<Vmid> {
+    if start > end {
+        return Err(
+            Error::usage(format!("the range {start} to {end} is empty")).hint("give the lower VMID first")
+        );
+    }
+    let taken: BTreeSet<u32> = definitions
+        .imported
+        .iter()
+        .map(|vm| vm.vmid)
+        .chain(definitions.managed.iter().map(|vm| vm.vmid))
+        .chain(definitions.template.iter().map(|t| t.vmid))
+        .chain(resources.iter().map(|r| r.vmid))
+        .map(Vmid::get)
+        .collect();
+    let free = (start.get()..=end.get()).find(|number| !taken.contains(number));
+    match free {
+        Some(number) => Vmid::new(number),
+        None => Err(Error::conflict(format!("no VMID from {start} to {end} is free"))
+            .hint("give another range: proxmox-ops next-vmid START END")),
+    }
+}
+
+/// Where new VMs' VMIDs come from: the range called `production`, else 100 to 999.
+pub fn default_range(definitions: &Definitions) -> Result<(Vmid, Vmid)> {
+    match definitions.vmid_ranges.iter().find(|range| range.name == "production") {
+        Some(range) => Ok((range.start, range.end)),
+        None => Ok((Vmid::new(100)?, Vmid::new(999)?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Fake, definitions, node};
+    use serde_json::json;
+
+    fn fake() -> Fake {
+        Fake::new().get("/cluster/status", json!([{"type": "node", "name": "prom", "local": 1}]))
+    }
+
+    #[test]
+    fn storages_are_read_whatever_they_lack() {
+        let fake = fake().get("/nodes/prom/storage", json!([
+            {"storage": "nvmeprom", "type": "zfspool", "content": "images,rootdir", "active": 1, "enabled": 1, "shared": 0, "avail": 100, "total": 200},
+            {"storage": "backup", "type": "nfs", "content": "backup", "active": 0, "enabled": 0, "avail": 0, "total": 0},
+        ]));
+        let list = storages(&node(&fake), Deadline::secs(5)).unwrap();
+        assert_eq!((list[0].storage.as_str(), list[0].active, list[0].available), ("backup", false, None));
+        assert_eq!((list[1].active, list[1].available, list[1].total), (true, Some(100), Some(200)));
+        assert_eq!(list[1].content, ["images", "rootdir"]);
+    }
+
+    #[test]
+    fn the_next_vmid_is_free_in_definitions_and_cluster() {
+        let definitions = definitions();
+        let resource = |vmid: u32| {
+            serde_json::from_value::<Resource>(json!({"vmid": vmid, "type": "lxc", "node": "b"})).unwrap()
+        };
+        let taken: Vec<Resource> = [100, 101, 103].map(resource).into();
+        let vmid = |n| Vmid::new(n).unwrap();
+        assert_eq!(next_vmid(&definitions, &taken, vmid(100), vmid(119)).unwrap().get(), 102);
+        // 104 is imported, 110 managed.
+        assert_eq!(next_vmid(&definitions, &taken, vmid(103), vmid(119)).unwrap().get(), 105);
+        assert_eq!(next_vmid(&definitions, &[], vmid(110), vmid(111)).unwrap().get(), 111);
+        assert_eq!(
+            next_vmid(&definitions, &taken, vmid(103), vmid(104)).unwrap_err().kind(),
+            fleet_core::Kind::Conflict
+        );
+        assert_eq!(
+            next_vmid(&definitions, &[], vmid(104), vmid(103)).unwrap_err().kind(),
+            fleet_core::Kind::Usage
+        );
+        assert_eq!(default_range(&definitions).unwrap(), (vmid(100), vmid(119)));
+    }
+}

@@ -1,0 +1,14 @@
+//! Operations on VMs: what the verbs and the session both do, each with the guard's leave where it changes
+//! something, each true about its outcome.
+
+pub mod address;
+pub mod agent;
+pub mod clone;
+pub mod config;
+pub mod destroy;
+pub mod host;
+pub mod power;
+pub mod resize;
+
+/// Where lines of progress go.
+pub type Progress<'a> = &'a mut dyn FnMut(&str);

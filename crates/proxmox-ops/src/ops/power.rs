@@ -1,0 +1,236 @@
+//! Power: status, start, stop, shutdown, reboot.
+
+use std::time::Duration;
+
+use fleet_core::{Error, Kind, Result, deadline::Deadline, guard::Permit, protocol::VmStatus, types::Vmid};
+use serde_json::Value;
+
+use super::Progress;
+use crate::{
+    api::call::{Call, vm_path},
+    node::Node,
+    tasks,
+};
+
+/// Reads a VM's power state.
+pub fn status(node: &Node, vmid: Vmid, deadline: Deadline) -> Result<VmStatus> {
+    let name = node.name(deadline)?;
+    let mut data = node
+        .api
+        .get(&format!("read the status of VM {vmid}"), &vm_path(name, vmid, "/status/current"), &[], deadline)
+        .map_err(|e| node.explain_missing(vmid, e))?;
+    data["vmid"] = Value::from(vmid.get());
+    data["node"] = Value::from(name.as_str());
+    serde_json::from_value(data)
+        .map_err(|e| Error::failed(format!("the node's status of VM {vmid} has another shape")).caused_by(e))
+}
+
+/// What to do to the power state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Power on.
+    Start,
+    /// Power off at once.
+    Stop,
+    /// Ask the guest to shut down, within so many seconds.
+    Shutdown {
+        /// Seconds that the guest gets.
+        timeout: u64,
+        /// Whether it is powered off when it did not.
+        force: bool,
+    },
+    /// Ask the guest to shut down, within so many seconds, and power on again.
+    Reboot {
+        /// Seconds that the guest gets.
+        timeout: u64,
+    },
+}
+
+impl Action {
+    fn verb(self) -> &'static str {
+        match self {
+            Action::Start => "start",
+            Action::Stop => "stop",
+            Action::Shutdown { .. } => "shutdown",
+            Action::Reboot { .. } => "reboot",
+        }
+    }
+
+    /// The state after it.
+    fn goal(self) -> &'static str {
+        match self {
+            Action::Start | Action::Reboot { .. } => "running",
+            Action::Stop | Action::Shutdown { .. } => "stopped",
+        }
+    }
+
+    /// The request for it.
+    pub fn call(self, permit: &Permit, node: &fleet_core::types::NodeName) -> Call {
+        let params = match self {
+            Action::Start | Action::Stop => vec![],
+            Action::Shutdown { timeout, force } => {
+                let mut params = vec![("timeout", timeout.to_string())];
+                if force {
+                    params.push(("forceStop", "1".to_owned()));
+                }
+                params
+            }
+            Action::Reboot { timeout } => vec![("timeout", timeout.to_string())],
+        };
+        let params: Vec<(&str, &str)> = params.iter().map(|(k, v)| (*k, v.as_str())).collect();
+        Call::power(permit, node, self.verb(), &params)
+    }
+}
+
+/// Changes the power state. Whether there was anything to do: a VM that is there already is left alone.
+pub fn act(
+    node: &Node,
+    permit: &Permit,
+    action: Action,
+    deadline: Deadline,
+    progress: Progress<'_>,
+) -> Result<bool> {
+    let vmid = permit.vmid();
+    let name = node.name(deadline)?.clone();
+    let before = status(node, vmid, deadline)?;
+    match (action, before.status.as_str()) {
+        (Action::Start, "running") | (Action::Stop | Action::Shutdown { .. }, "stopped") => return Ok(false),
+        (Action::Reboot { .. }, "stopped") => {
+            return Err(Error::failed(format!("can not reboot VM {vmid}: it is stopped"))
+                .hint(format!("proxmox-ops start {vmid}")));
+        }
+        _ => {}
+    }
+    let call = action.call(permit, &name);
+    let short = Duration::from_secs(20);
+    // A reboot leaves no other trace than its task: a running VM proves nothing.
+    let mut done = || {
+        Ok(!matches!(action, Action::Reboot { .. })
+            && status(node, vmid, deadline.at_most(short))?.status == action.goal())
+    };
+    let kind = format!("qm{}", action.verb());
+    let outcome =
+        tasks::run_or_look(&node.api, permit, &call, (&kind, vmid, &name), deadline, progress, &mut done);
+    match outcome {
+        Ok(()) => Ok(true),
+        // Somebody else was quicker.
+        Err(e) if action == Action::Start && e.message().contains("already running") => Ok(false),
+        Err(e)
+            if e.message().contains("got timeout")
+                && matches!(action, Action::Shutdown { .. } | Action::Reboot { .. }) =>
+        {
+            Err(Error::new(Kind::DeadlinePassed, e.message().to_owned())
+                .now(format!("VM {vmid} is still running: its guest did not shut down in time"))
+                .hint(format!("proxmox-ops stop {vmid}   # powers it off")))
+        }
+        Err(e) => Err(node.explain_missing(vmid, e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Fake, node, permit};
+    use serde_json::json;
+
+    const STATUS: &str = "/nodes/prom/qemu/110/status/current";
+    const START: &str = "/nodes/prom/qemu/110/status/start";
+    const UPID: &str = "UPID:prom:00000ED5:000AE788:6B03B82C:qmstart:110:root@pam:";
+    const TASK: &str =
+        "/nodes/prom/tasks/UPID%3Aprom%3A00000ED5%3A000AE788%3A6B03B82C%3Aqmstart%3A110%3Aroot%40pam%3A";
+
+    fn fake() -> Fake {
+        Fake::new().get("/cluster/status", json!([{"type": "node", "name": "prom", "local": 1}]))
+    }
+
+    fn task(fake: Fake, exit: &str) -> Fake {
+        fake.get(&format!("{TASK}/status"), json!({"status": "running"}))
+            .get(&format!("{TASK}/status"), json!({"status": "stopped", "exitstatus": exit}))
+            .get(
+                &format!("{TASK}/log"),
+                json!([{"n": 1, "t": "kvm: what QEMU said"}, {"n": 2, "t": format!("TASK ERROR: {exit}")}]),
+            )
+    }
+
+    fn start(fake: &Fake) -> Result<bool> {
+        act(&node(fake), &permit(110), Action::Start, Deadline::secs(10), &mut |_| {})
+    }
+
+    #[test]
+    fn a_start_is_followed_to_its_end() {
+        let fake =
+            fake().get(STATUS, json!({"status": "stopped"})).on("POST", START, 200, json!({"data": UPID}));
+        assert!(start(&task(fake, "OK")).unwrap());
+    }
+
+    #[test]
+    fn a_task_that_fails_later_is_a_failure_with_its_words() {
+        let fake =
+            fake().get(STATUS, json!({"status": "stopped"})).on("POST", START, 200, json!({"data": UPID}));
+        let error = start(&task(fake, "start failed: QEMU exited with code 1")).unwrap_err();
+        assert_eq!(error.message(), "can not start VM 110: start failed: QEMU exited with code 1");
+        assert_eq!(
+            error.facts(),
+            [format!("the node's task: {UPID}").as_str(), "its log says: kvm: what QEMU said"]
+        );
+    }
+
+    #[test]
+    fn warnings_are_a_success() {
+        let fake =
+            fake().get(STATUS, json!({"status": "stopped"})).on("POST", START, 200, json!({"data": UPID}));
+        assert!(start(&task(fake, "WARNINGS: 1")).unwrap());
+    }
+
+    #[test]
+    fn a_running_vm_is_left_alone() {
+        let fake = fake().get(STATUS, json!({"status": "running"}));
+        assert!(!start(&fake).unwrap());
+        assert_eq!(fake.requests("POST"), 0);
+    }
+
+    #[test]
+    fn a_start_whose_answer_was_lost_is_seen_in_the_status() {
+        let fake = fake()
+            .get(STATUS, json!({"status": "stopped"}))
+            .get(STATUS, json!({"status": "running"}))
+            .get("/nodes/prom/tasks", json!([]))
+            .drops("POST", START);
+        assert!(start(&fake).unwrap());
+        assert_eq!(fake.requests("POST"), 1);
+    }
+
+    #[test]
+    fn a_lock_that_was_not_had_in_time_is_tried_again() {
+        let locked = "can't lock file '/var/lock/qemu-server/lock-110.conf' - got timeout\n";
+        let fake = fake()
+            .get(STATUS, json!({"status": "stopped"}))
+            .on("POST", START, 500, json!({"data": null, "message": locked}))
+            .on("POST", START, 200, json!({"data": UPID}));
+        assert!(start(&task(fake.clone(), "OK")).unwrap());
+        assert_eq!(fake.requests("POST"), 2);
+    }
+
+    #[test]
+    fn a_missing_vm_is_not_found() {
+        let fake = fake()
+            .on(
+                "GET",
+                STATUS,
+                500,
+                json!({"message": "Configuration file 'nodes/prom/qemu-server/110.conf' does not exist\n"}),
+            )
+            .get("/cluster/resources", json!([]));
+        assert_eq!(start(&fake).unwrap_err().kind(), Kind::NotFound);
+    }
+
+    #[test]
+    fn a_ticket_that_expires_in_the_middle_is_renewed_once() {
+        let fake = fake().on("GET", STATUS, 401, Value::Null).get(STATUS, json!({"status": "running"}));
+        assert!(!start(&fake).unwrap());
+        assert_eq!(fake.minted(), 2);
+        let fake = Fake::new().on("GET", "/cluster/status", 401, Value::Null);
+        assert_eq!(start(&fake).unwrap_err().kind(), Kind::Unreachable);
+        assert_eq!(fake.minted(), 2);
+    }
+}

@@ -1,0 +1,348 @@
+//! Tasks of the daemon: followed to their own exit status, found again when an answer was lost.
+
+use std::time::Duration;
+
+use fleet_core::{
+    Kind, Result,
+    deadline::Deadline,
+    guard::Permit,
+    types::{NodeName, Vmid},
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::api::{Client, call::Call, encode::percent, error};
+
+/// A task's id, such as `UPID:prom:00000ED5:000AE788:6B03B82C:qmclone:9002:root@pam:`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upid(String);
+
+impl Upid {
+    /// The id in an answer, if it is one.
+    pub fn of(data: &Value) -> Option<Upid> {
+        let text = data.as_str()?;
+        (text.starts_with("UPID:") && text.split(':').count() >= 8).then(|| Upid(text.to_owned()))
+    }
+
+    /// The node that runs it.
+    pub fn node(&self) -> &str {
+        self.0.split(':').nth(1).unwrap_or_default()
+    }
+
+    fn path(&self, rest: &str) -> String {
+        format!("/nodes/{}/tasks/{}{rest}", percent(self.node()), percent(&self.0))
+    }
+}
+
+impl std::fmt::Display for Upid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whether these words of an exit status are a success: `OK`, and `WARNINGS: n` too.
+pub fn is_success(exit_status: &str) -> bool {
+    exit_status == "OK" || exit_status.starts_with("WARNINGS:")
+}
+
+#[derive(Deserialize)]
+struct Status {
+    status: String,
+    #[serde(default)]
+    exitstatus: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct LogLine {
+    n: u64,
+    t: String,
+}
+
+/// Follows a task to its end. Lines of its log go to `progress` as they come; most tasks are over before the
+/// first look at the log. A task that failed is an error of the kind that its words tell.
+pub fn follow(
+    client: &Client,
+    upid: &Upid,
+    what: &str,
+    deadline: Deadline,
+    progress: &mut dyn FnMut(&str),
+) -> Result<()> {
+    let mut pause = Duration::from_millis(10);
+    let mut seen = 0;
+    let mut looks = 0u32;
+    loop {
+        // The clock is looked at before the last look at the task, not after.
+        let last = deadline.passed();
+        let look = if last { Deadline::secs(5) } else { deadline.at_most(Duration::from_secs(30)) };
+        let status: Status =
+            client.get_as(&format!("follow the task to {what}"), &upid.path("/status"), &[], look)?;
+        looks += 1;
+        let ended = status.status != "running";
+        if looks > 4 || seen > 0 {
+            seen = new_lines(client, upid, seen, look, progress);
+        }
+        if ended {
+            let exit = status.exitstatus.unwrap_or_else(|| "ended without an exit status".to_owned());
+            return end(client, upid, what, &exit, progress);
+        }
+        if last {
+            return Err(deadline
+                .error(format_args!("the task to {what}"))
+                .now(format!("it is still running on the node: {upid}"))
+                .hint(format!("look at it on the node: pvenode task status '{upid}'"))
+                .hint("run the same command again later: it looks first"));
+        }
+        deadline.sleep(pause);
+        pause = (pause * 3 / 2).min(Duration::from_millis(500));
+    }
+}
+
+fn end(client: &Client, upid: &Upid, what: &str, exit: &str, progress: &mut dyn FnMut(&str)) -> Result<()> {
+    if exit == "OK" {
+        return Ok(());
+    }
+    if is_success(exit) {
+        let mut warned = false;
+        for line in log(client, upid, 0, Deadline::secs(10)).unwrap_or_default() {
+            if line.t.to_ascii_uppercase().contains("WARN") && !line.t.starts_with("TASK ") {
+                progress(&line.t);
+                warned = true;
+            }
+        }
+        if !warned {
+            progress(&format!("the task to {what} ended with {exit}"));
+        }
+        return Ok(());
+    }
+    let mut failed = error::of_text(what, exit).now(format!("the node's task: {upid}"));
+    // The exit status is the last line; the one before it often says more (QEMU's own words).
+    let lines = log(client, upid, 0, Deadline::secs(10)).unwrap_or_default();
+    let more = lines.iter().rev().map(|l| l.t.trim()).find(|t| {
+        !t.is_empty() && !t.starts_with("TASK ") && !exit.contains(t) && !t.starts_with("transferred ")
+    });
+    if let Some(more) = more {
+        failed = failed.now(format!("its log says: {more}"));
+    }
+    Err(failed.hint(format!("its whole log: pvenode task log '{upid}' on the node")))
+}
+
+fn log(client: &Client, upid: &Upid, start: u64, deadline: Deadline) -> Result<Vec<LogLine>> {
+    let start = start.to_string();
+    let lines: Vec<LogLine> = client.get_as(
+        "read a task's log",
+        &upid.path("/log"),
+        &[("start", &start), ("limit", "0")],
+        deadline,
+    )?;
+    Ok(lines)
+}
+
+/// Hands on the lines after the first `seen` ones. A log that can not be read stops nothing.
+fn new_lines(
+    client: &Client,
+    upid: &Upid,
+    seen: u64,
+    deadline: Deadline,
+    progress: &mut dyn FnMut(&str),
+) -> u64 {
+    let mut last = seen;
+    for line in log(client, upid, seen, deadline).unwrap_or_default() {
+        if line.n > seen && !line.t.starts_with("TASK ") {
+            progress(&line.t);
+            last = last.max(line.n);
+        }
+    }
+    last
+}
+
+/// Sends a change and follows the task that it starts, if it starts one.
+///
+/// A lock that was not had in time did nothing: it is tried again, more slowly each time, until the deadline.
+/// An answer that was lost is looked for among the node's tasks; what is not found there stays
+/// [`Kind::OutcomeUnknown`], for the caller to look at the VM itself.
+pub fn run(
+    client: &Client,
+    permit: &Permit,
+    call: &Call,
+    deadline: Deadline,
+    progress: &mut dyn FnMut(&str),
+) -> Result<()> {
+    let mut pause = Duration::from_millis(500);
+    loop {
+        let outcome = client.send(permit, call, deadline).and_then(|data| match Upid::of(&data) {
+            Some(upid) => follow(client, &upid, call.what(), deadline, progress),
+            None => Ok(()),
+        });
+        match outcome {
+            Err(e) if error::is_lock_timeout(e.message()) && deadline.left() > pause => {
+                progress(&format!("{}; trying again", e.message()));
+                deadline.sleep(pause);
+                pause = (pause * 2).min(Duration::from_secs(8));
+            }
+            other => return other,
+        }
+    }
+}
+
+/// A task in the node's list.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Listed {
+    upid: String,
+    /// `qmclone`, `qmstart`, …
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Seconds since 1970 on the node's clock.
+    #[serde(default)]
+    pub starttime: u64,
+    /// Absent while it runs, else its exit status.
+    #[serde(default)]
+    pub status: Option<String>,
+}
+
+impl Listed {
+    /// Its id.
+    pub fn upid(&self) -> Upid {
+        Upid(self.upid.clone())
+    }
+}
+
+/// The newest task of a kind on a VM, running or recently ended, newest first.
+pub fn find(
+    client: &Client,
+    node: &NodeName,
+    kind: &str,
+    vmid: Vmid,
+    deadline: Deadline,
+) -> Result<Vec<Listed>> {
+    let id = vmid.to_string();
+    let mut tasks: Vec<Listed> = client.get_as(
+        &format!("list the tasks of VM {vmid}"),
+        &format!("/nodes/{}/tasks", percent(node.as_str())),
+        &[("vmid", &id), ("source", "all"), ("typefilter", kind), ("limit", "20")],
+        deadline,
+    )?;
+    tasks.retain(|task| task.kind == kind);
+    tasks.sort_by_key(|task| std::cmp::Reverse(task.starttime));
+    Ok(tasks)
+}
+
+/// A running task of this kind on this VM, if there is one.
+pub fn find_running(
+    client: &Client,
+    node: &NodeName,
+    kind: &str,
+    vmid: Vmid,
+    deadline: Deadline,
+) -> Result<Option<Upid>> {
+    let tasks = find(client, node, kind, vmid, deadline)?;
+    Ok(tasks.into_iter().find(|t| matches!(t.status.as_deref(), None | Some("running"))).map(|t| t.upid()))
+}
+
+/// As [`run`], and when the answer was lost, `done` is asked whether the change is there after all. The task
+/// that may be doing it (of `kind`, on `subject`) is waited for first.
+pub fn run_or_look(
+    client: &Client,
+    permit: &Permit,
+    call: &Call,
+    (kind, subject, node): (&str, Vmid, &NodeName),
+    deadline: Deadline,
+    progress: &mut dyn FnMut(&str),
+    done: &mut dyn FnMut() -> Result<bool>,
+) -> Result<()> {
+    let lost = match run(client, permit, call, deadline, progress) {
+        Err(e) if e.kind() == Kind::OutcomeUnknown => e,
+        other => return other,
+    };
+    progress(&format!("the answer to '{}' was lost: looking at what is there", call.what()));
+    let mut look = || -> Result<bool> {
+        for attempt in 0..3 {
+            if let Some(upid) =
+                find_running(client, node, kind, subject, deadline.at_most(Duration::from_secs(20)))?
+            {
+                // Its end is looked at below, in the VM itself.
+                let _ = follow(client, &upid, call.what(), deadline, &mut |_| {});
+            }
+            if done()? {
+                return Ok(true);
+            }
+            if attempt < 2 {
+                deadline.sleep(Duration::from_millis(500));
+            }
+        }
+        Ok(false)
+    };
+    match look() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(lost.now("looked at the VM and at the node's tasks: there is no trace of it")),
+        Err(e) => Err(lost.now(format!("tried to look at what is there: {}", e.message())).caused_by(e)),
+    }
+}
+
+/// Percent done in a line of a clone's log: `transferred 22.5 MiB of 2.0 GiB (1.10%)`.
+pub fn percent_of(line: &str) -> Option<f64> {
+    let (_, rest) = line.rsplit_once('(')?;
+    rest.strip_suffix("%)")?.parse().ok().filter(|p| (0.0..=100.0).contains(p))
+}
+
+/// Thins a task's log for people: of the lines with a percentage, one per ten points.
+#[derive(Debug, Default)]
+pub struct Thinned {
+    next: f64,
+}
+
+impl Thinned {
+    /// Whether to show this line.
+    pub fn shows(&mut self, line: &str) -> bool {
+        match percent_of(line) {
+            Some(percent) if percent >= self.next => {
+                self.next = (percent / 10.0).floor() * 10.0 + 10.0;
+                true
+            }
+            Some(_) => false,
+            None => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn upids_are_known_by_their_form() {
+        let upid =
+            Upid::of(&Value::from("UPID:prom:00000ED5:000AE788:6B03B82C:qmclone:9002:root@pam:")).unwrap();
+        assert_eq!(upid.node(), "prom");
+        assert_eq!(
+            upid.path("/status"),
+            "/nodes/prom/tasks/UPID%3Aprom%3A00000ED5%3A000AE788%3A6B03B82C%3Aqmclone%3A9002%3Aroot%40pam%3A/status"
+        );
+        for other in [Value::Null, Value::from("UPID:x"), Value::from(7), Value::from("110")] {
+            assert_eq!(Upid::of(&other), None);
+        }
+    }
+
+    #[test]
+    fn warnings_are_a_success() {
+        assert!(is_success("OK") && is_success("WARNINGS: 1"));
+        assert!(!is_success("unexpected status") && !is_success("") && !is_success("OKAY"));
+    }
+
+    #[test]
+    fn progress_is_thinned() {
+        let mut thinned = Thinned::default();
+        let shown: Vec<bool> = [
+            "create full clone of drive scsi0",
+            "transferred 0.0 B of 2.0 GiB (0.00%)",
+            "transferred 22.5 MiB of 2.0 GiB (1.10%)",
+            "transferred 250 MiB of 2.0 GiB (12.20%)",
+            "transferred 2.0 GiB of 2.0 GiB (100.00%)",
+            "done",
+        ]
+        .iter()
+        .map(|line| thinned.shows(line))
+        .collect();
+        assert_eq!(shown, [true, true, false, true, true, true]);
+        assert_eq!(percent_of("x (y%)"), None);
+    }
+}

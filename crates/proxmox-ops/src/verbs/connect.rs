@@ -1,0 +1,59 @@
+//! `proxmox-ops connect`
+
+use std::{net::IpAddr, rc::Rc};
+
+use clap::Args;
+use fleet_core::{Error, Result, deadline::Deadline, types::VmRef};
+
+use crate::{context::Context, node::Node, ops::address, route, settings::Route};
+
+/// Carry bytes between standard input and output and a VM's current address
+///
+/// The address is found by the MAC of its network card, so it may change: fit as an OpenSSH ProxyCommand.
+/// FLEET_ROUTE says how to get there: straight (direct), through the node (node), or straight where that works
+/// within a second (auto).
+#[derive(Debug, Args)]
+pub struct Connect {
+    /// VMID, name, or an address
+    #[arg(value_name = "VMID")]
+    vm: String,
+    /// TCP port
+    #[arg(default_value_t = 22, value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+    /// Seconds to look for the address and to connect
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
+}
+
+impl Connect {
+    /// Runs it.
+    pub fn run(&self, cx: &Context) -> Result<()> {
+        let deadline = Deadline::secs(self.timeout);
+        let given: Option<IpAddr> = self.vm.parse().ok();
+        let mut node: Option<Rc<Node>> = None;
+        let mut connected = || -> Result<Rc<Node>> {
+            if node.is_none() {
+                node = Some(Rc::new(cx.connect()?));
+            }
+            node.clone().ok_or_else(|| Error::failed("not connected"))
+        };
+        let address = match given {
+            Some(address) => address,
+            None => {
+                let vm: VmRef = self.vm.parse()?;
+                let node = connected()?;
+                let vmid = cx.vmid(&vm, &node)?;
+                let fixed = address::fixed(&cx.definitions).get(&vmid).copied();
+                let mut progress = cx.progress();
+                address::find(&node, vmid, fixed, deadline, &mut progress)?.address
+            }
+        };
+        cx.ui.detail(format!("connecting to {address} port {}", self.port));
+        let stream = route::open(cx.settings.route, &mut connected, (address, self.port), deadline)?;
+        if cx.settings.route == Route::Direct {
+            drop(node);
+            return route::carry(stream);
+        }
+        route::carry(stream)
+    }
+}

@@ -1,0 +1,117 @@
+//! `proxmox-ops destroy`
+
+use clap::Args;
+use fleet_core::{
+    Error, Result,
+    definitions::Entry,
+    guard::Operation,
+    protocol::VmConfig,
+    types::VmRef,
+    ui::{Ui, can_ask},
+};
+
+use crate::{
+    api::call::Call,
+    context::{ChangeOptions, Context},
+    ops::{
+        config,
+        destroy::{self, Ownership},
+    },
+};
+
+/// Remove a VM and its disks for ever; needs the word `yes`
+///
+/// The VM must be ours: its description carries the marker that its creation wrote. A managed VM without the
+/// marker is removed only after its name was typed on a terminal.
+#[derive(Debug, Args)]
+pub struct Destroy {
+    /// VMID or name
+    #[arg(value_name = "VMID")]
+    vm: VmRef,
+    /// The word `yes`
+    #[arg(value_name = "yes")]
+    word: Option<String>,
+    /// Power it off first when it runs
+    #[arg(long)]
+    stop: bool,
+    #[command(flatten)]
+    options: ChangeOptions,
+}
+
+impl Destroy {
+    /// What the arguments alone decide: the word is there, or its stead can be asked for.
+    pub fn check(&self) -> Result<()> {
+        match self.word.as_deref() {
+            Some("yes") => Ok(()),
+            None if self.options.change.dry_run || can_ask() => Ok(()),
+            _ => Err(Error::refused(format!("refused to destroy VM {}: the word 'yes' is missing", self.vm))
+                .now("nothing was sent to the node")
+                .hint(format!("proxmox-ops destroy {} yes   # removes it and its disks for ever", self.vm))),
+        }
+    }
+
+    /// Runs it.
+    pub fn run(&self, cx: &Context) -> Result<()> {
+        let permit = cx.permit(&self.vm, &self.options, Operation::Destroy, "destroy")?;
+        let vmid = permit.vmid();
+        if self.options.change.dry_run {
+            return cx.show(&[Call::destroy(&permit, &cx.node_name()?)]);
+        }
+        let node = cx.connect()?;
+        let deadline = self.options.deadline();
+        let config = config::read(&node, vmid, deadline)?;
+        let defined = match cx.definitions.by_vmid(vmid) {
+            Some(Entry::Managed(vm)) => Some(&vm.name),
+            _ => None,
+        };
+        let name = config.settings.get("name").map_or("", String::as_str);
+        match destroy::ownership(&config, defined) {
+            Ownership::Proven if self.word.is_some() => {}
+            Ownership::Proven => typed(cx.ui, &config, name, "")?,
+            Ownership::Others(marker) => {
+                return Err(Error::refused(format!(
+                    "refused to destroy VM {vmid}: it was made as '{}', not as what the definitions call {vmid}",
+                    marker.name
+                ))
+                .now("nothing was changed")
+                .hint(format!("look at it: proxmox-ops config {vmid}")));
+            }
+            Ownership::Unmarked => {
+                typed(
+                    cx.ui,
+                    &config,
+                    name,
+                    "It does not carry the marker of these tools: they did not make it. ",
+                )?;
+            }
+        }
+        cx.ui.step(format!("Destroying VM {vmid} '{name}'..."));
+        destroy::destroy(&node, &permit, &config, self.stop, deadline, &mut cx.progress())?;
+        cx.changed(vmid, true, &format!("VM {vmid} '{name}' and its disks are gone"), "")
+    }
+}
+
+/// Asks for the VM's name to be typed, on a terminal.
+fn typed(ui: Ui, config: &VmConfig, name: &str, why: &str) -> Result<()> {
+    let vmid = config.vmid;
+    if !can_ask() || name.is_empty() {
+        return Err(Error::refused(format!(
+            "refused to destroy VM {vmid} '{name}': nothing proves that it is ours"
+        ))
+        .now("its description does not carry the marker that these tools write into every VM they make")
+        .now("nothing was changed")
+        .hint(format!("look at it: proxmox-ops config {vmid}"))
+        .hint("to destroy it all the same, run this on a terminal and type its name"));
+    }
+    let answer = ui.ask_line(&format!(
+        "{why}VM {vmid} and its disks will be gone for ever. Type its name to destroy it: "
+    ))?;
+    if answer.trim() == name {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "refused to destroy VM {vmid}: '{}' is not its name",
+        answer.trim().escape_debug()
+    ))
+    .now("nothing was changed"))
+}

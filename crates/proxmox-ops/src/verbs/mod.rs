@@ -1,0 +1,127 @@
+//! The verbs, one file each: its arguments and its `run`.
+
+pub mod clone;
+pub mod cloudinit_config;
+pub mod cloudinit_drive;
+pub mod config;
+pub mod configure;
+pub mod connect;
+pub mod create_disk;
+pub mod destroy;
+pub mod get_ip;
+pub mod host_key;
+pub mod list;
+pub mod next_vmid;
+pub mod reboot;
+pub mod resize;
+pub mod session;
+pub mod shutdown;
+pub mod start;
+pub mod status;
+pub mod stop;
+pub mod storage;
+pub mod wait_ssh;
+
+use std::collections::BTreeMap;
+
+use comfy_table::{CellAlignment, Table, presets};
+use fleet_core::{
+    Result,
+    guard::{Operation, Permit},
+    types::VmRef,
+};
+
+use crate::{
+    api::call::Call,
+    context::{ChangeOptions, Context},
+    ops::{self, power},
+};
+
+/// Changes the power state for one of the power verbs.
+fn power(cx: &Context, vm: &VmRef, options: &ChangeOptions, action: power::Action, verb: &str) -> Result<()> {
+    let permit = cx.permit(vm, options, Operation::Change, verb)?;
+    if options.change.dry_run {
+        return cx.show(&[action.call(&permit, &cx.node_name()?)]);
+    }
+    let vmid = permit.vmid();
+    let node = cx.connect()?;
+    let changed = power::act(&node, &permit, action, options.deadline(), &mut cx.progress())?;
+    let (done, nothing) = match action {
+        power::Action::Start => ("started", "is running already"),
+        power::Action::Stop => ("stopped", "is stopped already"),
+        power::Action::Shutdown { .. } => ("shut down", "is stopped already"),
+        power::Action::Reboot { .. } => ("rebooted", "was left alone"),
+    };
+    cx.changed(vmid, changed, &format!("VM {vmid} {done}"), &format!("VM {vmid} {nothing}"))
+}
+
+/// Changes settings for one of the verbs that do, or shows the request.
+fn configure(
+    cx: &Context,
+    permit: &Permit,
+    options: &ChangeOptions,
+    settings: &[(&str, String)],
+    done: &str,
+) -> Result<()> {
+    if options.change.dry_run {
+        let pairs = settings.iter().map(|(key, value)| (*key, value.as_str()));
+        return cx.show(&[Call::configure(permit, &cx.node_name()?, pairs, &[], None)]);
+    }
+    let settings: BTreeMap<String, String> =
+        settings.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+    let node = cx.connect()?;
+    ops::config::change(&node, permit, &settings, &[], None, options.deadline(), &mut cx.progress())?;
+    cx.changed(permit.vmid(), true, done, done)
+}
+
+/// A table for people: a header, no lines, numbers to the right.
+fn table(header: &[&str], numbers: &[usize], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header.iter().copied()).add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+        if numbers.contains(&column.index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    lines.join("\n")
+}
+
+/// Bytes in the unit that keeps the number short.
+fn human(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB", "TiB"] {
+        if value < 1024.0 || unit == "TiB" {
+            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1024.0;
+    }
+    format!("{bytes} B")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_aligned_and_have_no_blanks_at_line_ends() {
+        let rows = vec![
+            vec!["104".into(), "doc1".into(), "1.0 GiB".into()],
+            vec!["9002".into(), "t".into(), "9 B".into()],
+        ];
+        insta::assert_snapshot!(table(&["VMID", "NAME", "DISK"], &[0, 2], rows), @r"
+        VMID  NAME     DISK
+         104  doc1  1.0 GiB
+        9002  t         9 B
+        ");
+    }
+
+    #[test]
+    fn sizes_are_short() {
+        assert_eq!(human(0), "0 B");
+        assert_eq!(human(1536), "1.5 KiB");
+        assert_eq!(human(20 << 30), "20.0 GiB");
+        assert_eq!(human(5000 << 40), "5000.0 TiB");
+    }
+}

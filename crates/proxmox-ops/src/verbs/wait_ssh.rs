@@ -1,0 +1,158 @@
+//! `proxmox-ops wait-ssh`
+
+use std::{io::Read, net::IpAddr, rc::Rc, time::Duration};
+
+use clap::Args;
+use fleet_core::{
+    Error, Kind, Result,
+    child::Command,
+    deadline::Deadline,
+    ssh::{HostKeyPolicy, Session, Stream, Target},
+    types::UserName,
+};
+
+use crate::{context::Context, node::Node, route, settings::Route};
+
+/// How soon after a failure the port is tried again: it is noticed within 300 ms of opening.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long one try to connect may take; every few tries a longer one, for slow links.
+const TRY: Duration = Duration::from_millis(250);
+
+/// Wait until SSH answers at an address
+#[derive(Debug, Args)]
+pub struct WaitSsh {
+    /// Address
+    ip: IpAddr,
+    /// Seconds to wait
+    #[arg(default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
+    /// Also log in as this user
+    user: Option<UserName>,
+    /// TCP port
+    #[arg(long, default_value_t = 22, value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+    /// The host key that it must have when logging in: one OpenSSH public key line
+    #[arg(long, value_name = "KEY", requires = "user")]
+    host_key: Option<String>,
+}
+
+impl WaitSsh {
+    /// Runs it.
+    pub fn run(&self, cx: &Context) -> Result<()> {
+        let deadline = Deadline::secs(self.timeout);
+        let route = cx.settings.route;
+        // A node that can not be reached is an error at once, and no VM that is not there yet.
+        let node = match route {
+            Route::Node => Some(Rc::new(cx.connect()?)),
+            Route::Direct | Route::Auto => None,
+        };
+        let (ip, port) = (self.ip, self.port);
+        cx.ui.step(format!("Waiting for SSH on {ip} port {port}..."));
+        let mut ways = Ways { cx, node, tries: 0 };
+        let banner = loop {
+            let error = match ways.attempt(route, (ip, port), deadline) {
+                Ok(banner) => break banner,
+                Err(e) => e,
+            };
+            if deadline.passed() {
+                return Err(deadline
+                    .error(format_args!("SSH on {ip} port {port}"))
+                    .now(format!("the last try: {}", error.chain()))
+                    .hint("is it the VM's address? `proxmox-ops get-ip VMID` tells"));
+            }
+            deadline.sleep(PAUSE);
+        };
+        cx.ui.detail(format!("it says: {banner}"));
+        if let Some(user) = &self.user {
+            self.log_in(cx, user, deadline)?;
+        }
+        cx.ui.done(format!("SSH answers on {ip} port {port}"));
+        if cx.ui.json() {
+            cx.ui.json_line(&serde_json::json!({ "address": ip, "port": port, "banner": banner }))?;
+        }
+        Ok(())
+    }
+
+    fn log_in(&self, cx: &Context, user: &UserName, deadline: Deadline) -> Result<()> {
+        let me = std::env::current_exe()
+            .map_err(|e| Error::failed("can not tell where this program is").caused_by(e))?;
+        let proxy = (cx.settings.route != Route::Direct).then(|| {
+            Command::new(me)
+                .arg("--repo")
+                .arg(repo_of(cx))
+                .args(["--host", &cx.settings.host, "--user", &cx.settings.user, "--quiet", "connect"])
+                .arg(self.ip.to_string())
+                .arg(self.port.to_string())
+        });
+        let host = if self.port == 22 { self.ip.to_string() } else { format!("[{}]:{}", self.ip, self.port) };
+        let target = Target {
+            host,
+            user: Some(user.to_string()),
+            host_key: match &self.host_key {
+                Some(key) => HostKeyPolicy::Pinned(key.clone()),
+                None => HostKeyPolicy::KnownHosts,
+            },
+            identities: Vec::new(),
+            proxy,
+        };
+        Session::connect(&target, cx.ui, deadline.at_most(Duration::from_secs(30))).map(drop)
+    }
+}
+
+fn repo_of(cx: &Context) -> std::path::PathBuf {
+    // …/vms/definitions.nix
+    cx.definitions.path.ancestors().nth(2).map(std::path::Path::to_owned).unwrap_or_default()
+}
+
+/// The ways to the address, tried in turn.
+struct Ways<'a> {
+    cx: &'a Context,
+    node: Option<Rc<Node>>,
+    tries: u32,
+}
+
+impl Ways<'_> {
+    /// One try; gives what the server says first.
+    fn attempt(&mut self, route: Route, to: (IpAddr, u16), deadline: Deadline) -> Result<String> {
+        self.tries += 1;
+        let limit = if self.tries.is_multiple_of(5) { TRY * 8 } else { TRY };
+        let limit = deadline.at_most(limit);
+        let cx = self.cx;
+        let node = &mut self.node;
+        let mut connected = || -> Result<Rc<Node>> {
+            if node.is_none() {
+                *node = Some(Rc::new(cx.connect()?));
+            }
+            node.clone().ok_or_else(|| Error::failed("not connected"))
+        };
+        let mut never = || Err(Error::failed("the node is not asked"));
+        let stream = match route {
+            Route::Direct => route::open(Route::Direct, &mut never, to, limit)?,
+            Route::Node => {
+                route::open(Route::Node, &mut connected, to, deadline.at_most(Duration::from_secs(2)))?
+            }
+            Route::Auto => route::open(Route::Direct, &mut never, to, limit).or_else(|_| {
+                route::open(Route::Node, &mut connected, to, deadline.at_most(Duration::from_secs(2)))
+            })?,
+        };
+        banner(stream, deadline.at_most(Duration::from_secs(5)))
+    }
+}
+
+/// Reads the line that an SSH server begins with (RFC 4253, 4.2).
+fn banner(mut stream: Box<dyn Stream>, deadline: Deadline) -> Result<String> {
+    stream.set_deadline(deadline);
+    let mut text = Vec::new();
+    let mut buffer = [0; 256];
+    loop {
+        let line = text.split(|b| *b == b'\n').find(|line: &&[u8]| line.starts_with(b"SSH-"));
+        if let Some(line) = line.filter(|_| text.contains(&b'\n')) {
+            return Ok(String::from_utf8_lossy(line).trim_end().to_owned());
+        }
+        match stream.read(&mut buffer) {
+            Ok(amount @ 1..) if text.len() < 8192 => text.extend_from_slice(&buffer[..amount]),
+            Ok(_) => return Err(Error::new(Kind::Unreachable, "what listens there is no SSH server")),
+            Err(e) => return Err(Error::new(Kind::Unreachable, "it does not say what it is").caused_by(e)),
+        }
+    }
+}
