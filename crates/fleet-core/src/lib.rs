@@ -9,6 +9,7 @@ pub mod deadline;
 pub mod definitions;
 pub mod error;
 pub mod faults;
+pub mod files;
 pub mod guard;
 pub mod hosts;
 pub mod interrupt;
