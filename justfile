@@ -18,8 +18,12 @@ provision *NAMES: build
     target/debug/provision-vm "$@"
 
 # What `provision` would do, nothing changed
-plan NAME *ARGS: build
+dry-run *NAMES: build
     target/debug/provision-vm --dry-run "$@"
+
+# Compare the definitions with the cluster; exit code 2 when they differ
+plan *NAMES: build
+    target/debug/provision-vm plan "$@"
 
 # Operations on the Proxmox host, such as `just ops list`
 ops *ARGS: build
