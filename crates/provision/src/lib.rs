@@ -1,1 +1,49 @@
 //! From a definition to a running NixOS VM in the fleet, in one command.
+//!
+//! Orchestrates the other tools as subprocesses and holds no Proxmox knowledge of its own: it asks
+//! `proxmox-ops session` for everything on the node, `cloudinit-gen` for the keys, `nixos-anywhere` for the
+//! installation and `post-provision-vm` for the integration.
+//!
+//! Data flows one way: definition → [`world::World`] (what is there) → [`plan::Plan`] (what will be done, pure
+//! data) → [`execute`] → report. Every step first looks whether it is already done.
+
+pub mod cli;
+pub mod execute;
+pub mod guest;
+pub mod host_key;
+pub mod install;
+pub mod plan;
+pub mod settings;
+pub mod state;
+pub mod tools;
+pub mod world;
+
+mod provision_one;
+
+use fleet_core::{Error, Result, interrupt};
+
+/// Runs the command line.
+pub fn run(cli: &cli::Cli) -> Result<()> {
+    interrupt::install()?;
+    let ui = cli.common.ui();
+    ui.step("Checking prerequisites...");
+    let repo = cli.common.repo("provision-vm --repo DIR NAME")?;
+    let tools = tools::Tools::find(cli, &repo)?;
+    ui.done("All prerequisites met");
+    let mut first_failure: Option<Error> = None;
+    for name in &cli.names {
+        match provision_one::provision(cli, ui, &repo, &tools, name) {
+            Ok(()) => {}
+            // One failing VM does not stop the others; the last word is the first failure.
+            Err(error) if cli.names.len() > 1 && error.kind() != fleet_core::Kind::Interrupted => {
+                let error = error.context(name);
+                match &first_failure {
+                    None => first_failure = Some(error),
+                    Some(_) => ui.error(&error),
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    first_failure.map_or(Ok(()), Err)
+}

@@ -1,3 +1,11 @@
-//! From a definition to a running NixOS VM in the fleet, in one command.
+//! `provision-vm`: from a definition to a running NixOS VM in the fleet, in one command.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use provision::cli::Cli;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    fleet_core::cli::finish(cli.common.ui(), provision::run(&cli).map_err(Into::into))
+}

@@ -1,0 +1,40 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use fleet_core::cli::{ChangeArgs, CommonArgs, ConnectionArgs};
+
+/// Turn an entry in vms/definitions.nix into a running NixOS VM that is a full member of the fleet
+///
+/// Clones the template, sets the VM up, starts it, installs NixOS with nixos-anywhere, verifies it, and takes it
+/// into the fleet with post-provision-vm. The same command again finishes a run that was cut short: each step
+/// first looks whether it is already done. A VM that this tool did not create is never touched.
+#[derive(Debug, Parser)]
+#[command(name = "provision-vm", version, max_term_width = 100)]
+pub struct Cli {
+    /// VMs to provision, as named under `managed` in vms/definitions.nix
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+
+    /// Stop when the VM answers over SSH, and print the commands that remain
+    #[arg(long)]
+    pub no_install: bool,
+    /// Do not take the VM into the fleet, and print the command that does
+    #[arg(long)]
+    pub no_integrate: bool,
+    /// Private key to log in to the VM with; its public half must be among the fleet's keys
+    /// [default: the first of ~/.ssh/id_ed25519, id_ecdsa, id_rsa that is]
+    #[arg(short, long, value_name = "FILE", env = "FLEET_IDENTITY")]
+    pub identity: Option<PathBuf>,
+
+    /// --yes, --dry-run.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+    /// How to reach Proxmox.
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+    /// Options of every tool.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}

@@ -1,0 +1,129 @@
+//! The VM's SSH host key: made before the VM is, so that it can be known from its first packet on and its
+//! secrets open on first boot.
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use fleet_core::{Error, Result, types::VmName};
+use ssh_key::{LineEnding, PrivateKey, private::Ed25519Keypair};
+use tempfile::TempDir;
+use zeroize::Zeroizing;
+
+/// A private directory in memory for what must not reach a disk; gone when dropped.
+#[derive(Debug)]
+pub struct PrivateDir(TempDir);
+
+impl PrivateDir {
+    /// In `XDG_RUNTIME_DIR` or else `/dev/shm`, both in memory; mode 0700.
+    ///
+    /// Its path has no blank in it: nixos-anywhere joins SSH options with blanks.
+    pub fn new() -> Result<PrivateDir> {
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        let places = [runtime, Some(PathBuf::from("/dev/shm"))];
+        let usable = |dir: &PathBuf| dir.is_dir() && !dir.to_string_lossy().contains(char::is_whitespace);
+        for place in places.into_iter().flatten().filter(usable) {
+            if let Ok(dir) = tempfile::Builder::new().prefix("fleet-").tempdir_in(&place) {
+                return Ok(PrivateDir(dir));
+            }
+        }
+        Err(Error::failed("no place in memory for the VM's private host key")
+            .now("neither XDG_RUNTIME_DIR nor /dev/shm is a directory that can be written; nothing was changed")
+            .hint("set XDG_RUNTIME_DIR to a directory on a tmpfs, without blanks in its path"))
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Writes `content` to a new file `name` with `mode`.
+    pub fn write(&self, name: &str, content: &[u8], mode: u32) -> Result<PathBuf> {
+        let path = self.path().join(name);
+        write_new(&path, content, mode)?;
+        Ok(path)
+    }
+}
+
+pub(crate) fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)
+        .and_then(|mut file| file.write_all(content))
+        .map_err(|e| Error::io("write", path, e))
+}
+
+/// An ed25519 host key pair and the directory tree that hands it to the new system.
+#[derive(Debug)]
+pub struct HostKey {
+    public: String,
+    extra_files: PathBuf,
+    public_file: PathBuf,
+}
+
+impl HostKey {
+    /// Makes a fresh pair for `name` below `dir`: `extra/etc/ssh/ssh_host_ed25519_key` (0600) and its `.pub`.
+    pub fn generate(name: &VmName, dir: &PrivateDir) -> Result<HostKey> {
+        let bad = |e: ssh_key::Error| Error::failed("can not make a host key").caused_by(e);
+        let mut seed = Zeroizing::new([0u8; 32]);
+        getrandom::fill(seed.as_mut())
+            .map_err(|e| Error::failed("the system gives no random bytes").caused_by(e))?;
+        let key =
+            PrivateKey::new(Ed25519Keypair::from_seed(&seed).into(), format!("root@{name}")).map_err(bad)?;
+        let private = key.to_openssh(LineEnding::LF).map_err(bad)?;
+        let public = key.public_key().to_openssh().map_err(bad)?;
+        let extra_files = dir.path().join("extra");
+        let ssh = extra_files.join("etc/ssh");
+        // The tree is unpacked over the new system's root: its directories get these modes there.
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(&ssh)
+            .map_err(|e| Error::io("create", &ssh, e))?;
+        write_new(&ssh.join("ssh_host_ed25519_key"), private.as_bytes(), 0o600)?;
+        let public_line = format!("{public}\n");
+        write_new(&ssh.join("ssh_host_ed25519_key.pub"), public_line.as_bytes(), 0o644)?;
+        let public_file = dir.write("host_key.pub", public_line.as_bytes(), 0o644)?;
+        Ok(HostKey { public, extra_files, public_file })
+    }
+
+    /// The public half, one OpenSSH line.
+    pub fn public(&self) -> &str {
+        &self.public
+    }
+
+    /// The directory for nixos-anywhere's `--extra-files`.
+    pub fn extra_files(&self) -> &Path {
+        &self.extra_files
+    }
+
+    /// A file with the public half, for `post-provision-vm --host-key`.
+    pub fn public_file(&self) -> &Path {
+        &self.public_file
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn the_pair_fits_and_only_its_owner_can_read_it() {
+        let dir = PrivateDir(tempfile::tempdir().unwrap());
+        let key = HostKey::generate(&"web".parse().unwrap(), &dir).unwrap();
+        let private_file = key.extra_files().join("etc/ssh/ssh_host_ed25519_key");
+        assert_eq!(fs::metadata(&private_file).unwrap().permissions().mode() & 0o777, 0o600);
+        let private = PrivateKey::read_openssh_file(&private_file).unwrap();
+        assert_eq!(private.public_key().to_openssh().unwrap(), key.public());
+        assert_eq!(fs::read_to_string(key.public_file()).unwrap().trim_end(), key.public());
+        let other =
+            HostKey::generate(&"web".parse().unwrap(), &PrivateDir(tempfile::tempdir().unwrap())).unwrap();
+        assert_ne!(key.public(), other.public());
+    }
+}

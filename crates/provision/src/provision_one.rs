@@ -1,0 +1,197 @@
+//! One VM, from its definition to its place in the fleet.
+
+use std::net::IpAddr;
+
+use fleet_core::{
+    Error, Result,
+    definitions::{Definitions, Install, ManagedVm},
+    hosts::Hosts,
+    repo::Repo,
+    types::UserName,
+    ui::Ui,
+};
+use serde::Serialize;
+
+use crate::{
+    cli::Cli,
+    execute::{self, Job},
+    guest, install,
+    plan::{self, Plan, Standing},
+    tools::Tools,
+    world,
+};
+
+/// What a run left, for `--json`.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    name: &'a str,
+    vmid: u32,
+    address: IpAddr,
+    user: &'a str,
+    installed: bool,
+    integrated: bool,
+}
+
+/// Provisions the managed VM `name`.
+pub(crate) fn provision(cli: &Cli, ui: Ui, repo: &Repo, tools: &Tools, name: &str) -> Result<()> {
+    ui.step(format!("Starting VM provisioning for: {name}"));
+    ui.step(format!("Loading VM definition for '{name}'..."));
+    let definitions = Definitions::load(repo, cli.common.nix)?;
+    let vm = definitions.managed(name)?;
+    if vm.readonly {
+        return Err(Error::refused(format!("refused to provision '{name}': it is marked readonly"))
+            .now("nothing was sent to the node")
+            .hint(format!(
+                "take `readonly = true` out of managed.{name} in {}",
+                definitions.path.display()
+            )));
+    }
+    ui.done("VM definition loaded");
+
+    ui.step("Validating VM configuration...");
+    let install = !cli.no_install && vm.install == Install::NixosAnywhere;
+    if !cli.no_install && vm.install == Install::Image {
+        return Err(Error::failed(format!(
+            "'{name}' says install = \"image\", which this version can not do yet"
+        ))
+        .now("nothing was changed")
+        .hint("use install = \"nixos-anywhere\", or --no-install"));
+    }
+    if install {
+        host_files(repo, vm)?;
+    }
+    let user = fleet_user(repo, cli, vm)?;
+    let keys = tools.ssh_keys(name)?;
+    let identity = guest::identity(cli.identity.as_deref(), &keys)?;
+    let flake = install::flake_of(repo.root(), &vm.nixos_config)?;
+
+    let mut session = tools.session()?;
+    let template = world::template_of(&definitions, vm)?;
+    let mut found = world::survey(&mut session, template, vm)?;
+    if plan::standing(vm, &found)? == Standing::BeingCloned && !cli.change.dry_run {
+        execute::wait_for_clone(&mut session, vm, ui)?;
+        found = world::survey(&mut session, template, vm)?;
+    }
+    let plan = plan::plan(vm, template, &keys, &found, install)?;
+    ui.done("VM configuration valid");
+    describe(vm, ui);
+    for warning in &plan.warnings {
+        ui.warn(warning);
+    }
+    announce(vm, &plan, cli, install, ui);
+
+    if cli.change.dry_run {
+        return dry_run(vm, &plan, cli, install, &flake, ui);
+    }
+    if !cli.change.yes {
+        ui.say("");
+        if !ui.confirm("Continue?")? {
+            ui.say("Nothing was changed.");
+            return Ok(());
+        }
+    }
+    ui.say("");
+    let job = Job { cli, ui, tools, vm, keys: &keys, identity: &identity, user: &user, flake: &flake };
+    let outcome = execute::run(&job, &mut session, plan)?;
+    if cli.common.json {
+        ui.json_line(&Report {
+            name,
+            vmid: vm.vmid.get(),
+            address: outcome.address,
+            user: user.as_ref(),
+            installed: outcome.installed,
+            integrated: outcome.integrated,
+        })?;
+    }
+    Ok(())
+}
+
+/// Everything under `hosts/NAME/` that the installation reads must be there.
+fn host_files(repo: &Repo, vm: &ManagedVm) -> Result<()> {
+    let dir = repo.host_dir(&vm.nixos_config);
+    let missing: Vec<String> = ["configuration.nix", "disko.nix"]
+        .iter()
+        .map(|file| dir.join(file))
+        .filter(|path| !path.is_file())
+        .map(|path| path.strip_prefix(repo.root()).unwrap_or(&path).display().to_string())
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::not_found(format!("'{}' has no NixOS configuration: {} is missing", vm.name, missing.join(" and ")))
+        .now("nothing was changed")
+        .hint(format!(
+            "write hosts/{0}/configuration.nix and hosts/{0}/disko.nix, or name another directory with nixosConfig",
+            vm.nixos_config
+        )))
+}
+
+/// Who logs in on the finished VM: the definition says, or the host's entry, or all hosts say the same.
+fn fleet_user(repo: &Repo, cli: &Cli, vm: &ManagedVm) -> Result<UserName> {
+    if let Some(user) = &vm.user {
+        return Ok(user.clone());
+    }
+    let hosts = Hosts::load(repo, cli.common.nix)?;
+    let known =
+        hosts.get(vm.name.as_str()).and_then(|host| host.user.as_deref()).or_else(|| hosts.common_user());
+    known
+        .ok_or_else(|| {
+            Error::failed(format!(
+                "which user logs in on '{}'? The hosts in hosts.nix do not share one",
+                vm.name
+            ))
+            .now("nothing was changed")
+            .hint(format!("add `user = \"…\";` to managed.{}", vm.name))
+        })?
+        .parse()
+}
+
+fn describe(vm: &ManagedVm, ui: Ui) {
+    ui.say(format!("  VMID: {}", vm.vmid));
+    ui.say(format!("  Cores: {}", vm.cores));
+    ui.say(format!("  Memory: {}MB", vm.memory));
+    ui.say(format!("  Disk: {}", vm.disk));
+    ui.say(format!("  Storage: {}", vm.storage));
+    ui.say(format!("  NixOS Config: {}", vm.nixos_config));
+    ui.say("");
+}
+
+fn announce(vm: &ManagedVm, plan: &Plan, cli: &Cli, install: bool, ui: Ui) {
+    ui.warn(format!("Ready to provision VM '{}' (VMID: {})", vm.name, vm.vmid));
+    ui.warn("This will:");
+    let first = match &plan.origin {
+        plan::Origin::Clone(_) => "Clone template VM".to_owned(),
+        plan::Origin::Continue(_) => format!("Continue with VM {}, which an earlier run made", vm.vmid),
+    };
+    let last = match (install, cli.no_integrate) {
+        (true, false) => "Install NixOS (nixos-anywhere) and integrate with the fleet",
+        (true, true) => "Install NixOS (nixos-anywhere)",
+        (false, _) => "Stop there and print the commands that remain",
+    };
+    let steps = [first.as_str(), "Configure resources and networking", "Start VM and wait for network", last];
+    for (number, step) in steps.iter().enumerate() {
+        ui.say(format!("  {}. {step}", number + 1));
+    }
+}
+
+fn dry_run(vm: &ManagedVm, plan: &Plan, cli: &Cli, install: bool, flake: &str, ui: Ui) -> Result<()> {
+    let mut lines = plan.lines(vm);
+    lines.push("find its address and read its host key through the guest agent".to_owned());
+    if install {
+        for phase in [install::Phase::Kexec, install::Phase::Install, install::Phase::Reboot] {
+            lines.push(format!("nixos-anywhere: {} ({flake})", phase.title().to_lowercase()));
+        }
+        lines.push(
+            "verify: SSH as the fleet user, host key, host name; detach the cloud-init drive".to_owned(),
+        );
+        if !cli.no_integrate {
+            lines.push(format!("post-provision-vm {} ADDRESS {} --yes", vm.name, vm.vmid));
+        }
+    }
+    let value = serde_json::json!({
+        "name": vm.name, "vmid": vm.vmid, "dry_run": true, "steps": lines,
+    });
+    ui.say("");
+    ui.step("Dry run: nothing is changed. These steps would be taken:");
+    ui.answer(&value, || lines.iter().map(|line| format!("- {line}\n")).collect())
+}

@@ -1,0 +1,249 @@
+//! What a VM's configuration should say, and what of that it does not say yet. Pure.
+//!
+//! Names and forms are those of qm.conf(5), text decoded; how they are encoded for the API is `proxmox-ops`'
+//! matter.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use fleet_core::{
+    definitions::{Addressing, ManagedVm},
+    types::{DiskSize, DiskSlot},
+};
+
+/// The login of the bootstrap system that nixos-anywhere starts from.
+pub const BOOTSTRAP_USER: &str = "root";
+
+/// Settings by name.
+pub type Settings = BTreeMap<String, String>;
+
+/// The settings that have to change so that `current` says what `vm` defines; empty when nothing has to.
+pub fn changes(vm: &ManagedVm, keys: &[String], current: &Settings) -> Settings {
+    wanted(vm, keys, current).into_iter().filter(|(name, value)| !says(current, name, value)).collect()
+}
+
+fn wanted(vm: &ManagedVm, keys: &[String], current: &Settings) -> Settings {
+    let mut settings = Settings::new();
+    let mut set = |name: &str, value: String| settings.insert(name.to_owned(), value);
+    set("cores", vm.cores.to_string());
+    set("memory", vm.memory.to_string());
+    set("agent", "enabled=1".to_owned());
+    set("ciuser", BOOTSTRAP_USER.to_owned());
+    set("sshkeys", keys.join("\n"));
+    set("ipconfig0", ipconfig(vm));
+    // The image's own packages are replaced by NixOS within minutes: upgrading them only costs time.
+    set("ciupgrade", "0".to_owned());
+    if !vm.nameservers.is_empty() {
+        set("nameserver", vm.nameservers.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" "));
+    }
+    if !has_cloudinit_drive(current) {
+        set("ide2", format!("{}:cloudinit", vm.storage));
+    }
+    if let Some(net0) = net0(vm, current.get("net0").map(String::as_str)) {
+        set("net0", net0);
+    }
+    if !current.contains_key("serial0") {
+        set("serial0", "socket".to_owned());
+    }
+    if let Some(cpu) = &vm.cpu {
+        set("cpu", cpu.clone());
+    }
+    if let Some(on_boot) = vm.on_boot {
+        set("onboot", u8::from(on_boot).to_string());
+    }
+    if !vm.tags.is_empty() {
+        set("tags", vm.tags.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join(";"));
+    }
+    settings
+}
+
+/// Whether `current` already says `name` = `value`, compared by meaning.
+fn says(current: &Settings, name: &str, value: &str) -> bool {
+    let Some(now) = current.get(name) else {
+        // What Proxmox assumes when nothing is written.
+        return matches!((name, value), ("onboot", "0") | ("cores", "1"));
+    };
+    match name {
+        "sshkeys" => now.trim_end() == value.trim_end(),
+        "agent" => now.split(',').any(|part| matches!(part, "1" | "enabled=1")),
+        "tags" => {
+            let set = |text: &str| {
+                text.split([';', ',', ' ']).map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
+            };
+            set(now) == set(value)
+        }
+        // A definition without a MAC address leaves the one that Proxmox made.
+        "net0" => net_parts(now) == net_parts(value),
+        _ => now == value,
+    }
+}
+
+fn ipconfig(vm: &ManagedVm) -> String {
+    match vm.addressing {
+        Addressing::Dhcp => "ip=dhcp".to_owned(),
+        Addressing::Static(cidr) => {
+            let six = if cidr.address.is_ipv4() { "" } else { "6" };
+            let gateway = vm.gateway.map(|gateway| format!(",gw{six}={gateway}")).unwrap_or_default();
+            format!("ip{six}={cidr}{gateway}")
+        }
+    }
+}
+
+/// Whether some drive holds cloud-init's documents already (a clone may inherit one).
+pub fn has_cloudinit_drive(settings: &Settings) -> bool {
+    cloudinit_drive(settings).is_some()
+}
+
+/// The slot of the cloud-init drive, if there is one.
+pub fn cloudinit_drive(settings: &Settings) -> Option<&str> {
+    settings
+        .iter()
+        .find(|(name, value)| {
+            is_drive(name) && value.split(',').next().is_some_and(|v| v.contains("cloudinit"))
+        })
+        .map(|(name, _)| name.as_str())
+}
+
+fn is_drive(name: &str) -> bool {
+    name.parse::<DiskSlot>().is_ok()
+}
+
+fn net_parts(value: &str) -> BTreeMap<&str, &str> {
+    value.split(',').map(|part| part.split_once('=').unwrap_or((part, ""))).collect()
+}
+
+/// `net0` as the definition wants it, keeping what it does not speak of; nothing when it speaks of nothing.
+fn net0(vm: &ManagedVm, current: Option<&str>) -> Option<String> {
+    if current.is_some() && vm.bridge.is_none() && vm.vlan.is_none() && vm.mac.is_none() && vm.mtu.is_none() {
+        return None;
+    }
+    let mut parts: Vec<(String, String)> = match current {
+        Some(text) => text
+            .split(',')
+            .map(|part| part.split_once('=').unwrap_or((part, "")))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
+        None => vec![("virtio".to_owned(), String::new()), ("bridge".to_owned(), "vmbr0".to_owned())],
+    };
+    let mut set = |name: &str, value: String| match parts.iter_mut().find(|(n, _)| n == name) {
+        Some((_, old)) => *old = value,
+        None => parts.push((name.to_owned(), value)),
+    };
+    if let Some(bridge) = &vm.bridge {
+        set("bridge", bridge.to_string());
+    }
+    if let Some(vlan) = vm.vlan {
+        set("tag", vlan.to_string());
+    }
+    if let Some(mtu) = vm.mtu {
+        set("mtu", mtu.to_string());
+    }
+    if let (Some(mac), Some(model)) = (vm.mac, parts.first_mut()) {
+        // The model comes first and carries the address: `virtio=BC:24:11:…`.
+        model.1 = mac.to_string();
+    }
+    let text =
+        |(name, value): (String, String)| if value.is_empty() { name } else { format!("{name}={value}") };
+    Some(parts.into_iter().map(text).collect::<Vec<_>>().join(","))
+}
+
+/// The disk that the VM boots from and its size now: the first of `boot: order=…` that is a disk with a size,
+/// else the first disk there is.
+pub fn boot_disk(settings: &Settings) -> Option<(DiskSlot, DiskSize)> {
+    let ordered = settings
+        .get("boot")
+        .and_then(|boot| boot.strip_prefix("order="))
+        .into_iter()
+        .flat_map(|order| order.split(';'));
+    let all = settings.keys().map(String::as_str);
+    ordered.chain(all).find_map(|name| {
+        let slot: DiskSlot = name.parse().ok()?;
+        let value = settings.get(name)?;
+        if value.contains("media=cdrom") || value.contains("cloudinit") {
+            return None;
+        }
+        let size = value.split(',').find_map(|part| part.strip_prefix("size="))?.parse().ok()?;
+        Some((slot, size))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::tests::vm;
+
+    fn settings(pairs: &[(&str, &str)]) -> Settings {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_fresh_clone_gets_everything_and_then_nothing_more() {
+        let vm = vm();
+        let keys = ["ssh-ed25519 AAAA a".to_owned(), "ssh-ed25519 BBBB b".to_owned()];
+        let mut current = settings(&[
+            ("cores", "1"),
+            ("memory", "2048"),
+            ("net0", "virtio=BC:24:11:00:00:01,bridge=vmbr0"),
+            ("scsi0", "nvmeprom:110/vm-110-disk-0.qcow2,size=2G"),
+        ]);
+        let changed = changes(&vm, &keys, &current);
+        assert_eq!(
+            changed,
+            settings(&[
+                ("agent", "enabled=1"),
+                ("ciuser", "root"),
+                ("ciupgrade", "0"),
+                ("cores", "2"),
+                ("ide2", "nvmeprom:cloudinit"),
+                ("ipconfig0", "ip=dhcp"),
+                ("memory", "4096"),
+                ("serial0", "socket"),
+                ("sshkeys", "ssh-ed25519 AAAA a\nssh-ed25519 BBBB b"),
+            ])
+        );
+        current.extend(changed);
+        current.insert("ide2".into(), "nvmeprom:110/vm-110-cloudinit.qcow2,media=cdrom".into());
+        current.insert("agent".into(), "1,fstrim_cloned_disks=1".into());
+        current.insert("sshkeys".into(), "ssh-ed25519 AAAA a\nssh-ed25519 BBBB b\n".into());
+        assert_eq!(changes(&vm, &keys, &current), Settings::new());
+    }
+
+    #[test]
+    fn the_network_card_keeps_what_the_definition_does_not_speak_of() {
+        let mut vm = vm();
+        let now = "virtio=BC:24:11:00:00:01,bridge=vmbr0,firewall=1";
+        assert_eq!(net0(&vm, Some(now)), None);
+        vm.vlan = Some(20);
+        vm.bridge = Some("vmbr1".parse().unwrap());
+        assert_eq!(net0(&vm, Some(now)).unwrap(), "virtio=BC:24:11:00:00:01,bridge=vmbr1,firewall=1,tag=20");
+        vm.mac = Some("02:00:00:00:00:07".parse().unwrap());
+        assert_eq!(net0(&vm, Some(now)).unwrap(), "virtio=02:00:00:00:00:07,bridge=vmbr1,firewall=1,tag=20");
+        assert_eq!(net0(&vm, None).unwrap(), "virtio=02:00:00:00:00:07,bridge=vmbr1,tag=20");
+        let order = settings(&[("net0", "tag=20,firewall=1,bridge=vmbr1,virtio=02:00:00:00:00:07")]);
+        assert!(!changes(&vm, &[], &order).contains_key("net0"));
+    }
+
+    #[test]
+    fn a_fixed_address_carries_its_gateway() {
+        let mut vm = vm();
+        vm.addressing = Addressing::Static("192.0.2.10/24".parse().unwrap());
+        vm.gateway = Some("192.0.2.1".parse().unwrap());
+        assert_eq!(ipconfig(&vm), "ip=192.0.2.10/24,gw=192.0.2.1");
+        vm.addressing = Addressing::Static("2001:db8::10/64".parse().unwrap());
+        vm.gateway = Some("2001:db8::1".parse().unwrap());
+        assert_eq!(ipconfig(&vm), "ip6=2001:db8::10/64,gw6=2001:db8::1");
+    }
+
+    #[test]
+    fn the_boot_disk_is_the_one_that_boots() {
+        let now = settings(&[
+            ("boot", "order=ide2;virtio1;scsi0"),
+            ("efidisk0", "nvmeprom:110/vm-110-disk-1.qcow2,size=528K"),
+            ("ide2", "nvmeprom:110/vm-110-cloudinit.qcow2,media=cdrom,size=4M"),
+            ("scsi0", "nvmeprom:110/vm-110-disk-0.qcow2,size=2G"),
+            ("virtio1", "nvmeprom:110/vm-110-disk-2.qcow2,size=23.5G"),
+        ]);
+        let (slot, size) = boot_disk(&now).unwrap();
+        assert_eq!((slot.as_str(), size.to_string().as_str()), ("virtio1", "24064M"));
+        assert_eq!(boot_disk(&settings(&[("scsihw", "virtio-scsi-pci")])), None);
+    }
+}

@@ -1,0 +1,92 @@
+//! What an earlier run learnt about a VM and a later one needs: its public host keys. Kept per VM under the
+//! user's state directory; nothing in it is secret.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use fleet_core::{Error, Result, protocol::Marker};
+use serde::{Deserialize, Serialize};
+
+/// The record of one VM.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// The nonce of the VM's marker: a record of an earlier VM of the same name says nothing about this one.
+    pub nonce: String,
+    /// Host keys that this VM was seen or made with, one OpenSSH line each, the newest first.
+    #[serde(default)]
+    pub host_keys: Vec<String>,
+}
+
+impl State {
+    /// The record for the VM with this marker; an empty one when there is none.
+    pub fn load(marker: &Marker) -> State {
+        State::load_from(&directory(), marker)
+    }
+
+    /// A record that is missing, damaged or of another VM is as good as none: it only saves asking again.
+    fn load_from(dir: &Path, marker: &Marker) -> State {
+        fs::read(file(dir, marker))
+            .ok()
+            .and_then(|text| serde_json::from_slice::<State>(&text).ok())
+            .filter(|state| state.nonce == marker.nonce)
+            .unwrap_or_else(|| State { nonce: marker.nonce.clone(), host_keys: Vec::new() })
+    }
+
+    /// Notes a host key of this VM.
+    pub fn remember(&mut self, marker: &Marker, host_key: &str) -> Result<()> {
+        self.remember_in(&directory(), marker, host_key)
+    }
+
+    fn remember_in(&mut self, dir: &Path, marker: &Marker, host_key: &str) -> Result<()> {
+        if self.host_keys.first().is_some_and(|key| key == host_key) {
+            return Ok(());
+        }
+        self.host_keys.retain(|key| key != host_key);
+        self.host_keys.insert(0, host_key.to_owned());
+        fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+        let path = file(dir, marker);
+        let text =
+            serde_json::to_vec_pretty(self).map_err(|e| Error::failed("can not write JSON").caused_by(e))?;
+        let write = || {
+            let mut staged = tempfile::NamedTempFile::new_in(dir)?;
+            staged.write_all(&text)?;
+            staged.as_file().sync_all()?;
+            staged.persist(&path).map_err(|e| e.error)
+        };
+        write().map(drop).map_err(|e| Error::io("write", &path, e))
+    }
+}
+
+/// `$XDG_STATE_HOME/fleet/vms`, by default below `~/.local/state` (XDG Base Directory Specification).
+fn directory() -> PathBuf {
+    let home = || std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    state.unwrap_or_else(|| home().join(".local/state")).join("fleet/vms")
+}
+
+fn file(dir: &Path, marker: &Marker) -> PathBuf {
+    dir.join(format!("{}-{}.json", marker.name, marker.vmid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_belongs_to_one_vm_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let marker = Marker::fresh(&"web".parse().unwrap(), "110".parse().unwrap()).unwrap();
+        let mut state = State::load_from(dir.path(), &marker);
+        for key in ["ssh-ed25519 A", "ssh-ed25519 B", "ssh-ed25519 A"] {
+            state.remember_in(dir.path(), &marker, key).unwrap();
+        }
+        assert_eq!(State::load_from(dir.path(), &marker).host_keys, ["ssh-ed25519 A", "ssh-ed25519 B"]);
+        let next = Marker { nonce: "0".repeat(32), ..marker.clone() };
+        assert_eq!(State::load_from(dir.path(), &next).host_keys, [] as [&str; 0]);
+        fs::write(file(dir.path(), &marker), "{").unwrap();
+        assert_eq!(State::load_from(dir.path(), &marker).host_keys, [] as [&str; 0]);
+    }
+}

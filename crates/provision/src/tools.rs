@@ -1,0 +1,187 @@
+//! The other programs: found once, before anything else, and called with the same connection settings.
+
+use std::path::{Path, PathBuf};
+
+use fleet_core::{
+    Error, Kind, Result,
+    child::{self, Command},
+    deadline::Deadline,
+    nix::NixMode,
+    protocol::Session,
+    repo::Repo,
+    types::Vmid,
+};
+use serde::Deserialize;
+
+use crate::cli::Cli;
+
+/// How long a sibling tool that only reads files may take, in seconds.
+const READ_LIMIT: u64 = 120;
+
+/// Where the installer comes from when it is not on PATH.
+const INSTALLER_FLAKE: &str = "github:nix-community/nixos-anywhere";
+
+/// The programs that a run needs.
+#[derive(Debug, Clone)]
+pub struct Tools {
+    proxmox_ops: PathBuf,
+    cloudinit_gen: PathBuf,
+    post_provision: PathBuf,
+    installer: Option<Command>,
+    common: Vec<String>,
+    connection: Vec<String>,
+}
+
+impl Tools {
+    /// Finds them all; every one that is missing is in the one error, with how to get it.
+    pub fn find(cli: &Cli, repo: &Repo) -> Result<Tools> {
+        let mut missing = Vec::new();
+        let mut sibling = |name: &str| {
+            child::find_tool(name).unwrap_or_else(|_| {
+                missing.push((
+                    name.to_owned(),
+                    format!("install {name} beside provision-vm, or put it on PATH"),
+                ));
+                PathBuf::new()
+            })
+        };
+        let (proxmox_ops, cloudinit_gen, post_provision) =
+            (sibling("proxmox-ops"), sibling("cloudinit-gen"), sibling("post-provision-vm"));
+        let installer = installer(child::find_program("nixos-anywhere"), child::find_program("nix"));
+        if !cli.no_install && installer.is_none() {
+            missing.push((
+                "nixos-anywhere".to_owned(),
+                format!("install nixos-anywhere, or nix to run {INSTALLER_FLAKE}; or stop before it with --no-install"),
+            ));
+        }
+        if !missing.is_empty() {
+            let names: Vec<&str> = missing.iter().map(|(name, _)| name.as_str()).collect();
+            let error = Error::not_found(format!("programs are missing: {}", names.join(", ")))
+                .now("nothing was changed");
+            return Err(missing.iter().fold(error, |error, (_, hint)| error.hint(hint)));
+        }
+        Ok(Tools {
+            proxmox_ops,
+            cloudinit_gen,
+            post_provision,
+            installer,
+            common: common_args(cli, repo),
+            connection: connection_args(cli),
+        })
+    }
+
+    fn sibling(&self, program: &Path) -> Command {
+        Command::new(program).args(&self.common)
+    }
+
+    /// `proxmox-ops` with our connection settings.
+    pub fn proxmox_ops(&self) -> Command {
+        self.sibling(&self.proxmox_ops).args(&self.connection)
+    }
+
+    /// Starts `proxmox-ops session`.
+    pub fn session(&self) -> Result<Session> {
+        Session::start(&self.proxmox_ops().arg("session"))
+    }
+
+    /// `proxmox-ops connect VMID 22`: the bytes of an SSH connection to the VM's current address.
+    pub fn connect(&self, vmid: Vmid) -> Command {
+        self.proxmox_ops().args(["--quiet", "connect"]).arg(vmid.to_string()).arg("22")
+    }
+
+    /// `post-provision-vm NAME [ADDRESS] [VMID] --yes`, with the host key to record when it is known.
+    pub fn post_provision(&self, args: impl IntoIterator<Item = String>) -> Command {
+        self.sibling(&self.post_provision).args(args)
+    }
+
+    /// The installer; only absent when the run does not need it.
+    pub fn installer(&self) -> Result<Command> {
+        self.installer.clone().ok_or_else(|| Error::not_found("nixos-anywhere is not installed"))
+    }
+
+    /// The keys that may log in on `name`, as `cloudinit-gen ssh-keys` gives them.
+    pub fn ssh_keys(&self, name: &str) -> Result<Vec<String>> {
+        #[derive(Deserialize)]
+        struct Answer {
+            keys: Vec<String>,
+        }
+        let command = self.sibling(&self.cloudinit_gen).args(["--json", "ssh-keys", name]);
+        let answer: Answer = ask_json(&command)?;
+        Ok(answer.keys)
+    }
+}
+
+/// Runs a sibling with `--json` and reads its answer, or the error that it gives in the same form.
+fn ask_json<T: serde::de::DeserializeOwned>(command: &Command) -> Result<T> {
+    let output = command.output(Deadline::secs(READ_LIMIT))?;
+    let text = output.stdout_text();
+    if !output.success() {
+        #[derive(Deserialize)]
+        struct Failure {
+            error: fleet_core::error::Report,
+        }
+        if let Ok(failure) = serde_json::from_str::<Failure>(&text) {
+            return Err(failure.error.into());
+        }
+        let kind = output.status.code().map_or(Kind::Failed, Kind::from_exit_code);
+        return Err(output
+            .checked()
+            .err()
+            .map_or_else(|| Error::new(kind, format!("`{command}` failed")), |error| error.with_kind(kind)));
+    }
+    serde_json::from_str(&text).map_err(|e| {
+        Error::failed(format!("`{command}` gave something else than expected: {text}")).caused_by(e)
+    })
+}
+
+fn installer(nixos_anywhere: Option<PathBuf>, nix: Option<PathBuf>) -> Option<Command> {
+    nixos_anywhere.map(Command::new).or_else(|| {
+        nix.map(|nix| {
+            Command::new(nix).args([
+                "--extra-experimental-features",
+                "nix-command flakes",
+                "run",
+                INSTALLER_FLAKE,
+                "--",
+            ])
+        })
+    })
+}
+
+fn common_args(cli: &Cli, repo: &Repo) -> Vec<String> {
+    let mut args = vec!["--repo".to_owned(), repo.root().to_string_lossy().into_owned()];
+    match cli.common.nix {
+        NixMode::Auto => {}
+        NixMode::Embedded => args.push("--nix=embedded".to_owned()),
+        NixMode::Nix => args.push("--nix=nix".to_owned()),
+    }
+    let color = if cli.common.ui().color() { "--color=always" } else { "--color=never" };
+    args.push(color.to_owned());
+    args
+}
+
+fn connection_args(cli: &Cli) -> Vec<String> {
+    let c = &cli.connection;
+    [("--host", &c.host), ("--user", &c.user), ("--node", &c.node)]
+        .into_iter()
+        .filter_map(|(flag, value)| value.as_ref().map(|value| [flag.to_owned(), value.clone()]))
+        .flatten()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_installer_on_path_wins_over_the_flake() {
+        let both = installer(Some("/bin/nixos-anywhere".into()), Some("/bin/nix".into())).unwrap();
+        assert_eq!(both.to_string(), "/bin/nixos-anywhere");
+        let nix = installer(None, Some("/bin/nix".into())).unwrap();
+        assert_eq!(
+            nix.to_string(),
+            "/bin/nix --extra-experimental-features 'nix-command flakes' run github:nix-community/nixos-anywhere --"
+        );
+        assert!(installer(None, None).is_none());
+    }
+}

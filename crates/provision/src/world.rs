@@ -1,0 +1,71 @@
+//! What is there: read from the node once, before anything is decided.
+
+use fleet_core::{
+    Error, Kind, Result,
+    deadline::Deadline,
+    definitions::{Definitions, ManagedVm},
+    protocol::{NodeInfo, Op, Resource, ResourceKind, Session, Storage, VmConfig, VmStatus},
+    types::Vmid,
+};
+
+/// How long one reading request may take, in seconds.
+const READ_LIMIT: u64 = 60;
+
+/// What the node and the cluster say, as far as it matters for one VM.
+#[derive(Debug, Clone)]
+pub struct World {
+    /// The node that answered.
+    pub node: NodeInfo,
+    /// Every VM and container of the cluster.
+    pub resources: Vec<Resource>,
+    /// The node's storages.
+    pub storages: Vec<Storage>,
+    /// The node's bridges; only asked for when the definition names one.
+    pub bridges: Option<Vec<String>>,
+    /// The template's configuration; `None` when there is no such VM.
+    pub template: Option<VmConfig>,
+    /// The VM's own configuration, when its VMID is a VM already.
+    pub existing: Option<(VmConfig, VmStatus)>,
+}
+
+/// The template's VMID that `vm` is cloned from.
+pub fn template_of(definitions: &Definitions, vm: &ManagedVm) -> Result<Vmid> {
+    vm.template.or(definitions.template.as_ref().map(|template| template.vmid)).ok_or_else(|| {
+        Error::failed(format!("no template to clone '{}' from", vm.name))
+            .now("nothing was changed")
+            .hint(format!("add `template = {{ vmid = …; name = …; }};` to {}", definitions.path.display()))
+    })
+}
+
+/// Reads the world for `vm`. A node that can not be reached is an error, never an empty world.
+pub fn survey(session: &mut Session, template: Vmid, vm: &ManagedVm) -> Result<World> {
+    let limit = || Deadline::secs(READ_LIMIT);
+    let node: NodeInfo = session.ask(Op::Node, limit(), |_| {})?;
+    let resources: Vec<Resource> = session.ask(Op::Resources, limit(), |_| {})?;
+    let storages = session.ask(Op::Storages, limit(), |_| {})?;
+    let bridges = match vm.bridge {
+        Some(_) => Some(session.ask(Op::Bridges, limit(), |_| {})?),
+        None => None,
+    };
+    let template = found(session.ask(Op::Config { vmid: template }, limit(), |_| {}))?;
+    let here = |r: &Resource| r.vmid == vm.vmid && r.kind == ResourceKind::Qemu && r.node == node.node;
+    let existing = if resources.iter().any(here) { existing(session, vm.vmid)? } else { None };
+    Ok(World { node, resources, storages, bridges, template, existing })
+}
+
+/// The VM's configuration and state, if it (still) exists.
+pub fn existing(session: &mut Session, vmid: Vmid) -> Result<Option<(VmConfig, VmStatus)>> {
+    let Some(config) = found(session.ask(Op::Config { vmid }, Deadline::secs(READ_LIMIT), |_| {}))? else {
+        return Ok(None);
+    };
+    let status = found(session.ask(Op::Status { vmid }, Deadline::secs(READ_LIMIT), |_| {}))?;
+    Ok(status.map(|status| (config, status)))
+}
+
+fn found<T>(answer: Result<T>) -> Result<Option<T>> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == Kind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
