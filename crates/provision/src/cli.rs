@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 use fleet_core::cli::{ChangeArgs, CommonArgs, ConnectionArgs};
 
 /// Turn an entry in vms/definitions.nix into a running NixOS VM that is a full member of the fleet
@@ -11,11 +11,24 @@ use fleet_core::cli::{ChangeArgs, CommonArgs, ConnectionArgs};
 /// into the fleet with post-provision-vm. The same command again finishes a run that was cut short: each step
 /// first looks whether it is already done. A VM that this tool did not create is never touched.
 #[derive(Debug, Parser)]
-#[command(name = "provision-vm", version, max_term_width = 100)]
+#[command(
+    name = "provision-vm",
+    version,
+    max_term_width = 100,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 pub struct Cli {
+    /// What else to do; without a verb the named VMs are provisioned.
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+
     /// VMs to provision, as named under `managed` in vms/definitions.nix
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required_unless_present = "all", value_name = "NAME")]
     pub names: Vec<String>,
+    /// Provision every managed VM
+    #[arg(long, conflicts_with = "names")]
+    pub all: bool,
 
     /// Stop when the VM answers over SSH, and print the commands that remain
     #[arg(long)]
@@ -37,4 +50,19 @@ pub struct Cli {
     /// Options of every tool.
     #[command(flatten)]
     pub common: CommonArgs,
+}
+
+/// What `provision-vm` can do besides provisioning. A VM may not bear one of these names.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Compare the definitions with the cluster; exit code 0 when they are equal, 2 when not
+    Plan(PlanArgs),
+}
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// VMs to compare [default: every managed VM]
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
 }

@@ -8,6 +8,7 @@
 //! data) → [`execute`] → report. Every step first looks whether it is already done.
 
 pub mod cli;
+pub mod compare;
 pub mod execute;
 pub mod guest;
 pub mod host_key;
@@ -20,22 +21,35 @@ pub mod world;
 
 mod provision_one;
 
-use fleet_core::{Error, Result, interrupt};
+use fleet_core::{Error, Kind, Result, definitions::Definitions, interrupt};
 
 /// Runs the command line.
 pub fn run(cli: &cli::Cli) -> Result<()> {
     interrupt::install()?;
+    match &cli.verb {
+        Some(cli::Verb::Plan(args)) => compare::run(cli, args),
+        None => provision(cli),
+    }
+}
+
+fn provision(cli: &cli::Cli) -> Result<()> {
     let ui = cli.common.ui();
     ui.step("Checking prerequisites...");
     let repo = cli.common.repo("provision-vm --repo DIR NAME")?;
     let tools = tools::Tools::find(cli, &repo)?;
     ui.done("All prerequisites met");
+    let names = if cli.all {
+        let definitions = Definitions::load(&repo, cli.common.nix)?;
+        definitions.managed.iter().filter(|vm| !vm.readonly).map(|vm| vm.name.to_string()).collect()
+    } else {
+        cli.names.clone()
+    };
     let mut first_failure: Option<Error> = None;
-    for name in &cli.names {
+    for name in &names {
         match provision_one::provision(cli, ui, &repo, &tools, name) {
             Ok(()) => {}
             // One failing VM does not stop the others; the last word is the first failure.
-            Err(error) if cli.names.len() > 1 && error.kind() != fleet_core::Kind::Interrupted => {
+            Err(error) if names.len() > 1 && error.kind() != Kind::Interrupted => {
                 let error = error.context(name);
                 match &first_failure {
                     None => first_failure = Some(error),

@@ -48,7 +48,7 @@ impl Tools {
         let (proxmox_ops, cloudinit_gen, post_provision) =
             (sibling("proxmox-ops"), sibling("cloudinit-gen"), sibling("post-provision-vm"));
         let installer = installer(child::find_program("nixos-anywhere"), child::find_program("nix"));
-        if !cli.no_install && installer.is_none() {
+        if cli.verb.is_none() && !cli.no_install && installer.is_none() {
             missing.push((
                 "nixos-anywhere".to_owned(),
                 format!("install nixos-anywhere, or nix to run {INSTALLER_FLAKE}; or stop before it with --no-install"),

@@ -28,6 +28,15 @@ pub struct World {
     pub existing: Option<(VmConfig, VmStatus)>,
 }
 
+impl World {
+    /// Whether the node that answers holds a VM (no container) of this number.
+    pub fn holds(&self, vmid: Vmid) -> bool {
+        self.resources
+            .iter()
+            .any(|r| r.vmid == vmid && r.kind == ResourceKind::Qemu && r.node == self.node.node)
+    }
+}
+
 /// The template's VMID that `vm` is cloned from.
 pub fn template_of(definitions: &Definitions, vm: &ManagedVm) -> Result<Vmid> {
     vm.template.or(definitions.template.as_ref().map(|template| template.vmid)).ok_or_else(|| {
@@ -48,9 +57,11 @@ pub fn survey(session: &mut Session, template: Vmid, vm: &ManagedVm) -> Result<W
         None => None,
     };
     let template = found(session.ask(Op::Config { vmid: template }, limit(), |_| {}))?;
-    let here = |r: &Resource| r.vmid == vm.vmid && r.kind == ResourceKind::Qemu && r.node == node.node;
-    let existing = if resources.iter().any(here) { existing(session, vm.vmid)? } else { None };
-    Ok(World { node, resources, storages, bridges, template, existing })
+    let mut world = World { node, resources, storages, bridges, template, existing: None };
+    if world.holds(vm.vmid) {
+        world.existing = existing(session, vm.vmid)?;
+    }
+    Ok(world)
 }
 
 /// The VM's configuration and state, if it (still) exists.
