@@ -214,17 +214,10 @@ impl Error {
         }
     }
 
-    /// A host that proved itself with another key than the expected one; both are base64 blobs as in an OpenSSH
-    /// public key line. [`Kind::Unreachable`], and told apart from other such failures by
-    /// [`Error::presented_host_key`].
-    pub fn host_key_mismatch(message: impl Into<String>, expected: &str, presented: &str) -> Error {
-        Error::unreachable(message)
-            .details(serde_json::json!({ "host_key": { "expected": expected, "presented": presented } }))
-    }
-
-    /// The base64 blob of the key that a host showed instead of the expected one, if that is what went wrong.
+    /// The key (one OpenSSH line) that a host showed instead of the pinned one, if that is what went wrong.
     pub fn presented_host_key(&self) -> Option<&str> {
-        self.0.details.as_ref()?.get("host_key")?.get("presented")?.as_str()
+        let details = self.0.details.as_ref()?;
+        (details.get("ssh")? == "host-key-mismatch").then(|| details.get("key")?.as_str()).flatten()
     }
 
     /// Whether a host proved itself with another key than the expected one.

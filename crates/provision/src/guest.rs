@@ -113,7 +113,7 @@ impl Guest<'_> {
             match self.log_in(user, host_key, limit) {
                 Ok(session) => Ok(Ok(session)),
                 Err(error) if error.is_host_key_mismatch() => match old_key {
-                    Some(old) if error.presented_host_key() == Some(old_blob(old)) => {
+                    Some(old) if error.presented_host_key().map(blob) == Some(blob(old)) => {
                         Ok(Err("the installer still answers".to_owned()))
                     }
                     _ => Err(error),
@@ -128,7 +128,8 @@ impl Guest<'_> {
     }
 }
 
-fn old_blob(line: &str) -> &str {
+/// The key itself in an OpenSSH public key line.
+fn blob(line: &str) -> &str {
     line.split_whitespace().nth(1).unwrap_or(line)
 }
 

@@ -147,9 +147,9 @@ mod tests {
     fn only_the_installation_gets_the_host_key() {
         assert_eq!(
             installer().command(Phase::Install).to_string(),
-            "nixos-anywhere --phases disko,install --flake '/fleet#web' -i /home/me/.ssh/id_ed25519 \
-             --ssh-option ProxyCommand=/run/user/1000/fleet-x/connect --ssh-option ControlMaster=no \
-             --ssh-option ControlPath=none --extra-files /run/user/1000/fleet-x/extra \
+            "nixos-anywhere --phases 'disko,install' --flake '/fleet#web' -i /home/me/.ssh/id_ed25519 \
+             --ssh-option 'ProxyCommand=/run/user/1000/fleet-x/connect' --ssh-option 'ControlMaster=no' \
+             --ssh-option 'ControlPath=none' --extra-files /run/user/1000/fleet-x/extra \
              --target-host root@web.fleet.invalid"
         );
         for phase in [Phase::Kexec, Phase::Reboot] {

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use fleet_core::{
     definitions::{Addressing, ManagedVm},
-    types::{DiskSize, DiskSlot},
+    types::{DiskSize, DiskSlot, MacAddr},
 };
 
 /// The login of the bootstrap system that nixos-anywhere starts from.
@@ -137,9 +137,12 @@ fn net0(vm: &ManagedVm, current: Option<&str>) -> Option<String> {
     if let Some(mtu) = vm.mtu {
         set("mtu", mtu.to_string());
     }
-    if let (Some(mac), Some(model)) = (vm.mac, parts.first_mut()) {
-        // The model comes first and carries the address: `virtio=BC:24:11:…`.
-        model.1 = mac.to_string();
+    if let Some(mac) = vm.mac {
+        // The model carries the address: `virtio=BC:24:11:…`; without one it stands alone, `virtio`.
+        let at = parts.iter().position(|(_, value)| value.is_empty() || value.parse::<MacAddr>().is_ok());
+        if let Some(model) = at.and_then(|at| parts.get_mut(at)) {
+            model.1 = mac.to_string();
+        }
     }
     let text =
         |(name, value): (String, String)| if value.is_empty() { name } else { format!("{name}={value}") };
