@@ -1,6 +1,7 @@
 //! Nix files: read without Nix where the embedded evaluator can, by `nix eval` where it can not, and edited
 //! without damage.
 
+pub mod edit;
 pub mod eval;
 pub(crate) mod reader;
 pub mod source;

@@ -85,3 +85,13 @@ pub(super) fn resolve(path: &Path) -> std::path::PathBuf {
     }
     if file.is_dir() { file.join("default.nix") } else { file }
 }
+
+/// The text between double quotes, if it is one whose meaning is the same everywhere.
+pub(super) fn unescape(raw: &str) -> Option<String> {
+    strings::unescape(raw).ok().map(|text| text.to_string())
+}
+
+/// A path made absolute against a directory, without looking at the file system.
+pub(super) fn absolute(base: &Path, path: &str) -> String {
+    lower::absolute(base, path)
+}

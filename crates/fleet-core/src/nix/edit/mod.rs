@@ -1,0 +1,196 @@
+//! Edits of `hosts.nix` that cost no comment: offsets come from the syntax tree, the text is spliced at them, and
+//! every other byte stays.
+//!
+//! [`insert_host`], [`set_attr`], [`remove_attr`] and [`remove_host`] give the new text; [`verified`] evaluates
+//! old and new and proves that exactly the intended value changed. What can not be edited safely (a host defined
+//! through `//` or a function) is refused with the reason.
+
+mod entry;
+mod layout;
+mod tree;
+mod verify;
+
+pub use entry::{AuthorizedKeys, NewHost, quote_string};
+use entry::{entry_text, quote_name};
+use tree::Binding;
+pub use verify::{Change, verified};
+
+use crate::{
+    Error, Result,
+    nix::{
+        source::Source,
+        syntax::{Node, SyntaxFault, Tree, on_large_stack},
+    },
+};
+
+/// The attributes of a host in the order in which a new one gets them, unless the file has another habit.
+pub(crate) const ORDER: &[&str] = &[
+    "configurationFile",
+    "homeFile",
+    "user",
+    "homeDirectory",
+    "hostname",
+    "sshAlias",
+    "sshKeyName",
+    "publicKey",
+    "authorizedKeys",
+];
+
+/// The text with a new host in it: after the others, or in its place where the names are sorted.
+pub fn insert_host(text: &str, name: &str, host: &NewHost) -> Result<String> {
+    edit(text, |root| {
+        let set = tree::host_set(root, text)?;
+        if let Some(found) = set.bindings.iter().find(|b| b.path.first().is_some_and(|n| n == name)) {
+            let line = line_of(text, found.start);
+            return Err(Error::conflict(format!("hosts.nix has a host '{name}' already (line {line})")));
+        }
+        if let Some(from) = set.inherited.iter().find(|n| *n == name) {
+            return Err(Error::conflict(format!("hosts.nix inherits a host '{from}' already")));
+        }
+        let layout = layout::Layout::of(text, &set, true);
+        let body = entry_text(text, name, host, &set, &layout)?;
+        Ok(layout.insert(text, &set, layout.place_for(&set, name), &body))
+    })
+}
+
+/// The text with one attribute of a host set to a string. A missing attribute is added, at its place.
+pub fn set_attr(text: &str, host: &str, attr: &str, value: &str) -> Result<String> {
+    edit(text, |root| {
+        let set = tree::host_set(root, text)?;
+        let quoted = quote_string(value);
+        match tree::find_host(&set, host, text)? {
+            tree::HostAt::Set(inner) => {
+                if let Some(found) = tree::find_attr(&inner, host, attr, text)? {
+                    return replace_value(text, found, &quoted);
+                }
+                let layout = layout::Layout::of(text, &inner, false);
+                let place = layout.place_in_order(&inner, attr, ORDER);
+                Ok(layout.insert(text, &inner, place, &format!("{} = {quoted};", quote_name(attr))))
+            }
+            tree::HostAt::Paths(bindings) => {
+                if let Some(found) =
+                    bindings.iter().copied().find(|b| b.path.get(1).is_some_and(|n| n == attr))
+                {
+                    if found.path.len() > 2 {
+                        return Err(refused(
+                            text,
+                            host,
+                            found.start,
+                            &format!("`{attr}` is a set of its own"),
+                        ));
+                    }
+                    return replace_value(text, found, &quoted);
+                }
+                let layout = layout::Layout::of(text, &set, false);
+                let last = bindings.last().map(|b| b.start);
+                let after = set.bindings.iter().rposition(|b| Some(b.start) == last);
+                let added = format!("{}.{} = {quoted};", quote_name(host), quote_name(attr));
+                Ok(layout.insert(text, &set, after.map(|at| at + 1), &added))
+            }
+        }
+    })
+}
+
+/// The text without one attribute of a host; unchanged if the host does not have it.
+pub fn remove_attr(text: &str, host: &str, attr: &str) -> Result<String> {
+    edit(text, |root| {
+        let set = tree::host_set(root, text)?;
+        match tree::find_host(&set, host, text)? {
+            tree::HostAt::Set(inner) => Ok(match tree::find_attr(&inner, host, attr, text)? {
+                Some(found) => {
+                    let start = found.start;
+                    layout::remove(text, &inner, inner.bindings.iter().position(|b| b.start == start))
+                }
+                None => text.to_owned(),
+            }),
+            tree::HostAt::Paths(bindings) if bindings.len() > 1 => {
+                let start =
+                    bindings.iter().find(|b| b.path.get(1).is_some_and(|n| n == attr)).map(|b| b.start);
+                let at = set.bindings.iter().position(|b| Some(b.start) == start);
+                Ok(if at.is_some() { layout::remove(text, &set, at) } else { text.to_owned() })
+            }
+            tree::HostAt::Paths(bindings) => {
+                let at = bindings.first().map_or(0, |b| b.start);
+                Err(refused(text, host, at, "it would have no attribute left"))
+            }
+        }
+    })
+}
+
+/// The text without a host; unchanged if it has none of this name. Comments outside the host's braces stay.
+pub fn remove_host(text: &str, name: &str) -> Result<String> {
+    let mut text = text.to_owned();
+    loop {
+        // A host written as several `NAME.attr = …;` takes one round for each.
+        let next = edit(&text, |root| {
+            let set = tree::host_set(root, &text)?;
+            if set.inherited.iter().any(|n| n == name) {
+                return Err(refused(&text, name, set.open, "it is inherited"));
+            }
+            let at = set.bindings.iter().position(|b| b.path.first().is_some_and(|n| n == name));
+            Ok(if at.is_some() { layout::remove(&text, &set, at) } else { text.clone() })
+        })?;
+        if next == text {
+            return Ok(text);
+        }
+        text = next;
+    }
+}
+
+fn replace_value(text: &str, binding: &Binding<'_>, quoted: &str) -> Result<String> {
+    let (start, end) = (binding.value.start() as usize, binding.value.end() as usize);
+    if tree::has_comment(binding.value) {
+        let name = binding.path.join(".");
+        return Err(Error::refused(format!(
+            "the value of {name} in hosts.nix (line {}) has a comment inside it",
+            line_of(text, binding.start)
+        ))
+        .hint("move the comment out of the value, or edit it by hand"));
+    }
+    Ok(splice(text, start, end, quoted))
+}
+
+fn refused(text: &str, host: &str, at: usize, why: &str) -> Error {
+    Error::refused(format!("can not edit host '{host}' in hosts.nix (line {}): {why}", line_of(text, at)))
+        .now("nothing was changed")
+        .hint("edit that entry by hand, or write it as a plain `NAME = { … };`")
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count() + 1
+}
+
+/// `text` with the bytes from `start` to `end` replaced.
+fn splice(text: &str, start: usize, end: usize, with: &str) -> String {
+    let mut out = String::with_capacity(text.len() + with.len());
+    out.push_str(&text[..start]);
+    out.push_str(with);
+    out.push_str(&text[end..]);
+    out
+}
+
+/// Parses, edits, and parses the outcome again.
+fn edit(text: &str, work: impl FnOnce(Node<'_>) -> Result<String> + Send) -> Result<String> {
+    let run = || {
+        let tree = Tree::parse(text).map_err(|fault| unparsable(text, fault))?;
+        let after = work(tree.root())?;
+        drop(tree);
+        if after != text {
+            Tree::parse(&after).map_err(|_| {
+                Error::failed("the edit of hosts.nix would not be valid Nix").now("nothing was changed")
+            })?;
+        }
+        Ok(after)
+    };
+    on_large_stack(run).map_err(|e| Error::failed("can not start a thread to edit in").caused_by(e))?
+}
+
+fn unparsable(text: &str, fault: SyntaxFault) -> Error {
+    match fault {
+        SyntaxFault::Wrong { message, start, end } => {
+            let at = Source::new("hosts.nix".into(), text.into()).locate(start, end);
+            Error::failed(format!("{at}: syntax error: {message}\n{}", at.snippet()))
+        }
+        SyntaxFault::TooDeep { .. } => Error::failed("hosts.nix is nested too deeply to be edited"),
+    }
+}

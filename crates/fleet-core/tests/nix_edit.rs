@@ -1,0 +1,195 @@
+//! Edits of hosts.nix: what changes, and that nothing else does.
+
+use std::path::Path;
+
+use fleet_core::{
+    Kind,
+    nix::edit::{AuthorizedKeys, Change, NewHost, insert_host, remove_attr, remove_host, set_attr, verified},
+};
+
+const FILE: &str = "/fleet/hosts.nix";
+
+fn new_host() -> NewHost {
+    NewHost {
+        configuration_file: Some("./hosts/web/configuration.nix".to_owned()),
+        home_file: None,
+        user: Some("fleet".to_owned()),
+        home_directory: Some("/home/fleet".to_owned()),
+        hostname: Some("web".to_owned()),
+        ssh_alias: Some("web".to_owned()),
+        ssh_key_name: Some("id_ed25519".to_owned()),
+        public_key: Some("ssh-ed25519 AAAA root@web".to_owned()),
+        authorized_keys: AuthorizedKeys::SameAsOthers,
+    }
+}
+
+fn small(name: &str) -> NewHost {
+    NewHost { user: Some("u".to_owned()), hostname: Some(name.to_owned()), ..NewHost::default() }
+}
+
+#[track_caller]
+fn insert(text: &str, name: &str, host: &NewHost) -> String {
+    let after = insert_host(text, name, host).unwrap();
+    let change = Change::Insert { name: name.to_owned(), host: host.clone() };
+    verified(text, &after, Path::new(FILE), &change).unwrap();
+    let back = remove_host(&after, name).unwrap();
+    assert_eq!(back, text, "the inverse of:\n{after}");
+    after
+}
+
+#[track_caller]
+fn set(text: &str, host: &str, attr: &str, value: &str) -> String {
+    let after = set_attr(text, host, attr, value).unwrap();
+    let change = Change::Set { host: host.to_owned(), attr: attr.to_owned(), value: value.to_owned() };
+    verified(text, &after, Path::new(FILE), &change).unwrap();
+    assert_eq!(set_attr(&after, host, attr, value).unwrap(), after, "twice is once");
+    after
+}
+
+const USUAL: &str = "\
+let
+  masterKeys = [ \"ssh-ed25519 AAAA master\" ]; # everywhere
+in
+{
+  # machines
+  b = {
+    hostname = \"b\"; # short
+    user = \"fleet\";
+    publicKey = \"old\"; # replaced at the last reinstall
+    authorizedKeys = masterKeys;
+  };
+
+  a = {
+    hostname = \"a\";
+    user = \"fleet\";
+    authorizedKeys = masterKeys;
+  }; # the first
+
+  # nothing after this
+}
+";
+
+#[test]
+fn a_new_host_follows_the_habits_of_the_file() {
+    insta::assert_snapshot!(insert(USUAL, "web", &new_host()), @r#"
+    let
+      masterKeys = [ "ssh-ed25519 AAAA master" ]; # everywhere
+    in
+    {
+      # machines
+      b = {
+        hostname = "b"; # short
+        user = "fleet";
+        publicKey = "old"; # replaced at the last reinstall
+        authorizedKeys = masterKeys;
+      };
+
+      a = {
+        hostname = "a";
+        user = "fleet";
+        authorizedKeys = masterKeys;
+      }; # the first
+
+      web = {
+        configurationFile = ./hosts/web/configuration.nix;
+        hostname = "web";
+        sshAlias = "web";
+        sshKeyName = "id_ed25519";
+        user = "fleet";
+        homeDirectory = "/home/fleet";
+        publicKey = "ssh-ed25519 AAAA root@web";
+        authorizedKeys = masterKeys;
+      };
+
+      # nothing after this
+    }
+    "#);
+}
+
+#[test]
+fn one_attribute_and_no_other_byte() {
+    let after = set(USUAL, "b", "publicKey", "ssh-ed25519 \"new\" ${x} \\");
+    assert_eq!(after, USUAL.replace("\"old\"", r#""ssh-ed25519 \"new\" \${x} \\""#));
+    assert_eq!(set_attr(&after, "b", "publicKey", "old").unwrap(), USUAL);
+    let added = set(USUAL, "a", "sshAlias", "alpha");
+    assert_eq!(added, USUAL.replace("\"a\";\n", "\"a\";\n    sshAlias = \"alpha\";\n"));
+    assert_eq!(remove_attr(&added, "a", "sshAlias").unwrap(), USUAL);
+}
+
+#[test]
+fn a_host_goes_and_its_comments_outside_stay() {
+    let after = remove_host(USUAL, "b").unwrap();
+    verified(USUAL, &after, Path::new(FILE), &Change::Remove { name: "b".to_owned() }).unwrap();
+    assert!(after.contains("{\n  # machines\n\n  a = {"), "{after}");
+    let after = remove_host(USUAL, "a").unwrap();
+    assert!(after.contains("# the first") && after.contains("# nothing after this"), "{after}");
+    assert_eq!(remove_host(USUAL, "nobody").unwrap(), USUAL);
+}
+
+#[test]
+fn layouts() {
+    for text in [
+        "{ }",
+        "{ a = { user = \"x\"; }; }",
+        "{ a = { user = \"x\"; }; }\n",
+        "{a={user=\"x\";};}",
+        "{\n  # none yet\n}\n",
+        "{\n\ta = {\n\t\tuser = \"x\";\n\t};\n}\n",
+        "{\r\n  a = {\r\n    user = \"x\"; # who\r\n  }; # a\r\n}\r\n",
+        "{\r\n  # c\r\n}\r\n",
+        "{\n  a = { user = \"x\"; };\n  b = { user = \"y\"; };\n}",
+        "{\n  a = { user = \"x\"; };\n  b = { user = \"y\"; }; }",
+        "{\n  a = { user = \"x\"; }; b = { user = \"y\"; };\n}",
+        "{ a = { user = \"x\"; };\n  b = { user = \"y\"; }; # z\n}",
+        "{\n  \"a.b\" = { user = \"x\"; };\n  \"then\" = { user = \"y\"; };\n}\n",
+        "rec {\n  a = { user = \"x\"; };\n  b = { user = a.user; };\n}\n",
+        "let k = 1; in {\n    a = {\n        user = \"x\";\n    };\n\n    # old = { };\n}\n",
+        "{\n  a.user = \"x\";\n  a.hostname = \"a\";\n}\n",
+        "{\n  a = rec { user = \"x\"; hostname = user; };\n}\n",
+        "{ a = { user = \"x\"; }; /* c */ }",
+        "{ /* c */ a = { user = \"x\"; }; }",
+    ] {
+        for name in ["web", "A", "in", "x.y", "quote\"${d}"] {
+            let after = insert(text, name, &small(name));
+            set(&after, name, "publicKey", "k");
+            set(&after, name, "user", "v");
+        }
+        if text.contains("user = \"x\"") && text.contains(" a = {") && !text.contains("a.user") {
+            let changed = set(text, "a", "user", "other");
+            assert_eq!(changed, text.replacen("\"x\"", "\"other\"", 1));
+        }
+    }
+}
+
+#[test]
+fn refused_with_the_reason() {
+    let cases = [
+        ("{ a = { user = \"x\"; } // { b = \"1\"; }; }", "it is defined through an operator such as `//`"),
+        ("let f = x: x; in { a = f { user = \"x\"; }; }", "it is defined through a function call"),
+        ("let a = { user = \"x\"; }; in { inherit a; }", "it is inherited"),
+        ("let a = { user = \"x\"; }; in { a = a; }", "it is defined through a variable"),
+        ("let user = \"x\"; in { a = { inherit user; }; }", "it inherits `user`"),
+        ("{ a = { user.name = \"x\"; }; }", "`user` is a set of its own"),
+    ];
+    for (text, reason) in cases {
+        let error = set_attr(text, "a", "user", "y").unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused, "{text}");
+        assert!(error.message().contains(reason), "{}", error.message());
+    }
+    let error = insert_host("{ a = { }; } // { }", "b", &small("b")).unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    let error = insert_host("{ a = { }; }", "a", &small("a")).unwrap_err();
+    assert_eq!(error.kind(), Kind::Conflict);
+    let error = set_attr("{ a = { }; }", "b", "user", "y").unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound);
+    let error = set_attr("{ a = { user = \"x\" # why\n + \"y\"; }; }", "a", "user", "y").unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+}
+
+#[test]
+fn a_change_beside_the_intended_one_is_caught() {
+    let change = Change::Set { host: "a".to_owned(), attr: "user".to_owned(), value: "y".to_owned() };
+    let before = "rec { a = { user = \"x\"; }; b = { user = a.user; }; }";
+    let after = set_attr(before, "a", "user", "y").unwrap();
+    assert!(verified(before, &after, Path::new(FILE), &change).is_err());
+}
