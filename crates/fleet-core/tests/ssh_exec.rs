@@ -1,4 +1,5 @@
 //! Commands over OpenSSH's own sshd: statuses, floods, early ends, lost links.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod ssh_support;
 
@@ -103,14 +104,14 @@ fn a_server_that_vanishes_at_any_byte_is_never_a_success() {
     let Some(sshd) = Sshd::start("") else { return };
     // How many bytes a whole command takes, to cut inside each part of it.
     let session = sshd.connect();
-    let before = sshd.from_server();
+    let before = sshd.sent_by_server();
     session.exec("echo hello; exit 3", b"x", limit()).unwrap();
-    let length = sshd.from_server() - before;
+    let length = sshd.sent_by_server() - before;
     drop(session);
     for cut in (0..length).step_by(11) {
         sshd.fault(Fault::None);
         let session = sshd.connect();
-        sshd.fault(Fault::CutAfter(sshd.from_server() + cut));
+        sshd.fault(Fault::CutAfter(sshd.sent_by_server() + cut));
         match session.exec("echo hello; exit 3", b"x", limit()) {
             // The last bytes may be messages after the close, or the padding of a shorter packet.
             Ok(out) => {

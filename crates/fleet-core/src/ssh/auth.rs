@@ -97,7 +97,7 @@ impl Login<'_> {
             match read_key(path) {
                 Ok(Some(file)) => files.push(file),
                 Ok(None) => {
-                    self.story.push(format!("{}: not a private key that SSH can use", path.display()))
+                    self.story.push(format!("{}: not a private key that SSH can use", path.display()));
                 }
                 // Most of the default files do not exist, and that is nobody's news.
                 Err(e) if e.kind() == crate::Kind::NotFound => {}

@@ -213,7 +213,7 @@ pub(super) fn seconds(time: Duration) -> String {
 }
 
 /// A dead peer is noticed after about half a minute, whether we wait for it or send to it.
-fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+pub(super) fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     use rustix::net::sockopt;
     stream.set_nodelay(true)?;
     sockopt::set_socket_keepalive(stream, true)?;

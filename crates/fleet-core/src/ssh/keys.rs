@@ -36,16 +36,21 @@ impl PublicKey {
                 shorten(line),
                 key.key_type
             ))),
-            None => Err(Error::usage(format!("the public key '{}' has no key in it", shorten(line)))),
+            None => Err(Error::usage(format!("the public key '{}' is not whole", shorten(line)))),
         }
     }
 
-    /// From the bytes that SSH sends, which begin with the type.
+    /// From the bytes that SSH sends: the type, then the parts of the key, all of them whole.
     pub fn from_blob(blob: Vec<u8>) -> Option<PublicKey> {
-        let (key_type, rest) = take_string(&blob)?;
+        let (key_type, mut rest) = take_string(&blob)?;
         let key_type = std::str::from_utf8(key_type).ok()?.to_owned();
-        let printable = !key_type.is_empty() && key_type.bytes().all(|b| b.is_ascii_graphic());
-        (printable && !rest.is_empty()).then_some(PublicKey { key_type, blob })
+        if key_type.is_empty() || !key_type.bytes().all(|b| b.is_ascii_graphic()) || rest.is_empty() {
+            return None;
+        }
+        while !rest.is_empty() {
+            (_, rest) = take_string(rest)?;
+        }
+        Some(PublicKey { key_type, blob })
     }
 
     /// `ssh-ed25519`, `ecdsa-sha2-nistp256`, `ssh-rsa`…
@@ -161,3 +166,7 @@ fn shorten(line: &str) -> String {
     }
     short
 }
+
+#[cfg(test)]
+#[path = "keys_tests.rs"]
+mod tests;

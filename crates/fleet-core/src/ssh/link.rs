@@ -338,8 +338,8 @@ pub(super) fn poll_one(fd: BorrowedFd<'_>, events: PollFlags, limit: Duration) -
 
 /// Waits until one of the descriptors is ready or `limit` is over.
 pub(super) fn poll_all(fds: &mut [PollFd<'_>], limit: Duration) {
-    // Rounded up to the clock's grain, so that a deadline is over when its poll is.
-    let limit = limit + Duration::from_micros(500);
+    // Rounded up a little, so that a deadline is over when its poll is.
+    let limit = if limit.is_zero() { limit } else { limit + Duration::from_micros(100) };
     let timeout = Timespec {
         tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: limit.subsec_nanos().into(),

@@ -17,14 +17,19 @@ mod host_key;
 pub mod keys;
 mod known_hosts;
 mod link;
+pub mod memory;
+mod pump;
 mod session;
 mod settings;
+mod socket;
 mod stream;
 
 pub use address::HostPort;
+pub use pump::{Pumped, pump, pump_stdio};
 pub use rustix::event::PollFlags;
 pub use session::Session;
 pub use settings::Environment;
+pub use socket::{SocketStream, connect_tcp};
 
 /// Whom to connect to, and how it proves who it is.
 #[derive(Debug, Clone)]

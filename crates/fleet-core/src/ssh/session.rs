@@ -123,7 +123,7 @@ fn establish(
         .map_err(|e| Error::failed("can not set up the connection's socket").caused_by(e))?;
     let shaking = deadline.at_most(LOGIN_LIMIT);
     link.drive(shaking, |state| state.session.handshake())
-        .map_err(|t| no_handshake(settings, &t, shaking))?;
+        .map_err(|t| no_handshake(settings, target, &t, shaking))?;
     let blob = link.lock().session.host_key().map(|(blob, _)| blob.to_vec());
     let key = blob.and_then(PublicKey::from_blob).ok_or_else(|| {
         Error::unreachable(format!("{} showed a host key that can not be read", settings.alias))
@@ -133,18 +133,32 @@ fn establish(
     Ok((link, key))
 }
 
-fn no_handshake(settings: &Settings, trouble: &Trouble, deadline: Deadline) -> Error {
+fn no_handshake(settings: &Settings, target: &Target, trouble: &Trouble, deadline: Deadline) -> Error {
     let place = address::show(&settings.hostname, settings.port);
-    let error = match trouble {
-        Trouble::Deadline => Error::unreachable(format!(
-            "{place} was connected to but spoke no SSH within {}",
-            seconds(deadline.limit())
-        )),
-        other => {
-            Error::unreachable(format!("{place} was connected to, but the SSH key exchange failed: {other}"))
-        }
+    let carrier = match (&target.proxy, &settings.proxy_command, &settings.proxy_jump) {
+        (Some(proxy), _, _) => Some(format!("`{proxy}`")),
+        (None, Some(command), _) => Some(format!("its ProxyCommand `{command}`")),
+        (None, None, Some(jump)) => Some(format!("the jump host {jump}")),
+        (None, None, None) => None,
     };
-    error.hint(format!("see where it stops: {}", settings.ssh_command("-v")))
+    let error = Error::unreachable(match (carrier, trouble) {
+        (Some(carrier), Trouble::Deadline) => {
+            format!(
+                "{} did not answer through {carrier} within {}",
+                settings.alias,
+                seconds(deadline.limit())
+            )
+        }
+        (Some(carrier), other) => format!("{} did not answer through {carrier}: {other}", settings.alias),
+        (None, Trouble::Deadline) => {
+            format!("{place} was connected to but spoke no SSH within {}", seconds(deadline.limit()))
+        }
+        (None, other) => format!("{place} was connected to, but the SSH key exchange failed: {other}"),
+    });
+    match &target.proxy {
+        Some(proxy) => error.hint(format!("see what it does by itself: {proxy}")),
+        None => error.hint(format!("see where it stops: {}", settings.ssh_command("-v"))),
+    }
 }
 
 impl Transport for Session {
@@ -189,15 +203,18 @@ fn not_opened(through: &str, host: &str, port: u16, trouble: &Trouble, deadline:
         Trouble::Deadline => {
             deadline.error(format_args!("{through} to connect to {place}")).with_kind(Kind::DeadlinePassed)
         }
-        Trouble::Said(e) if e.message().contains("administratively prohibited") => Error::failed(format!(
-            "forwarding to {place} is administratively prohibited by the sshd of {through}"
-        ))
-        .hint(format!("allow it in the sshd_config of {through} (AllowTcpForwarding, PermitOpen)"))
-        .details(json!({ "ssh": super::FORWARDING_FORBIDDEN })),
+        Trouble::Said(e) if e.message().contains("administratively prohibited") => forbidden(through, &place),
         Trouble::Said(e) if e.message().contains("connect failed") => {
             Error::unreachable(format!("{through} can not connect to {place}: refused, or nothing is there"))
         }
         Trouble::Said(e) => Error::failed(format!("{through} did not open {place}: {}", e.message())),
         other => Error::unreachable(format!("the connection to {through} is lost: {other}")),
     }
+}
+
+/// The sshd of `through` does not allow forwarding to `place`.
+pub(super) fn forbidden(through: &str, place: &str) -> Error {
+    Error::failed(format!("forwarding to {place} is administratively prohibited by the sshd of {through}"))
+        .hint(format!("allow it in the sshd_config of {through} (AllowTcpForwarding, PermitOpen)"))
+        .details(json!({ "ssh": super::FORWARDING_FORBIDDEN }))
 }

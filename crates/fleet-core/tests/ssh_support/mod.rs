@@ -1,6 +1,13 @@
 //! OpenSSH's own sshd for tests: one `sshd -i` for each connection to a listener on 127.0.0.1, so that no daemon
 //! is left behind whatever happens to the test, and no port is guessed.
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "tests only"
+)]
 #![allow(clippy::disallowed_methods, reason = "the sshd under test is no child of the tools")]
 
 use std::{
@@ -155,7 +162,7 @@ impl Sshd {
     }
 
     /// How many bytes the server has sent, over all connections.
-    pub fn from_server(&self) -> u64 {
+    pub fn sent_by_server(&self) -> u64 {
         self.shared.from_server.load(Ordering::SeqCst)
     }
 

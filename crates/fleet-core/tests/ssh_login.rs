@@ -1,0 +1,317 @@
+//! Logging in to OpenSSH's own sshd: keys of all kinds, agents, host keys known, unknown, changed and revoked.
+#![allow(clippy::disallowed_methods, reason = "the agent under test is no child of the tools")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod ssh_support;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use fleet_core::{
+    Error, Kind,
+    deadline::Deadline,
+    ssh::{Environment, HostKeyPolicy, Session, Target, Transport},
+    ui::Ui,
+};
+use ssh_support::{Sshd, keygen, me, public};
+
+fn limit() -> Deadline {
+    Deadline::secs(30)
+}
+
+fn connect(target: &Target, env: &Environment) -> Result<Session, Error> {
+    Session::connect_in(target, env, Ui::silent(), limit())
+}
+
+fn authorize(sshd: &Sshd, key: &Path) {
+    let mut all = fs::read_to_string(sshd.path("authorized")).unwrap();
+    all.push_str(&public(key));
+    all.push('\n');
+    fs::write(sshd.path("authorized"), all).unwrap();
+}
+
+/// An ssh-agent that ends with the test.
+struct Agent {
+    child: Child,
+    socket: PathBuf,
+}
+
+impl Agent {
+    fn start(dir: &Path, keys: &[PathBuf]) -> Agent {
+        let socket = dir.join("agent");
+        let child =
+            Command::new("ssh-agent").args(["-D", "-a"]).arg(&socket).stdout(Stdio::null()).spawn().unwrap();
+        while !socket.exists() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        for key in keys {
+            let added =
+                Command::new("ssh-add").arg("-q").arg(key).env("SSH_AUTH_SOCK", &socket).output().unwrap();
+            assert!(added.status.success(), "{added:?}");
+        }
+        Agent { child, socket }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn key_files_of_every_usual_type_and_format_log_in() {
+    let Some(sshd) = Sshd::start("") else { return };
+    for key_type in ["ed25519", "ecdsa", "rsa"] {
+        let key = keygen(sshd.dir.path(), key_type, key_type, "");
+        authorize(&sshd, &key);
+        let target = Target { identities: vec![key], ..sshd.target() };
+        let session = connect(&target, &sshd.env()).unwrap();
+        assert_eq!(session.exec("echo in", b"", limit()).unwrap().stdout, b"in\n", "{key_type}");
+    }
+    let pem = sshd.path("rsa");
+    let converted = Command::new("ssh-keygen")
+        .args(["-q", "-p", "-m", "PEM", "-N", "", "-f"])
+        .arg(&pem)
+        .output()
+        .unwrap();
+    assert!(converted.status.success());
+    assert!(fs::read_to_string(&pem).unwrap().contains("BEGIN RSA PRIVATE KEY"));
+    connect(&Target { identities: vec![pem], ..sshd.target() }, &sshd.env()).unwrap();
+}
+
+#[test]
+fn host_keys_of_every_usual_type_are_checked() {
+    for key_type in ["ecdsa", "rsa"] {
+        let Some(sshd) = Sshd::start_with("", key_type) else { return };
+        let session = sshd.connect();
+        assert!(sshd.host_key().starts_with(session.host_key()));
+    }
+}
+
+#[test]
+fn a_login_that_is_refused_names_what_was_tried() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let stranger = keygen(sshd.dir.path(), "stranger", "ed25519", "");
+    let locked = keygen(sshd.dir.path(), "locked", "ed25519", "secret");
+    let target = Target { identities: vec![stranger.clone(), locked], ..sshd.target() };
+    let error = connect(&target, &sshd.env()).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unreachable);
+    assert_eq!(error.message(), format!("127.0.0.1 refused to let {} log in", me()));
+    let facts = error.facts().join("\n");
+    assert!(
+        facts.contains(&format!("{} (SHA256:", stranger.display())) && facts.contains(": refused"),
+        "{facts}"
+    );
+    assert!(facts.contains("locked: it needs a passphrase, and there is no terminal to ask on"), "{facts}");
+    assert!(facts.contains("the server takes: publickey"), "{facts}");
+    assert!(error.hints().iter().any(|h| h.contains("ssh -v")), "{error:?}");
+}
+
+#[test]
+fn a_chosen_key_that_is_missing_or_no_key_is_said_so() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let target = Target { identities: vec![sshd.path("missing")], ..sshd.target() };
+    assert_eq!(connect(&target, &sshd.env()).unwrap_err().kind(), Kind::NotFound);
+    let target = Target { identities: vec![sshd.path("user.pub")], ..sshd.target() };
+    let error = connect(&target, &sshd.env()).unwrap_err();
+    assert_eq!(error.kind(), Kind::Usage);
+    assert!(error.message().contains("user.pub is not a private key"), "{error:?}");
+}
+
+#[test]
+fn the_environment_s_identity_and_the_usual_files_are_found() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let target = Target { identities: vec![], ..sshd.target() };
+    let chosen = Environment { identity: Some(sshd.path("user")), ..sshd.env() };
+    connect(&target, &chosen).unwrap();
+    let home = sshd.path("home");
+    fs::create_dir_all(home.join(".ssh")).unwrap();
+    fs::copy(sshd.path("user"), home.join(".ssh/id_ed25519")).unwrap();
+    connect(&target, &Environment { home: Some(home), ..sshd.env() }).unwrap();
+}
+
+#[test]
+fn an_agent_with_twenty_keys_is_asked_for_the_configured_one() {
+    let Some(sshd) = Sshd::start("MaxAuthTries 3") else { return };
+    let mut keys: Vec<PathBuf> =
+        (0..19).map(|i| keygen(sshd.dir.path(), &format!("other{i}"), "ed25519", "")).collect();
+    keys.push(sshd.path("user"));
+    let agent = Agent::start(sshd.dir.path(), &keys);
+    let target = Target { identities: vec![], ..sshd.target() };
+    let config = sshd.path("config");
+    // Only the public half is a file: the private key is the agent's alone.
+    fs::copy(sshd.path("user.pub"), sshd.path("picked.pub")).unwrap();
+    let line = format!("Host *\n IdentityFile {}\n", sshd.path("picked.pub").display());
+    fs::write(&config, line).unwrap();
+    let with_agent = Environment { agent: Some(agent.socket.clone()), ..sshd.env() };
+    let configured = Environment { ssh_config: Some(config.clone().into()), ..with_agent.clone() };
+    connect(&target, &configured).unwrap();
+    // By the ssh_config's own word for the agent.
+    let line = format!(
+        "Host *\n IdentityFile {}\n IdentityAgent {}\n",
+        sshd.path("picked.pub").display(),
+        agent.socket.display()
+    );
+    fs::write(&config, line).unwrap();
+    connect(&target, &Environment { agent: None, ..configured }).unwrap();
+    // Without a configured one it is not among the few that are tried.
+    let error = connect(&target, &with_agent).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unreachable);
+    assert!(
+        error.facts().iter().any(|f| f == "the agent has 20 keys: only the first 5 were tried"),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn an_agent_is_not_asked_when_a_key_was_chosen() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let agent = Agent::start(sshd.dir.path(), &[sshd.path("user")]);
+    let env = Environment { agent: Some(agent.socket.clone()), ..sshd.env() };
+    connect(&Target { identities: vec![], ..sshd.target() }, &env).unwrap();
+    let stranger = keygen(sshd.dir.path(), "stranger", "ed25519", "");
+    let error = connect(&Target { identities: vec![stranger], ..sshd.target() }, &env).unwrap_err();
+    assert!(!error.facts().iter().any(|f| f.contains("agent")), "{error:?}");
+}
+
+#[test]
+fn an_agent_that_never_answers_is_given_up() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let socket = sshd.path("dead-agent");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let env = Environment { agent: Some(socket), ..sshd.env() };
+    let target = Target { identities: vec![], ..sshd.target() };
+    let soon = Deadline::after(std::time::Duration::from_millis(1500));
+    let error = Session::connect_in(&target, &env, Ui::silent(), soon).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unreachable);
+    assert!(error.message().contains("the SSH agent at"), "{error:?}");
+    assert_eq!(error.hints(), ["see whether it answers: ssh-add -l"]);
+}
+
+fn known_hosts(sshd: &Sshd, text: &str) -> Target {
+    fs::write(sshd.path("known_hosts"), text).unwrap();
+    Target { host_key: HostKeyPolicy::KnownHosts, ..sshd.target() }
+}
+
+fn details(error: &Error) -> String {
+    error.report().details.unwrap_or_default()["ssh"].as_str().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_known_host_is_let_in_plain_and_hashed() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let line = format!("[127.0.0.1]:{} {}\n", sshd.address.port(), sshd.host_key());
+    let target = known_hosts(&sshd, &line);
+    connect(&target, &sshd.env()).unwrap();
+    let hashed =
+        Command::new("ssh-keygen").args(["-q", "-H", "-f"]).arg(sshd.path("known_hosts")).output().unwrap();
+    assert!(hashed.status.success());
+    assert!(fs::read_to_string(sshd.path("known_hosts")).unwrap().starts_with("|1|"));
+    connect(&target, &sshd.env()).unwrap();
+}
+
+#[test]
+fn the_type_on_record_is_asked_for_although_another_is_preferred() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let second = keygen(sshd.dir.path(), "host2", "ecdsa", "");
+    let config = fs::read_to_string(sshd.path("sshd_config")).unwrap();
+    fs::write(sshd.path("sshd_config"), format!("HostKey {}\n{config}", second.display())).unwrap();
+    let line = format!("[127.0.0.1]:{} {}\n", sshd.address.port(), public(&second));
+    let session = connect(&known_hosts(&sshd, &line), &sshd.env()).unwrap();
+    assert!(session.host_key().starts_with("ecdsa-sha2-nistp256 "));
+}
+
+#[test]
+fn an_unknown_host_is_refused_and_nothing_is_written() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let error = connect(&known_hosts(&sshd, ""), &sshd.env()).unwrap_err();
+    let port = sshd.address.port();
+    assert_eq!(
+        (error.kind(), error.message()),
+        (Kind::Unreachable, "the host key of 127.0.0.1 is not known")
+    );
+    assert_eq!(details(&error), "host-key-unknown");
+    let fingerprint = fleet_core::ssh::keys::PublicKey::parse(&sshd.host_key()).unwrap().fingerprint();
+    assert_eq!(error.facts()[0], format!("it shows: ED25519 {fingerprint}"));
+    let add = format!(
+        "if it is the same, add it: ssh-keyscan -t ed25519 -p {port} 127.0.0.1 >> {}",
+        sshd.path("known_hosts").display()
+    );
+    assert_eq!(error.hints()[1], add);
+    assert_eq!(fs::read_to_string(sshd.path("known_hosts")).unwrap(), "");
+    // The command that was shown does add it.
+    let added = Command::new("sh").arg("-c").arg(add.split_once(": ").unwrap().1).output().unwrap();
+    assert!(added.status.success(), "{added:?}");
+    let target = Target { host_key: HostKeyPolicy::KnownHosts, ..sshd.target() };
+    connect(&target, &sshd.env()).unwrap();
+}
+
+#[test]
+fn a_changed_host_key_is_refused_with_both_fingerprints_and_the_line() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let old = keygen(sshd.dir.path(), "old", "ed25519", "");
+    let line = format!("# first\n[127.0.0.1]:{} {}\n", sshd.address.port(), public(&old));
+    let error = connect(&known_hosts(&sshd, &line), &sshd.env()).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unreachable);
+    assert_eq!(details(&error), "host-key-changed");
+    let print = |line: &str| fleet_core::ssh::keys::PublicKey::parse(line).unwrap().fingerprint();
+    let file = sshd.path("known_hosts").display().to_string();
+    assert_eq!(error.facts()[0], format!("on record: ED25519 {} ({file}:2)", print(&public(&old))));
+    assert_eq!(error.facts()[1], format!("it shows:  ED25519 {}", print(&sshd.host_key())));
+    assert!(error.hints()[0].contains("ssh-keygen -R"), "{error:?}");
+}
+
+#[test]
+fn a_revoked_key_and_a_certificate_authority_let_nobody_in() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let (port, key) = (sshd.address.port(), sshd.host_key());
+    let target = known_hosts(&sshd, &format!("[127.0.0.1]:{port} {key}\n@revoked * {key}\n"));
+    assert_eq!(details(&connect(&target, &sshd.env()).unwrap_err()), "host-key-revoked");
+    let target = known_hosts(&sshd, &format!("@cert-authority * {key}\n"));
+    let error = connect(&target, &sshd.env()).unwrap_err();
+    assert!(error.facts().iter().any(|f| f.contains("certificate authority")), "{error:?}");
+}
+
+#[test]
+fn a_pinned_key_is_the_only_one_that_counts() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let other = keygen(sshd.dir.path(), "other", "rsa", "");
+    let line = format!("[127.0.0.1]:{} {}\n", sshd.address.port(), sshd.host_key());
+    fs::write(sshd.path("known_hosts"), line).unwrap();
+    let target = Target { host_key: HostKeyPolicy::Pinned(public(&other)), ..sshd.target() };
+    let error = connect(&target, &sshd.env()).unwrap_err();
+    assert_eq!((error.kind(), details(&error).as_str()), (Kind::Unreachable, "host-key-mismatch"));
+    let bad = Target { host_key: HostKeyPolicy::Pinned("nonsense".into()), ..sshd.target() };
+    assert_eq!(connect(&bad, &sshd.env()).unwrap_err().kind(), Kind::Usage);
+}
+
+#[test]
+fn a_host_key_alias_is_looked_up_instead_of_the_address() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let config = sshd.path("config");
+    fs::write(
+        &config,
+        format!(
+            "Host prom\n HostName 127.0.0.1\n Port {}\n User {}\n HostKeyAlias the-node\n IdentityFile {}\n",
+            sshd.address.port(),
+            me(),
+            sshd.path("user").display()
+        ),
+    )
+    .unwrap();
+    let env = Environment { ssh_config: Some(config.into()), ..sshd.env() };
+    fs::write(sshd.path("known_hosts"), format!("the-node {}\n", sshd.host_key())).unwrap();
+    let target = Target {
+        host: "prom".into(),
+        user: None,
+        host_key: HostKeyPolicy::KnownHosts,
+        identities: vec![],
+        proxy: None,
+    };
+    connect(&target, &env).unwrap();
+}
