@@ -115,7 +115,7 @@ fn a_server_that_vanishes_at_any_byte_is_never_a_success() {
         match session.exec("echo hello; exit 3", b"x", limit()) {
             // The last bytes may be messages after the close, or the padding of a shorter packet.
             Ok(out) => {
-                assert_eq!((out.stdout.as_slice(), out.status), (b"hello\n".as_slice(), ExecStatus::Code(3)))
+                assert_eq!((out.stdout.as_slice(), out.status), (b"hello\n".as_slice(), ExecStatus::Code(3)));
             }
             Err(e) => assert!(matches!(e.kind(), Kind::OutcomeUnknown | Kind::Unreachable), "{e:?}"),
         }
