@@ -127,6 +127,41 @@ fn values_that_no_document_should_carry() {
 }
 
 #[test]
+fn a_syntax_error_has_its_place() {
+    let fleet = Fleet::web("");
+    fleet.write("vms/definitions.nix", "{\n  managed = { web = { vmid = 110 cores = 2; }; };\n}\n");
+    insta::assert_snapshot!(fleet.failure(&["user-data", "web"]), @r"
+    exit 1
+    ✗ vms/definitions.nix:2:40: syntax error: unexpected '=', expected ';'
+      |
+    2 |   managed = { web = { vmid = 110 cores = 2; }; };
+      |                                        ^
+    ");
+    let fleet = Fleet::web("");
+    fleet.write("hosts.nix", "{ web = {\n");
+    insta::assert_snapshot!(fleet.failure(&["ssh-keys", "web"]), @r"
+    exit 1
+    ✗ hosts.nix:1:10: syntax error: unexpected end of the file
+      |
+    1 | { web = {
+      |          ^
+    ");
+}
+
+#[test]
+fn no_name() {
+    insta::assert_snapshot!(Fleet::web("").failure(&["user-data"]), @r"
+    exit 2
+    error: the following required arguments were not provided:
+      <NAME>
+
+    Usage: cloudinit-gen user-data <NAME>
+
+    For more information, try '--help'.
+    ");
+}
+
+#[test]
 fn gateways() {
     let fleet = Fleet::web(r#"mac = "bc:24:11:00:00:01"; ip = "192.0.2.10/24";"#);
     insta::assert_snapshot!(fleet.failure(&["network-config", "web"]), @r#"

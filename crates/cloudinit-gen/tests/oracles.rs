@@ -52,6 +52,23 @@ fn cloud_init_refuses_what_is_wrong() {
     assert!(!output.status.success());
 }
 
+/// `check` says what cloud-init's schema says, and nothing of documents that are right.
+#[test]
+fn check_asks_the_schema() {
+    if oracle("cloud-init").is_none() {
+        return;
+    }
+    let fleet = Fleet::web(VARIANTS[1]);
+    fleet.stdout(&["--quiet", "all", "web", "--output-dir", "."]);
+    fleet.stdout(&["--quiet", "check", "user-data", "vendor-data", "network-config", "meta-data"]);
+    fleet.write("wrong", "#cloud-config\nssh_pwauth: [ 1 ]\n");
+    let output = fleet.command(["check", "user-data", "wrong"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains("✓ user-data: a cloud-config, valid by cloud-init's schema"), "{said}");
+    assert!(said.contains("✗ wrong: schema:") && said.contains("ssh_pwauth"), "{said}");
+}
+
 /// Every renderer of cloud-init makes the same network of it.
 #[test]
 fn cloud_init_renders_the_network_config() {
