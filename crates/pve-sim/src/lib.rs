@@ -1,1 +1,21 @@
 //! A simulated Proxmox VE node for demos and tests. Not shipped.
+//!
+//! One SSH server on 127.0.0.1 answers as a node does: the API behind `direct-tcpip` to port 85, the few commands
+//! that are run on a node, and simulated machines behind their addresses. See [`testing`] for use from tests.
+
+pub mod api;
+pub mod conf;
+pub mod exec;
+pub mod faults;
+pub mod guest;
+pub mod http;
+pub mod keys;
+pub mod log;
+pub mod node;
+pub mod params;
+pub mod schema;
+pub mod server;
+pub mod tar;
+pub mod task;
+pub mod testing;
+pub mod world;

@@ -1,0 +1,112 @@
+//! `/cluster` and `/access`.
+
+use serde_json::{Value, json};
+
+use super::{Call, Fail, Reply, no_vm, vm};
+use crate::{node::Node, params::Params, schema};
+
+pub(super) fn ticket(node: &Node, params: &Params) -> Reply<Value> {
+    let user = params.get("username").unwrap_or_default();
+    if user != "root@pam" || !node.ticket_is_valid(params.get("password").unwrap_or_default()) {
+        return Err(Fail::http(401, "authentication failure"));
+    }
+    let (ticket, csrf) = node.mint_ticket();
+    Ok(json!({ "username": user, "ticket": ticket, "CSRFPreventionToken": csrf, "cap": {} }))
+}
+
+pub(super) fn get(node: &Node, call: &Call, rest: &[&str]) -> Reply<Value> {
+    match rest {
+        ["resources"] => {
+            call.check(&[schema::RESOURCES])?;
+            Ok(resources(node, call.params.get("type")))
+        }
+        ["nextid"] => {
+            call.check(&[schema::NEXTID])?;
+            next_id(node, call.params.get("vmid"))
+        }
+        ["status"] => {
+            call.check(&[schema::NONE])?;
+            Ok(status(node))
+        }
+        ["tasks"] => Ok(super::tasks::cluster(node)),
+        ["options"] => Ok(json!({ "mac_prefix": "BC:24:11", "description": "" })),
+        ["ha", "resources"] => Ok(json!([])),
+        _ => Err(call.not_implemented()),
+    }
+}
+
+fn next_id(node: &Node, wanted: Option<&str>) -> Reply<Value> {
+    node.read(|data| {
+        let taken = |vmid: u32| data.is_taken(vmid);
+        if let Some(wanted) = wanted {
+            let vmid: u32 = wanted.parse().map_err(|_| Fail::new(no_vm(node, 0)))?;
+            if taken(vmid) {
+                return Err(Fail::param("vmid", format!("VM {vmid} already exists")));
+            }
+            return Ok(json!(vmid.to_string()));
+        }
+        let free = (100..1_000_000).find(|vmid| !taken(*vmid)).unwrap_or(0);
+        Ok(json!(free.to_string()))
+    })
+}
+
+fn status(node: &Node) -> Value {
+    let others = node.other_nodes();
+    let mut list = Vec::new();
+    if !others.is_empty() {
+        list.push(json!({
+            "type": "cluster", "id": "cluster", "name": "fleet", "nodes": others.len() + 1, "quorate": 1, "version": 2,
+        }));
+    }
+    let id = i32::from(!others.is_empty());
+    list.push(json!({
+        "type": "node", "id": format!("node/{}", node.name()), "name": node.name(), "nodeid": id, "online": 1,
+        "local": 1, "level": "", "ip": node.address(),
+    }));
+    for (n, name) in others.iter().enumerate() {
+        list.push(json!({
+            "type": "node", "id": format!("node/{name}"), "name": name, "nodeid": n + 2, "online": 1, "local": 0,
+            "level": "", "ip": "192.0.2.3",
+        }));
+    }
+    Value::Array(list)
+}
+
+fn resources(node: &Node, kind: Option<&str>) -> Value {
+    let mut list = Vec::new();
+    if kind.is_none_or(|k| k == "vm") {
+        node.read(|data| {
+            for vmid in data.vms.keys() {
+                list.push(vm::resource(node, data, *vmid));
+            }
+            for container in &data.containers {
+                list.push(container.resource());
+            }
+            for foreign in &data.foreign {
+                list.push(foreign.resource());
+            }
+        });
+    }
+    if kind.is_none_or(|k| k == "node") {
+        let mut entry = super::node::entry(node);
+        if let Some(entry) = entry.as_object_mut() {
+            entry.remove("ssl_fingerprint");
+            entry.insert("cgroup-mode".into(), json!(2));
+        }
+        list.push(entry);
+    }
+    if kind.is_none_or(|k| k == "storage") {
+        node.read(|data| {
+            for storage in &data.storages {
+                let (total, used) = data.room(storage);
+                list.push(json!({
+                    "id": format!("storage/{}/{}", node.name(), storage.name), "type": "storage",
+                    "storage": storage.name, "node": node.name(), "plugintype": storage.kind,
+                    "content": storage.content.join(","), "shared": u8::from(storage.shared),
+                    "status": "available", "maxdisk": total, "disk": used,
+                }));
+            }
+        });
+    }
+    Value::Array(list)
+}

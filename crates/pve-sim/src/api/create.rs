@@ -1,0 +1,84 @@
+//! `POST /nodes/NODE/qemu`: a new VM.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{Call, Fail, Reply, disks, storage};
+use crate::{
+    conf::{self, VmConf},
+    guest::{self, Guest},
+    keys,
+    node::{Node, now},
+    params::Param,
+    schema, task,
+};
+
+pub(super) fn create(node: &Arc<Node>, call: &Call) -> Reply<Value> {
+    call.check(&[schema::CONFIG, schema::CREATE])?;
+    let vmid: u32 = call.params.get("vmid").and_then(|v| v.parse().ok()).unwrap_or(0);
+    node.read(|d| {
+        for (key, value) in &call.params.0 {
+            let Param::One(value) = value else { continue };
+            let file = conf::property(value, "file", "file").unwrap_or_default();
+            if let (true, Some((name, volume))) = (conf::is_drive(key), file.split_once(':')) {
+                if volume == "cloudinit" {
+                    d.storage(name).ok_or_else(|| Fail::new(format!("storage '{name}' does not exist")))?;
+                } else {
+                    storage::for_images(d, name)?;
+                }
+            }
+        }
+        if d.is_taken(vmid) {
+            return Err(Fail::new(format!(
+                "unable to create VM {vmid} - VM {vmid} already exists on node '{}'",
+                node.name()
+            )));
+        }
+        Ok(())
+    })?;
+    let work = Arc::clone(node);
+    let p = call.params.clone();
+    Ok(json!(task::spawn(node, "qmcreate", vmid, move |worker| async move {
+        tokio::time::sleep(work.latency().task).await;
+        let mut lines = Vec::new();
+        work.change(|d| {
+            let mut conf = VmConf::default();
+            for (key, value) in [
+                ("meta", format!("creation-qemu=10.2.2,ctime={}", now())),
+                ("smbios1", format!("uuid={}", keys::uuid())),
+                ("vmgenid", keys::uuid()),
+            ] {
+                conf.main.insert(key.to_owned(), value);
+            }
+            d.vms.insert(vmid, conf);
+            let mut imported = false;
+            for (key, value) in &p.0 {
+                let Param::One(value) = value else { continue };
+                if matches!(key.as_str(), "vmid" | "storage" | "start" | "force") {
+                    continue;
+                }
+                imported |= value.contains("import-from=");
+                let made = disks::normalise(&work, d, vmid, key, value, &mut |line| lines.push(line));
+                match made {
+                    Ok(value) => {
+                        if let Some(conf) = d.vms.get_mut(&vmid) {
+                            conf.main.insert(key.clone(), value);
+                        }
+                    }
+                    Err(fail) => {
+                        d.vms.remove(&vmid);
+                        d.volumes.retain(|_, v| v.vmid != Some(vmid));
+                        return Err(fail.text());
+                    }
+                }
+            }
+            d.guests.insert(vmid, if imported { Guest::cloud_image() } else { Guest::default() });
+            Ok(())
+        })?;
+        for line in lines {
+            worker.say(line);
+        }
+        if p.flag("start") { guest::power_on(&work, vmid) } else { Ok(()) }
+    })))
+}

@@ -1,0 +1,198 @@
+//! Starting, stopping and destroying VMs.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::{Value, json};
+
+use super::{Call, Fail, Reply, agent, config, no_vm, vm};
+use crate::{
+    conf,
+    guest,
+    node::Node,
+    params::Params,
+    schema,
+    task::{self, Worker},
+};
+
+pub(super) fn change(node: &Arc<Node>, call: &Call, vmid: u32, verb: &str) -> Reply<Value> {
+    let (specs, kind) = match verb {
+        "start" => (schema::START, "qmstart"),
+        "stop" => (schema::STOP, "qmstop"),
+        "shutdown" => (schema::SHUTDOWN, "qmshutdown"),
+        "reboot" => (schema::REBOOT, "qmreboot"),
+        "reset" => (schema::SKIPLOCK, "qmreset"),
+        "suspend" => (schema::SKIPLOCK, "qmpause"),
+        "resume" => (schema::SKIPLOCK, "qmresume"),
+        _ => return Err(call.not_implemented()),
+    };
+    call.check(&[specs])?;
+    // These look before they start a task.
+    if matches!(verb, "reboot" | "reset" | "suspend" | "resume") {
+        node.read(|d| {
+            d.vms.get(&vmid).ok_or_else(|| Fail::no_vm(node, vmid))?;
+            if d.is_running(vmid) { Ok(()) } else { Err(Fail::new(format!("VM {vmid} not running"))) }
+        })?;
+    }
+    let work = Arc::clone(node);
+    let verb = verb.to_owned();
+    let p = call.params.clone();
+    Ok(json!(task::spawn(node, kind, vmid, move |worker| async move {
+        match verb.as_str() {
+            "start" => start(&work, &worker, &p, vmid).await,
+            "stop" => stop(&work, vmid).await,
+            "shutdown" => shutdown(&work, &worker, &p, vmid).await,
+            "reboot" => {
+                tokio::time::sleep(work.latency().task).await;
+                guest::power_off(&work, vmid);
+                guest::power_on(&work, vmid)
+            }
+            "reset" => {
+                guest::power_off(&work, vmid);
+                guest::power_on(&work, vmid)
+            }
+            other => {
+                let paused = other == "suspend";
+                work.change(|d| {
+                    if let Some(run) = d.guests.get_mut(&vmid).and_then(|g| g.running.as_mut()) {
+                        run.paused = paused;
+                    }
+                });
+                Ok(())
+            }
+        }
+    })))
+}
+
+fn missing(node: &Node, vmid: u32) -> String {
+    format!("unable to find configuration file for VM {vmid} on node '{}'", node.name())
+}
+
+async fn start(node: &Arc<Node>, worker: &Worker, p: &Params, vmid: u32) -> Result<(), String> {
+    // A clone in progress holds the VM's lock: Proxmox waits up to 10 s for it.
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while node.read(|d| d.vms.get(&vmid).is_some_and(|c| c.lock() == Some("clone")))
+        && tokio::time::Instant::now() < deadline
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    config::lock_file(node, vmid)?;
+    let conf = node.read(|d| d.vms.get(&vmid).cloned()).ok_or_else(|| no_vm(node, vmid))?;
+    config::refuse_locked(&conf, p.flag("skiplock")).map_err(|f| f.text())?;
+    if conf.is_template() {
+        return Err("you can't start a vm if it's a template".to_owned());
+    }
+    if node.read(|d| d.is_running(vmid)) {
+        return Err(format!("VM {vmid} already running"));
+    }
+    for (key, value) in &conf.main {
+        let volume = value.split(',').next().unwrap_or_default();
+        if conf::is_drive(key) && volume.contains(':') && !node.read(|d| d.volumes.contains_key(volume)) {
+            return Err(format!("volume '{volume}' does not exist"));
+        }
+    }
+    if let Some(custom) = conf.get("cicustom") {
+        for volume in custom.split(',').filter_map(|part| part.split_once('=')).map(|(_, v)| v) {
+            if !node.read(|d| d.volumes.contains_key(volume)) {
+                return Err(format!("volume '{volume}' does not exist"));
+            }
+        }
+    }
+    if config::cloudinit_drive(&conf).is_some() {
+        worker.say("generating cloud-init ISO");
+    }
+    if vm::cpus(&conf.main) > node.cpus() {
+        return Err(format!("MAX {} vcpus allowed per VM on this node", node.cpus()));
+    }
+    for (_, net) in conf.main.iter().filter(|(k, _)| k.starts_with("net") && k[3..].parse::<u32>().is_ok()) {
+        if let Some(bridge) = conf::property(net, "bridge", "").filter(|b| !node.bridges().iter().any(|n| n == b)) {
+            return Err(format!("bridge '{bridge}' does not exist"));
+        }
+    }
+    tokio::time::sleep(node.latency().start).await;
+    if vm::memory(&conf.main) > node.memory() {
+        worker.say("kvm: cannot set up guest memory 'pc.ram': Cannot allocate memory");
+        return Err("start failed: QEMU exited with code 1".to_owned());
+    }
+    if conf.get("args").is_some_and(|a| a.contains("nosuch")) {
+        worker.say("kvm: -device nosuchdevice: 'nosuchdevice' is not a valid device model name");
+        return Err("start failed: QEMU exited with code 1".to_owned());
+    }
+    guest::power_on(node, vmid)
+}
+
+async fn stop(node: &Arc<Node>, vmid: u32) -> Result<(), String> {
+    tokio::time::sleep(node.latency().task).await;
+    config::lock_file(node, vmid)?;
+    if !node.read(|d| d.vms.contains_key(&vmid)) {
+        return Err(missing(node, vmid));
+    }
+    guest::power_off(node, vmid);
+    Ok(())
+}
+
+async fn shutdown(node: &Arc<Node>, worker: &Worker, p: &Params, vmid: u32) -> Result<(), String> {
+    tokio::time::sleep(node.latency().task).await;
+    if !node.read(|d| d.vms.contains_key(&vmid)) {
+        return Err(missing(node, vmid));
+    }
+    if !node.read(|d| d.is_running(vmid)) {
+        return Ok(());
+    }
+    if guest::is_up(node, vmid) {
+        guest::power_off(node, vmid);
+        return Ok(());
+    }
+    if agent::state(node, vmid).is_err() {
+        worker.say(format!(
+            "QEMU Guest Agent is not running - VM {vmid} qga command 'guest-ping' failed - got timeout"
+        ));
+    }
+    if p.flag("forceStop") {
+        worker.say("VM still running - terminating now with SIGTERM");
+        guest::power_off(node, vmid);
+        return Ok(());
+    }
+    Err("VM quit/powerdown failed - got timeout".to_owned())
+}
+
+pub(super) fn destroy(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
+    call.check(&[schema::DESTROY])?;
+    node.read(|d| {
+        let conf = d.vms.get(&vmid).ok_or_else(|| Fail::no_vm(node, vmid))?;
+        if conf.get("protection") == Some("1") {
+            return Err(Fail::new(format!("can't remove VM {vmid} - protection mode enabled")));
+        }
+        if d.is_running(vmid) {
+            return Err(Fail::new(format!("VM {vmid} is running - destroy failed")));
+        }
+        Ok(())
+    })?;
+    let work = Arc::clone(node);
+    let p = call.params.clone();
+    Ok(json!(task::spawn(node, "qmdestroy", vmid, move |worker| async move {
+        tokio::time::sleep(work.latency().task).await;
+        config::lock_file(&work, vmid)?;
+        work.change(|d| {
+            let conf = d.vms.get(&vmid).ok_or_else(|| no_vm(&work, vmid))?;
+            config::refuse_locked(conf, p.flag("skiplock")).map_err(|f| f.text())?;
+            let own: Vec<String> =
+                d.volumes.iter().filter(|(_, v)| v.vmid == Some(vmid)).map(|(id, _)| id.clone()).collect();
+            for id in &own {
+                let base = format!("../{}", id.split_once(':').map_or("", |(_, rest)| rest));
+                if d.volumes.values().any(|v| v.parent.as_deref() == Some(&base)) {
+                    return Err(format!("base volume '{id}' is still in use by linked cloned"));
+                }
+            }
+            for id in &own {
+                d.volumes.remove(id);
+            }
+            d.vms.remove(&vmid);
+            d.guests.remove(&vmid);
+            Ok(())
+        })?;
+        if p.flag("purge") {
+            worker.say(format!("purging VM {vmid} from related configurations.."));
+        }
+        Ok(())
+    })))
+}

@@ -1,0 +1,160 @@
+//! Snapshots.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{Call, Fail, Reply, config, no_vm, vm::need};
+use crate::{
+    guest,
+    node::{Node, now},
+    params, schema, task,
+};
+
+pub(super) fn answer(node: &Arc<Node>, call: &Call, vmid: u32, rest: &[&str]) -> Reply<Value> {
+    let there = node.read(|d| d.vms.contains_key(&vmid));
+    match (call.method.as_str(), rest) {
+        ("GET", []) => {
+            call.check(&[schema::NONE])?;
+            need(node, vmid, there)?;
+            Ok(list(node, vmid))
+        }
+        ("POST", []) => {
+            call.check(&[schema::SNAPSHOT])?;
+            need(node, vmid, there)?;
+            create(node, call, vmid)
+        }
+        (_, [name, ..]) => {
+            if let Some(fault) = params::check_value("snapname", params::Kind::ConfigId, name) {
+                return Err(Fail::param("snapname", fault));
+            }
+            one(node, call, vmid, name, &rest[1..])
+        }
+        _ => Err(call.not_implemented()),
+    }
+}
+
+fn list(node: &Node, vmid: u32) -> Value {
+    node.read(|d| {
+        let Some(conf) = d.vms.get(&vmid) else { return Value::Null };
+        let mut list: Vec<Value> = conf
+            .snapshots
+            .iter()
+            .map(|(name, s)| {
+                let mut entry = json!({
+                    "name": name, "description": s.get("description").map_or("", String::as_str),
+                    "snaptime": s.get("snaptime").and_then(|t| t.parse::<u64>().ok()).unwrap_or(0),
+                    "vmstate": u8::from(s.contains_key("vmstate")),
+                });
+                if let Some(parent) = s.get("parent") {
+                    entry["parent"] = json!(parent);
+                }
+                entry
+            })
+            .collect();
+        let mut current = json!({
+            "name": "current", "description": "You are here!", "digest": conf.digest(),
+            "running": u8::from(d.is_running(vmid)),
+        });
+        if let Some(parent) = conf.get("parent") {
+            current["parent"] = json!(parent);
+        }
+        list.push(current);
+        Value::Array(list)
+    })
+}
+
+fn create(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
+    let name = call.params.get("snapname").unwrap_or_default().to_owned();
+    if matches!(name.as_str(), "current" | "pending") {
+        return Err(Fail::new(format!("unable to use snapshot name '{name}' (reserved name)")));
+    }
+    let description = call.params.get("description").map(str::to_owned);
+    let work = Arc::clone(node);
+    Ok(json!(task::spawn(node, "qmsnapshot", vmid, move |worker| async move {
+        tokio::time::sleep(work.latency().task).await;
+        config::lock_file(&work, vmid)?;
+        let volume = work.change(|d| {
+            let conf = d.vms.get_mut(&vmid).ok_or_else(|| no_vm(&work, vmid))?;
+            config::refuse_locked(conf, false).map_err(|f| f.text())?;
+            if conf.is_template() {
+                return Err("you can't take a snapshot if it's a template".to_owned());
+            }
+            if conf.snapshots.contains_key(&name) {
+                return Err(format!("snapshot name '{name}' already used"));
+            }
+            let mut section = conf.main.clone();
+            section.remove("description");
+            if let Some(text) = description {
+                section.insert("description".to_owned(), text);
+            }
+            section.insert("snaptime".to_owned(), now().to_string());
+            conf.snapshots.insert(name.clone(), section);
+            conf.main.insert("parent".to_owned(), name);
+            Ok(conf.get("scsi0").and_then(|v| v.split(',').next()).map(str::to_owned))
+        })?;
+        if let Some(volume) = volume {
+            worker.say(format!("snapshotting 'drive-scsi0' ({volume})"));
+        }
+        Ok(())
+    })))
+}
+
+fn one(node: &Arc<Node>, call: &Call, vmid: u32, name: &str, rest: &[&str]) -> Reply<Value> {
+    let missing = format!("snapshot '{name}' does not exist");
+    let work = Arc::clone(node);
+    let name = name.to_owned();
+    match (call.method.as_str(), rest) {
+        ("GET", []) => Ok(json!([{ "cmd": "rollback" }, { "cmd": "config" }])),
+        ("GET", ["config"]) => node.read(|d| {
+            let conf = d.vms.get(&vmid).ok_or_else(|| Fail::no_vm(node, vmid))?;
+            let section = conf.snapshots.get(&name).ok_or_else(|| Fail::new(missing.clone()))?;
+            Ok(config::as_json(section, &conf.digest()))
+        }),
+        ("PUT", ["config"]) => node.change(|d| {
+            let conf = d.vms.get_mut(&vmid).ok_or_else(|| Fail::no_vm(node, vmid))?;
+            let section = conf.snapshots.get_mut(&name).ok_or_else(|| Fail::new(missing.clone()))?;
+            if let Some(text) = call.params.get("description") {
+                section.insert("description".to_owned(), text.to_owned());
+            }
+            Ok(Value::Null)
+        }),
+        ("POST", ["rollback"]) => {
+            call.check(&[schema::ROLLBACK])?;
+            let start = call.params.flag("start");
+            Ok(json!(task::spawn(node, "qmrollback", vmid, move |_| async move {
+                tokio::time::sleep(work.latency().task).await;
+                guest::power_off(&work, vmid);
+                work.change(|d| {
+                    let conf = d.vms.get_mut(&vmid).ok_or_else(|| no_vm(&work, vmid))?;
+                    let mut section = conf.snapshots.get(&name).cloned().ok_or(missing)?;
+                    section.remove("snaptime");
+                    section.insert("parent".to_owned(), name);
+                    conf.main = section;
+                    Ok::<(), String>(())
+                })?;
+                if start { guest::power_on(&work, vmid) } else { Ok(()) }
+            })))
+        }
+        ("DELETE", []) => {
+            call.check(&[schema::DELETE_SNAPSHOT])?;
+            Ok(json!(task::spawn(node, "qmdelsnapshot", vmid, move |_| async move {
+                tokio::time::sleep(work.latency().task).await;
+                work.change(|d| {
+                    let conf = d.vms.get_mut(&vmid).ok_or_else(|| no_vm(&work, vmid))?;
+                    let gone = conf.snapshots.remove(&name).ok_or(missing)?;
+                    for section in std::iter::once(&mut conf.main).chain(conf.snapshots.values_mut()) {
+                        if section.get("parent") == Some(&name) {
+                            section.remove("parent");
+                            if let Some(parent) = gone.get("parent") {
+                                section.insert("parent".to_owned(), parent.clone());
+                            }
+                        }
+                    }
+                    Ok::<(), String>(())
+                })
+            })))
+        }
+        _ => Err(call.not_implemented()),
+    }
+}

@@ -1,0 +1,82 @@
+//! The few commands that are run on the node itself.
+
+use crate::{guest, guest::Outcome, node::Node};
+
+/// Whether a command is a relay between its standard streams and the API's port.
+pub fn is_relay(command: &str) -> bool {
+    let relay = command.contains("perl") && command.contains("sysread") && command.contains("85");
+    relay || command.starts_with("nc 127.0.0.1 85") || command.contains("TCP:127.0.0.1:85")
+}
+
+fn printed(text: impl Into<Vec<u8>>) -> Outcome {
+    Outcome { stdout: text.into(), ..Outcome::default() }
+}
+
+fn failed(text: impl Into<String>, status: u32) -> Outcome {
+    Outcome { stderr: (text.into() + "\n").into_bytes(), status, ..Outcome::default() }
+}
+
+/// Runs a command.
+pub async fn run(node: &Node, command: &str) -> Outcome {
+    if command.contains("assemble_ticket") {
+        tokio::time::sleep(node.latency().mint).await;
+        return mint(node, command);
+    }
+    let words: Vec<&str> = command.split_whitespace().collect();
+    match words.as_slice() {
+        ["ip", rest @ ..] if rest.contains(&"neigh") || rest.contains(&"neighbour") => {
+            printed(guest::neighbours(node).to_string() + "\n")
+        }
+        ["cat", paths @ ..] => cat(node, paths),
+        ["hostname"] => printed(format!("{}\n", node.name())),
+        ["true"] | [":"] => Outcome::default(),
+        ["pveversion"] => printed("pve-manager/9.2.11/14a22df35955d97d (running kernel: 6.17.2-1-pve)\n"),
+        _ => failed(format!("bash: line 1: {}: command not found", words.first().unwrap_or(&"")), 127),
+    }
+}
+
+/// What the perl one-liner prints: the ticket, and the CSRF token after whatever it puts between them.
+fn mint(node: &Node, command: &str) -> Outcome {
+    let (ticket, csrf) = node.mint_ticket();
+    if command.contains("encode_json") || command.contains("to_json") || command.contains("{\\\"") {
+        return printed(serde_json::json!({ "ticket": ticket, "csrf": csrf }).to_string() + "\n");
+    }
+    printed(format!("{ticket}\n{csrf}\n"))
+}
+
+fn cat(node: &Node, paths: &[&str]) -> Outcome {
+    let mut out = Outcome::default();
+    for path in paths {
+        let path = path.trim_matches(['\'', '"']);
+        let text = match path.strip_prefix("/etc/pve/") {
+            Some(".vmlist") => Some(node.read(|d| d.vmlist(node.name()))),
+            Some(".members") => Some(members(node)),
+            Some(rest) => rest
+                .strip_prefix("qemu-server/")
+                .or_else(|| rest.strip_prefix(&format!("nodes/{}/qemu-server/", node.name())))
+                .and_then(|file| file.strip_suffix(".conf")?.parse::<u32>().ok())
+                .and_then(|vmid| node.read(|d| d.vms.get(&vmid).map(ToString::to_string))),
+            None => None,
+        };
+        match text {
+            Some(text) => out.stdout.extend_from_slice(text.as_bytes()),
+            None => {
+                out.stderr.extend_from_slice(format!("cat: {path}: No such file or directory\n").as_bytes());
+                out.status = 1;
+            }
+        }
+    }
+    out
+}
+
+fn members(node: &Node) -> String {
+    let mut list = serde_json::Map::new();
+    let names = std::iter::once(node.name().to_owned()).chain(node.other_nodes());
+    for (n, name) in names.enumerate() {
+        let ip = format!("192.0.2.{}", n + 2);
+        list.insert(name, serde_json::json!({ "id": n + 1, "online": 1, "ip": ip }));
+    }
+    let count = list.len();
+    let cluster = serde_json::json!({ "name": "fleet", "version": 2, "nodes": count, "quorate": 1 });
+    serde_json::json!({ "nodename": node.name(), "version": 4, "cluster": cluster, "nodelist": list }).to_string() + "\n"
+}

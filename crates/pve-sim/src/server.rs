@@ -1,0 +1,197 @@
+//! The node's SSH server, and what all simulated SSH servers share.
+
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use russh::{
+    Channel, ChannelId, ChannelOpenFailure, SshId,
+    server::{Auth, ChannelOpenHandle, Config, Handle, Handler, Msg, Session, VerifiedPublicKey},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::{exec, faults::Fault, guest, http, keys, log::What, node::Node};
+
+/// The settings of a server with this host key.
+pub fn config(host_key: &str, id: &'static str) -> Result<Arc<Config>> {
+    Ok(Arc::new(Config {
+        server_id: SshId::Standard(Cow::Borrowed(id)),
+        keys: vec![keys::parse(host_key)?],
+        auth_rejection_time: Duration::from_millis(5),
+        auth_rejection_time_initial: Some(Duration::ZERO),
+        inactivity_timeout: None,
+        nodelay: true,
+        ..Config::default()
+    }))
+}
+
+/// Serves SSH on a stream until it ends or `ended` does.
+pub async fn serve_until<S, H>(config: Arc<Config>, stream: S, handler: H, ended: impl Future<Output = ()>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Handler + Send + 'static,
+{
+    // The session owns one end of a pipe: dropping the other cuts it at once, whatever it is doing.
+    let (mut outer, inner) = tokio::io::duplex(256 * 1024);
+    let mut stream = stream;
+    let session = async {
+        match russh::server::run_stream(config, inner, handler).await {
+            // How a session ended is the client's business.
+            Ok(session) => drop(session.await),
+            Err(_) => {}
+        }
+    };
+    let session = tokio::spawn(session);
+    tokio::select! {
+        // Either side may just go away.
+        _ = tokio::io::copy_bidirectional(&mut stream, &mut outer) => {}
+        () = ended => {}
+    }
+    drop(outer);
+    session.abort();
+}
+
+/// Sends what a command left, and closes its channel.
+pub async fn finish(handle: &Handle, channel: ChannelId, stdout: Vec<u8>, stderr: Vec<u8>, status: u32) {
+    // A client that has gone away misses it; nothing else can be done.
+    if !stdout.is_empty() {
+        let _ = handle.data(channel, stdout).await;
+    }
+    if !stderr.is_empty() {
+        let _ = handle.extended_data(channel, 1, stderr).await;
+    }
+    let _ = handle.exit_status_request(channel, status).await;
+    let _ = handle.eof(channel).await;
+    let _ = handle.close(channel).await;
+}
+
+static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
+
+/// Accepts connections for ever.
+pub async fn listen(node: Arc<Node>, listener: TcpListener) -> Result<()> {
+    let config = config(node.host_key(), "SSH-2.0-OpenSSH_10.0p2 Debian-7")?;
+    loop {
+        let (stream, _) = listener.accept().await.context("can not accept a connection")?;
+        tokio::spawn(serve(Arc::clone(&node), Arc::clone(&config), stream));
+    }
+}
+
+async fn serve(node: Arc<Node>, config: Arc<Config>, stream: TcpStream) {
+    let connection = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
+    node.log.add(What::Connect { connection });
+    // Without it each small packet would wait for the last one's acknowledgement.
+    let _ = stream.set_nodelay(true);
+    let mut cut = node.cut.subscribe();
+    cut.mark_unchanged();
+    let handler =
+        NodeHandler { node: Arc::clone(&node), connection, channels: HashMap::new(), relays: HashMap::new() };
+    let ended = async move {
+        // An error says that the node itself is gone.
+        let _ = cut.changed().await;
+    };
+    serve_until(config, stream, handler, ended).await;
+}
+
+struct NodeHandler {
+    node: Arc<Node>,
+    connection: u64,
+    channels: HashMap<ChannelId, Channel<Msg>>,
+    relays: HashMap<ChannelId, ()>,
+}
+
+impl Handler for NodeHandler {
+    type Error = russh::Error;
+
+    async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
+        let refused = self.node.has_fault(|f| *f == Fault::LoginRefused);
+        let accepted =
+            !refused && user == "root" && keys::is_authorized(&self.node.world().authorized_keys, key.public_key);
+        self.node.log.add(What::Login { connection: self.connection, user: user.to_owned(), accepted });
+        Ok(if accepted { Auth::Accept } else { Auth::reject() })
+    }
+
+    async fn channel_open_session(
+        &mut self,
+        channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        self.channels.insert(channel.id(), channel);
+        reply.accept().await;
+        Ok(())
+    }
+
+    async fn channel_open_direct_tcpip(
+        &mut self,
+        channel: Channel<Msg>,
+        host: &str,
+        port: u32,
+        _from: &str,
+        _from_port: u32,
+        reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let node = Arc::clone(&self.node);
+        let forbidden = !node.world().allow_forwarding || node.has_fault(|f| *f == Fault::ForwardingForbidden);
+        let api = matches!(host, "127.0.0.1" | "localhost") && port == 85;
+        let api_up = !node.has_fault(|f| *f == Fault::ApiDown);
+        let machine = if port == 22 { guest::at_address(&node, host) } else { None };
+        let accepted = !forbidden && ((api && api_up) || machine.is_some());
+        node.log.add(What::Open { connection: self.connection, host: host.to_owned(), port, accepted });
+        if forbidden {
+            reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
+        } else if api && api_up {
+            reply.accept().await;
+            tokio::spawn(http::serve(node, channel.into_stream()));
+        } else if let Some((vmid, boot)) = machine {
+            reply.accept().await;
+            tokio::spawn(guest::ssh::serve(node, vmid, boot, channel.into_stream()));
+        } else {
+            reply.reject(ChannelOpenFailure::ConnectFailed).await;
+        }
+        Ok(())
+    }
+
+    async fn exec_request(
+        &mut self,
+        channel: ChannelId,
+        data: &[u8],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let command = String::from_utf8_lossy(data).into_owned();
+        self.node.log.add(What::Exec { connection: self.connection, command: command.clone() });
+        session.channel_success(channel)?;
+        let taken = self.channels.remove(&channel);
+        if exec::is_relay(&command) && !self.node.has_fault(|f| *f == Fault::ApiDown) {
+            if let Some(stream) = taken {
+                self.relays.insert(channel, ());
+                let node = Arc::clone(&self.node);
+                let handle = session.handle();
+                tokio::spawn(async move {
+                    http::serve(node, stream.into_stream()).await;
+                    finish(&handle, channel, Vec::new(), Vec::new(), 0).await;
+                });
+            }
+            return Ok(());
+        }
+        let node = Arc::clone(&self.node);
+        let handle = session.handle();
+        tokio::spawn(async move {
+            let outcome = exec::run(&node, &command).await;
+            finish(&handle, channel, outcome.stdout, outcome.stderr, outcome.status).await;
+            drop(taken);
+        });
+        Ok(())
+    }
+}
