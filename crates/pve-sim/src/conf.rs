@@ -143,7 +143,7 @@ fn write_section(f: &mut fmt::Formatter<'_>, section: &Section) -> fmt::Result {
 fn encode_line(line: &str) -> String {
     let mut out = String::new();
     for byte in line.bytes() {
-        if byte < b' ' || byte >= 0x7f || byte == b':' || byte == b'%' {
+        if !(b' '..0x7f).contains(&byte) || byte == b':' || byte == b'%' {
             out.push_str(&format!("%{byte:02X}"));
         } else {
             out.push(char::from(byte));
@@ -204,9 +204,9 @@ pub fn format_size(bytes: u64) -> String {
 
 /// Whether a setting is a disk or CD slot.
 pub fn is_drive(key: &str) -> bool {
-    ["scsi", "virtio", "sata", "ide", "efidisk", "tpmstate"]
-        .iter()
-        .any(|bus| key.strip_prefix(bus).is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())))
+    ["scsi", "virtio", "sata", "ide", "efidisk", "tpmstate"].iter().any(|bus| {
+        key.strip_prefix(bus).is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    })
 }
 
 #[cfg(test)]
@@ -215,7 +215,8 @@ mod tests {
 
     #[test]
     fn round_trip() {
-        let text = "#two: lines\n#ü\nboot: order=scsi0\nname: a\n\n[PENDING]\ncores: 2\n\n[before]\nsnaptime: 1\n";
+        let text =
+            "#two: lines\n#ü\nboot: order=scsi0\nname: a\n\n[PENDING]\ncores: 2\n\n[before]\nsnaptime: 1\n";
         let conf = VmConf::parse(text);
         assert_eq!(conf.get("description"), Some("two: lines\nü"));
         assert_eq!(conf.with_pending().get("cores").map(String::as_str), Some("2"));

@@ -78,5 +78,7 @@ fn members(node: &Node) -> String {
     }
     let count = list.len();
     let cluster = serde_json::json!({ "name": "fleet", "version": 2, "nodes": count, "quorate": 1 });
-    serde_json::json!({ "nodename": node.name(), "version": 4, "cluster": cluster, "nodelist": list }).to_string() + "\n"
+    serde_json::json!({ "nodename": node.name(), "version": 4, "cluster": cluster, "nodelist": list })
+        .to_string()
+        + "\n"
 }

@@ -120,7 +120,10 @@ pub enum Fault {
 
 impl Fault {
     /// Takes one of what `pick` finds; one-time faults are removed.
-    pub fn take<T>(faults: &mut Vec<Fault>, mut pick: impl FnMut(&mut Fault) -> Option<(T, bool)>) -> Option<T> {
+    pub fn take<T>(
+        faults: &mut Vec<Fault>,
+        mut pick: impl FnMut(&mut Fault) -> Option<(T, bool)>,
+    ) -> Option<T> {
         let (index, (value, over)) =
             faults.iter_mut().enumerate().find_map(|(i, fault)| pick(fault).map(|found| (i, found)))?;
         if over {

@@ -43,7 +43,11 @@ struct Counted<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
@@ -54,7 +58,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -118,7 +126,8 @@ impl Connection {
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, NoAnswer> {
         let served = self.served.fetch_add(1, Ordering::Relaxed) + 1;
         let outcome = self.serve(request).await;
-        *self.reads_before.lock().unwrap_or_else(PoisonError::into_inner) = self.reads.load(Ordering::Relaxed);
+        *self.reads_before.lock().unwrap_or_else(PoisonError::into_inner) =
+            self.reads.load(Ordering::Relaxed);
         if self.dropped.load(Ordering::Relaxed) {
             return Err(NoAnswer);
         }
@@ -155,10 +164,8 @@ impl Connection {
         let headers = response.headers_mut();
         headers.insert(header::SERVER, header::HeaderValue::from_static("pve-api-daemon/3.0"));
         headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("max-age=0"));
-        headers.insert(
-            header::CONTENT_TYPE,
-            header::HeaderValue::from_static("application/json;charset=UTF-8"),
-        );
+        headers
+            .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json;charset=UTF-8"));
         if status >= 400 || served >= REQUESTS {
             headers.insert(header::CONNECTION, header::HeaderValue::from_static("close"));
         }
@@ -258,7 +265,8 @@ impl Connection {
             Fault::Answer { method: m, path: p, status, message, times }
                 if m == method && path.contains(p.as_str()) =>
             {
-                let fail = Fail { status: *status, message: format!("{message}\n"), errors: None, json: true };
+                let fail =
+                    Fail { status: *status, message: format!("{message}\n"), errors: None, json: true };
                 *times = times.saturating_sub(1);
                 Some((fail, *times == 0))
             }
@@ -278,7 +286,8 @@ impl Connection {
         body: Incoming,
     ) -> Reply<(Params, bool)> {
         let query = parts.uri.query().unwrap_or_default();
-        let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+        let length =
+            parts.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
         if parts.headers.contains_key(header::TRANSFER_ENCODING) {
             return Err(Fail::http(501, "chunked transfer encoding not supported"));
         }
@@ -299,8 +308,9 @@ impl Connection {
             return Ok((Params::from_form(query), split));
         }
         let params = if kind.starts_with("application/json") {
-            let value: Value = serde_json::from_slice(&bytes)
-                .map_err(|e| Fail::http(500, format!("malformed JSON string, {e} at AnyEvent.pm line 934.")))?;
+            let value: Value = serde_json::from_slice(&bytes).map_err(|e| {
+                Fail::http(500, format!("malformed JSON string, {e} at AnyEvent.pm line 934."))
+            })?;
             Params::from_json(&value)
         } else if kind.is_empty() || kind.starts_with("application/x-www-form-urlencoded") {
             Params::from_form(&String::from_utf8_lossy(&bytes))
@@ -312,9 +322,10 @@ impl Connection {
 }
 
 fn authentication(headers: &header::HeaderMap) -> Option<String> {
-    let cookie = headers.get(header::COOKIE).and_then(|v| v.to_str().ok()).and_then(|cookies| {
-        cookies.split(';').find_map(|c| c.trim().strip_prefix("PVEAuthCookie="))
-    });
+    let cookie = headers
+        .get(header::COOKIE)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|cookies| cookies.split(';').find_map(|c| c.trim().strip_prefix("PVEAuthCookie=")));
     let direct = headers
         .get(header::AUTHORIZATION)
         .and_then(|v| v.to_str().ok())
@@ -322,4 +333,3 @@ fn authentication(headers: &header::HeaderMap) -> Option<String> {
     let text = cookie.or(direct)?;
     Some(percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned())
 }
-

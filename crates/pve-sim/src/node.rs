@@ -81,7 +81,8 @@ impl Data {
     /// Bytes in all and bytes used of a storage.
     pub fn room(&self, storage: &StorageDef) -> (u64, u64) {
         let prefix = format!("{}:", storage.name);
-        let taken: u64 = self.volumes.iter().filter(|(id, _)| id.starts_with(&prefix)).map(|(_, v)| v.size / 3).sum();
+        let taken: u64 =
+            self.volumes.iter().filter(|(id, _)| id.starts_with(&prefix)).map(|(_, v)| v.size / 3).sum();
         (storage.total, (storage.used + taken).min(storage.total))
     }
 
@@ -355,15 +356,19 @@ fn initial(world: &World) -> Result<Data> {
         let conf = VmConf { main: vm.config.iter().cloned().collect(), ..VmConf::default() };
         for (_, value) in vm.config.iter().filter(|(key, _)| crate::conf::is_drive(key)) {
             let volume = value.split(',').next().unwrap_or_default();
-            let size = crate::conf::property(value, "size", "").and_then(crate::conf::parse_size).unwrap_or(0);
-            data.volumes.insert(volume.to_owned(), Volume {
-                size,
-                format: if volume.ends_with(".raw") { "raw" } else { "qcow2" }.to_owned(),
-                content: "images".to_owned(),
-                vmid: Some(vm.vmid),
-                parent: None,
-                ctime: now(),
-            });
+            let size =
+                crate::conf::property(value, "size", "").and_then(crate::conf::parse_size).unwrap_or(0);
+            data.volumes.insert(
+                volume.to_owned(),
+                Volume {
+                    size,
+                    format: if volume.ends_with(".raw") { "raw" } else { "qcow2" }.to_owned(),
+                    content: "images".to_owned(),
+                    vmid: Some(vm.vmid),
+                    parent: None,
+                    ctime: now(),
+                },
+            );
         }
         data.guests.insert(vm.vmid, Guest::initial(vm, &conf)?);
         data.vms.insert(vm.vmid, conf);

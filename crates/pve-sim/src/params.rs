@@ -199,7 +199,9 @@ pub fn check(params: &Params, specs: &[&[Spec]]) -> Reply<()> {
         let Some(spec) = find(specs, name) else {
             errors.insert(
                 name.clone(),
-                json!("property is not defined in schema and the schema does not allow additional properties"),
+                json!(
+                    "property is not defined in schema and the schema does not allow additional properties"
+                ),
             );
             continue;
         };
@@ -232,7 +234,9 @@ fn type_name(kind: Kind) -> &'static str {
 /// What is wrong with one value, as the top level of a request says it.
 pub fn check_value(name: &str, kind: Kind, value: &str) -> Option<String> {
     match kind {
-        Kind::Props(props) => check_props(name, props, value).map(|fault| format!("invalid format - {fault}")),
+        Kind::Props(props) => {
+            check_props(name, props, value).map(|fault| format!("invalid format - {fault}"))
+        }
         Kind::Format(check) => check(value).err().map(|fault| format!("invalid format - {fault}\n")),
         kind => check_plain(kind, value),
     }
@@ -260,13 +264,15 @@ fn check_plain(kind: Kind, value: &str) -> Option<String> {
             Ok(n) if n > max => Some(format!("value must have a maximum value of {max}")),
             Ok(_) => None,
         },
-        Kind::Bool => (!matches!(value, "0" | "1"))
-            .then(|| format!("type check ('boolean') failed - got '{value}'")),
+        Kind::Bool => {
+            (!matches!(value, "0" | "1")).then(|| format!("type check ('boolean') failed - got '{value}'"))
+        }
         Kind::Text(max) => {
             (value.chars().count() > max).then(|| format!("value may only be {max} characters long"))
         }
-        Kind::Enum(words) => (!words.contains(&value))
-            .then(|| format!("value '{value}' does not have a value in the enumeration '{}'", words.join(", "))),
+        Kind::Enum(words) => (!words.contains(&value)).then(|| {
+            format!("value '{value}' does not have a value in the enumeration '{}'", words.join(", "))
+        }),
         Kind::Pattern(ok) => (!ok(value)).then(|| "value does not match the regex pattern".to_owned()),
         Kind::Format(check) => check(value).err().map(|fault| format!("invalid format - {fault}\n")),
         Kind::Vmid => {
@@ -304,7 +310,8 @@ fn check_props(name: &str, props: &[Prop], value: &str) -> Option<String> {
             },
         };
         // `virtio=MAC` is short for `model=virtio,macaddr=MAC`.
-        let expanded: &[(&str, &str)] = if crate::schema::NET_MODELS.contains(&key) && name.starts_with("net") {
+        let expanded: &[(&str, &str)] = if crate::schema::NET_MODELS.contains(&key) && name.starts_with("net")
+        {
             &[("model", key), ("macaddr", value)]
         } else {
             &[(key, value)]

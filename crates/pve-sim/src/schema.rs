@@ -8,8 +8,20 @@ const MAX: i64 = i64::MAX;
 
 /// The network card models.
 pub const NET_MODELS: &[&str] = &[
-    "e1000", "e1000-82540em", "e1000-82544gc", "e1000-82545em", "e1000e", "i82551", "i82557b", "i82559er",
-    "ne2k_isa", "ne2k_pci", "pcnet", "rtl8139", "virtio", "vmxnet3",
+    "e1000",
+    "e1000-82540em",
+    "e1000-82544gc",
+    "e1000-82545em",
+    "e1000e",
+    "i82551",
+    "i82557b",
+    "i82559er",
+    "ne2k_isa",
+    "ne2k_pci",
+    "pcnet",
+    "rtl8139",
+    "virtio",
+    "vmxnet3",
 ];
 
 const fn prop(name: &'static str, kind: Kind) -> Prop {
@@ -28,7 +40,11 @@ pub fn dns_name(text: &str) -> Result<(), String> {
             && !l.starts_with('-')
             && !l.ends_with('-')
     };
-    if text.split('.').all(label) { Ok(()) } else { Err("value does not look like a valid DNS name".to_owned()) }
+    if text.split('.').all(label) {
+        Ok(())
+    } else {
+        Err("value does not look like a valid DNS name".to_owned())
+    }
 }
 
 fn urlencoded(text: &str) -> Result<(), String> {
@@ -55,9 +71,26 @@ fn tags(text: &str) -> Result<(), String> {
 
 fn cpu(text: &str) -> Result<(), String> {
     const TYPES: &[&str] = &[
-        "host", "max", "kvm64", "kvm32", "qemu64", "qemu32", "x86-64-v2", "x86-64-v2-AES", "x86-64-v3",
-        "x86-64-v4", "Nehalem", "Westmere", "SandyBridge", "IvyBridge", "Haswell", "Broadwell", "EPYC",
-        "Skylake-Client", "Skylake-Server", "Icelake-Server",
+        "host",
+        "max",
+        "kvm64",
+        "kvm32",
+        "qemu64",
+        "qemu32",
+        "x86-64-v2",
+        "x86-64-v2-AES",
+        "x86-64-v3",
+        "x86-64-v4",
+        "Nehalem",
+        "Westmere",
+        "SandyBridge",
+        "IvyBridge",
+        "Haswell",
+        "Broadwell",
+        "EPYC",
+        "Skylake-Client",
+        "Skylake-Server",
+        "Icelake-Server",
     ];
     let name = crate::conf::property(text, "cputype", "cputype").unwrap_or_default();
     if name.starts_with("custom-") || TYPES.contains(&name) {
@@ -135,7 +168,9 @@ fn content(text: &str) -> Result<(), String> {
 }
 
 fn boot_order(text: &str) -> Result<(), String> {
-    let ok = |d: &str| crate::conf::is_drive(d) || numbered(d, "net") || numbered(d, "usb") || numbered(d, "hostpci");
+    let ok = |d: &str| {
+        crate::conf::is_drive(d) || numbered(d, "net") || numbered(d, "usb") || numbered(d, "hostpci")
+    };
     match text.split(';').find(|d| !d.is_empty() && !ok(d)) {
         None => Ok(()),
         Some(bad) => Err(format!("invalid boot device '{bad}'")),
@@ -202,8 +237,20 @@ const VGA: &[Prop] = &[
     Prop {
         name: "type",
         kind: Enum(&[
-            "cirrus", "qxl", "qxl2", "qxl3", "qxl4", "none", "serial0", "serial1", "serial2", "serial3", "std",
-            "virtio", "virtio-gl", "vmware",
+            "cirrus",
+            "qxl",
+            "qxl2",
+            "qxl3",
+            "qxl4",
+            "none",
+            "serial0",
+            "serial1",
+            "serial2",
+            "serial3",
+            "std",
+            "virtio",
+            "virtio-gl",
+            "vmware",
         ]),
         default: true,
         required: false,
@@ -281,7 +328,15 @@ const EFIDISK: &[Prop] = &[
 const TPM: &[Prop] = &[drive_file(), prop("size", Pattern(size)), prop("version", Enum(&["v1.2", "v2.0"]))];
 
 const LOCKS: &[&str] = &[
-    "backup", "clone", "create", "migrate", "rollback", "snapshot", "snapshot-delete", "suspending", "suspended",
+    "backup",
+    "clone",
+    "create",
+    "migrate",
+    "rollback",
+    "snapshot",
+    "snapshot-delete",
+    "suspending",
+    "suspended",
 ];
 
 /// The settings of a VM.
@@ -313,7 +368,10 @@ pub const CONFIG: &[Spec] = &[
     opt("hugepages", Enum(&["any", "2", "1024"])),
     many("ide", 3, Props(DRIVE)),
     many("ipconfig", 31, Props(IPCONFIG)),
-    opt("keyboard", Enum(&["de", "de-ch", "da", "en-gb", "en-us", "es", "fi", "fr", "it", "nl", "pl", "pt", "sv"])),
+    opt(
+        "keyboard",
+        Enum(&["de", "de-ch", "da", "en-gb", "en-us", "es", "fi", "fr", "it", "nl", "pl", "pt", "sv"]),
+    ),
     opt("kvm", Bool),
     opt("localtime", Bool),
     opt("lock", Enum(LOCKS)),
@@ -434,8 +492,20 @@ pub const CONTENT: &[Spec] = &[opt("content", Format(content)), opt("vmid", Vmid
 pub const NETWORK: &[Spec] = &[opt(
     "type",
     Enum(&[
-        "bridge", "bond", "eth", "alias", "vlan", "fabric", "OVSBridge", "OVSBond", "OVSPort", "OVSIntPort",
-        "vnet", "any_bridge", "any_local_bridge", "include_sdn",
+        "bridge",
+        "bond",
+        "eth",
+        "alias",
+        "vlan",
+        "fabric",
+        "OVSBridge",
+        "OVSBond",
+        "OVSPort",
+        "OVSIntPort",
+        "vnet",
+        "any_bridge",
+        "any_local_bridge",
+        "include_sdn",
     ]),
 )];
 /// `GET tasks`.
@@ -472,10 +542,63 @@ pub const CREATE: &[Spec] =
     &[req("vmid", Vmid), opt("storage", Format(storage)), opt("start", Bool), opt("force", Bool)];
 
 const DISKS: &[&str] = &[
-    "ide0", "ide1", "ide2", "ide3", "scsi0", "scsi1", "scsi2", "scsi3", "scsi4", "scsi5", "scsi6", "scsi7",
-    "scsi8", "scsi9", "scsi10", "scsi11", "scsi12", "scsi13", "scsi14", "scsi15", "scsi16", "scsi17", "scsi18",
-    "scsi19", "scsi20", "scsi21", "scsi22", "scsi23", "scsi24", "scsi25", "scsi26", "scsi27", "scsi28", "scsi29",
-    "scsi30", "virtio0", "virtio1", "virtio2", "virtio3", "virtio4", "virtio5", "virtio6", "virtio7", "virtio8",
-    "virtio9", "virtio10", "virtio11", "virtio12", "virtio13", "virtio14", "virtio15", "sata0", "sata1", "sata2",
-    "sata3", "sata4", "sata5", "efidisk0", "tpmstate0",
+    "ide0",
+    "ide1",
+    "ide2",
+    "ide3",
+    "scsi0",
+    "scsi1",
+    "scsi2",
+    "scsi3",
+    "scsi4",
+    "scsi5",
+    "scsi6",
+    "scsi7",
+    "scsi8",
+    "scsi9",
+    "scsi10",
+    "scsi11",
+    "scsi12",
+    "scsi13",
+    "scsi14",
+    "scsi15",
+    "scsi16",
+    "scsi17",
+    "scsi18",
+    "scsi19",
+    "scsi20",
+    "scsi21",
+    "scsi22",
+    "scsi23",
+    "scsi24",
+    "scsi25",
+    "scsi26",
+    "scsi27",
+    "scsi28",
+    "scsi29",
+    "scsi30",
+    "virtio0",
+    "virtio1",
+    "virtio2",
+    "virtio3",
+    "virtio4",
+    "virtio5",
+    "virtio6",
+    "virtio7",
+    "virtio8",
+    "virtio9",
+    "virtio10",
+    "virtio11",
+    "virtio12",
+    "virtio13",
+    "virtio14",
+    "virtio15",
+    "sata0",
+    "sata1",
+    "sata2",
+    "sata3",
+    "sata4",
+    "sata5",
+    "efidisk0",
+    "tpmstate0",
 ];

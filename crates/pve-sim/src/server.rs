@@ -115,8 +115,9 @@ impl Handler for NodeHandler {
 
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
         let refused = self.node.has_fault(|f| *f == Fault::LoginRefused);
-        let accepted =
-            !refused && user == "root" && keys::is_authorized(&self.node.world().authorized_keys, key.public_key);
+        let accepted = !refused
+            && user == "root"
+            && keys::is_authorized(&self.node.world().authorized_keys, key.public_key);
         self.node.log.add(What::Login { connection: self.connection, user: user.to_owned(), accepted });
         Ok(if accepted { Auth::Accept } else { Auth::reject() })
     }
@@ -143,7 +144,8 @@ impl Handler for NodeHandler {
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
         let node = Arc::clone(&self.node);
-        let forbidden = !node.world().allow_forwarding || node.has_fault(|f| *f == Fault::ForwardingForbidden);
+        let forbidden =
+            !node.world().allow_forwarding || node.has_fault(|f| *f == Fault::ForwardingForbidden);
         let api = matches!(host, "127.0.0.1" | "localhost") && port == 85;
         let api_up = !node.has_fault(|f| *f == Fault::ApiDown);
         let machine = if port == 22 { guest::at_address(&node, host) } else { None };

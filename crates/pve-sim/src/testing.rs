@@ -67,7 +67,8 @@ impl Sim {
     /// As [`Sim::with`], for programs that do not panic.
     pub fn try_with(world: World) -> Result<Sim> {
         let world = world.authorize(OPERATOR_PUBLIC);
-        let home = tempfile::Builder::new().prefix("pve-sim-").tempdir().context("can not make a directory")?;
+        let home =
+            tempfile::Builder::new().prefix("pve-sim-").tempdir().context("can not make a directory")?;
         for dir in ["state", "home/.ssh", "bin", "tmp", "run"] {
             std::fs::create_dir_all(home.path().join(dir)).context("can not make a directory")?;
         }
@@ -312,7 +313,8 @@ pub struct ScratchFleet {
     env: Vec<(String, OsString)>,
 }
 
-const FLEET_FILES: &[&str] = &["vms", "hosts", "hosts.nix", "secrets", "docs/machines.md", "flake.nix", ".sops.yaml"];
+const FLEET_FILES: &[&str] =
+    &["vms", "hosts", "hosts.nix", "secrets", "docs/machines.md", "flake.nix", ".sops.yaml"];
 
 impl ScratchFleet {
     /// Copies the fleet and commits it.
@@ -402,7 +404,8 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
         }
     } else if from.exists() {
         if let Some(parent) = to.parent() {
-            std::fs::create_dir_all(parent).with_context(|| format!("can not create {}", parent.display()))?;
+            std::fs::create_dir_all(parent)
+                .with_context(|| format!("can not create {}", parent.display()))?;
         }
         std::fs::copy(from, to).with_context(|| format!("can not copy {}", from.display()))?;
     }

@@ -41,9 +41,10 @@ pub(super) async fn answer(node: &Arc<Node>, call: &Call, vmid: u32, rest: &[&st
         ("POST", "exec") => schema::AGENT_EXEC,
         ("GET", "exec-status") => schema::AGENT_EXEC_STATUS,
         ("GET", "file-read") => schema::AGENT_FILE_READ,
-        ("GET", "network-get-interfaces" | "get-host-name" | "get-osinfo" | "get-time" | "info" | "get-users") => {
-            schema::NONE
-        }
+        (
+            "GET",
+            "network-get-interfaces" | "get-host-name" | "get-osinfo" | "get-time" | "info" | "get-users",
+        ) => schema::NONE,
         ("POST", _) if rest.is_empty() => schema::AGENT_EXEC,
         _ => return Err(call.not_implemented()),
     };
@@ -99,15 +100,17 @@ fn interface(name: &str, mac: &str, addresses: &[(&str, &str, u8)]) -> Value {
 fn interfaces(node: &Node, vmid: u32) -> Value {
     let net = node.read(|d| d.vms.get(&vmid).and_then(|c| c.get("net0").map(str::to_owned)));
     let mac = net.as_deref().and_then(conf::mac_of).unwrap_or_default().to_ascii_lowercase();
-    let mut list = vec![interface("lo", "00:00:00:00:00:00", &[("ipv4", "127.0.0.1", 8), ("ipv6", "::1", 128)])];
+    let mut list =
+        vec![interface("lo", "00:00:00:00:00:00", &[("ipv4", "127.0.0.1", 8), ("ipv6", "::1", 128)])];
     let name = if guest::is_installed(node, vmid) { "ens18" } else { "eth0" };
     match guest::visible_address(node, vmid) {
         // A link without an address yet has no list at all.
         None => list.push(interface(name, &mac, &[])),
-        Some(address) => list.push(interface(name, &mac, &[
-            ("ipv4", &address, 24),
-            ("ipv6", "fe80::be24:11ff:fe00:1", 64),
-        ])),
+        Some(address) => list.push(interface(
+            name,
+            &mac,
+            &[("ipv4", &address, 24), ("ipv6", "fe80::be24:11ff:fe00:1", 64)],
+        )),
     }
     if guest::is_installed(node, vmid) {
         list.push(interface("docker0", "02:42:ac:11:00:01", &[("ipv4", "172.17.0.1", 16)]));

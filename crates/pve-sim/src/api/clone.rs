@@ -18,7 +18,8 @@ use crate::{
 pub(super) fn clone(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
     call.check(&[schema::CLONE])?;
     let p = call.params.clone();
-    let missing = || Fail::new(format!("unable to find configuration file for VM {vmid} on node '{}'", node.name()));
+    let missing =
+        || Fail::new(format!("unable to find configuration file for VM {vmid} on node '{}'", node.name()));
     let source = node.read(|d| d.vms.get(&vmid).cloned()).ok_or_else(missing)?;
     if let Some(target) = p.get("target").filter(|t| !node.is_cluster_node(t)) {
         return Err(Fail::new(format!("no such cluster node '{target}'")));
@@ -34,7 +35,7 @@ pub(super) fn clone(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
     let full = p.get("full").map_or(!source.is_template(), |f| f == "1");
     config::refuse_locked(&source, false)?;
     let section = match p.get("snapname") {
-        None => source.main.clone(),
+        None => source.main,
         Some(name) => source
             .snapshots
             .get(name)
@@ -131,8 +132,11 @@ async fn run(
         new.insert("smbios1".to_owned(), format!("uuid={}", keys::uuid()));
     }
     new.insert("vmgenid".to_owned(), keys::uuid());
-    let cards: Vec<String> =
-        new.keys().filter(|k| k.strip_prefix("net").is_some_and(|n| n.parse::<u32>().is_ok())).cloned().collect();
+    let cards: Vec<String> = new
+        .keys()
+        .filter(|k| k.strip_prefix("net").is_some_and(|n| n.parse::<u32>().is_ok()))
+        .cloned()
+        .collect();
     for card in cards {
         if let Some(value) = new.get_mut(&card) {
             let kept: Vec<&str> = value.split(',').filter(|part| conf::mac_of(part).is_none()).collect();
@@ -140,8 +144,11 @@ async fn run(
             *value = disks::network(&std::iter::once(model).chain(kept).collect::<Vec<_>>().join(","));
         }
     }
-    let drives: Vec<(String, String)> =
-        new.iter().filter(|(k, v)| conf::is_drive(k) && v.contains(':')).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let drives: Vec<(String, String)> = new
+        .iter()
+        .filter(|(k, v)| conf::is_drive(k) && v.contains(':'))
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
     for (slot, drive) in drives {
         let cloned = drive_copy(node, worker, p, newid, full, &slot, &drive).await?;
         new.insert(slot, cloned);

@@ -68,7 +68,8 @@ pub(super) fn pending(node: &Node, call: &Call, vmid: u32) -> Reply<Value> {
                 entry
             })
             .collect();
-        for (key, value) in conf.pending.iter().filter(|(k, _)| *k != "delete" && !conf.main.contains_key(*k)) {
+        for (key, value) in conf.pending.iter().filter(|(k, _)| *k != "delete" && !conf.main.contains_key(*k))
+        {
             list.push(json!({ "key": key, "pending": typed(key, value) }));
         }
         list.push(json!({ "key": "digest", "value": conf.digest() }));
@@ -147,9 +148,7 @@ pub(super) fn lock_file(node: &Node, vmid: u32) -> Result<(), String> {
         _ => None,
     });
     match held {
-        Some(()) => {
-            Err(format!("can't lock file '/var/lock/qemu-server/lock-{vmid}.conf' - got timeout"))
-        }
+        Some(()) => Err(format!("can't lock file '/var/lock/qemu-server/lock-{vmid}.conf' - got timeout")),
         None => Ok(()),
     }
 }
@@ -207,10 +206,10 @@ fn check(node: &Node, call: &Call, vmid: u32) -> Reply<Change> {
         }
         let unlocking = p.flag("skiplock");
         refuse_locked(conf, unlocking)?;
-        if conf.get("protection") == Some("1") {
-            if let Some(drive) = change.delete.iter().find(|d| conf::is_drive(d)) {
-                return Err(Fail::new(format!("can't remove drive '{drive}' - protection mode enabled")));
-            }
+        if conf.get("protection") == Some("1")
+            && let Some(drive) = change.delete.iter().find(|d| conf::is_drive(d))
+        {
+            return Err(Fail::new(format!("can't remove drive '{drive}' - protection mode enabled")));
         }
         Ok(())
     })?;
@@ -258,7 +257,11 @@ fn check_drive(node: &Node, key: &str, value: &str) -> Reply<()> {
         }
         storage::for_images(data, name)?;
         let known = volume.contains('/') || volume.parse::<f64>().is_ok_and(|gib| gib >= 0.0);
-        if known { Ok(()) } else { Err(Fail::new(format!("unable to parse directory volume name '{volume}'"))) }
+        if known {
+            Ok(())
+        } else {
+            Err(Fail::new(format!("unable to parse directory volume name '{volume}'")))
+        }
     })
 }
 
@@ -279,7 +282,12 @@ pub(super) async fn post(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Valu
         worker.say(describe(vmid, &change));
         tokio::time::sleep(work_node.latency().task).await;
         lock_file(&work_node, vmid)?;
-        apply(&work_node, vmid, &change, &mut |line| worker.say(line)).map_err(|f| f.text())
+        let mut lines = Vec::new();
+        let outcome = apply(&work_node, vmid, &change, &mut |line| lines.push(line));
+        for line in lines {
+            worker.say(line);
+        }
+        outcome.map_err(|f| f.text())
     });
     if let Some(delay) = delay {
         match task::wait(node, &upid, Duration::from_secs(delay)).await.as_deref() {
@@ -309,8 +317,8 @@ fn describe(vmid: u32, change: &Change) -> String {
 /// Settings that a running VM takes only at its next start.
 fn needs_restart(key: &str) -> bool {
     const COLD: &[&str] = &[
-        "cores", "sockets", "memory", "cpu", "bios", "machine", "vga", "scsihw", "numa", "balloon", "kvm", "args",
-        "agent", "arch", "smbios1", "vmgenid", "ostype",
+        "cores", "sockets", "memory", "cpu", "bios", "machine", "vga", "scsihw", "numa", "balloon", "kvm",
+        "args", "agent", "arch", "smbios1", "vmgenid", "ostype",
     ];
     COLD.contains(&key) || key.starts_with("serial") || key.starts_with("hostpci") || key == "efidisk0"
 }
@@ -356,16 +364,19 @@ fn set(conf: &mut VmConf, key: &str, value: String, running: bool) {
     let value = match key {
         "description" => value.trim_end_matches('\n').to_owned(),
         "tags" => tags(&value),
-        "cipassword" if !value.starts_with("$5$") => format!("$5${}${}", keys::random_hex(4), keys::random_hex(21)),
+        "cipassword" if !value.starts_with("$5$") => {
+            format!("$5${}${}", keys::random_hex(4), keys::random_hex(21))
+        }
         _ => value,
     };
     let cloudinit = CLOUD_INIT.contains(&key) || key.starts_with("ipconfig") || key == "name";
-    if running && cloudinit && cloudinit_drive(conf).is_some() {
-        if let Some(old) = conf.get(key).map(str::to_owned) {
-            if old != value {
-                conf.cloudinit.entry(key.to_owned()).or_insert(old);
-            }
-        }
+    if running
+        && cloudinit
+        && cloudinit_drive(conf).is_some()
+        && let Some(old) = conf.get(key).map(str::to_owned)
+        && old != value
+    {
+        conf.cloudinit.entry(key.to_owned()).or_insert(old);
     }
     conf.pending.remove(key);
     conf.main.insert(key.to_owned(), value);

@@ -6,8 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Call, Fail, Reply, config, no_vm, storage, vm::need};
 use crate::{
-    conf,
-    keys,
+    conf, keys,
     node::{Data, Node, Volume, now},
     schema, task,
 };
@@ -66,14 +65,17 @@ pub(super) fn free_name(data: &Data, storage: &str, vmid: u32, suffix: &str) -> 
 
 /// Adds a volume.
 pub(super) fn add(data: &mut Data, id: &str, vmid: u32, size: u64, format: &str, parent: Option<String>) {
-    data.volumes.insert(id.to_owned(), Volume {
-        size,
-        format: format.to_owned(),
-        content: "images".to_owned(),
-        vmid: Some(vmid),
-        parent,
-        ctime: now(),
-    });
+    data.volumes.insert(
+        id.to_owned(),
+        Volume {
+            size,
+            format: format.to_owned(),
+            content: "images".to_owned(),
+            vmid: Some(vmid),
+            parent,
+            ctime: now(),
+        },
+    );
 }
 
 /// Turns a setting as it was given into one as it is stored; makes volumes on the way.
@@ -113,7 +115,10 @@ pub(super) fn network(value: &str) -> String {
     }
     rest.sort_unstable();
     let mac = mac.unwrap_or_else(keys::mac);
-    std::iter::once(format!("{model}={mac}")).chain(rest.into_iter().map(str::to_owned)).collect::<Vec<_>>().join(",")
+    std::iter::once(format!("{model}={mac}"))
+        .chain(rest.into_iter().map(str::to_owned))
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 fn drive(
@@ -158,7 +163,9 @@ fn drive(
         } else if importing.is_some() {
             size = 2 << 30;
         }
-        if let Some(source) = importing.filter(|s| s.starts_with('/') && !s.contains("debian") && !s.contains("ubuntu")) {
+        if let Some(source) =
+            importing.filter(|s| s.starts_with('/') && !s.contains("debian") && !s.contains("ubuntu"))
+        {
             return Err(Fail::new(format!("can't find file '{source}'")));
         }
         if !storage::has_room(node, data, name, size) {
@@ -192,8 +199,11 @@ fn drive(
 
 /// A cloud-init drive that is replaced by something else loses its volume.
 fn drop_cloudinit_volume(data: &mut Data, vmid: u32, key: &str, new: &str) {
-    let old = data.vms.get(&vmid).and_then(|c| c.get(key)).and_then(|v| v.split(',').next()).map(str::to_owned);
-    if let Some(old) = old.filter(|old| old.contains("-cloudinit") && old != new && !new.ends_with(":cloudinit")) {
+    let old =
+        data.vms.get(&vmid).and_then(|c| c.get(key)).and_then(|v| v.split(',').next()).map(str::to_owned);
+    if let Some(old) =
+        old.filter(|old| old.contains("-cloudinit") && old != new && !new.ends_with(":cloudinit"))
+    {
         data.volumes.remove(&old);
     }
 }
@@ -278,7 +288,11 @@ fn grow(node: &Node, data: &mut Data, vmid: u32, disk: &str, size: &str) -> Resu
         return Err("you can't resize a cdrom".to_owned());
     }
     let volume = drive.split(',').next().unwrap_or_default().to_owned();
-    let old = data.volumes.get(&volume).map(|v| v.size).ok_or_else(|| format!("volume '{volume}' does not exist"))?;
+    let old = data
+        .volumes
+        .get(&volume)
+        .map(|v| v.size)
+        .ok_or_else(|| format!("volume '{volume}' does not exist"))?;
     let relative = size.starts_with('+');
     let given = conf::parse_size(size.trim_start_matches('+')).unwrap_or(0);
     let new = if relative { old.saturating_add(given) } else { given };
@@ -301,7 +315,13 @@ fn grow(node: &Node, data: &mut Data, vmid: u32, disk: &str, size: &str) -> Resu
     }
     let stored: Vec<String> = drive
         .split(',')
-        .map(|part| if part.starts_with("size=") { format!("size={}", conf::format_size(new)) } else { part.to_owned() })
+        .map(|part| {
+            if part.starts_with("size=") {
+                format!("size={}", conf::format_size(new))
+            } else {
+                part.to_owned()
+            }
+        })
         .collect();
     if let Some(conf) = data.vms.get_mut(&vmid) {
         conf.main.insert(disk.to_owned(), stored.join(","));

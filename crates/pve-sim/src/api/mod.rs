@@ -146,7 +146,10 @@ fn path_vmid(call: &Call, text: &str) -> Reply<u32> {
         return Err(Fail::param("vmid", fault));
     }
     if call.params.get("vmid").is_some_and(|other| other != text) {
-        return Err(Fail::param("vmid", "duplicate parameter (already defined in URI) with conflicting values!"));
+        return Err(Fail::param(
+            "vmid",
+            "duplicate parameter (already defined in URI) with conflicting values!",
+        ));
     }
     text.parse().map_err(|_| call.not_implemented())
 }

@@ -49,7 +49,11 @@ pub(super) fn get(node: &Node, call: &Call, rest: &[&str]) -> Reply<Value> {
             call.check(&[schema::NETWORK])?;
             let kind = call.params.get("type");
             let shown = kind.is_none_or(|k| matches!(k, "bridge" | "any_bridge" | "any_local_bridge"));
-            Ok(if shown { node.bridges().iter().map(|name| bridge(node, name, true)).collect() } else { json!([]) })
+            Ok(if shown {
+                node.bridges().iter().map(|name| bridge(node, name, true)).collect()
+            } else {
+                json!([])
+            })
         }
         ["network", iface] => {
             if node.bridges().iter().any(|name| name == iface) {
@@ -61,7 +65,8 @@ pub(super) fn get(node: &Node, call: &Call, rest: &[&str]) -> Reply<Value> {
         ["qemu"] => {
             call.check(&[schema::LIST])?;
             let full = call.params.flag("full");
-            Ok(node.read(|data| data.vms.keys().map(|vmid| vm::list_entry(node, data, *vmid, full)).collect()))
+            Ok(node
+                .read(|data| data.vms.keys().map(|vmid| vm::list_entry(node, data, *vmid, full)).collect()))
         }
         ["lxc"] => Ok(node.read(|data| data.containers.iter().map(|c| c.list_entry()).collect())),
         _ => Err(call.not_implemented()),

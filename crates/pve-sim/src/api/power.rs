@@ -6,8 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Call, Fail, Reply, agent, config, no_vm, vm};
 use crate::{
-    conf,
-    guest,
+    conf, guest,
     node::Node,
     params::Params,
     schema,
@@ -104,7 +103,9 @@ async fn start(node: &Arc<Node>, worker: &Worker, p: &Params, vmid: u32) -> Resu
         return Err(format!("MAX {} vcpus allowed per VM on this node", node.cpus()));
     }
     for (_, net) in conf.main.iter().filter(|(k, _)| k.starts_with("net") && k[3..].parse::<u32>().is_ok()) {
-        if let Some(bridge) = conf::property(net, "bridge", "").filter(|b| !node.bridges().iter().any(|n| n == b)) {
+        if let Some(bridge) =
+            conf::property(net, "bridge", "").filter(|b| !node.bridges().iter().any(|n| n == b))
+        {
             return Err(format!("bridge '{bridge}' does not exist"));
         }
     }

@@ -14,9 +14,20 @@ use crate::{
 pub(super) async fn answer(node: &Arc<Node>, call: &Call, vmid: u32, rest: &[&str]) -> Reply<Value> {
     let exists = |vmid: u32| node.read(|d| d.vms.contains_key(&vmid));
     match (call.method.as_str(), rest) {
-        ("GET", []) => need(node, vmid, exists(vmid)).map(|()| subdirs(&[
-            "config", "cloudinit", "pending", "status", "unlink", "resize", "move", "agent", "snapshot", "firewall",
-        ])),
+        ("GET", []) => need(node, vmid, exists(vmid)).map(|()| {
+            subdirs(&[
+                "config",
+                "cloudinit",
+                "pending",
+                "status",
+                "unlink",
+                "resize",
+                "move",
+                "agent",
+                "snapshot",
+                "firewall",
+            ])
+        }),
         ("DELETE", []) => power::destroy(node, call, vmid),
         ("GET", ["config"]) => config::get(node, call, vmid),
         ("PUT", ["config"]) => config::put(node, call, vmid),
@@ -31,20 +42,26 @@ pub(super) async fn answer(node: &Arc<Node>, call: &Call, vmid: u32, rest: &[&st
         ("POST", ["template"]) => disks::template(node, call, vmid),
         ("GET", ["feature"]) => {
             call.check(&[schema::FEATURE])?;
-            let missing = || Fail::new(format!("unable to find configuration file for VM {vmid} on node '{}'", node.name()));
+            let missing = || {
+                Fail::new(format!(
+                    "unable to find configuration file for VM {vmid} on node '{}'",
+                    node.name()
+                ))
+            };
             let template = node.read(|d| d.vms.get(&vmid).map(VmConf::is_template)).ok_or_else(missing)?;
             Ok(json!({ "nodes": [node.name()], "hasFeature": u8::from(template) }))
         }
-        ("GET", ["status"]) => need(node, vmid, exists(vmid)).map(|()| {
-            subdirs(&["current", "start", "stop", "reset", "shutdown", "suspend", "reboot"])
-        }),
+        ("GET", ["status"]) => need(node, vmid, exists(vmid))
+            .map(|()| subdirs(&["current", "start", "stop", "reset", "shutdown", "suspend", "reboot"])),
         ("GET", ["status", "current"]) => {
             call.check(&[schema::NONE])?;
             need(node, vmid, exists(vmid))?;
             Ok(node.read(|data| current(node, data, vmid)))
         }
         ("POST", ["status", verb]) => power::change(node, call, vmid, verb),
-        ("GET" | "POST" | "PUT" | "DELETE", ["snapshot", rest @ ..]) => snapshot::answer(node, call, vmid, rest),
+        ("GET" | "POST" | "PUT" | "DELETE", ["snapshot", rest @ ..]) => {
+            snapshot::answer(node, call, vmid, rest)
+        }
         (_, ["agent", rest @ ..]) => agent::answer(node, call, vmid, rest).await,
         _ => Err(call.not_implemented()),
     }
@@ -142,7 +159,14 @@ pub(super) fn list_entry(node: &Node, data: &Data, vmid: u32, full: bool) -> Val
     }
     if running {
         map.insert("pid".into(), json!(4000 + vmid));
-        for key in ["pressurecpufull", "pressurecpusome", "pressureiofull", "pressureiosome", "pressurememoryfull", "pressurememorysome"] {
+        for key in [
+            "pressurecpufull",
+            "pressurecpusome",
+            "pressureiofull",
+            "pressureiosome",
+            "pressurememoryfull",
+            "pressurememorysome",
+        ] {
             map.insert(key.into(), json!(0));
         }
     }

@@ -173,7 +173,11 @@ fn running(os: Os, system: System, address: String, boot: u64, takes: Option<Dur
 
 /// cloud-init's instance id: it changes with any cloud-init setting.
 pub fn instance_id(conf: &VmConf) -> String {
-    let wanted = |k: &&String| k.starts_with("ci") || k.starts_with("ipconfig") || ["sshkeys", "name", "nameserver", "searchdomain"].contains(&k.as_str());
+    let wanted = |k: &&String| {
+        k.starts_with("ci")
+            || k.starts_with("ipconfig")
+            || ["sshkeys", "name", "nameserver", "searchdomain"].contains(&k.as_str())
+    };
     let mut text = String::new();
     for key in conf.main.keys().filter(wanted) {
         text.push_str(&format!("{key}={}\n", conf.get(key).unwrap_or_default()));
@@ -208,9 +212,9 @@ fn boots_changed(node: &Node) {
 }
 
 fn announce(node: &Node, vmid: u32) {
-    if let Some((os, address)) = node.read(|d| {
-        d.guests.get(&vmid).and_then(|g| g.running.as_ref()).map(|r| (r.os, r.address.clone()))
-    }) {
+    if let Some((os, address)) =
+        node.read(|d| d.guests.get(&vmid).and_then(|g| g.running.as_ref()).map(|r| (r.os, r.address.clone())))
+    {
         node.log.add(What::GuestBoot { vmid, system: os.name().to_owned(), address });
     }
     boots_changed(node);
@@ -241,7 +245,8 @@ fn boot_disk(node: &Node, d: &mut Data, vmid: u32, takes: Duration) -> Result<()
         Disk::Nixos(system) => (Os::Nixos, system),
         Disk::Blank => {
             let host_key = keys::generate("none").map_err(|e| format!("{e:#}"))?;
-            let nobody = System { hostname: String::new(), host_key, users: BTreeMap::new(), instance: String::new() };
+            let nobody =
+                System { hostname: String::new(), host_key, users: BTreeMap::new(), instance: String::new() };
             // Powered on, but nothing boots.
             (Os::CloudImage, nobody)
         }
@@ -265,7 +270,10 @@ fn next_address(node: &Node, d: &mut Data, vmid: u32, conf: &VmConf, os: Os) -> 
         return address;
     }
     let last = d.guests.get(&vmid).and_then(|g| {
-        g.running.as_ref().map(|r| (r.os, r.address.clone())).or_else(|| g.old_addresses.last().map(|a| (os, a.clone())))
+        g.running
+            .as_ref()
+            .map(|r| (r.os, r.address.clone()))
+            .or_else(|| g.old_addresses.last().map(|a| (os, a.clone())))
     });
     match last {
         // The same client id gets the same lease again.
@@ -282,11 +290,11 @@ fn next_address(node: &Node, d: &mut Data, vmid: u32, conf: &VmConf, os: Os) -> 
 /// Cuts a machine's power.
 pub fn power_off(node: &Node, vmid: u32) {
     node.change(|d| {
-        if let Some(guest) = d.guests.get_mut(&vmid) {
-            if let Some(run) = guest.running.take() {
-                guest.old_addresses.retain(|a| *a != run.address);
-                guest.old_addresses.push(run.address);
-            }
+        if let Some(guest) = d.guests.get_mut(&vmid)
+            && let Some(run) = guest.running.take()
+        {
+            guest.old_addresses.retain(|a| *a != run.address);
+            guest.old_addresses.push(run.address);
         }
         if let Some(conf) = d.vms.get_mut(&vmid) {
             conf.apply_pending();
@@ -307,7 +315,7 @@ pub fn kexec(node: &Arc<Node>, vmid: u32) {
         let lines: Vec<String> = old.system.users.values().flatten().cloned().collect();
         let system = System {
             hostname: "nixos-installer".to_owned(),
-            host_key: old.system.host_key.clone(),
+            host_key: old.system.host_key,
             users: BTreeMap::from([("root".to_owned(), lines)]),
             instance: String::new(),
         };
@@ -351,7 +359,9 @@ pub fn is_up(node: &Node, vmid: u32) -> bool {
 
 /// Whether the machine's guest agent answers.
 pub fn agent_is_up(node: &Node, vmid: u32) -> bool {
-    if node.has_fault(|f| matches!(f, Fault::AgentNever { vmid: v } | Fault::NeverBoots { vmid: v } if *v == vmid)) {
+    if node.has_fault(
+        |f| matches!(f, Fault::AgentNever { vmid: v } | Fault::NeverBoots { vmid: v } if *v == vmid),
+    ) {
         return false;
     }
     let mut extra = node.latency().agent_after;
@@ -399,8 +409,8 @@ pub fn at_address(node: &Node, address: &str) -> Option<(u32, u64)> {
 
 /// `ip -j neigh` on the node: current addresses, and stale ones of the same MAC.
 pub fn neighbours(node: &Node) -> Value {
-    let list: Vec<Value> = node.read(|d| {
-        let mut list = Vec::new();
+    let mut list = Vec::new();
+    node.read(|d| {
         for (vmid, guest) in &d.guests {
             let net = d.vms.get(vmid).and_then(|c| c.get("net0")).unwrap_or_default();
             let Some(mac) = conf::mac_of(net) else { continue };
@@ -410,21 +420,13 @@ pub fn neighbours(node: &Node) -> Value {
             for address in &guest.old_addresses {
                 entry(address, "STALE");
             }
-            if let Some(run) = guest.running.as_ref().filter(|r| is_after(r, Duration::ZERO)) {
+            let silent = node.has_fault(|f| matches!(f, Fault::NoAddress { vmid: v } if v == vmid));
+            if let Some(run) = guest.running.as_ref().filter(|r| !silent && is_after(r, Duration::ZERO)) {
                 entry(&run.address, "REACHABLE");
             }
         }
-        list
     });
-    let hidden = |address: &Value| {
-        node.has_fault(|f| match f {
-            Fault::NoAddress { vmid } => {
-                with(node, *vmid, |r| Some(r.address.as_str()) == address.as_str()).unwrap_or(false)
-            }
-            _ => false,
-        })
-    };
-    Value::Array(list.into_iter().filter(|e| !hidden(&e["dst"])).collect())
+    Value::Array(list)
 }
 
 /// `/etc/os-release` of the running system.
@@ -466,11 +468,11 @@ pub fn read_file(node: &Node, vmid: u32, path: &str) -> Option<Vec<u8>> {
         "/etc/ssh/ssh_host_ed25519_key.pub" => {
             format!("{} root@{}\n", keys::public_line(&run.system.host_key).ok()?, run.system.hostname)
         }
-        "/etc/ssh/ssh_host_ed25519_key" => run.system.host_key.clone(),
+        "/etc/ssh/ssh_host_ed25519_key" => run.system.host_key,
         "/proc/sys/kernel/random/boot_id" => format!("00000000-0000-4000-8000-{:012}\n", run.boot),
         "/proc/uptime" => format!("{}.00 0.00\n", now().saturating_sub(run.started)),
         "/proc/meminfo" => "MemTotal:        4014080 kB\nMemAvailable:    3600000 kB\n".to_owned(),
-        "/etc/machine-id" => format!("{:032x}\n", vmid),
+        "/etc/machine-id" => format!("{vmid:032x}\n"),
         "/root/.ssh/authorized_keys" => run.system.users.get("root")?.join("\n") + "\n",
         _ => return None,
     };

@@ -7,11 +7,65 @@ use crate::{faults::Fault, log::What, node::Node};
 
 /// Commands that the table below knows, for `command -v` and the guest agent.
 const KNOWN: &[&str] = &[
-    "true", "false", ":", "exit", "echo", "printf", "hostname", "hostnamectl", "uname", "id", "whoami", "cat", "test",
-    "[", "systemctl", "cloud-init", "mkdir", "chmod", "chown", "rm", "sync", "reboot", "shutdown", "poweroff",
-    "nixos-version", "nproc", "command", "which", "grep", "head", "tail", "tr", "readlink", "sleep", "tar",
-    "nixos-install", "setsid", "sh", "bash", "sudo", "env", "cpio", "wget", "curl", "set", "umask", "export", "ls",
-    "ssh-keygen", "nohup", "tee", "wc", "pwd", "cd", "stat", "umount", "journalctl", "tailscale", "date",
+    "true",
+    "false",
+    ":",
+    "exit",
+    "echo",
+    "printf",
+    "hostname",
+    "hostnamectl",
+    "uname",
+    "id",
+    "whoami",
+    "cat",
+    "test",
+    "[",
+    "systemctl",
+    "cloud-init",
+    "mkdir",
+    "chmod",
+    "chown",
+    "rm",
+    "sync",
+    "reboot",
+    "shutdown",
+    "poweroff",
+    "nixos-version",
+    "nproc",
+    "command",
+    "which",
+    "grep",
+    "head",
+    "tail",
+    "tr",
+    "readlink",
+    "sleep",
+    "tar",
+    "nixos-install",
+    "setsid",
+    "sh",
+    "bash",
+    "sudo",
+    "env",
+    "cpio",
+    "wget",
+    "curl",
+    "set",
+    "umask",
+    "export",
+    "ls",
+    "ssh-keygen",
+    "nohup",
+    "tee",
+    "wc",
+    "pwd",
+    "cd",
+    "stat",
+    "umount",
+    "journalctl",
+    "tailscale",
+    "date",
 ];
 
 /// Whether a program exists.
@@ -143,7 +197,8 @@ impl Shell {
         Box::pin(async move {
             // Assignments before a command, and commands that only start another one.
             while words.first().is_some_and(|w| {
-                w.split_once('=').is_some_and(|(name, _)| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'))
+                w.split_once('=')
+                    .is_some_and(|(name, _)| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'))
                     || matches!(w.as_str(), "env" | "nohup" | "{" | "}" | "exec" | "then" | "else" | "do")
             }) {
                 words.remove(0);
@@ -162,13 +217,13 @@ impl Shell {
                         rest.iter().skip_while(|a| a.starts_with('-')).map(|a| (*a).to_owned()).collect();
                     self.command(rest).await;
                 }
-                ("sh" | "bash", ["-c" | "-lc", script, ..]) => self.script(&(*script).to_owned()).await,
+                ("sh" | "bash", ["-c" | "-lc", script, ..]) => self.script((*script)).await,
                 ("sh" | "bash", []) | ("sh" | "bash", ["-s" | "--", ..]) => {
                     let script = String::from_utf8_lossy(&std::mem::take(&mut self.stdin)).into_owned();
                     self.script(&script).await;
                 }
                 ("sh" | "bash", [file, ..]) => match read_file(&self.node, self.vmid, file) {
-                    Some(script) => self.script(&String::from_utf8_lossy(&script).into_owned()).await,
+                    Some(script) => self.script(&String::from_utf8_lossy(&script)).await,
                     None => self.complain(format!("sh: 0: cannot open {file}: No such file"), 2),
                 },
                 ("run", _) if program.ends_with("kexec/run") => self.kexec(),
@@ -176,7 +231,9 @@ impl Shell {
                     let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
                     self.nixos_install(&args).await;
                 }
-                (script, _) if program.starts_with("/nix/store/") && script.contains("disko") => self.disko().await,
+                (script, _) if program.starts_with("/nix/store/") && script.contains("disko") => {
+                    self.disko().await;
+                }
                 _ => self.plain(&name, &args),
             }
         })
@@ -184,7 +241,11 @@ impl Shell {
 
     fn plain(&mut self, name: &str, args: &[&str]) {
         match (name, args) {
-            ("true" | ":" | "sync" | "set" | "umask" | "export" | "cd" | "mkdir" | "chmod" | "chown" | "rm" | "umount", _) => {}
+            (
+                "true" | ":" | "sync" | "set" | "umask" | "export" | "cd" | "mkdir" | "chmod" | "chown"
+                | "rm" | "umount",
+                _,
+            ) => {}
             ("sleep", _) => {}
             ("false", _) => self.out.status = 1,
             ("exit", rest) => {
@@ -212,7 +273,9 @@ impl Shell {
                 self.say(line);
             }
             ("nproc", _) => self.say("2\n"),
-            ("nixos-version", _) if self.os() != Os::CloudImage => self.say("25.11.20260101.abcdef (Xantusia)\n"),
+            ("nixos-version", _) if self.os() != Os::CloudImage => {
+                self.say("25.11.20260101.abcdef (Xantusia)\n");
+            }
             ("systemctl", ["is-system-running", ..]) => self.say("running\n"),
             ("systemctl", ["is-active", units @ ..]) => {
                 let count = units.iter().filter(|u| !u.starts_with('-')).count().max(1);
@@ -285,7 +348,8 @@ impl Shell {
     fn grep(&mut self, args: &[&str]) {
         let quiet = args.iter().any(|a| a.starts_with('-') && a.contains('q'));
         let words: Vec<&&str> = args.iter().filter(|a| !a.starts_with('-')).collect();
-        let pattern = words.first().map(|w| w.trim_start_matches('^').trim_end_matches('$')).unwrap_or_default();
+        let pattern =
+            words.first().map(|w| w.trim_start_matches('^').trim_end_matches('$')).unwrap_or_default();
         let text = match words.get(1) {
             Some(file) => read_file(&self.node, self.vmid, file).unwrap_or_default(),
             None => std::mem::take(&mut self.stdin),
@@ -301,8 +365,13 @@ impl Shell {
     fn ls(&mut self, path: &str) {
         let dir = format!("{}/", path.trim_end_matches('/'));
         let names = super::with(&self.node, self.vmid, |r| {
-            let names: Vec<String> =
-                r.files.keys().filter_map(|f| f.strip_prefix(&dir)).filter(|f| !f.contains('/')).map(str::to_owned).collect();
+            let names: Vec<String> = r
+                .files
+                .keys()
+                .filter_map(|f| f.strip_prefix(&dir))
+                .filter(|f| !f.contains('/'))
+                .map(str::to_owned)
+                .collect();
             names
         });
         self.say(names.unwrap_or_default().into_iter().map(|n| n + "\n").collect::<String>());
@@ -360,7 +429,8 @@ impl Shell {
 
     /// `tar -C DIR -xf-`, reading standard input.
     fn untar(&mut self, args: &[&str]) {
-        let dir = args.iter().position(|a| *a == "-C").and_then(|i| args.get(i + 1)).copied().unwrap_or("/root");
+        let dir =
+            args.iter().position(|a| *a == "-C").and_then(|i| args.get(i + 1)).copied().unwrap_or("/root");
         let archive = std::mem::take(&mut self.stdin);
         let Some(files) = crate::tar::read(&archive) else {
             return self.complain("tar: This does not look like a tar archive", 2);
@@ -398,12 +468,11 @@ impl Shell {
             Ok(key) => key,
             Err(e) => return self.complain(format!("{e:#}"), 1),
         };
-        install(&self.node, self.vmid, System {
-            hostname: about.hostname,
-            host_key,
-            users: about.users,
-            instance: String::new(),
-        });
+        install(
+            &self.node,
+            self.vmid,
+            System { hostname: about.hostname, host_key, users: about.users, instance: String::new() },
+        );
         self.say("installation finished!\n");
     }
 }

@@ -44,8 +44,9 @@ impl Handler for Guest {
     type Error = russh::Error;
 
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
-        let lines =
-            super::with(&self.node, self.vmid, |r| r.system.users.get(user).cloned()).flatten().unwrap_or_default();
+        let lines = super::with(&self.node, self.vmid, |r| r.system.users.get(user).cloned())
+            .flatten()
+            .unwrap_or_default();
         let accepted = keys::is_authorized(&lines, key.public_key);
         self.node.log.add(What::GuestLogin { vmid: self.vmid, user: user.to_owned(), accepted });
         user.clone_into(&mut self.user);
@@ -78,7 +79,12 @@ impl Handler for Guest {
         Ok(())
     }
 
-    async fn data(&mut self, channel: ChannelId, data: &[u8], _session: &mut Session) -> Result<(), Self::Error> {
+    async fn data(
+        &mut self,
+        channel: ChannelId,
+        data: &[u8],
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
         if let Some((_, input)) = self.commands.get_mut(&channel) {
             input.extend_from_slice(data);
         }

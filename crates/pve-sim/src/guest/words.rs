@@ -145,14 +145,15 @@ mod tests {
     #[test]
     fn quotes_and_joins() {
         assert_eq!(words("echo 'a b'\"$HOME c\" d\\ e"), [["echo", "a b<HOME> c", "d e"]]);
-        assert_eq!(words("true && cat x 2>/dev/null; false || exit 3 # no"), [
-            vec!["true"],
-            vec!["cat", "x"],
-            vec!["false"],
-            vec!["exit", "3"]
-        ]);
+        assert_eq!(
+            words("true && cat x 2>/dev/null; false || exit 3 # no"),
+            [vec!["true"], vec!["cat", "x"], vec!["false"], vec!["exit", "3"]]
+        );
         let commands = parse("a > /tmp/x 2>&1 && b | c", &|_| String::new());
         assert_eq!(commands[0].output.as_deref(), Some("/tmp/x"));
-        assert_eq!(commands.iter().map(|c| c.join).collect::<Vec<_>>(), [Join::Always, Join::And, Join::Pipe]);
+        assert_eq!(
+            commands.iter().map(|c| c.join).collect::<Vec<_>>(),
+            [Join::Always, Join::And, Join::Pipe]
+        );
     }
 }
