@@ -118,7 +118,9 @@ fn host_files(repo: &Repo, vm: &ManagedVm) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    Err(Error::not_found(format!("'{}' has no NixOS configuration: {} is missing", vm.name, missing.join(" and ")))
+    let verb = if missing.len() == 1 { "is" } else { "are" };
+    let missing = missing.join(" and ");
+    Err(Error::not_found(format!("'{}' has no NixOS configuration: {missing} {verb} missing", vm.name))
         .now("nothing was changed")
         .hint(format!(
             "write hosts/{0}/configuration.nix and hosts/{0}/disko.nix, or name another directory with nixosConfig",

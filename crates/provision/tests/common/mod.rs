@@ -1,0 +1,55 @@
+//! A simulated node, a scratch copy of the fleet, and `provision-vm` run against them.
+
+use std::process::{Command, Output};
+
+use pve_sim::testing::{ScratchFleet, Sim};
+
+/// One test's surroundings.
+pub(crate) struct Bench {
+    pub(crate) sim: Sim,
+    pub(crate) fleet: ScratchFleet,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Bench {
+        Bench::with(Sim::start())
+    }
+
+    pub(crate) fn with(sim: Sim) -> Bench {
+        let fleet = sim.scratch_fleet();
+        Bench { sim, fleet }
+    }
+
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.sim.command("provision-vm", &self.fleet);
+        command.args(args);
+        command
+    }
+
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// What a person saw and the exit code, with what changes from run to run replaced.
+    pub(crate) fn seen(&self, output: &Output) -> String {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let mut seen =
+            format!("exit code: {}\n", output.status.code().map_or("none".into(), |c| c.to_string()));
+        for (name, bytes) in [("stdout", &output.stdout), ("stderr", &output.stderr)] {
+            if !bytes.is_empty() {
+                seen.push_str(&format!("--- {name}\n{}", text(bytes)));
+            }
+        }
+        self.plain(&seen)
+    }
+
+    pub(crate) fn plain(&self, text: &str) -> String {
+        let fleet = self.fleet.path().to_string_lossy().into_owned();
+        let real = self.fleet.path().canonicalize().unwrap().to_string_lossy().into_owned();
+        text.replace(&real, "FLEET")
+            .replace(&fleet, "FLEET")
+            .replace(&self.sim.dir().to_string_lossy().into_owned(), "DIR")
+            .replace(&self.sim.address(), "NODE")
+            .replace(&format!("-p {}", self.sim.port()), "-p PORT")
+    }
+}

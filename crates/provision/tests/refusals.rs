@@ -1,0 +1,193 @@
+//! What must not happen, does not: exact words, exact exit code, and proof that the node was left alone.
+
+mod common;
+
+use common::Bench;
+use insta::assert_snapshot;
+use pve_sim::{faults::Fault, testing::Sim, world::World};
+
+/// Runs it, and nothing may have reached the node.
+fn offline(bench: &Bench, args: &[&str]) -> String {
+    let output = bench.run(args);
+    assert_eq!(bench.sim.connections(), 0, "something was sent to the node");
+    bench.seen(&output)
+}
+
+/// Runs it, and nothing on the node may have changed.
+fn harmless(bench: &Bench, args: &[&str]) -> String {
+    let output = bench.run(args);
+    assert_eq!(bench.sim.changes(), [] as [String; 0]);
+    assert_eq!(bench.fleet.status(), "");
+    bench.seen(&output)
+}
+
+#[test]
+fn outside_a_fleet_repository() {
+    let bench = Bench::new();
+    let elsewhere = tempfile::tempdir_in(bench.sim.dir()).unwrap();
+    let output = bench.command(&["test-automation", "--yes"]).current_dir(elsewhere.path()).output().unwrap();
+    let seen =
+        bench.seen(&output).replace(&*elsewhere.path().file_name().unwrap().to_string_lossy(), "ELSEWHERE");
+    assert_snapshot!("outside", seen);
+    assert_eq!(bench.sim.connections(), 0);
+}
+
+#[test]
+fn an_unknown_name_suggests_the_nearest() {
+    let bench = Bench::new();
+    assert_snapshot!("unknown", offline(&bench, &["test-automatoin", "--yes"]));
+}
+
+#[test]
+fn an_imported_vm_is_never_touched() {
+    let bench = Bench::new();
+    assert_snapshot!("imported", offline(&bench, &["doc1", "--yes"]));
+}
+
+#[test]
+fn a_vmid_that_two_definitions_claim() {
+    let bench = Bench::new();
+    bench.fleet.edit("vms/definitions.nix", "vmid = 110;", "vmid = 104;");
+    assert_snapshot!("vmid-twice", offline(&bench, &["test-automation", "--yes"]));
+}
+
+#[test]
+fn a_syntax_error_in_the_definitions() {
+    let bench = Bench::new();
+    bench.fleet.edit("vms/definitions.nix", "vmid = 110;", "vmid = 110");
+    assert_snapshot!("syntax-error", offline(&bench, &["test-automation", "--yes"]));
+}
+
+#[test]
+fn every_fault_of_a_definition_at_once() {
+    let bench = Bench::new();
+    bench.fleet.edit("vms/definitions.nix", "vmid = 110;\n      cores = 2;", "vmid = 99;\n      coers = 2;");
+    bench.fleet.edit("vms/definitions.nix", "disk = \"20G\";", "disk = \"20 gigs\";");
+    assert_snapshot!("faults", offline(&bench, &["test-automation", "--yes"]));
+}
+
+#[test]
+fn no_key_that_may_log_in() {
+    let bench = Bench::new();
+    let hosts = bench.fleet.read("hosts.nix");
+    bench.fleet.write("hosts.nix", &hosts.replace("authorizedKeys = masterKeys;", "authorizedKeys = [ ];"));
+    bench.fleet.commit("no keys");
+    assert_snapshot!("no-keys", offline(&bench, &["test-automation", "--yes"]));
+}
+
+#[test]
+fn a_key_that_the_fleet_does_not_know() {
+    let bench = Bench::new();
+    let hosts = bench.fleet.read("hosts.nix");
+    bench.fleet.write("hosts.nix", &hosts.replace("IMhYXQSOgHE", "IMhYXQSOgHF"));
+    bench.fleet.commit("another key");
+    assert_snapshot!("foreign-key", offline(&bench, &["test-automation", "--yes"]));
+}
+
+#[test]
+fn no_configuration_for_the_host() {
+    let bench = Bench::new();
+    std::fs::remove_dir_all(bench.fleet.path().join("hosts/test-automation")).unwrap();
+    bench.fleet.commit("no host");
+    assert_snapshot!("no-host", offline(&bench, &["test-automation", "--yes"]));
+}
+
+#[test]
+fn no_terminal_and_no_yes() {
+    let bench = Bench::new();
+    assert_snapshot!("no-terminal", harmless(&bench, &["test-automation"]));
+}
+
+#[test]
+fn the_node_can_not_be_reached() {
+    let bench = Bench::new();
+    // A port on which nothing listens: bound here, then let go.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let output = bench
+        .command(&["test-automation", "--yes"])
+        .env("PROXMOX_HOST", format!("127.0.0.1:{port}"))
+        .output()
+        .unwrap();
+    assert_snapshot!("unreachable", bench.seen(&output).replace(&port.to_string(), "PORT"));
+}
+
+#[test]
+fn an_unknown_host_key() {
+    let bench = Bench::new();
+    bench.sim.forget_host_key();
+    let seen = harmless(&bench, &["test-automation", "--yes"]);
+    assert!(seen.starts_with("exit code: 6\n"), "{seen}");
+    assert!(seen.contains("the host key of 127.0.0.1 is not known"), "{seen}");
+    assert!(bench.sim.calls().is_empty());
+}
+
+#[test]
+fn a_changed_host_key() {
+    let bench = Bench::new();
+    bench.sim.expect_another_host_key();
+    let seen = harmless(&bench, &["test-automation", "--yes"]);
+    assert!(seen.starts_with("exit code: 6\n"), "{seen}");
+    assert!(seen.contains("has changed"), "{seen}");
+    assert!(bench.sim.calls().is_empty());
+}
+
+#[test]
+fn a_vmid_that_somebody_elses_vm_has() {
+    let bench =
+        Bench::with(Sim::with(World::default().with_vm(110, true, &[("name", "web"), ("cores", "1")])));
+    assert_snapshot!("taken-by-vm", harmless(&bench, &["test-automation", "--yes"]));
+}
+
+#[test]
+fn a_vmid_that_a_container_has() {
+    let bench = Bench::with(Sim::with(World::default().with_container(110, "pihole")));
+    assert_snapshot!("taken-by-container", harmless(&bench, &["test-automation", "--yes"]));
+}
+
+#[test]
+fn a_vmid_on_another_node() {
+    let bench = Bench::with(Sim::with(World::default().with_foreign_vm(110, "web", "prom2")));
+    assert_snapshot!("taken-elsewhere", harmless(&bench, &["test-automation", "--yes"]));
+}
+
+#[test]
+fn a_vm_of_the_same_name_and_number_that_is_not_ours() {
+    let settings = [("name", "test-automation"), ("cores", "2"), ("memory", "4096")];
+    let bench = Bench::with(Sim::with(World::default().with_vm(110, false, &settings)));
+    assert_snapshot!("not-ours", harmless(&bench, &["test-automation", "--yes"]));
+}
+
+#[test]
+fn an_api_that_is_down_is_no_free_vmid() {
+    let bench = Bench::new();
+    bench.sim.inject(Fault::ApiDown);
+    let seen = harmless(&bench, &["test-automation", "--yes"]);
+    assert!(!seen.starts_with("exit code: 0"), "{seen}");
+    assert!(!seen.contains("VM configuration valid"), "{seen}");
+}
+
+#[test]
+fn no_word_can_become_a_command() {
+    let bench = Bench::new();
+    for word in [
+        "$(touch pwned)",
+        "`touch pwned`",
+        "a;touch pwned",
+        "a\ntouch pwned",
+        "../../etc",
+        "-rf",
+        "'",
+        "a b",
+        "",
+    ] {
+        let output = bench.run(&["--yes", "--", word]);
+        assert!(matches!(output.status.code(), Some(2 | 5)), "{word:?}: {output:?}");
+    }
+    for host in ["$(touch pwned)", "-oProxyCommand=touch pwned", "a b", "", "host:port", "root@a;touch pwned"]
+    {
+        let output = bench.command(&["--yes", "test-automation"]).env("PROXMOX_HOST", host).output().unwrap();
+        assert!(!output.status.success(), "{host:?}: {output:?}");
+    }
+    assert_eq!(bench.sim.connections(), 0);
+    assert_eq!(bench.fleet.status(), "");
+}
