@@ -17,11 +17,18 @@ use crate::{
 /// Arguments of `all`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A VM of vms/definitions.nix
-    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) choices: Choices,
     /// Where to write; made if it is not there, files of the same names are replaced
     #[arg(short, long, value_name = "DIR")]
     pub(crate) output_dir: PathBuf,
+}
+
+/// Whose documents, and what the definition leaves open in them.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Choices {
+    /// A VM of vms/definitions.nix
+    pub(crate) name: String,
     /// MAC address of its first interface, where the definition does not fix it
     #[arg(long, value_name = "MAC")]
     mac: Option<MacAddr>,
@@ -33,42 +40,57 @@ pub(crate) struct Args {
     instance_id: Option<String>,
 }
 
+impl Choices {
+    /// The four documents by the names that the NoCloud datasource knows them by, for a machine that these keys
+    /// may log in to.
+    pub(crate) fn documents(
+        &self,
+        context: &Context,
+        keys: &[String],
+    ) -> Result<[(&'static str, String); 4]> {
+        let subject = context.subject(&self.name)?;
+        let mut user_data = UserData::new(&subject, keys);
+        if self.guest_agent {
+            user_data = user_data.with_guest_agent();
+        }
+        let network_config = NetworkConfig::new(&subject, mac_of(&subject, self.mac)?)?;
+        let meta_data = MetaData::new(&subject, self.instance_id.as_deref())?;
+        Ok([
+            ("user-data", yaml::write(Some(HEADER), &user_data)?),
+            ("network-config", yaml::write(None, &network_config)?),
+            ("meta-data", yaml::write(None, &meta_data)?),
+            ("vendor-data", yaml::write(Some(HEADER), &VendorData::default())?),
+        ])
+    }
+}
+
 /// Writes the files.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
-    let subject = context.subject(&args.name)?;
-    let keys = context.keys(subject.name)?;
-    let mut user_data = UserData::new(&subject, &keys);
-    if args.guest_agent {
-        user_data = user_data.with_guest_agent();
-    }
+    let name = context.subject(&args.choices.name)?.name;
+    let keys = context.keys(name)?;
     // Everything that can be wrong is found before the first file is written.
-    let files = [
-        ("user-data", yaml::write(Some(HEADER), &user_data)?),
-        ("network-config", yaml::write(None, &NetworkConfig::new(&subject, mac_of(&subject, args.mac)?)?)?),
-        ("meta-data", yaml::write(None, &MetaData::new(&subject, args.instance_id.as_deref())?)?),
-        ("vendor-data", yaml::write(Some(HEADER), &VendorData::default())?),
-        ("authorized_keys", keys.join("\n") + "\n"),
-    ];
+    let documents = args.choices.documents(context, &keys)?;
+    let keys = [("authorized_keys", keys.join("\n") + "\n")];
     std::fs::create_dir_all(&args.output_dir).map_err(|e| Error::io("create", &args.output_dir, e))?;
     let mut written = Vec::new();
-    for (name, text) in &files {
-        let path = args.output_dir.join(name);
-        write_whole(&path, text)?;
+    for (file, text) in documents.iter().chain(&keys) {
+        let path = args.output_dir.join(file);
+        write_whole(&path, text.as_bytes())?;
         written.push(path);
     }
-    let answer = json!({ "name": subject.name, "files": written });
+    let answer = json!({ "name": name, "files": written });
     context.ui.answer(&answer, || {
         written.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join("\n")
     })
 }
 
 /// The whole file or nothing of it, readable for its owner only: who may log in is nobody else's business.
-fn write_whole(path: &Path, text: &str) -> Result<()> {
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     use std::io::Write;
-    let directory = path.parent().unwrap_or(Path::new("."));
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file =
         tempfile::NamedTempFile::new_in(directory).map_err(|e| Error::io("write in", directory, e))?;
-    file.write_all(text.as_bytes()).map_err(|e| Error::io("write", path, e))?;
+    file.write_all(bytes).map_err(|e| Error::io("write", path, e))?;
     file.persist(path).map_err(|e| Error::io("write", path, e.error))?;
     Ok(())
 }

@@ -8,6 +8,7 @@ mod check;
 pub mod keys;
 pub mod meta_data;
 pub mod network_config;
+mod seed;
 mod ssh_keys;
 pub mod subject;
 pub mod user_data;
@@ -47,6 +48,8 @@ enum Verb {
     SshKeys(ssh_keys::Args),
     /// Write all four documents and the keys into a directory
     All(all::Args),
+    /// Write all four documents as an image that cloud-init's NoCloud datasource finds (FAT, label CIDATA)
+    Seed(seed::Args),
     /// Check documents: size, first line, our own rules, and cloud-init's schema where cloud-init is installed
     Check(check::Args),
 }
@@ -61,6 +64,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         Verb::VendorData(args) => vendor_data::run(&context()?, args),
         Verb::SshKeys(args) => ssh_keys::run(&context()?, args),
         Verb::All(args) => all::run(&context()?, args),
+        Verb::Seed(args) => seed::run(&context()?, args),
         Verb::Check(args) => check::run(cli.common.ui(), args),
     }
 }
@@ -109,7 +113,10 @@ impl Verb {
             Verb::MetaData(args) => format!("meta-data {}", args.name),
             Verb::VendorData(args) => format!("vendor-data {}", args.name),
             Verb::SshKeys(args) => format!("ssh-keys {}", args.name),
-            Verb::All(args) => format!("all {} --output-dir {}", args.name, args.output_dir.display()),
+            Verb::All(args) => {
+                format!("all {} --output-dir {}", args.choices.name, args.output_dir.display())
+            }
+            Verb::Seed(args) => format!("seed {} --output {}", args.choices.name, args.output.display()),
             Verb::Check(_) => "check FILE".to_owned(),
         }
     }

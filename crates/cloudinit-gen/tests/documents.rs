@@ -209,3 +209,17 @@ fn nothing_is_written_when_one_document_can_not_be() {
     ");
     assert!(!fleet.path().join("out").exists());
 }
+
+#[test]
+fn a_seed_is_an_image_that_cloud_init_finds() {
+    use std::os::unix::fs::PermissionsExt;
+    let fleet = Fleet::web(STATIC);
+    assert_eq!(fleet.stdout(&["seed", "web", "--output", "web.img"]), "web.img\n");
+    let path = fleet.path().join("web.img");
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let bytes = std::fs::read(path).unwrap();
+    // The label in the boot sector of FAT12, where blkid(8) and cloud-init look for it.
+    assert_eq!(&bytes[0x2b..0x36], b"CIDATA     ");
+    let user_data = fleet.stdout(&["user-data", "web"]);
+    assert!(bytes.windows(user_data.len()).any(|part| part == user_data.as_bytes()));
+}
