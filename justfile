@@ -64,3 +64,7 @@ doc:
 # The whole gate, as CI runs it
 ci:
     .ci/run
+
+# Known vulnerabilities in the dependencies; fetches the advisory database.
+advisories:
+    cargo deny check advisories
