@@ -19,5 +19,6 @@ pub mod repo;
 pub mod ssh;
 pub mod types;
 pub mod ui;
+pub mod validate;
 
 pub use error::{Error, Kind, Result};

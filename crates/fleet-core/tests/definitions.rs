@@ -1,4 +1,5 @@
 //! Definitions and hosts as the tools read them.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test that fails says where")]
 
 use std::{fs, path::Path};
 
@@ -106,4 +107,90 @@ fn a_syntax_error_has_its_place() {
     2 |   proxmox = { host = "prom" };
       |                             ^
     "#);
+}
+
+#[test]
+fn faults_as_objects() {
+    let (_dir, repo) = repo_with(&format!("{HEAD}  managed.web = {{ vmid = \"x\"; }};\n}}\n"), "{ }");
+    let error = Definitions::load(&repo, NixMode::Embedded).unwrap_err();
+    let details = error.report().details.unwrap();
+    let found: Vec<_> = details.as_array().unwrap().iter().map(|f| f["path"].as_str().unwrap()).collect();
+    assert_eq!(found, ["managed.web.cores", "managed.web.memory", "managed.web.disk", "managed.web.vmid"]);
+    assert_eq!(details[3]["line"], 2);
+    assert_eq!(details[3]["column"], 26);
+    assert_eq!(details[3]["message"], "must be a whole number, not a string");
+}
+
+#[test]
+fn the_repository_as_a_whole() {
+    fleet_core::validate::repository(&own_repo(), NixMode::Embedded).result().unwrap();
+
+    let vm = "{ vmid = 110; cores = 1; memory = 512; disk = \"1G\"; }";
+    let (dir, repo) = repo_with(
+        &format!("{HEAD}  managed.web = {vm};\n}}\n"),
+        "{ web = { configurationFile = ./hosts/web/configuration.nix; user = 1; }; }",
+    );
+    fs::create_dir_all(dir.path().join("hosts/webb")).unwrap();
+    let report = fleet_core::validate::repository(&repo, NixMode::Embedded);
+    insta::assert_snapshot!(report.result().unwrap_err().message(), @r#"
+    the fleet repository is not valid (2 faults)
+    hosts.nix:1:69: web.user: must be a string, not an integer
+      |
+    1 | { web = { configurationFile = ./hosts/web/configuration.nix; user = 1; }; }
+      |                                                                     ^
+      = for example: user = "…";
+    vms/definitions.nix: managed.web.nixosConfig: hosts/web/ does not exist
+      = did you mean `webb`? Else create hosts/web/ with configuration.nix and disko.nix
+    "#);
+}
+
+#[test]
+fn reserved_ranges_and_addresses() {
+    let vm = |rest: &str| format!("{{ cores = 1; memory = 512; disk = \"1G\"; {rest} }}");
+    let (kind, message) = faults(&format!(
+        "{HEAD}  managed = {{\n    a = {};\n    b = {};\n    c = {};\n    plan = {};\n  }};\n  vmidRanges = {{\n    \
+         vms = {{ start = 100; end = 199; }};\n    containers = {{ start = 200; end = 299; }};\n  }};\n}}\n",
+        vm("vmid = 250;"),
+        vm("vmid = 101; ip = \"192.0.2.7/24\"; gateway = \"198.51.100.1\";"),
+        vm("vmid = 102; ip = \"192.0.2.7/24\";"),
+        vm("vmid = 103;"),
+    ));
+    assert_eq!(kind, Kind::Failed);
+    insta::assert_snapshot!(message, @r#"
+    vms/definitions.nix is not valid (4 faults)
+    vms/definitions.nix:3:56: managed.a.vmid: 250 is reserved for containers (200 to 299)
+      |
+    3 |     a = { cores = 1; memory = 512; disk = "1G"; vmid = 250; };
+      |                                                        ^^^
+      = take one of 100 to 199 (vms)
+    vms/definitions.nix:4:92: managed.b.gateway: 198.51.100.1 is not in the network of 192.0.2.7/24
+      |
+    4 |     b = { cores = 1; memory = 512; disk = "1G"; vmid = 101; ip = "192.0.2.7/24"; gateway = "198.51.100.1"; };
+      |                                                                                            ^^^^^^^^^^^^^^
+      = the gateway must be reachable without one
+    vms/definitions.nix:5:66: managed.c.ip: address 192.0.2.7 is already taken by managed.b (vms/definitions.nix:4)
+      |
+    5 |     c = { cores = 1; memory = 512; disk = "1G"; vmid = 102; ip = "192.0.2.7/24"; };
+      |                                                                  ^^^^^^^^^^^^^^
+      = give each VM its own address
+    vms/definitions.nix:6:5: managed.plan: a VM can not be called 'plan'
+      |
+    6 |     plan = { cores = 1; memory = 512; disk = "1G"; vmid = 103; };
+      |     ^^^^
+      = `provision-vm plan` means something else: give the VM another name
+    "#);
+}
+
+#[test]
+fn the_next_vmid() {
+    let definitions = Definitions::load(&own_repo(), NixMode::Embedded).unwrap();
+    let vmid = |n: u32| fleet_core::types::Vmid::new(n).unwrap();
+    let taken = [100, 101, 102, 103, 105].map(vmid).into();
+    assert_eq!(definitions.suggest_vmid(None, &taken).unwrap(), vmid(106));
+    assert_eq!(definitions.suggest_vmid(Some("containers"), &taken).unwrap(), vmid(200));
+    let error = definitions.suggest_vmid(Some("productoin"), &taken).unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound);
+    assert_eq!(error.hints(), ["did you mean 'production'?"]);
+    let error = definitions.suggest_vmid_between(vmid(100), vmid(105), &taken).unwrap_err();
+    assert_eq!(error.kind(), Kind::Conflict);
 }

@@ -432,8 +432,7 @@ fn addressing<'a>(reader: &mut Reader<'a>, fields: &Fields<'a>) -> (Addressing, 
         // A host route (/32, /128) may have its gateway anywhere; fe80::/10 is in every IPv6 network.
         (Some(cidr), Some(gateway))
             if !cidr.contains(gateway)
-                && !(cidr.address.is_ipv6()
-                    && matches!(gateway, IpAddr::V6(via) if via.is_unicast_link_local()))
+                && !link_local(cidr, gateway)
                 && cidr.prefix != if gateway.is_ipv4() { 32 } else { 128 } =>
         {
             reader.add(
@@ -446,6 +445,11 @@ fn addressing<'a>(reader: &mut Reader<'a>, fields: &Fields<'a>) -> (Addressing, 
         _ => {}
     }
     (fixed.map_or(Addressing::Dhcp, Addressing::Static), gateway)
+}
+
+/// Whether a gateway is reachable from every address on its link.
+fn link_local(cidr: Cidr, gateway: IpAddr) -> bool {
+    cidr.address.is_ipv6() && matches!(gateway, IpAddr::V6(via) if via.is_unicast_link_local())
 }
 
 fn choice<'a, T: Copy>(

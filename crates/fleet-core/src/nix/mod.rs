@@ -3,6 +3,7 @@
 
 pub mod edit;
 pub mod eval;
+pub mod external;
 pub(crate) mod reader;
 pub mod source;
 mod syntax;
@@ -27,11 +28,32 @@ pub enum NixMode {
 
 /// Reads a file's value. `base` is what places in errors are relative to.
 pub fn read(path: &Path, base: &Path, mode: NixMode) -> Result<Evaluated> {
-    let _ = mode;
-    eval::eval_file(path, Budget::default()).map_err(|error| explain(&error, path, base))
+    if mode == NixMode::Nix {
+        let Some(nix) = external::program() else {
+            return Err(Error::not_found("the nix program is not on PATH").hint(
+                "install Nix (https://nixos.org/download), or let the built-in evaluator read: --nix auto",
+            ));
+        };
+        return external::eval_file(path, &nix);
+    }
+    let error = match eval::eval_file(path, Budget::default()) {
+        Ok(evaluated) => return Ok(evaluated),
+        Err(error) => error,
+    };
+    let explained = explain(&error, path, base);
+    // What the embedded parser refuses may still be Nix: its word is final only when Nix agrees.
+    let may_help = matches!(error, EvalError::Unsupported(_) | EvalError::Syntax(_));
+    match external::program().filter(|_| may_help && mode == NixMode::Auto) {
+        Some(nix) => external::eval_file(path, &nix).map_err(|failed| match error {
+            EvalError::Unsupported(_) => failed.now(format!("asked nix because of {}", explained.message())),
+            _ => explained,
+        }),
+        None => Err(explained),
+    }
 }
 
-fn explain(error: &EvalError, path: &Path, base: &Path) -> Error {
+/// An evaluation error as a person reads it.
+pub fn explain(error: &EvalError, path: &Path, base: &Path) -> Error {
     let fault = error.fault();
     let place = match &fault.at {
         Some(at) => at.short(base),
@@ -41,13 +63,15 @@ fn explain(error: &EvalError, path: &Path, base: &Path) -> Error {
     let what = match error {
         EvalError::Syntax(_) => "syntax error: ",
         EvalError::Unsupported(_) => "not covered by the built-in Nix evaluator: ",
-        EvalError::Eval(_) | EvalError::Budget(_) => "",
+        EvalError::Budget(_) => "gave up: ",
+        EvalError::Eval(_) => "",
     };
     let shown = Error::failed(format!("{place}: {what}{}{snippet}", fault.message));
     match error {
-        EvalError::Unsupported(_) => {
-            shown.hint("install Nix (https://nixos.org/download): `nix eval` would read this file")
-        }
-        _ => shown,
+        EvalError::Unsupported(_) => shown.hint(
+            "install Nix (https://nixos.org/download): with `nix` on PATH this file is read by `nix eval`",
+        ),
+        EvalError::Budget(_) => shown.hint("with Nix installed, `--nix nix` evaluates without these limits"),
+        EvalError::Syntax(_) | EvalError::Eval(_) => shown,
     }
 }

@@ -61,7 +61,7 @@ fn first_fault(errors: &[ParseError], text: &str) -> Option<SyntaxFault> {
             let (start, end) = (u32::from(range.start()), u32::from(range.end()));
             let found = text.get(start as usize..end as usize).unwrap_or_default();
             let lead = u32::try_from(found.len() - found.trim_start().len()).unwrap_or(0);
-            let word = found.trim_start().split_whitespace().next().unwrap_or_default();
+            let word = found.split_whitespace().next().unwrap_or_default();
             let width = u32::try_from(word.len()).unwrap_or(0).max(1);
             SyntaxFault::Wrong { message, start: start + lead, end: start + lead + width }
         };

@@ -163,9 +163,8 @@ pub(super) fn entry_text(
         return Ok(format!("{name} = {{{attrs} }};"));
     }
     let newline = layout.newline;
-    let width = aligned(text, model)
-        .then(|| attrs.iter().map(|(attr, _)| attr.len()).max().unwrap_or(0))
-        .unwrap_or(0);
+    let longest = attrs.iter().map(|(attr, _)| attr.len()).max().unwrap_or(0);
+    let width = if aligned(text, model) { longest } else { 0 };
     let lines: String =
         attrs.iter().map(|(attr, value)| format!("{newline}{inner}{attr:width$} = {value};")).collect();
     Ok(format!("{name} = {{{lines}{newline}{}}};", layout.indent))

@@ -90,7 +90,7 @@ impl Layout {
     pub(super) fn place_in_order(&self, set: &Set<'_>, attr: &str, order: &[&str]) -> Option<usize> {
         let mine = order.iter().position(|name| *name == attr)?;
         let find = |name: &&str| set.bindings.iter().find(|b| b.path.first().is_some_and(|n| n == *name));
-        if let Some(previous) = order[..mine].iter().rev().find_map(|name| find(name)) {
+        if let Some(previous) = order[..mine].iter().rev().find_map(find) {
             return set.items.iter().position(|item| item.0 == previous.start).map(|at| at + 1);
         }
         // First of all, unless what is written above the first entry would then stand above this one.

@@ -81,10 +81,6 @@ impl Stop {
         self.0.sort
     }
 
-    pub(super) fn message(&self) -> &str {
-        &self.0.message
-    }
-
     /// The same with a place, if it had none.
     pub(super) fn or_at(mut self, at: Span) -> Stop {
         self.0.at.get_or_insert(at);

@@ -219,7 +219,7 @@ impl<'a, 'm> Lowering<'a, 'm> {
         for child in node.children() {
             match child {
                 Child::Token(token) if token.kind() == K::TOKEN_STRING_CONTENT => {
-                    parts.push(Part::Text(token.text()))
+                    parts.push(Part::Text(token.text()));
                 }
                 Child::Token(_) => {}
                 Child::Node(hole) => parts.push(Part::Hole(hole)),

@@ -52,7 +52,7 @@ pub fn eval_file(path: &Path, budget: Budget) -> Result<Evaluated, EvalError> {
 /// Evaluates a text as if it stood in the file `path`.
 pub fn eval_text(text: &str, path: &Path, budget: Budget) -> Result<Evaluated, EvalError> {
     let text: Arc<str> = text.into();
-    run(budget, |machine| machine.load_text(path, text))
+    run(budget, |machine| machine.load_text(path, &text))
 }
 
 fn run(
@@ -75,8 +75,7 @@ fn run(
 
 /// The absolute path of a file; links are followed, as Nix does, because relative paths in it start there.
 pub(super) fn resolve(path: &Path) -> std::path::PathBuf {
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-    let mut file = absolute.clone();
+    let mut file = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     // As many links as Linux follows.
     for _ in 0..40 {
         let Ok(target) = std::fs::read_link(&file) else { break };

@@ -32,16 +32,16 @@ impl Machine {
         let bytes = std::fs::read(path).map_err(|e| unreadable(path, &e))?;
         let text = String::from_utf8(bytes)
             .map_err(|_| Stop::new(Sort::Unsupported, format!("{} is not UTF-8", path.display()), None))?;
-        self.load_text(path, text.into())
+        self.load_text(path, &text.into())
     }
 
     /// As [`Machine::load`], for a text that is already there.
-    pub(super) fn load_text(&mut self, path: &Path, text: Arc<str>) -> Outcome<ThunkId> {
+    pub(super) fn load_text(&mut self, path: &Path, text: &Arc<str>) -> Outcome<ThunkId> {
         // The tree and the expressions take about this much for each byte of text.
         self.charge(text.len().saturating_mul(8))?;
-        let file = self.sources.add(Source::new(path.to_owned(), Arc::clone(&text)));
+        let file = self.sources.add(Source::new(path.to_owned(), Arc::clone(text)));
         let span = |start, end| Some(Span { file, start, end });
-        let tree = Tree::parse(&text).map_err(|fault| match fault {
+        let tree = Tree::parse(text).map_err(|fault| match fault {
             SyntaxFault::Wrong { message, start, end } => Stop::new(Sort::Syntax, message, span(start, end)),
             SyntaxFault::TooDeep { start } => {
                 Stop::new(Sort::Budget, "nested too deeply to be read", span(start, start))

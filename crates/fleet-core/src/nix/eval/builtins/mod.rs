@@ -1,7 +1,12 @@
 //! The builtins that data files use.
 
+mod control;
+mod lists;
+mod sets;
+mod text;
+
 use super::{
-    error::Outcome,
+    error::{Outcome, Sort},
     expr::{Expr, ExprId, Sym},
     machine::{Machine, ThunkId, Val},
 };
@@ -38,7 +43,7 @@ const GLOBAL: &[&str] = &[
     "toString",
 ];
 
-const ALL: &[&[Builtin]] = &[];
+const ALL: &[&[Builtin]] = &[control::ALL, lists::ALL, sets::ALL, text::ALL];
 
 fn named(name: &str) -> Option<&'static Builtin> {
     ALL.iter().flat_map(|group| group.iter()).find(|builtin| builtin.name == name)

@@ -1,0 +1,136 @@
+//! Reading a file with the nix program, for what the embedded evaluator does not cover.
+//!
+//! What `nix eval --json` makes of paths differs between versions (some copy them into the store), and it drops
+//! places. So the file's value is wrapped by an expression of ours that writes paths as plain text and notes
+//! where each attribute is defined. The exit status is looked at first: on an error some versions leave broken
+//! JSON behind. Warnings on standard error are not part of the answer.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde::Deserialize;
+
+use super::{
+    eval::{Attr, Data, Evaluated, Value},
+    source::{Source, Sources, Span},
+};
+use crate::{Error, Result, child, deadline::Deadline};
+
+/// How long one evaluation may take: `import <nixpkgs>` takes seconds.
+const LIMIT_SECS: u64 = 120;
+
+/// Applied to the file's value: what it is (`t`), its content (`v`), and for attributes their places (`p`).
+const WRAPPER: &str = r#"
+let
+  wrap = v:
+    if builtins.isAttrs v then {
+      t = "set";
+      v = map (n: { inherit n; p = builtins.unsafeGetAttrPos n v; v = wrap v.${n}; }) (builtins.attrNames v);
+    }
+    else if builtins.isList v then { t = "list"; v = map wrap v; }
+    else if builtins.isFunction v then { t = "function"; v = null; }
+    else { t = builtins.typeOf v; v = if builtins.typeOf v == "path" then toString v else v; };
+in wrap
+"#;
+
+/// The nix program, if it is installed.
+pub fn program() -> Option<PathBuf> {
+    child::find_program("nix")
+}
+
+/// Evaluates a file with the nix program.
+pub fn eval_file(path: &Path, nix: &Path) -> Result<Evaluated> {
+    let command = child::Command::new(nix)
+        .args(["--extra-experimental-features", "nix-command", "eval", "--json", "--file"])
+        .arg(path)
+        .args(["--apply", WRAPPER]);
+    let output = command.output(Deadline::secs(LIMIT_SECS))?;
+    if !output.success() {
+        let said = output.stderr_text();
+        let said: Vec<&str> = said.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+        let said = said[said.len().saturating_sub(12)..].join("\n");
+        return Err(Error::failed(format!("`nix eval` of {} failed\n{said}", path.display())));
+    }
+    let wrapped: Wrapped = serde_json::from_slice(&output.stdout).map_err(|e| {
+        Error::failed(format!("`nix eval` of {} gave something else than was asked for", path.display()))
+            .caused_by(e)
+    })?;
+    let mut reading = Reading::default();
+    let value = reading.value(wrapped, None);
+    Ok(Evaluated { value, sources: reading.sources })
+}
+
+/// What the wrapper gives.
+#[derive(Deserialize)]
+#[serde(tag = "t", content = "v", rename_all = "lowercase")]
+enum Wrapped {
+    Set(Vec<WrappedAttr>),
+    List(Vec<Wrapped>),
+    Function(()),
+    Null(()),
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    String(String),
+    Path(String),
+}
+
+#[derive(Deserialize)]
+struct WrappedAttr {
+    n: String,
+    p: Option<Place>,
+    v: Wrapped,
+}
+
+#[derive(Deserialize)]
+struct Place {
+    file: PathBuf,
+    line: usize,
+    column: usize,
+}
+
+#[derive(Default)]
+struct Reading {
+    sources: Sources,
+    files: HashMap<PathBuf, Option<u32>>,
+}
+
+impl Reading {
+    fn value(&mut self, wrapped: Wrapped, at: Option<Span>) -> Value {
+        let data = match wrapped {
+            Wrapped::Set(attrs) => {
+                let mut attrs: Vec<Attr> = attrs.into_iter().map(|attr| self.attr(attr)).collect();
+                attrs.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+                Data::Attrs(attrs.into())
+            }
+            Wrapped::List(items) => Data::List(items.into_iter().map(|item| self.value(item, at)).collect()),
+            Wrapped::Function(()) => Data::Function,
+            Wrapped::Null(()) => Data::Null,
+            Wrapped::Bool(b) => Data::Bool(b),
+            Wrapped::Int(number) => Data::Int(number),
+            Wrapped::Float(number) => Data::Float(number),
+            Wrapped::String(text) => Data::Str(text.into()),
+            Wrapped::Path(path) => Data::Path(Path::new(&path).into()),
+        };
+        Value { data, at }
+    }
+
+    fn attr(&mut self, attr: WrappedAttr) -> Attr {
+        let key = attr.p.and_then(|place| self.span(&place, attr.n.len()));
+        Attr { value: self.value(attr.v, key), name: Arc::from(attr.n), key }
+    }
+
+    fn span(&mut self, place: &Place, length: usize) -> Option<Span> {
+        let sources = &mut self.sources;
+        let file = *self.files.entry(place.file.clone()).or_insert_with(|| {
+            let text = std::fs::read_to_string(&place.file).ok()?;
+            Some(sources.add(Source::new(place.file.clone(), text.into())))
+        });
+        let file = file?;
+        let start = self.sources.get(file)?.offset(place.line, place.column);
+        Some(Span { file, start, end: start.saturating_add(u32::try_from(length).ok()?) })
+    }
+}
