@@ -52,8 +52,11 @@ impl Node {
             identities: Vec::new(),
             proxy: None,
         };
-        let session = Session::connect(&target, ui, Deadline::after(CONNECT))?;
-        Ok(Node::over(Rc::new(session), settings, auth, ui))
+        let connect = move || -> Result<Rc<dyn Transport>> {
+            Ok(Rc::new(Session::connect(&target, ui, Deadline::after(CONNECT))?))
+        };
+        let node = Node::over(connect()?, settings, auth, ui);
+        Ok(Node { api: node.api.reconnecting(Box::new(connect)), ..node })
     }
 
     /// A node at the other end of a way that is open already.

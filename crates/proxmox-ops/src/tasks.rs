@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fleet_core::{
-    Kind, Result,
+    Error, Kind, Result,
     deadline::Deadline,
     guard::Permit,
     types::{NodeName, Vmid},
@@ -74,8 +74,9 @@ pub fn follow(
         // The clock is looked at before the last look at the task, not after.
         let last = deadline.passed();
         let look = if last { Deadline::secs(5) } else { deadline.at_most(Duration::from_secs(30)) };
-        let status: Status =
-            client.get_as(&format!("follow the task to {what}"), &upid.path("/status"), &[], look)?;
+        let status: Status = client
+            .get_as(&format!("follow the task to {what}"), &upid.path("/status"), &[], look)
+            .map_err(|e| lost_sight(e, upid))?;
         looks += 1;
         let ended = status.status != "running";
         if looks > 4 || seen > 0 {
@@ -95,6 +96,18 @@ pub fn follow(
         deadline.sleep(pause);
         pause = (pause * 3 / 2).min(Duration::from_millis(500));
     }
+}
+
+/// A link that was lost kills no task: what became of it is unknown until somebody looks.
+fn lost_sight(error: Error, upid: &Upid) -> Error {
+    if !matches!(error.kind(), Kind::Unreachable | Kind::DeadlinePassed | Kind::OutcomeUnknown) {
+        return error;
+    }
+    error
+        .with_kind(Kind::OutcomeUnknown)
+        .now(format!("the task goes on without this program: {upid}"))
+        .hint(format!("look at it on the node: pvenode task status '{upid}'"))
+        .hint("run the same command again: it looks first")
 }
 
 fn end(client: &Client, upid: &Upid, what: &str, exit: &str, progress: &mut dyn FnMut(&str)) -> Result<()> {

@@ -1,4 +1,5 @@
 //! What the tests of this crate share: definitions, and a node in memory that answers HTTP by a table.
+#![allow(clippy::needless_pass_by_value, reason = "answers are written where they are given")]
 
 use std::{
     collections::VecDeque,

@@ -39,9 +39,15 @@ const ANSWER: Duration = Duration::from_secs(45);
 /// How often a read that got no answer is sent again.
 const REPEATS: usize = 2;
 
+/// Makes a new way to the node when the one there was is lost.
+pub type Reconnect = Box<dyn Fn() -> Result<Rc<dyn Transport>>>;
+
 /// A client of one node's daemon.
 pub struct Client {
-    transport: Rc<dyn Transport>,
+    transport: RefCell<Rc<dyn Transport>>,
+    reconnect: Option<Reconnect>,
+    /// Whether this way to the node has ever carried an answer: only then a lost one is made anew.
+    answered: Cell<bool>,
     port: u16,
     auth: RefCell<Auth>,
     connection: RefCell<Option<Connection>>,
@@ -73,7 +79,9 @@ impl Client {
     /// A client that reaches the daemon through `transport`. Nothing is sent yet.
     pub fn new(transport: Rc<dyn Transport>, port: u16, auth: Auth, ui: Ui) -> Client {
         Client {
-            transport,
+            transport: RefCell::new(transport),
+            reconnect: None,
+            answered: Cell::new(false),
             port,
             auth: RefCell::new(auth),
             connection: RefCell::new(None),
@@ -82,9 +90,15 @@ impl Client {
         }
     }
 
+    /// The same client, which makes a new way to the node when the one it has is lost.
+    #[must_use]
+    pub fn reconnecting(self, reconnect: Reconnect) -> Client {
+        Client { reconnect: Some(reconnect), ..self }
+    }
+
     /// The way to the node.
-    pub fn transport(&self) -> &dyn Transport {
-        &*self.transport
+    pub fn transport(&self) -> Rc<dyn Transport> {
+        Rc::clone(&self.transport.borrow())
     }
 
     /// Reads. `what` says what for ("read the configuration of VM 110"); asked again when no answer comes.
@@ -174,7 +188,7 @@ impl Client {
     pub fn aside(&self, what: &str, path: &str, query: &[(&str, &str)], deadline: Deadline) -> Result<Aside> {
         Ok(Aside {
             connection: Connection::new(self.open(deadline)?),
-            headers: self.auth.borrow_mut().headers(&*self.transport, deadline)?,
+            headers: self.auth.borrow_mut().headers(&*self.transport(), deadline)?,
             path: with_query(path, query),
             what: what.to_owned(),
         })
@@ -192,7 +206,7 @@ impl Client {
         let path = format!("/api2/json{path}");
         let mut renewed = false;
         loop {
-            let headers = self.auth.borrow_mut().headers(&*self.transport, deadline)?;
+            let headers = self.auth.borrow_mut().headers(&*self.transport(), deadline)?;
             let kept = self.connection.borrow_mut().take().filter(Connection::is_usable);
             let mut connection = match kept {
                 Some(connection) => connection,
@@ -204,6 +218,7 @@ impl Client {
                     renewed = true;
                 }
                 Ok(answer) => {
+                    self.answered.set(true);
                     *self.connection.borrow_mut() = Some(connection);
                     return Ok(Ok(answer));
                 }
@@ -215,25 +230,38 @@ impl Client {
     /// A connection to the daemon: forwarded by sshd, or where that is forbidden, carried by a relay that runs
     /// on the node.
     fn open(&self, deadline: Deadline) -> Result<Box<dyn Stream>> {
-        let limit = deadline.at_most(Duration::from_secs(10));
-        let port = self.port;
-        let opened = if self.relays.get() {
-            self.transport.open_exec_stream(&relay_command(port), limit)
-        } else {
-            match self.transport.open_tcp("127.0.0.1", port, limit) {
-                Err(e) if forwarding_forbidden(&e) => {
-                    self.ui.detail("the node's sshd forbids forwarding: using a relay");
-                    self.relays.set(true);
-                    self.transport.open_exec_stream(&relay_command(port), limit)
-                }
-                other => other,
+        let opened = match (self.try_open(deadline), &self.reconnect) {
+            (Err(e), Some(reconnect)) if self.answered.replace(false) && !deadline.passed() => {
+                self.ui.detail(format!("the way to the node is lost ({}); connecting again", e.message()));
+                *self.transport.borrow_mut() = reconnect()?;
+                self.try_open(deadline)
             }
+            (opened, _) => opened,
         };
         opened.map_err(|e| {
-            e.context(format_args!("the Proxmox API daemon does not answer on the node's 127.0.0.1:{port}"))
-                .with_kind(Kind::Unreachable)
-                .hint("`systemctl status pvedaemon` on the node tells whether it runs")
+            e.context(format_args!(
+                "the Proxmox API daemon does not answer on the node's 127.0.0.1:{}",
+                self.port
+            ))
+            .with_kind(Kind::Unreachable)
+            .hint("`systemctl status pvedaemon` on the node tells whether it runs")
         })
+    }
+
+    fn try_open(&self, deadline: Deadline) -> Result<Box<dyn Stream>> {
+        let (limit, port, transport) =
+            (deadline.at_most(Duration::from_secs(10)), self.port, self.transport());
+        if self.relays.get() {
+            return transport.open_exec_stream(&relay_command(port), limit);
+        }
+        match transport.open_tcp("127.0.0.1", port, limit) {
+            Err(e) if forwarding_forbidden(&e) => {
+                self.ui.detail("the node's sshd forbids forwarding: using a relay");
+                self.relays.set(true);
+                transport.open_exec_stream(&relay_command(port), limit)
+            }
+            other => other,
+        }
     }
 }
 

@@ -106,10 +106,12 @@ pub struct Seen {
     pub answered: Vec<IpAddr>,
 }
 
+/// Less is better: by source, then what answered, then how fresh, then IPv4 before IPv6.
+type Rank = (u8, bool, u8, bool);
+
 /// Weighs what was seen. The candidate that is taken comes first.
 pub fn weigh(mac: MacAddr, seen: &Seen) -> Vec<Candidate> {
-    // Rank: source, then what was tried, then how fresh, then IPv4 before IPv6. None: never.
-    let mut found: Vec<(Option<(u8, bool, u8, bool)>, Candidate)> = Vec::new();
+    let mut found: Vec<(Option<Rank>, Candidate)> = Vec::new();
     let mut add = |rank: Option<(u8, u8)>, address: IpAddr, source: &str, reason: String| {
         let (rank, reason) = match unfit(address) {
             Some(why) => (None, why.to_owned()),
