@@ -12,10 +12,11 @@ use fleet_core::{
 /// A ticket is good for two hours; one of this age is replaced before it is used again.
 const RENEW_AFTER: Duration = Duration::from_secs(100 * 60);
 
-/// Root's own ticket and its CSRF token, one a line (`PVE::AccessControl` of pve-access-control).
-const MINT: &str = "my $user = 'root@pam'; \
-    print PVE::AccessControl::assemble_ticket($user), \"\\n\", \
-    PVE::AccessControl::assemble_csrf_prevention_token($user), \"\\n\";";
+/// Root's own ticket and its CSRF token, one a line (`PVE::AccessControl` of pve-access-control). Without quotes
+/// and blanks that a shell would have to be told about: `$/` is the end of a line.
+const MINT: &str = "my $user = q(root@pam); \
+    print PVE::AccessControl::assemble_ticket($user), $/, \
+    PVE::AccessControl::assemble_csrf_prevention_token($user), $/";
 
 /// How a request proves who sends it.
 pub enum Auth {

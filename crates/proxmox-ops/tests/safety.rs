@@ -1,0 +1,264 @@
+//! What is refused is refused before one byte is sent, with its reason and what to do instead.
+
+mod common;
+
+use common::{Bench, KEY};
+
+/// Runs it, and proves that nothing reached the node.
+fn refused(bench: &Bench, args: &[&str]) -> (i32, String) {
+    let ran = bench.run(args);
+    assert_eq!(bench.sim.connections(), 0, "{args:?} reached the node");
+    assert_eq!(ran.out, "", "{args:?}");
+    (ran.code, ran.err)
+}
+
+#[test]
+fn imported_vms_are_never_changed() {
+    let bench = Bench::new();
+    let (code, err) = refused(&bench, &["stop", "104"]);
+    assert_eq!(code, 3);
+    insta::assert_snapshot!(err, @r"
+    ✗ refused to stop VM 104: 'doc1' is imported and read-only
+      nothing was sent to the node
+    hint: imported VMs are only documented; see imported.doc1 in FLEET/vms/definitions.nix
+    ");
+    let (code, err) = refused(&bench, &["destroy", "109", "yes"]);
+    assert_eq!(code, 3);
+    insta::assert_snapshot!(err, @r"
+    ✗ refused to destroy VM 109: 'igp' is imported and read-only
+      nothing was sent to the node
+    hint: imported VMs are only documented; see imported.igp in FLEET/vms/definitions.nix
+    ");
+    let changes: &[&[&str]] = &[
+        &["start", "104"],
+        &["start", "doc1"],
+        &["stop", "igp", "--yes"],
+        &["shutdown", "104"],
+        &["reboot", "104"],
+        &["configure", "104", "2", "2048"],
+        &["create-disk", "104", "20G"],
+        &["resize", "104", "scsi0", "900G"],
+        &["cloudinit-drive", "104"],
+        &["cloudinit-config", "104", KEY],
+        &["destroy", "doc1", "yes", "--yes"],
+        &["clone", "9002", "104", "doc1"],
+        &["clone", "9002", "doc1", "doc1"],
+        // Naming it as unmanaged does not help.
+        &["stop", "104", "--unmanaged", "104"],
+        &["destroy", "104", "yes", "--unmanaged", "104"],
+        &["stop", "104", "--dry-run"],
+    ];
+    for args in changes {
+        let (code, err) = refused(&bench, args);
+        assert_eq!(code, 3, "{args:?}: {err}");
+        assert!(err.contains("is imported and read-only"), "{args:?}: {err}");
+    }
+}
+
+#[test]
+fn the_definitions_decide_not_the_program() {
+    let bench = Bench::new();
+    bench.fleet.edit("vms/definitions.nix", "doc1 = {", "renamed = {");
+    let (code, err) = refused(&bench, &["stop", "renamed"]);
+    assert_eq!(code, 3);
+    assert!(err.contains("'renamed' is imported"), "{err}");
+}
+
+#[test]
+fn what_is_defined_nowhere_needs_to_be_named() {
+    let bench = Bench::new();
+    let (code, err) = refused(&bench, &["start", "777"]);
+    assert_eq!(code, 3);
+    insta::assert_snapshot!(err, @r"
+    ✗ refused to start VM 777: it is defined nowhere in FLEET/vms/definitions.nix
+      nothing was sent to the node
+    hint: define it under `managed`, or name it with `--unmanaged 777` if you are sure it is yours
+    ");
+    assert_eq!(refused(&bench, &["start", "777", "--unmanaged", "778"]).0, 3);
+    let (code, err) = refused(&bench, &["start", "test-automatoin"]);
+    assert_eq!(code, 5);
+    insta::assert_snapshot!(err, @r"
+    ✗ no VM 'test-automatoin' in FLEET/vms/definitions.nix
+      nothing was sent to the node
+    hint: did you mean 'test-automation'?
+    ");
+}
+
+#[test]
+fn templates_are_not_changed_by_the_way() {
+    let bench = Bench::new();
+    for args in [&["start", "9002"][..], &["destroy", "9002", "yes"], &["resize", "9002", "scsi0", "9G"]] {
+        let (code, err) = refused(&bench, args);
+        assert_eq!(code, 3);
+        assert!(err.contains("it is the template 'ubuntu-cloud-template'"), "{err}");
+    }
+}
+
+#[test]
+fn destroy_needs_the_word() {
+    let bench = Bench::new();
+    for args in [
+        &["destroy", "110"][..],
+        &["destroy", "110", "--yes"],
+        &["destroy", "110", "no"],
+        &["destroy", "110", "YES"],
+    ] {
+        let (code, err) = refused(&bench, args);
+        let words = "\
+            ✗ refused to destroy VM 110: the word 'yes' is missing\n  nothing was sent to the node\n\
+            hint: proxmox-ops destroy 110 yes   # removes it and its disks for ever\n";
+        assert_eq!((code, err.as_str()), (3, words), "{args:?}");
+    }
+}
+
+#[test]
+fn a_protected_vm_is_not_destroyed() {
+    let bench = Bench::new();
+    bench.fleet.edit(
+        "vms/definitions.nix",
+        "test-automation = {",
+        "test-automation = {\n      protection = true;",
+    );
+    let (code, err) = refused(&bench, &["destroy", "110", "yes"]);
+    assert_eq!(code, 3);
+    assert!(err.contains("'test-automation' is protected"), "{err}");
+}
+
+#[test]
+fn no_argument_can_be_a_command() {
+    let bench = Bench::new();
+    let evil = [
+        "; touch pwned",
+        "$(touch pwned)",
+        "`touch pwned`",
+        "a b",
+        "x|y",
+        "x&y",
+        "x>y",
+        "x\ny",
+        "'",
+        "\"",
+        "../x",
+        "-x",
+        "*",
+        "",
+    ];
+    for evil in evil {
+        let cases: &[&[&str]] = &[
+            &["status", evil],
+            &["config", evil],
+            &["start", evil],
+            &["stop", evil],
+            &["shutdown", evil],
+            &["reboot", evil],
+            &["get-ip", evil],
+            &["host-key", evil],
+            &["connect", evil],
+            &["connect", "110", evil],
+            &["clone", evil, "110", "test-automation"],
+            &["clone", "9002", evil, "test-automation"],
+            &["clone", "9002", "110", evil],
+            &["clone", "9002", "110", "test-automation", evil],
+            &["configure", evil, "2", "2048"],
+            &["configure", "110", evil, "2048"],
+            &["configure", "110", "2", evil],
+            &["create-disk", "110", evil],
+            &["create-disk", "110", "20G", evil],
+            &["create-disk", "110", "20G", "nvmeprom", evil],
+            &["resize", "110", evil, "20G"],
+            &["resize", "110", "scsi0", evil],
+            &["cloudinit-drive", "110", evil],
+            &["cloudinit-config", "110", evil],
+            &["cloudinit-config", "110", KEY, evil],
+            &["wait-ssh", evil],
+            &["wait-ssh", "192.0.2.1", evil],
+            &["wait-ssh", "192.0.2.1", "1", evil],
+            &["next-vmid", evil],
+            &["next-vmid", "100", evil],
+            &["destroy", evil, "yes"],
+            &["list", "--host", evil],
+            &["list", "--user", evil],
+            &["list", "--node", evil],
+        ];
+        for args in cases {
+            let (code, err) = refused(&bench, args);
+            assert!((2..=3).contains(&code), "{args:?} ended with {code}: {err}");
+        }
+    }
+    assert_eq!(bench.fleet.status(), "");
+}
+
+#[test]
+fn bad_values_are_named() {
+    let bench = Bench::new();
+    let cases: &[(&[&str], &str)] = &[
+        (&["status", "99"], "a number from 100 to 999999999"),
+        (&["status", "0110"], "a number from 100 to 999999999"),
+        (&["clone", "9002", "110", "a_b"], "letters, digits and hyphens"),
+        (&["resize", "110", "scsi0", "20"], "512M, 20G or 1T"),
+        (&["resize", "110", "scsi0", "20GB"], "512M, 20G or 1T"),
+        (&["resize", "110", "scsi31", "20G"], "scsi0-30"),
+        (&["create-disk", "110", "-5G"], "unexpected argument"),
+        (&["configure", "110", "0", "2048"], "0 is not in"),
+        (&["configure", "110", "2", "100"], "100 is not in"),
+        (&["next-vmid", "200", "100"], "the range 200 to 100 is empty"),
+        (&["cloudinit-config", "110", ""], "there is no SSH key in what was given"),
+        (&["cloudinit-config", "110", "# only a comment"], "there is no SSH key in what was given"),
+        (&["cloudinit-config", "110", "ssh-rsa AAAA"], "line 1 of the keys is no SSH public key"),
+    ];
+    for (args, words) in cases {
+        let (code, err) = refused(&bench, args);
+        assert_eq!(code, 2, "{args:?}: {err}");
+        assert!(err.contains(words), "{args:?}: {err}");
+    }
+    let (code, err) = refused(&bench, &["cloudinit-config", "110", "@no-such-file"]);
+    assert_eq!((code, err.contains("can not read no-such-file")), (5, true), "{err}");
+}
+
+#[test]
+fn outside_a_fleet_repository_nothing_is_done() {
+    let bench = Bench::new();
+    let elsewhere = tempfile::tempdir_in(bench.sim.dir()).unwrap();
+    let verbs: &[&[&str]] =
+        &[&["list"], &["stop", "110"], &["wait-ssh", "192.0.2.1", "1"], &["destroy", "110", "yes"]];
+    for args in verbs {
+        let mut command = bench.command(args);
+        let ran = bench.finish(command.current_dir(elsewhere.path()));
+        assert_eq!(ran.code, 5, "{args:?}");
+        assert!(ran.err.contains("looked for vms/definitions.nix and hosts.nix"), "{}", ran.err);
+        assert!(ran.err.contains("hint: run `proxmox-ops --repo DIR list`"), "{}", ran.err);
+    }
+    assert_eq!(bench.sim.connections(), 0);
+}
+
+#[test]
+fn an_empty_host_is_an_error() {
+    let bench = Bench::new();
+    let ran = bench.finish(bench.command(&["list"]).env("PROXMOX_HOST", ""));
+    assert_eq!(ran.code, 2);
+    insta::assert_snapshot!(ran.err, @r"
+    ✗ PROXMOX_HOST is empty
+      nothing was sent to the node
+    hint: give it a value, or leave it out to use `proxmox` in FLEET/vms/definitions.nix
+    ");
+}
+
+#[test]
+fn a_dry_run_shows_the_requests_and_sends_none() {
+    let bench = Bench::new();
+    let dry = |args: &[&str]| {
+        let ran = bench.run(&[args, &["--dry-run"]].concat());
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        assert_eq!(bench.sim.connections(), 0);
+        ran.out
+    };
+    assert_eq!(dry(&["start", "110"]), "POST /nodes/NODE/qemu/110/status/start\n");
+    assert!(dry(&["clone", "9002", "110", "test-automation"]).contains(
+        "/qemu/9002/clone newid=110 name=test-automation full=1 description='fleet-vm: name=test-automation vmid=110 nonce="
+    ));
+    assert!(dry(&["destroy", "110"]).starts_with("DELETE /nodes/"));
+    assert!(dry(&["resize", "110", "scsi0", "20G"]).ends_with("/qemu/110/resize disk=scsi0 size=20G\n"));
+    let json: serde_json::Value =
+        serde_json::from_str(&dry(&["configure", "110", "2", "4096", "--json"])).unwrap();
+    assert_eq!(json[0]["params"], serde_json::json!({"cores": "2", "memory": "4096"}));
+}

@@ -1,0 +1,289 @@
+//! What the verbs say and do when things go wrong: nobody there, other keys, lost answers, full storages.
+
+mod common;
+
+use std::time::Duration;
+
+use common::Bench;
+use pve_sim::{faults::Fault, world::World};
+
+#[test]
+fn a_node_that_is_not_there_is_unreachable() {
+    let bench = Bench::new();
+    // A port that was just given back: nothing listens there.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let ran = bench.finish(bench.command(&["next-vmid"]).env("PROXMOX_HOST", format!("127.0.0.1:{port}")));
+    assert_eq!((ran.code, ran.out.as_str()), (6, ""), "never 'free': {}", ran.err);
+    assert!(ran.err.contains(&format!("127.0.0.1:{port} refused the connection")), "{}", ran.err);
+}
+
+#[test]
+fn a_node_with_another_host_key_is_not_talked_to() {
+    let bench = Bench::new();
+    bench.sim.expect_another_host_key();
+    let ran = bench.run(&["list"]);
+    assert_eq!(ran.code, 6, "{}", ran.err);
+    assert!(ran.err.matches("SHA256:").count() >= 2, "{}", ran.err);
+    bench.sim.forget_host_key();
+    let ran = bench.run(&["list"]);
+    assert_eq!(ran.code, 6, "{}", ran.err);
+    assert!(bench.sim.calls().is_empty());
+}
+
+#[test]
+fn a_refused_login_is_unreachable() {
+    let bench = Bench::new();
+    bench.sim.inject(Fault::LoginRefused);
+    let ran = bench.run(&["list"]);
+    assert_eq!(ran.code, 6, "{}", ran.err);
+}
+
+#[test]
+fn a_daemon_that_is_down_is_told_apart() {
+    let bench = Bench::new();
+    bench.sim.inject(Fault::ApiDown);
+    let ran = bench.run(&["list"]);
+    assert_eq!(ran.code, 6, "{}", ran.err);
+    assert!(
+        ran.err.contains("the Proxmox API daemon does not answer on the node's 127.0.0.1:85"),
+        "{}",
+        ran.err
+    );
+    assert!(ran.err.contains("systemctl status pvedaemon"), "{}", ran.err);
+}
+
+#[test]
+fn a_relay_carries_where_forwarding_is_forbidden() {
+    let bench = Bench::with(World { allow_forwarding: false, ..World::default() });
+    bench.clone_110();
+    assert_eq!(bench.ok(&["status", "110"]), "stopped\n");
+}
+
+#[test]
+fn a_missing_vm_is_not_found() {
+    let bench = Bench::with(World::default().with_foreign_vm(111, "elsewhere", "second"));
+    for args in [
+        &["status", "110"][..],
+        &["config", "110"],
+        &["start", "110"],
+        &["stop", "110"],
+        &["destroy", "110", "yes"],
+        &["get-ip", "110"],
+        &["resize", "110", "scsi0", "9G"],
+        &["status", "no-such-vm"],
+    ] {
+        let ran = bench.run(args);
+        assert_eq!(ran.code, 5, "{args:?}: {}", ran.err);
+        assert!(ran.err.contains("hint: "), "{args:?}: {}", ran.err);
+    }
+    let ran = bench.run(&["configure", "110", "2", "2048"]);
+    assert_eq!(ran.code, 5, "{}", ran.err);
+    let ran = bench.run(&["status", "111"]);
+    assert!(ran.code != 5 && ran.err.contains("'second'"), "{}", ran.err);
+    let ran = bench.run(&["status", "200"]);
+    assert_eq!(ran.code, 4, "{}", ran.err);
+    insta::assert_snapshot!(ran.err, @r"
+    ✗ 200 is a container, not a VM
+      it is on the node 'prom'
+    hint: `proxmox-ops list` shows VMs and containers
+    ");
+}
+
+#[test]
+fn a_vmid_that_is_taken_is_a_conflict() {
+    for (world, words) in [
+        (
+            World::default().with_vm(110, true, &[("name", "stranger")]),
+            "110 is a VM 'stranger' on the node 'prom'",
+        ),
+        (World::default().with_container(110, "ct"), "110 is a container 'ct' on the node 'prom'"),
+        (World::default().with_foreign_vm(110, "far", "second"), "110 is a VM 'far' on the node 'second'"),
+    ] {
+        let bench = Bench::with(world);
+        let ran = bench.run(&["clone", "9002", "110", "test-automation"]);
+        assert_eq!(ran.code, 4, "{}", ran.err);
+        assert!(ran.err.contains(words), "{}", ran.err);
+    }
+    let bench = Bench::new();
+    bench.clone_110();
+    assert_eq!(
+        bench.run(&["clone", "9002", "110", "test-automation"]).code,
+        4,
+        "a second time is no success"
+    );
+}
+
+#[test]
+fn a_strangers_vm_in_our_place_is_never_destroyed() {
+    let bench = Bench::with(World::default().with_vm(110, false, &[("name", "stranger")]));
+    let ran = bench.run(&["destroy", "110", "yes", "--yes"]);
+    assert_eq!(ran.code, 3, "{}", ran.err);
+    // Nor one that was made under another name.
+    let marker = "fleet-vm: name=web vmid=110 nonce=00112233445566778899aabbccddeeff";
+    let bench =
+        Bench::with(World::default().with_vm(110, false, &[("name", "web"), ("description", marker)]));
+    let ran = bench.run(&["destroy", "110", "yes"]);
+    assert_eq!(ran.code, 3, "{}", ran.err);
+    assert!(bench.sim.changes().is_empty());
+}
+
+#[test]
+fn a_link_that_is_cut_leaves_nothing_half_known() {
+    for done in [true, false] {
+        let bench = Bench::new();
+        bench.sim.inject(Fault::DropLinkAt { method: "POST".into(), path: "/clone".into(), done });
+        let ran = bench.run(&["clone", "9002", "110", "test-automation"]);
+        assert_eq!(ran.code, 0, "done={done}: {}", ran.err);
+        assert!(bench.sim.config(110).is_some());
+
+        bench.sim.inject(Fault::DropLinkAt { method: "POST".into(), path: "/config".into(), done });
+        let ran = bench.run(&["configure", "110", "3", "3072"]);
+        let applied = bench.sim.config(110).unwrap().to_string().contains("cores: 3");
+        assert_eq!(
+            (ran.code, applied),
+            if done { (0, true) } else { (7, false) },
+            "done={done}: {}",
+            ran.err
+        );
+
+        bench.sim.inject(Fault::DropLinkAt { method: "POST".into(), path: "/status/start".into(), done });
+        let ran = bench.run(&["start", "110"]);
+        assert_eq!(
+            (ran.code, bench.sim.is_running(110)),
+            if done { (0, true) } else { (7, false) },
+            "{}",
+            ran.err
+        );
+        // A second run ends well.
+        bench.ok(&["start", "110"]);
+        bench.ok(&["configure", "110", "3", "3072"]);
+    }
+}
+
+#[test]
+fn a_link_that_is_cut_while_a_task_runs_is_made_anew() {
+    let bench = Bench::new();
+    bench.sim.inject(Fault::DropLink { after: 3, done: true });
+    bench.clone_110();
+    bench.sim.inject(Fault::DropLinkAt { method: "GET".into(), path: "/tasks/".into(), done: true });
+    bench.ok(&["start", "110"]);
+    assert!(bench.sim.is_running(110));
+}
+
+#[test]
+fn tasks_tell_the_truth() {
+    let bench = Bench::new();
+    bench.sim.inject(Fault::TaskWarnings { kind: "qmclone".into(), count: 1 });
+    bench.clone_110();
+    bench.sim.clear_faults();
+    bench.sim.inject(Fault::TaskFails {
+        kind: "qmstart".into(),
+        message: "start failed: QEMU exited with code 1".into(),
+    });
+    let ran = bench.run(&["start", "110"]);
+    assert_eq!(ran.code, 1);
+    assert!(
+        ran.err.starts_with("✗ can not start VM 110: start failed: QEMU exited with code 1\n"),
+        "{}",
+        ran.err
+    );
+    assert!(ran.err.contains("pvenode task log 'UPID:prom:"), "{}", ran.err);
+    bench.sim.clear_faults();
+    bench.sim.inject(Fault::TaskSlow { kind: "qmstart".into(), by: Duration::from_secs(3) });
+    let ran = bench.run(&["start", "110", "--wait", "1"]);
+    assert_eq!(ran.code, 8, "{}", ran.err);
+    assert!(ran.err.contains("it is still running on the node: UPID:prom:"), "{}", ran.err);
+    bench.sim.clear_faults();
+    bench.ok(&["start", "110"]);
+}
+
+#[test]
+fn a_lock_that_is_held_is_waited_for() {
+    let bench = Bench::new();
+    bench.clone_110();
+    bench.sim.inject(Fault::LockTimeout { vmid: 110, times: 1 });
+    bench.ok(&["configure", "110", "2", "2048"]);
+    bench.sim.edit(110, |conf| {
+        conf.main.insert("lock".into(), "backup".into());
+    });
+    let ran = bench.run(&["configure", "110", "2", "2048"]);
+    assert_eq!(ran.code, 1);
+    assert!(
+        ran.err.contains("VM is locked (backup)") && ran.err.contains("the lock 'backup' is on it"),
+        "{}",
+        ran.err
+    );
+    assert!(bench.sim.config(110).unwrap().main.contains_key("lock"), "never unlocked");
+}
+
+#[test]
+fn a_full_storage_an_unknown_one_and_one_without_images() {
+    let bench = Bench::new();
+    let ran = bench.run(&["clone", "9002", "110", "test-automation", "nosuch"]);
+    assert_eq!(ran.code, 5, "{}", ran.err);
+    let ran = bench.run(&["clone", "9002", "110", "test-automation", "local"]);
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    assert!(ran.err.contains("storage: storage 'local' does not support vm images"), "{}", ran.err);
+    assert!(bench.sim.config(110).is_none());
+}
+
+#[test]
+fn the_words_of_the_node_are_shown_by_parameter() {
+    let bench = Bench::new();
+    bench.clone_110();
+    bench.sim.inject(Fault::Answer {
+        method: "POST".into(),
+        path: "/config".into(),
+        status: 403,
+        message: "Permission check failed (/vms/110, VM.Config.CPU)".into(),
+        times: 1,
+    });
+    let ran = bench.run(&["configure", "110", "2", "2048"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("permission missing: /vms/110, VM.Config.CPU"), "{}", ran.err);
+}
+
+#[test]
+fn a_ticket_that_is_refused_is_made_anew() {
+    let bench = Bench::new();
+    bench.sim.inject(Fault::Answer {
+        method: "GET".into(),
+        path: "/status/current".into(),
+        status: 401,
+        message: "No ticket".into(),
+        times: 1,
+    });
+    assert_eq!(bench.ok(&["status", "104"]), "running\n");
+}
+
+#[test]
+fn requests_leave_in_one_write() {
+    let bench = Bench::new();
+    bench.sim.inject(Fault::TwoWrites);
+    bench.clone_110();
+    bench.ok(&["configure", "110", "2", "2048"]);
+}
+
+#[test]
+fn an_agent_that_never_comes_does_not_hide_the_neighbour() {
+    let bench = Bench::new();
+    bench.sim.inject(Fault::AgentNever { vmid: 104 });
+    let ran = bench.run(&["get-ip", "104", "--json", "--timeout", "20"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let found: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(found["candidates"][0]["source"], "neighbour");
+    let ran = bench.run(&["host-key", "104"]);
+    assert_eq!(ran.code, 5, "{}", ran.err);
+}
+
+#[test]
+fn waiting_ends() {
+    let bench = Bench::new();
+    let ran = bench.run(&["wait-ssh", "192.0.2.250", "1"]);
+    assert_eq!(ran.code, 8, "{}", ran.err);
+    assert!(ran.err.contains("gave up waiting for SSH on 192.0.2.250 port 22 after 1 s"), "{}", ran.err);
+    bench.clone_110();
+    let ran = bench.run(&["get-ip", "110"]);
+    assert_eq!(ran.code, 5);
+    assert!(ran.err.contains("VM 110 has no address: it is stopped"), "{}", ran.err);
+}

@@ -1,0 +1,185 @@
+//! The verbs, on a node where all goes well.
+
+mod common;
+
+use common::{Bench, KEY};
+use pve_sim::world::World;
+use serde_json::Value;
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+#[test]
+fn the_whole_way_of_a_vm() {
+    let bench = Bench::new();
+    bench.clone_110();
+    let config = json(&bench.ok(&["config", "test-automation", "--json"]));
+    assert_eq!(config["marker"]["name"], "test-automation");
+    assert_eq!(config["marker"]["vmid"], 110);
+
+    bench.ok(&["configure", "110", "2", "4096"]);
+    bench.ok(&["cloudinit-drive", "110"]);
+    bench.ok(&["cloudinit-drive", "110"]);
+    bench.ok(&["cloudinit-config", "110", KEY, "test-automation"]);
+    bench.ok(&["resize", "110", "scsi0", "20G"]);
+    let ran = bench.run(&["resize", "110", "scsi0", "20G"]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, "✓ scsi0 of VM 110 is 20G already\n"));
+    bench.ok(&["create-disk", "110", "5G"]);
+
+    let settings = &json(&bench.ok(&["config", "110", "--json"]))["settings"];
+    assert_eq!((&settings["cores"], &settings["memory"]), (&Value::from("2"), &Value::from("4096")));
+    assert_eq!(settings["sshkeys"], KEY);
+    assert_eq!(settings["ciuser"], "root");
+    assert_eq!(settings["ipconfig0"], "ip=dhcp");
+    assert!(settings["scsi0"].as_str().unwrap().contains("size=20G"), "{settings}");
+    assert!(settings["scsi1"].as_str().unwrap().contains("size=5G"), "{settings}");
+
+    assert_eq!(bench.ok(&["status", "110"]), "stopped\n");
+    let ran = bench.run(&["start", "110"]);
+    assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, "", "✓ VM 110 started\n"));
+    let ran = bench.run(&["start", "110"]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, "✓ VM 110 is running already\n"));
+    assert_eq!(bench.ok(&["status", "test-automation"]), "running\n");
+
+    let address = bench.ok(&["get-ip", "110", "--timeout", "20"]);
+    assert_eq!(address.trim(), bench.sim.guest(110).unwrap().1);
+    let found = json(&bench.ok(&["get-ip", "110", "--timeout", "20", "--json"]));
+    assert_eq!(found["candidates"][0]["taken"], true);
+    assert_eq!(bench.ok(&["host-key", "110", "--timeout", "20"]).trim(), key_of(&bench, 110));
+    bench.ok(&["wait-ssh", address.trim(), "20"]);
+
+    let ran = bench.run(&["destroy", "110", "yes"]);
+    assert_eq!(ran.code, 1);
+    insta::assert_snapshot!(ran.err, @r"
+    ==> Destroying VM 110 'test-automation'...
+    ✗ can not destroy VM 110: it is running
+      nothing was changed
+    hint: proxmox-ops stop 110   # then destroy it; or give --stop
+    ");
+    bench.ok(&["reboot", "110"]);
+    bench.ok(&["shutdown", "110"]);
+    bench.ok(&["stop", "110"]);
+    bench.ok(&["destroy", "110", "yes"]);
+    assert!(bench.sim.config(110).is_none());
+    assert_eq!(bench.run(&["status", "110"]).code, 5);
+}
+
+/// The guest's host key without its comment.
+fn key_of(bench: &Bench, vmid: u32) -> String {
+    let line = bench.sim.guest_host_key(vmid).unwrap();
+    line.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn the_list_is_for_people_and_for_programs() {
+    let bench = Bench::with(World::default().with_foreign_vm(150, "elsewhere", "second"));
+    insta::assert_snapshot!(bench.ok(&["list"]), @r"
+    VMID  NAME                   TYPE       STATUS   NODE    CORES     MEMORY       DISK  DEFINED
+     104  doc1                   vm         running  prom        8   32.0 GiB  250.0 GiB  imported
+     109  igp                    vm         running  prom        8    7.9 GiB   64.0 GiB  imported
+     150  elsewhere              vm         running  second      2    2.0 GiB   20.0 GiB  -
+     200  dns                    container  running  prom        2  512.0 MiB    1.0 GiB  -
+    9002  ubuntu-cloud-template  template   stopped  prom        2    2.0 GiB    2.0 GiB  template
+    ");
+    let list = json(&bench.ok(&["list", "--json"]));
+    let names: Vec<&str> = list.as_array().unwrap().iter().filter_map(|r| r["name"].as_str()).collect();
+    assert_eq!(names, ["doc1", "igp", "elsewhere", "dns", "ubuntu-cloud-template"]);
+    assert_eq!(list[0]["type"], "qemu");
+}
+
+#[test]
+fn storages_and_free_vmids() {
+    let bench = Bench::with(World::default().with_container(100, "ct"));
+    insta::assert_snapshot!(bench.ok(&["storage"]), @r"
+    NAME      TYPE  STATUS       FREE       TOTAL  CONTENT
+    local     dir   active  900.0 GiB  1000.0 GiB  backup,iso,snippets,vztmpl
+    nvmeprom  dir   active  794.7 GiB  1000.0 GiB  images,import,iso,snippets
+    ");
+    // 100 is a container's.
+    assert_eq!(bench.ok(&["next-vmid"]), "101\n");
+    // 104 is imported; 109 too; 110 is managed.
+    assert_eq!(bench.ok(&["next-vmid", "104"]), "105\n");
+    assert_eq!(bench.ok(&["next-vmid", "109", "111"]), "111\n");
+    assert_eq!(bench.run(&["next-vmid", "109", "110"]).code, 4);
+    assert_eq!(bench.ok(&["next-vmid", "9000", "--json"]), "9000\n");
+}
+
+#[test]
+fn reading_imported_vms_and_strangers_is_allowed() {
+    let bench = Bench::with(World::default().with_vm(333, false, &[("name", "stranger"), ("memory", "512")]));
+    assert_eq!(bench.ok(&["status", "doc1"]), "running\n");
+    assert!(bench.ok(&["config", "104"]).contains("memory: 32768\n"));
+    assert!(bench.ok(&["get-ip", "104", "--timeout", "20"]).starts_with("192.0.2."));
+    assert_eq!(bench.ok(&["status", "stranger"]), "stopped\n");
+    assert_eq!(bench.sim.changes(), Vec::<String>::new());
+}
+
+#[test]
+fn a_named_stranger_can_be_changed_but_not_destroyed() {
+    let config =
+        [("name", "stranger"), ("memory", "512"), ("scsi0", "nvmeprom:333/vm-333-disk-0.qcow2,size=2G")];
+    let bench = Bench::with(World::default().with_vm(333, false, &config));
+    bench.ok(&["configure", "333", "2", "1024", "--unmanaged", "333"]);
+    assert_eq!(bench.sim.config(333).unwrap().to_string().contains("memory: 1024"), true);
+    let ran = bench.run(&["destroy", "333", "yes", "--unmanaged", "333"]);
+    assert_eq!(ran.code, 3);
+    insta::assert_snapshot!(ran.err, @r"
+    ✗ refused to destroy VM 333 'stranger': nothing proves that it is ours
+      its description does not carry the marker that these tools write into every VM they make
+      nothing was changed
+    hint: look at it: proxmox-ops config 333
+    hint: to destroy it all the same, run this on a terminal and type its name
+    ");
+    assert!(bench.sim.config(333).is_some());
+}
+
+#[test]
+fn keys_come_from_text_a_file_or_standard_input() {
+    let bench = Bench::new();
+    bench.clone_110();
+    bench.fleet.write("keys", &format!("# fleet\r\n\r\n{KEY}\r\n"));
+    bench.ok(&["cloudinit-config", "110", "@keys"]);
+    let stored = || json(&bench.ok(&["config", "110", "--json"]))["settings"]["sshkeys"].clone();
+    assert_eq!(stored(), KEY);
+    let other = KEY.replace("alice@laptop", "bob+x@y");
+    let mut command = bench.command(&["cloudinit-config", "110", "-", "--login", "ops"]);
+    assert_eq!(bench.finish(command.write_stdin(format!("{KEY}\n{other}\n"))).code, 0);
+    assert_eq!(stored(), format!("{KEY}\n{other}"));
+    assert_eq!(json(&bench.ok(&["config", "110", "--json"]))["settings"]["ciuser"], "ops");
+}
+
+#[test]
+fn a_linked_clone_takes_no_storage() {
+    let bench = Bench::new();
+    bench.ok(&["clone", "ubuntu-cloud-template", "test-automation", "test-automation", "--linked"]);
+    let scsi0 = json(&bench.ok(&["config", "110", "--json"]))["settings"]["scsi0"].clone();
+    assert!(scsi0.as_str().unwrap().contains("base-9002"), "{scsi0}");
+}
+
+#[test]
+fn bytes_are_carried_to_a_vm() {
+    let bench = Bench::new();
+    let mut command = bench.command(&["connect", "104", "22", "--timeout", "20"]);
+    let ran = bench.finish(command.write_stdin("SSH-2.0-test\r\n"));
+    assert!(ran.out.starts_with("SSH-2.0-"), "{ran:?}");
+}
+
+#[test]
+fn one_session_one_ticket_and_one_connection_for_the_api() {
+    let bench = Bench::new();
+    bench.ok(&["status", "104"]);
+    let requests = bench.sim.requests();
+    let count =
+        |kind: &str| requests.iter().filter(|r| serde_json::to_value(r).unwrap()["kind"] == kind).count();
+    assert_eq!((count("connect"), count("exec"), count("open")), (1, 1, 1));
+}
+
+#[test]
+fn messages_go_to_standard_error_and_can_be_silenced() {
+    let bench = Bench::new();
+    let ran = bench.run(&["clone", "9002", "110", "test-automation", "--quiet"]);
+    assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, "", ""));
+    let ran = bench.run(&["start", "110", "--json", "--quiet"]);
+    assert_eq!(json(&ran.out), serde_json::json!({"vmid": 110, "changed": true}));
+}
