@@ -122,6 +122,11 @@ pub fn apply(lock: &Lock, root: &Path, state: &Path, changes: &[Change]) -> Resu
     run(root, state, changes, &mut |_| false).map(drop)
 }
 
+/// Whether an interrupted [`apply`] left something to finish or take back.
+pub fn interrupted(state: &Path) -> bool {
+    state.join(JOURNAL).exists()
+}
+
 /// Finishes or takes back what an interrupted [`apply`] left.
 pub fn recover(lock: &Lock, state: &Path) -> Result<Recovery> {
     let _ = lock;

@@ -3,7 +3,7 @@
 use fleet_core::{Error, Result};
 use zeroize::Zeroizing;
 
-use super::{AgeEntry, SecretFile};
+use super::{AgeEntry, SecretFile, cipher};
 use crate::{identity::Identity, recipient::Recipient};
 
 /// The 32 bytes that a file's values are encrypted with. Wiped from memory when dropped.
@@ -43,6 +43,13 @@ impl DataKey {
 }
 
 impl SecretFile {
+    /// Proves that `key` is this file's data key: it opens the file's encrypted checksum.
+    pub fn prove(&self, key: &DataKey) -> Result<()> {
+        cipher::open(&self.metadata.mac, key, &self.metadata.lastmodified).map(drop).map_err(|_| {
+            Error::failed("its data key does not open its checksum: it was tampered with or damaged")
+        })
+    }
+
     /// The data key, with the first of `identities` that is one of the file's recipients.
     pub fn data_key<'i>(&self, identities: &'i [Identity]) -> Result<(DataKey, &'i Identity)> {
         let mut tried = None;

@@ -1,0 +1,470 @@
+//! `post-provision-vm NAME [IP] [VMID]`: a new VM into the fleet.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::Args;
+use fleet_core::{
+    Error, Result,
+    cli::{ChangeArgs, CommonArgs},
+    definitions::{Addressing, Definitions, ManagedVm},
+    hosts::{Host, Hosts},
+    nix::edit::{self, Change, NewHost},
+    repo::Repo,
+    types::Vmid,
+    ui::Ui,
+};
+use serde::Serialize;
+
+use crate::{
+    apply::{Desk, Outcome, interrupted},
+    fleet::fleet_of,
+    identity::{Identity, Places},
+    inventory,
+    plan::Plan,
+    recipient::{HostKey, Recipient},
+    rules::{HostChange, Rules},
+    secrets,
+    trust::Source,
+};
+
+/// Options that `add`, `remove` and `secrets` share.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct CommitArgs {
+    /// Change the files and leave the commit to you
+    #[arg(long)]
+    pub no_commit: bool,
+    /// Change files that have uncommitted changes, and commit these too
+    #[arg(long)]
+    pub allow_dirty: bool,
+}
+
+/// Take a VM into the fleet
+#[derive(Debug, Clone, Args)]
+pub struct Add {
+    /// The VM: its name in vms/definitions.nix
+    #[arg(required = true)]
+    pub name: Option<String>,
+    /// Its address, for the commit message and for --trust-network
+    pub ip: Option<IpAddr>,
+    /// Its VMID; must be the one in vms/definitions.nix
+    pub vmid: Option<Vmid>,
+    /// The VM's public SSH host key, in a file (default: asked through the hypervisor)
+    #[arg(long, value_name = "FILE")]
+    pub host_key: Option<PathBuf>,
+    /// If the hypervisor can not tell the host key, believe whoever answers at the VM's address
+    #[arg(long, conflicts_with = "host_key")]
+    pub trust_network: bool,
+    /// Accept a host key that differs from the one on record
+    #[arg(long)]
+    pub rotate: bool,
+    /// Leave .sops.yaml and the secrets as they are
+    #[arg(long)]
+    pub no_secrets: bool,
+    /// What to commit.
+    #[command(flatten)]
+    pub commit: CommitArgs,
+    /// Dry run, no questions.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// The answer with `--json`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer<'a> {
+    name: &'a str,
+    vmid: Vmid,
+    host_key: String,
+    fingerprint: String,
+    recipient: &'a Recipient,
+    dry_run: bool,
+    #[serde(flatten)]
+    outcome: &'a Outcome,
+    rewrapped: Vec<PathBuf>,
+    retired: &'a [String],
+    gained: &'a [String],
+    warnings: &'a [String],
+}
+
+/// What is known about the VM before anything is planned.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// Its definition.
+    pub vm: &'a ManagedVm,
+    /// Its host key.
+    pub key: HostKey,
+    /// Where the key came from, in words.
+    pub origin: String,
+    /// Its address, if known.
+    pub address: Option<IpAddr>,
+}
+
+/// A plan, and what it does to the rules.
+#[derive(Debug, Default)]
+pub struct Planned {
+    /// The plan.
+    pub plan: Plan,
+    /// Keys that nothing names any more.
+    pub retired: Vec<String>,
+    /// Rules whose secrets the VM can read from now on.
+    pub gained: Vec<String>,
+}
+
+impl Add {
+    /// Runs it.
+    pub fn run(&self, common: &CommonArgs) -> Result<()> {
+        let ui = common.ui();
+        let name = self.name.as_deref().unwrap_or_default();
+        let repo = common.repo(&format!("post-provision-vm --repo DIR {name}"))?;
+        let definitions = Definitions::load(&repo, common.nix)?;
+        let vm = definitions.managed(name).map_err(|e| e.now("nothing was changed"))?;
+        if let Some(given) = self.vmid.filter(|given| *given != vm.vmid) {
+            return Err(Error::conflict(format!(
+                "VMID {given} is not that of '{}', which is {}",
+                vm.name, vm.vmid
+            ))
+            .now("nothing was changed")
+            .hint(format!("give {}, or leave it out", vm.vmid)));
+        }
+        // Read and check the file before the key is asked for over the network.
+        drop(Hosts::load(&repo, common.nix)?);
+
+        ui.step(format!("Reading the host key of '{}'...", vm.name));
+        let (key, origin) = self.key(vm, &repo, ui)?;
+        ui.done(format!("Host key {} ({origin})", key.fingerprint()));
+        let facts = Facts { vm, key, origin, address: self.ip.or_else(|| fixed_address(vm)) };
+
+        if self.change.dry_run {
+            if interrupted(&repo) {
+                return Err(Error::partly_done(
+                    "an interrupted run has to be finished before anything can be planned",
+                )
+                .hint("run this without --dry-run: it finishes that one first"));
+            }
+            let planned = self.plan(&repo, &definitions, common, &facts)?;
+            return self.show_dry_run(&planned, &facts, ui);
+        }
+        let mut desk = Desk::open(&repo, ui)?;
+        let planned = self.plan(&repo, &definitions, common, &facts)?;
+        let Planned { plan, .. } = &planned;
+        for warning in plan.warnings.iter().chain(&plan.secrets.warnings) {
+            ui.warn(warning);
+        }
+        if plan.is_empty() {
+            let outcome = desk.catch_up(!self.commit.no_commit)?;
+            match &outcome {
+                Some(outcome) if outcome.commit.is_some() => committed(outcome, ui),
+                _ => ui.done(format!("Nothing to do: '{}' is in the fleet", vm.name)),
+            }
+            return self.answer(&planned, &facts, &outcome.unwrap_or_default(), ui);
+        }
+        if !self.commit.allow_dirty {
+            desk.refuse_dirty(plan)?;
+        }
+        ui.say(format!("This will change {}:", files(plan.paths().len())));
+        plan.summary().iter().for_each(|line| ui.say(line));
+        if !self.change.yes && !ui.confirm("Continue?")? {
+            ui.say("Nothing was changed.");
+            return Ok(());
+        }
+        let outcome = desk.apply(plan, !self.commit.no_commit)?;
+        ui.done(format!("Changed {}", files(outcome.changed.len())));
+        committed(&outcome, ui);
+        ui.done(format!("'{}' is in the fleet", vm.name));
+        self.answer(&planned, &facts, &outcome, ui)
+    }
+
+    fn key(&self, vm: &ManagedVm, repo: &Repo, ui: Ui) -> Result<(HostKey, String)> {
+        let get = |source: Source| Ok((source.host_key(repo.root(), ui)?, source.describe()));
+        if let Some(file) = &self.host_key {
+            return get(Source::File(file.clone()));
+        }
+        let through_agent = get(Source::Agent(vm.vmid));
+        match (through_agent, self.ip.or_else(|| fixed_address(vm))) {
+            (Err(error), Some(address))
+                if self.trust_network && error.kind() != fleet_core::Kind::Refused =>
+            {
+                ui.warn(error.chain());
+                get(Source::Network(address))
+            }
+            (Err(error), None) if self.trust_network => Err(error
+                .hint("--trust-network needs the VM's address: post-provision-vm NAME IP --trust-network")),
+            (outcome, _) => outcome,
+        }
+    }
+
+    fn plan(
+        &self,
+        repo: &Repo,
+        definitions: &Definitions,
+        common: &CommonArgs,
+        facts: &Facts<'_>,
+    ) -> Result<Planned> {
+        let hosts = Hosts::load(repo, common.nix)?;
+        let ui = common.ui();
+        let identities = move || {
+            let (identities, notes) = Places::from_env().identities()?;
+            notes.iter().for_each(|note| ui.detail(note));
+            Ok(identities)
+        };
+        plan(repo, definitions, &hosts, facts, self.rotate, !self.no_secrets, identities)
+    }
+
+    fn show_dry_run(&self, planned: &Planned, facts: &Facts<'_>, ui: Ui) -> Result<()> {
+        let plan = &planned.plan;
+        for warning in plan.warnings.iter().chain(&plan.secrets.warnings) {
+            ui.warn(warning);
+        }
+        plan.notes.iter().for_each(|note| ui.say(note));
+        if plan.is_empty() {
+            ui.done(format!("Nothing to do: '{}' is in the fleet", facts.vm.name));
+        }
+        if ui.json() {
+            let outcome = Outcome { changed: plan.paths(), ..Outcome::default() };
+            return self.answer(planned, facts, &outcome, ui);
+        }
+        ui.data(plan.diff())
+    }
+
+    fn answer(&self, planned: &Planned, facts: &Facts<'_>, outcome: &Outcome, ui: Ui) -> Result<()> {
+        if !ui.json() {
+            return Ok(());
+        }
+        ui.json_line(&Answer {
+            name: facts.vm.name.as_str(),
+            vmid: facts.vm.vmid,
+            host_key: facts.key.line(),
+            fingerprint: facts.key.fingerprint(),
+            recipient: &facts.key.recipient()?,
+            dry_run: self.change.dry_run,
+            outcome,
+            rewrapped: planned.plan.secrets.rewraps.iter().map(|rewrap| rewrap.path.clone()).collect(),
+            retired: &planned.retired,
+            gained: &planned.gained,
+            warnings: &planned.plan.warnings,
+        })
+    }
+}
+
+/// Says what was committed.
+pub(crate) fn committed(outcome: &Outcome, ui: Ui) {
+    if let Some(commit) = &outcome.commit {
+        ui.done(format!("Committed as {commit}"));
+    }
+}
+
+/// "1 file", "5 files".
+pub(crate) fn files(count: usize) -> String {
+    if count == 1 { "1 file".to_owned() } else { format!("{count} files") }
+}
+
+fn fixed_address(vm: &ManagedVm) -> Option<IpAddr> {
+    match vm.addressing {
+        Addressing::Dhcp => None,
+        Addressing::Static(cidr) => Some(cidr.address),
+    }
+}
+
+/// Everything that taking the VM into the fleet changes, verified.
+pub fn plan(
+    repo: &Repo,
+    definitions: &Definitions,
+    hosts: &Hosts,
+    facts: &Facts<'_>,
+    rotate: bool,
+    with_secrets: bool,
+    identities: impl FnOnce() -> Result<Vec<Identity>>,
+) -> Result<Planned> {
+    let name = facts.vm.name.as_str();
+    let mut planned = Planned::default();
+    let previous = previous_key(hosts, name, &facts.key, rotate)?;
+    let rotated = previous.as_ref().is_some_and(|previous| *previous != facts.key);
+
+    // hosts.nix
+    let hosts_path = repo.hosts();
+    let relative = |path: &std::path::Path| path.strip_prefix(repo.root()).unwrap_or(path).to_owned();
+    let before = read(&hosts_path)?;
+    let mut hosts_after = hosts.clone();
+    let line = facts.key.line();
+    match hosts_after.hosts.iter_mut().find(|host| host.name == name) {
+        Some(_) if previous.as_ref() == Some(&facts.key) => {}
+        Some(host) => {
+            let after = edit::set_attr(&before, name, "publicKey", &line)?;
+            let change =
+                Change::Set { host: name.to_owned(), attr: "publicKey".to_owned(), value: line.clone() };
+            edit::verified(&before, &after, &hosts_path, &change)?;
+            let what = if rotated { "another publicKey" } else { "publicKey in place of the placeholder" };
+            planned.plan.text(&relative(&hosts_path), Some(&before), after, format!("{what} for {name}"));
+            host.public_key = Some(line);
+        }
+        None => {
+            let new = new_host(repo, hosts, facts.vm, &line)?;
+            let after = edit::insert_host(&before, name, &new)?;
+            edit::verified(
+                &before,
+                &after,
+                &hosts_path,
+                &Change::Insert { name: name.to_owned(), host: new },
+            )?;
+            planned.plan.text(&relative(&hosts_path), Some(&before), after, format!("new entry {name}"));
+            hosts_after.hosts.push(Host { name: name.to_owned(), public_key: Some(line), ..Host::default() });
+        }
+    }
+
+    // The rules and the secrets
+    let recipient = facts.key.recipient()?;
+    match repo.sops_rules().filter(|_| with_secrets) {
+        Some(path) => {
+            let known: Vec<Recipient> =
+                previous.iter().filter(|_| rotated).map(HostKey::recipient).collect::<Result<_>>()?;
+            let text = read(&path)?;
+            let rules = Rules::parse(&text, &path)?;
+            let fleet = fleet_of(definitions, hosts);
+            let change = HostChange { host: name, recipient: Some(&recipient), known: &known };
+            let edited = rules.with_host(&change, &fleet, &path)?;
+            let after = Rules::parse(&edited.text, &path)?;
+            for (rule, other) in &edited.withheld {
+                planned.plan.notes.push(format!("{rule} is {other}'s own: {name} does not join it"));
+            }
+            if !after.rules.iter().any(|rule| rule.age_keys().any(|key| key == recipient.as_str())) {
+                planned.plan.warnings.push(format!(
+                    "no rule in {} lists hosts of the fleet: {name} will not be able to read any secret",
+                    relative(&path).display()
+                ));
+            }
+            let what = match edited.gained.len() {
+                0 => format!("key of {name}"),
+                1 => format!("key of {name}, in 1 more rule"),
+                several => format!("key of {name}, in {several} more rules"),
+            };
+            planned.plan.text(&relative(&path), Some(&text), edited.text, what);
+            let mut warnings = Vec::new();
+            let found = secrets::find(repo, &path, &after, &mut warnings)?;
+            planned.plan.secrets = secrets::plan(&found, &after, &edited.retired, identities)?;
+            planned.plan.secrets.warnings.splice(0..0, warnings);
+            planned
+                .plan
+                .notes
+                .extend(edited.retired.iter().map(|key| format!("retired key of {name}: {key}")));
+            (planned.retired, planned.gained) = (edited.retired, edited.gained);
+        }
+        None if with_secrets => {
+            planned.plan.warnings.push("there is no .sops.yaml: no secret is shared with anybody".to_owned());
+        }
+        None => {}
+    }
+    plan_inventory(repo, definitions, &hosts_after, &mut planned.plan)?;
+    planned.plan.message = message(facts, &planned, rotated)?;
+    Ok(planned)
+}
+
+/// The inventory brought up to date.
+pub(crate) fn plan_inventory(
+    repo: &Repo,
+    definitions: &Definitions,
+    hosts: &Hosts,
+    plan: &mut Plan,
+) -> Result<()> {
+    let path = repo.inventory();
+    let relative = path.strip_prefix(repo.root()).unwrap_or(&path);
+    let before = if path.exists() { Some(read(&path)?) } else { None };
+    let generated = inventory::generate(definitions, hosts);
+    let text = before.as_deref().unwrap_or("# Machines\n");
+    let (after, appended) =
+        inventory::refreshed(text, &generated).map_err(|e| e.context(relative.display()))?;
+    let what = match (&before, appended) {
+        (None, _) => "created",
+        (Some(_), true) => "the generated part is appended: it had no markers",
+        (Some(_), false) => "brought up to date",
+    };
+    plan.text(relative, before.as_deref(), after, what);
+    Ok(())
+}
+
+pub(crate) fn read(path: &std::path::Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))
+}
+
+/// The host's key on record, if it is one. Stops when it is another one, or another host has this one.
+fn previous_key(hosts: &Hosts, name: &str, key: &HostKey, rotate: bool) -> Result<Option<HostKey>> {
+    let on_record = |host: &Host| host.public_key.as_deref().and_then(|line| HostKey::parse(line).ok());
+    if let Some(other) =
+        hosts.hosts.iter().find(|host| host.name != name && on_record(host).as_ref() == Some(key))
+    {
+        return Err(Error::conflict(format!(
+            "'{}' has the host key {} already",
+            other.name,
+            key.fingerprint()
+        ))
+        .now("two hosts with one key can read each other's secrets; nothing was changed")
+        .hint(format!("is this the address of {}? else let the VM generate a key of its own", other.name)));
+    }
+    let previous = hosts.get(name).and_then(on_record);
+    match &previous {
+        Some(previous) if previous != key && !rotate => {
+            Err(Error::unreachable(format!("the host key of '{name}' is not the one on record"))
+                .now(format!("on record: {}", previous.fingerprint()))
+                .now(format!("offered:   {}", key.fingerprint()))
+                .now("nothing was changed")
+                .hint("if the VM was installed anew, accept its key: --rotate")
+                .hint("if not, somebody else may be answering in its place"))
+        }
+        _ => Ok(previous),
+    }
+}
+
+fn new_host(repo: &Repo, hosts: &Hosts, vm: &ManagedVm, key: &str) -> Result<NewHost> {
+    let user = match (&vm.user, hosts.common_user()) {
+        (Some(user), _) => user.to_string(),
+        (None, Some(user)) => user.to_owned(),
+        (None, None) => {
+            return Err(Error::usage(format!("can not tell the login of '{}'", vm.name))
+                .now("its definition has no `user`, and the hosts in hosts.nix do not share one")
+                .hint(format!("give managed.{} in vms/definitions.nix a `user`", vm.name)));
+        }
+    };
+    let file = |name: &str| {
+        let path = repo.host_dir(&vm.nixos_config).join(name);
+        path.is_file().then(|| format!("./hosts/{}/{name}", vm.nixos_config))
+    };
+    let alike: Vec<&Host> = hosts.hosts.iter().filter(|h| h.user.as_deref() == Some(user.as_str())).collect();
+    let shared = |get: &dyn Fn(&Host) -> Option<&String>| {
+        let first = alike.first().and_then(|host| get(host))?;
+        alike.iter().all(|host| get(host) == Some(first)).then(|| first.clone())
+    };
+    Ok(NewHost {
+        configuration_file: file("configuration.nix"),
+        home_file: file("home.nix"),
+        home_directory: Some(
+            shared(&|h| h.home_directory.as_ref()).unwrap_or_else(|| format!("/home/{user}")),
+        ),
+        ssh_key_name: shared(&|h| h.ssh_key_name.as_ref()),
+        user: Some(user),
+        hostname: Some(vm.hostname.to_string()),
+        ssh_alias: Some(vm.ssh_alias.clone()),
+        public_key: Some(key.to_owned()),
+        ..NewHost::default()
+    })
+}
+
+fn message(facts: &Facts<'_>, planned: &Planned, rotated: bool) -> Result<String> {
+    let vm = facts.vm;
+    let mut text = if rotated {
+        format!("feat(vms): rotate the host key of {}\n\n", vm.name)
+    } else {
+        format!("feat(vms): add {} to fleet\n\n", vm.name)
+    };
+    let mut line = |what: &str, value: String| text.push_str(&format!("{what}: {value}\n"));
+    line("VMID", vm.vmid.to_string());
+    if let Some(address) = facts.address {
+        line("Address", address.to_string());
+    }
+    line("Size", format!("{} cores, {} MiB memory, {} on {}", vm.cores, vm.memory, vm.disk, vm.storage));
+    line("Host key", format!("{} ({})", facts.key.fingerprint(), facts.origin));
+    line("Age recipient", facts.key.recipient()?.to_string());
+    for key in &planned.retired {
+        line("Retired recipient", key.clone());
+    }
+    line("Secrets wrapped anew", planned.plan.secrets.rewraps.len().to_string());
+    Ok(text)
+}

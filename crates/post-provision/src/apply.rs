@@ -1,0 +1,187 @@
+//! A plan put in place: dirty files refused, everything staged and renamed under the journal, one commit.
+
+use std::path::{Path, PathBuf};
+
+use fleet_core::{
+    Error, Kind, Result,
+    files::{self, Lock, Recovery},
+    repo::Repo,
+    ui::Ui,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    git::{Git, Reason},
+    plan::Plan,
+};
+
+/// Beside the journal: a commit that is still to be made of files that are in place.
+const PENDING: &str = "pending-commit.json";
+
+/// The repository, locked, with nothing half-done in it.
+#[derive(Debug)]
+pub struct Desk<'a> {
+    repo: &'a Repo,
+    ui: Ui,
+    state: PathBuf,
+    lock: Lock,
+    git: Option<Git>,
+    /// A commit that an earlier run could not make.
+    pending: Option<Pending>,
+}
+
+/// A commit to be made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Pending {
+    message: String,
+    /// Paths relative to the repository and the checksums they must have.
+    files: Vec<(PathBuf, String)>,
+}
+
+/// What became of a plan.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Outcome {
+    /// Files that changed, relative to the repository.
+    pub changed: Vec<PathBuf>,
+    /// Short name of the commit.
+    pub commit: Option<String>,
+    /// Why there is none, if one was wanted.
+    pub not_committed: Option<String>,
+}
+
+/// Whether an interrupted run has to be finished before anything can be planned.
+pub fn interrupted(repo: &Repo) -> bool {
+    files::interrupted(&files::state_dir(repo.root()))
+}
+
+impl<'a> Desk<'a> {
+    /// Locks the repository, and finishes or takes back what an interrupted run left.
+    pub fn open(repo: &'a Repo, ui: Ui) -> Result<Desk<'a>> {
+        let state = files::state_dir(repo.root());
+        let lock = Lock::take(&state)?;
+        match files::recover(&lock, &state)? {
+            Recovery::Clean => {}
+            Recovery::Completed(files) => ui.warn(format!(
+                "finished an interrupted run: {} put in place",
+                crate::add::files(files.len())
+            )),
+            Recovery::TakenBack => ui.warn("took back an interrupted run: it had changed nothing"),
+        }
+        let mut desk = Desk { repo, ui, state, lock, git: Git::find(repo.root()), pending: None };
+        desk.pending = desk.read_pending()?;
+        Ok(desk)
+    }
+
+    fn pending_path(&self) -> PathBuf {
+        self.state.join(PENDING)
+    }
+
+    /// A commit that is still to be made; one that no longer fits the files is forgotten.
+    fn read_pending(&self) -> Result<Option<Pending>> {
+        let Ok(text) = std::fs::read(self.pending_path()) else { return Ok(None) };
+        let fits = serde_json::from_slice::<Pending>(&text).ok().filter(|pending| {
+            let is_as_left = |(path, sum): &(PathBuf, String)| {
+                files::checksum_of(&self.repo.root().join(path)).is_ok_and(|now| now.as_deref() == Some(sum))
+            };
+            pending.files.iter().all(is_as_left)
+        });
+        if fits.is_none() {
+            self.forget_pending()?;
+        }
+        Ok(fits)
+    }
+
+    fn forget_pending(&self) -> Result<()> {
+        match std::fs::remove_file(self.pending_path()) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io("remove", &self.pending_path(), e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the commit that an earlier run could not make.
+    pub fn catch_up(&mut self, commit: bool) -> Result<Option<Outcome>> {
+        let Some(pending) = self.pending.take() else { return Ok(None) };
+        if !commit {
+            return Ok(None);
+        }
+        self.ui.step("Committing what an earlier run changed...");
+        let mut outcome = Outcome {
+            changed: pending.files.iter().map(|(path, _)| path.clone()).collect(),
+            ..Outcome::default()
+        };
+        self.commit(&pending, &mut outcome)?;
+        Ok(Some(outcome))
+    }
+
+    /// Refuses by name those files of a plan that have changes of the user's own.
+    pub fn refuse_dirty(&self, plan: &Plan) -> Result<()> {
+        let Some(git) = &self.git else { return Ok(()) };
+        let existing: Vec<PathBuf> =
+            plan.paths().into_iter().filter(|path| self.repo.root().join(path).exists()).collect();
+        let dirty = git.dirty(&existing)?;
+        if dirty.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<String> = dirty.iter().map(|path| path.display().to_string()).collect();
+        let verb = if names.len() == 1 { "has" } else { "have" };
+        Err(Error::refused(format!("refused: {} {verb} uncommitted changes", names.join(", ")))
+            .now("nothing was changed")
+            .hint(format!("commit or stash them: git stash push -- {}", names.join(" ")))
+            .hint("or take them along: --allow-dirty"))
+    }
+
+    /// Puts everything in place and commits it.
+    pub fn apply(&self, plan: &Plan, commit: bool) -> Result<Outcome> {
+        let root = self.repo.root();
+        let changes = plan.changes(root);
+        let mut outcome = Outcome { changed: plan.paths(), ..Outcome::default() };
+        let sums = plan.paths().into_iter().zip(changes.iter().map(|change| files::checksum(&change.after)));
+        let pending = Pending { message: plan.message.clone(), files: sums.collect() };
+        if commit {
+            let text =
+                serde_json::to_vec(&pending).map_err(|e| Error::failed("can not write JSON").caused_by(e))?;
+            let path = self.pending_path();
+            std::fs::write(&path, text)
+                .map_err(|e| Error::io("write", &path, e).now("no file was changed"))?;
+        }
+        files::apply(&self.lock, root, &self.state, &changes)?;
+        if commit {
+            self.commit(&pending, &mut outcome)?;
+        }
+        Ok(outcome)
+    }
+
+    fn commit(&self, pending: &Pending, outcome: &mut Outcome) -> Result<()> {
+        let hindrance = match &self.git {
+            None => Some(Reason::NoGit),
+            Some(git) => git.hindrance()?,
+        };
+        let paths: Vec<PathBuf> = pending.files.iter().map(|(path, _)| path.clone()).collect();
+        match (&self.git, hindrance) {
+            (Some(git), None) => match git.commit(&paths, &pending.message) {
+                Ok(Some(name)) => outcome.commit = Some(name),
+                Ok(None) => outcome.not_committed = Some(Reason::Ignored.describe()),
+                Err(error) => {
+                    return Err(error
+                        .context("the files are in place, but git would not commit them")
+                        .with_kind(Kind::PartlyDone)
+                        .now(format!("changed and not committed: {}", shown(&paths)))
+                        .hint("mend what git says and run the same command again: it commits them"));
+                }
+            },
+            (_, reason) => outcome.not_committed = reason.map(|reason| reason.describe()),
+        }
+        if let Some(why) = &outcome.not_committed {
+            self.ui.warn(format!("not committed: {why}; the files are kept: {}", shown(&paths)));
+        }
+        self.forget_pending()
+    }
+}
+
+fn shown(paths: &[PathBuf]) -> String {
+    let names: Vec<String> = paths.iter().map(|path: &PathBuf| Path::display(path).to_string()).collect();
+    names.join(", ")
+}

@@ -1,0 +1,40 @@
+//! The command line.
+
+use clap::{Parser, Subcommand};
+use fleet_core::cli::CommonArgs;
+
+use crate::add::Add;
+
+/// Takes a VM into the fleet: host key, hosts.nix, sops recipients, secrets, inventory, commit. All files change or
+/// none does; a second run finishes what a first one could not.
+#[derive(Debug, Parser)]
+#[command(
+    name = "post-provision-vm",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// Options of every tool.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// Another verb than adding.
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+    /// Adding.
+    #[command(flatten)]
+    pub add: Add,
+}
+
+/// What can be done besides adding.
+#[derive(Debug, Subcommand)]
+pub enum Verb {}
+
+/// Runs what the command line says.
+pub fn run(cli: &Cli) -> anyhow::Result<()> {
+    match &cli.verb {
+        Some(verb) => match *verb {},
+        None => Ok(cli.add.run(&cli.common)?),
+    }
+}

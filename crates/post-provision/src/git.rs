@@ -1,0 +1,182 @@
+//! What is asked of git: which of our files have changes of the user's own, and one commit of nothing but our
+//! paths. The user's index, hooks and signing stay as they are.
+
+use std::path::{Path, PathBuf};
+
+use fleet_core::{
+    Result,
+    child::{Command, find_program},
+    deadline::Deadline,
+};
+
+/// Longest wait for git itself, in seconds; hooks and signing may take their time.
+const LIMIT: u64 = 30;
+const COMMIT_LIMIT: u64 = 900;
+
+/// The git work tree that the fleet repository is in.
+#[derive(Debug, Clone)]
+pub struct Git {
+    root: PathBuf,
+    program: PathBuf,
+}
+
+/// Why nothing is committed, although it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// No git program, or no work tree.
+    NoGit,
+    /// HEAD is no branch.
+    Detached,
+    /// A merge, rebase, cherry-pick, revert or bisect is going on.
+    Busy(&'static str),
+    /// git ignores every path.
+    Ignored,
+}
+
+impl Reason {
+    /// In words.
+    pub fn describe(&self) -> String {
+        match self {
+            Reason::NoGit => "this is no git repository".to_owned(),
+            Reason::Detached => "HEAD is detached: a commit would belong to no branch".to_owned(),
+            Reason::Busy(what) => format!("{what} is in progress"),
+            Reason::Ignored => "git ignores the changed files".to_owned(),
+        }
+    }
+}
+
+impl Git {
+    /// The work tree around `root`, if there is one and git is installed.
+    pub fn find(root: &Path) -> Option<Git> {
+        let git = Git { root: root.to_owned(), program: find_program("git")? };
+        let inside = git.run(&["rev-parse", "--is-inside-work-tree"]).ok()?;
+        (inside.trim() == "true").then_some(git)
+    }
+
+    fn command(&self) -> Command {
+        // Messages are read by us in a few places; file names are never quoted.
+        Command::new(&self.program)
+            .arg("-C")
+            .arg(&self.root)
+            .args(["-c", "core.quotePath=false", "-c", "core.fsmonitor=false"])
+            .env("LC_ALL", "C")
+            .env("GIT_OPTIONAL_LOCKS", "0")
+    }
+
+    fn run(&self, args: &[&str]) -> Result<String> {
+        Ok(self.command().args(args).output(Deadline::secs(LIMIT))?.checked()?.stdout_text())
+    }
+
+    /// Those of `paths` (relative to the fleet repository) that differ from the last commit, or exist without
+    /// being in it.
+    pub fn dirty(&self, paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+        if paths.is_empty() {
+            return Ok(Vec::new());
+        }
+        let prefix = self.run(&["rev-parse", "--show-prefix"])?.trim().to_owned();
+        // Paths as they are, never patterns; NUL between them, as any name may hold anything else.
+        let output = self
+            .command()
+            .arg("--literal-pathspecs")
+            .args([
+                "status",
+                "--porcelain=v1",
+                "-z",
+                "--no-renames",
+                "--untracked-files=all",
+                "--ignored=no",
+                "--",
+            ])
+            .args(paths)
+            .output(Deadline::secs(LIMIT))?
+            .checked()?;
+        let text = output.stdout_text();
+        Ok(text
+            .split('\0')
+            .filter_map(|entry| entry.get(3..))
+            .map(|path| PathBuf::from(path.strip_prefix(prefix.as_str()).unwrap_or(path)))
+            .collect())
+    }
+
+    /// Why a commit would not be right now, if so.
+    pub fn hindrance(&self) -> Result<Option<Reason>> {
+        let dir = PathBuf::from(self.run(&["rev-parse", "--absolute-git-dir"])?.trim_end_matches('\n'));
+        let going_on = [
+            ("rebase-merge", "a rebase"),
+            ("rebase-apply", "a rebase"),
+            ("MERGE_HEAD", "a merge"),
+            ("CHERRY_PICK_HEAD", "a cherry-pick"),
+            ("REVERT_HEAD", "a revert"),
+            ("BISECT_LOG", "a bisect"),
+        ];
+        if let Some((_, what)) = going_on.iter().find(|(file, _)| dir.join(file).exists()) {
+            return Ok(Some(Reason::Busy(what)));
+        }
+        let on_a_branch =
+            self.command().args(["symbolic-ref", "-q", "HEAD"]).output(Deadline::secs(LIMIT))?.success();
+        Ok((!on_a_branch).then_some(Reason::Detached))
+    }
+
+    /// Commits exactly `paths`; gives the new commit's short name, or `None` when they hold nothing new.
+    pub fn commit(&self, paths: &[PathBuf], message: &str) -> Result<Option<String>> {
+        let ignored = self.command().args(["check-ignore", "-z", "--stdin"]).stdin(nul_separated(paths));
+        let ignored = ignored.output(Deadline::secs(LIMIT))?.stdout_text();
+        let paths: Vec<PathBuf> = paths
+            .iter()
+            .filter(|path| !ignored.split('\0').any(|i| Path::new(i) == path.as_path()))
+            .cloned()
+            .collect();
+        if self.dirty(&paths)?.is_empty() {
+            return Ok(None);
+        }
+        let tracked = self
+            .command()
+            .arg("--literal-pathspecs")
+            .args(["ls-files", "-z", "--"])
+            .args(&paths)
+            .output(Deadline::secs(LIMIT))?
+            .checked()?
+            .stdout_text();
+        let new: Vec<&PathBuf> = paths
+            .iter()
+            .filter(|path| !tracked.split('\0').any(|t| Path::new(t) == path.as_path()))
+            .collect();
+        // `commit --only` takes what git knows; an intention to add is all it needs to know.
+        if !new.is_empty() {
+            self.command()
+                .arg("--literal-pathspecs")
+                .args(["add", "--intent-to-add", "--"])
+                .args(&new)
+                .output(Deadline::secs(LIMIT))?
+                .checked()?;
+        }
+        let committed = self
+            .command()
+            .arg("--literal-pathspecs")
+            // Signing may ask for a passphrase on the terminal.
+            .foreground()
+            .args(["commit", "--quiet", "--only", "--file=-", "--"])
+            .args(&paths)
+            .stdin(message)
+            .output(Deadline::secs(COMMIT_LIMIT))
+            .and_then(fleet_core::child::Output::checked);
+        if let Err(error) = committed {
+            if !new.is_empty() {
+                // The index as it was; if that fails too, the first failure is the one to tell.
+                let _ = self
+                    .command()
+                    .arg("--literal-pathspecs")
+                    .args(["rm", "--quiet", "--cached", "--"])
+                    .args(&new)
+                    .output(Deadline::secs(LIMIT));
+            }
+            return Err(error);
+        }
+        Ok(Some(self.run(&["rev-parse", "--short", "HEAD"])?.trim().to_owned()))
+    }
+}
+
+fn nul_separated(paths: &[PathBuf]) -> Vec<u8> {
+    use std::os::unix::ffi::OsStrExt;
+    paths.iter().flat_map(|path| path.as_os_str().as_bytes().iter().copied().chain([0])).collect()
+}

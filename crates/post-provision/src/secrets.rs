@@ -1,0 +1,254 @@
+//! Every secret and the rule that governs it: what has to be wrapped anew so that each file opens for exactly the
+//! recipients that its rule names.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use fleet_core::{Error, Result, repo::Repo};
+use walkdir::WalkDir;
+
+use crate::{
+    identity::Identity,
+    recipient::Recipient,
+    rules::Rules,
+    sops::{AgeEntry, SecretFile},
+};
+
+/// Larger files are no secrets that sops would have made.
+const LARGEST: u64 = 64 << 20;
+
+/// One secret that changes.
+#[derive(Debug, Clone)]
+pub struct Rewrap {
+    /// Relative to the repository.
+    pub path: PathBuf,
+    /// The file as it is.
+    pub before: Vec<u8>,
+    /// The file as it shall be; differs in its `age` block only.
+    pub after: Vec<u8>,
+    /// Recipients that can open it from now on and could not before.
+    pub added: Vec<String>,
+    /// Recipients that can not open it any more.
+    pub removed: Vec<String>,
+}
+
+/// What is to be done to the secrets.
+#[derive(Debug, Clone, Default)]
+pub struct SecretsPlan {
+    /// Files that change.
+    pub rewraps: Vec<Rewrap>,
+    /// Files that are as their rule says.
+    pub fresh: usize,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+}
+
+/// A file with sops metadata, and what should become of it.
+#[derive(Debug)]
+pub struct Found {
+    /// Relative to the repository.
+    pub path: PathBuf,
+    file: SecretFile,
+    rule: Option<usize>,
+}
+
+/// One secret that is not as its rule says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Relative to the repository.
+    pub path: PathBuf,
+    /// Recipients that its rule names and that it does not have.
+    pub missing: Vec<String>,
+    /// Recipients that it has and its rule does not name.
+    pub surplus: Vec<String>,
+}
+
+/// Every file with sops metadata below `secrets/` and below the rules' directory, in the order of their names.
+pub fn find(repo: &Repo, rules_file: &Path, rules: &Rules, warnings: &mut Vec<String>) -> Result<Vec<Found>> {
+    let rules_dir = rules_file.parent().unwrap_or_else(|| repo.root());
+    let mut places = vec![repo.secrets()];
+    if rules_dir == repo.root() {
+        places = vec![repo.root().to_owned()];
+    } else if !repo.secrets().starts_with(rules_dir) {
+        places.push(rules_dir.to_owned());
+    }
+    let mut found = Vec::new();
+    for place in places.iter().filter(|place| place.is_dir()) {
+        let walk = WalkDir::new(place).follow_links(false).sort_by_file_name().into_iter();
+        for entry in walk.filter_entry(|entry| entry.depth() == 0 || !is_foreign(entry)) {
+            let entry = entry.map_err(|e| {
+                Error::failed(format!("can not look through {}", place.display())).caused_by(e)
+            })?;
+            if !entry.file_type().is_file() || entry.path() == rules_file {
+                continue;
+            }
+            if entry.metadata().is_ok_and(|meta| meta.len() > LARGEST) {
+                continue;
+            }
+            let Ok(path) = entry.path().strip_prefix(repo.root()) else { continue };
+            if let Some(file) = SecretFile::load(entry.path())? {
+                let below =
+                    entry.path().strip_prefix(rules_dir).ok().map(|p| p.to_string_lossy().into_owned());
+                let governing = rules.governing(below.as_deref(), &path.to_string_lossy());
+                if let Some((index, true)) = governing {
+                    let warning = format!(
+                        "{}: read as the path from the repository's root; sops itself would not match it so",
+                        rules.rules[index].name()
+                    );
+                    if !warnings.contains(&warning) {
+                        warnings.push(warning);
+                    }
+                }
+                found.push(Found { path: path.to_owned(), file, rule: governing.map(|(index, _)| index) });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Directories that hold nothing of ours.
+fn is_foreign(entry: &walkdir::DirEntry) -> bool {
+    if !entry.file_type().is_dir() {
+        return false;
+    }
+    let name = entry.file_name().to_string_lossy();
+    matches!(name.as_ref(), ".git" | ".fleet" | "target" | "node_modules" | ".direnv")
+        // Another repository inside this one has its own rules.
+        || entry.path().join(".git").exists()
+}
+
+/// The files that are not as their rules say; those whose rule can not be told from here are errors.
+pub fn differences(found: &[Found], rules: &Rules) -> Result<Vec<Difference>> {
+    let mut out = Vec::new();
+    for secret in found {
+        let Some(rule) = secret.rule.map(|index| &rules.rules[index]) else { continue };
+        let (missing, surplus) = compare(&secret.file, rule.age_keys());
+        if !missing.is_empty() || !surplus.is_empty() {
+            out.push(Difference { path: secret.path.clone(), missing, surplus });
+        }
+    }
+    Ok(out)
+}
+
+fn compare<'r>(file: &SecretFile, wanted: impl Iterator<Item = &'r str>) -> (Vec<String>, Vec<String>) {
+    let has: BTreeSet<&str> = file.recipients().collect();
+    let wanted: BTreeSet<&str> = wanted.collect();
+    let owned =
+        |set: std::collections::btree_set::Difference<'_, &str>| set.map(|r| (*r).to_owned()).collect();
+    (owned(wanted.difference(&has)), owned(has.difference(&wanted)))
+}
+
+/// Brings every secret to its rule. `identities` is asked only when something has to be opened; `retired` are keys
+/// that no file should carry any more.
+///
+/// Everything is verified here: each new text opens to the same data key, which is proven to be the file's own, has
+/// exactly the rule's recipients, and is unchanged outside of the `age` block. One file that can not be done fails
+/// all; the error names every such file.
+pub fn plan(
+    found: &[Found],
+    rules: &Rules,
+    retired: &[String],
+    identities: impl FnOnce() -> Result<Vec<Identity>>,
+) -> Result<SecretsPlan> {
+    let mut plan = SecretsPlan::default();
+    let mut todo = Vec::new();
+    for secret in found {
+        let Some(rule) = secret.rule.map(|index| &rules.rules[index]) else {
+            let shown = secret.path.display();
+            plan.warnings.push(
+                match retired.iter().find(|key| secret.file.recipients().any(|r| r == key.as_str())) {
+                    Some(key) => {
+                        format!("{shown}: no rule governs it, and the retired key {key} still opens it")
+                    }
+                    None => format!("{shown}: no rule governs it; left as it is"),
+                },
+            );
+            continue;
+        };
+        let (missing, surplus) = compare(&secret.file, rule.age_keys());
+        if missing.is_empty() && surplus.is_empty() {
+            plan.fresh += 1;
+        } else {
+            todo.push((secret, rule, missing, surplus));
+        }
+    }
+    if todo.is_empty() {
+        return Ok(plan);
+    }
+    let identities = identities()?;
+    let mut faults = Vec::new();
+    for (secret, rule, added, removed) in todo {
+        let done = rule.recipients().and_then(|recipients| rewrap(&secret.file, &recipients, &identities));
+        match done {
+            Ok(after) => plan.rewraps.push(Rewrap {
+                path: secret.path.clone(),
+                before: secret.file.text().as_bytes().to_vec(),
+                after: after.into_bytes(),
+                added,
+                removed,
+            }),
+            Err(error) => faults.push(error.context(secret.path.display())),
+        }
+    }
+    if faults.is_empty() { Ok(plan) } else { Err(all_of(faults)) }
+}
+
+/// One error for all the files that could not be done.
+fn all_of(mut faults: Vec<Error>) -> Error {
+    if faults.len() == 1 {
+        return faults.remove(0).now("nothing was changed");
+    }
+    let mut error = Error::failed(format!("{} secrets can not be wrapped anew", faults.len()));
+    for fault in &faults {
+        error = error.now(fault.chain());
+    }
+    let (mut facts, mut hints) = (BTreeSet::new(), BTreeSet::new());
+    for fault in &faults {
+        facts.extend(fault.facts().iter().cloned());
+        hints.extend(fault.hints().iter().cloned());
+    }
+    error = facts.into_iter().fold(error, Error::now);
+    hints.into_iter().fold(error.now("nothing was changed"), Error::hint)
+}
+
+fn rewrap(file: &SecretFile, recipients: &[Recipient], identities: &[Identity]) -> Result<String> {
+    if let Some(kind) = file.metadata.others.first() {
+        return Err(Error::failed(format!("it has {kind} keys besides age"))
+            .hint("change it with `sops updatekeys`, which knows them"));
+    }
+    if recipients.is_empty() {
+        return Err(Error::failed("its rule names no recipient: nobody could open it any more"));
+    }
+    let (key, _) = file.data_key(identities)?;
+    file.prove(&key)?;
+    // Whoever wraps must be able to open the result, or it could not be verified.
+    let openers: Vec<Identity> =
+        identities.iter().filter(|identity| recipients.contains(identity.recipient())).cloned().collect();
+    if openers.is_empty() {
+        return Err(Error::refused("its rule names none of your keys: you could not open it any more")
+            .hint("run this with the identity of somebody whom the rule names"));
+    }
+    let entries =
+        recipients.iter().map(|recipient| key.wrap(recipient)).collect::<Result<Vec<AgeEntry>>>()?;
+    let after = file.with_entries(&entries)?;
+    let broken = |what: &str| Error::failed(format!("the new text would {what}"));
+    let parsed = SecretFile::parse(after.as_bytes())?.ok_or_else(|| broken("be no sops file"))?;
+    if parsed.metadata.age != entries {
+        return Err(broken("not have the recipients that were meant"));
+    }
+    if parsed.outside() != file.outside() {
+        return Err(broken("differ outside of the age block"));
+    }
+    let mut parsed = parsed;
+    parsed
+        .metadata
+        .age
+        .retain(|entry| openers.iter().any(|opener| opener.recipient().as_str() == entry.recipient));
+    let (again, _) = parsed.data_key(&openers)?;
+    if again != key {
+        return Err(broken("open to another data key"));
+    }
+    Ok(after)
+}

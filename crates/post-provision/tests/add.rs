@@ -1,0 +1,427 @@
+//! A VM taken into a fleet, by the program itself.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+mod common;
+
+use common::{Fleet, fails, fixtures, host_key, identity, recipient};
+use post_provision::sops::{SecretFile, decrypt_file};
+
+#[test]
+fn the_whole_way() {
+    let fleet = Fleet::committed();
+    let before = SecretFile::load(&fleet.path("secrets/values.yaml")).unwrap().unwrap();
+    fleet.write("unrelated", "mine\n");
+    fleet.git(&["add", "unrelated"]);
+    let said = fleet.add(&[]);
+    insta::assert_snapshot!(said.replace(&fleet.git(&["rev-parse", "--short", "HEAD"])[..7], "COMMIT"), @r"
+    ==> Reading the host key of 'new'...
+    ✓ Host key SHA256:5aNeTSzbj2y1Ya8UWlxPtCiMaqyj/IO0TwfI1aQkuR8 (given as a file)
+    This will change 7 files:
+      hosts.nix: new entry new
+      secrets/.sops.yaml: key of new, in 1 more rule
+      docs/machines.md: brought up to date
+      secrets/deep/values.ini: wrapped anew, 1 recipient more
+      secrets/plain-name: wrapped anew, 1 recipient more
+      secrets/values.json: wrapped anew, 1 recipient more
+      secrets/values.yaml: wrapped anew, 1 recipient more
+      rule 'hosts/web/.*' (line 5) is web's own: new does not join it
+    ✓ Changed 7 files
+    ✓ Committed as COMMIT
+    ✓ 'new' is in the fleet
+    ");
+    // The VM's own key opens what it may, and nothing else.
+    let new = identity("c");
+    assert_eq!(
+        decrypt_file(&fleet.path("secrets/values.yaml"), &new).unwrap().get("db.password"),
+        Some("canary-yaml-password")
+    );
+    assert_eq!(
+        decrypt_file(&fleet.path("secrets/plain-name"), &new).unwrap().get("API_KEY"),
+        Some("canary dotenv")
+    );
+    assert_eq!(
+        decrypt_file(&fleet.path("secrets/deep/values.ini"), &new).unwrap().get("sec.key"),
+        Some("canary-ini")
+    );
+    assert_eq!(decrypt_file(&fleet.path("secrets/values.json"), &new).unwrap().get("b.4.c"), Some("d"));
+    decrypt_file(&fleet.path("secrets/hosts/web/own.yaml"), &new).unwrap_err();
+    let after = SecretFile::load(&fleet.path("secrets/values.yaml")).unwrap().unwrap();
+    assert_eq!(before.outside(), after.outside());
+    // One commit of exactly these; what the user had staged is still staged.
+    let files = fleet.git(&["show", "--format=", "--name-only", "HEAD"]);
+    assert_eq!(
+        files.lines().collect::<Vec<_>>(),
+        [
+            "docs/machines.md",
+            "hosts.nix",
+            "secrets/.sops.yaml",
+            "secrets/deep/values.ini",
+            "secrets/plain-name",
+            "secrets/values.json",
+            "secrets/values.yaml"
+        ]
+    );
+    assert_eq!(fleet.git(&["status", "--porcelain"]), "A  unrelated\n");
+    insta::assert_snapshot!(fleet.git(&["log", "-1", "--format=%B"]), @r"
+    feat(vms): add new to fleet
+
+    VMID: 110
+    Address: 192.0.2.10
+    Size: 2 cores, 2048 MiB memory, 20G on local-zfs
+    Host key: SHA256:5aNeTSzbj2y1Ya8UWlxPtCiMaqyj/IO0TwfI1aQkuR8 (given as a file)
+    Age recipient: age1t4elcwgku9z52swdc05pq64src8n0tpqh0zav4gr46knwwgkvessnuws32
+    Secrets wrapped anew: 4
+    ");
+    insta::assert_snapshot!(fleet.git(&["show", "--format=", "HEAD", "--", "hosts.nix", "secrets/.sops.yaml"]), @r#"
+    diff --git a/hosts.nix b/hosts.nix
+    index 8816243..7293edd 100644
+    --- a/hosts.nix
+    +++ b/hosts.nix
+    @@ -9,4 +9,13 @@ in
+         publicKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIN+YGiYlad10cykwmD216vctFMbar5gNFSvbl4UgHLYC root@web";
+         authorizedKeys = keys;
+       };
+    +  new = {
+    +    configurationFile = ./hosts/new/configuration.nix;
+    +    user = "fleet";
+    +    homeDirectory = "/home/fleet";
+    +    hostname = "new";
+    +    sshAlias = "new";
+    +    publicKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA/hW56aZqII9uE1CTr8C+TTC7dPSM9UyjrlgrELSbWQ";
+    +    authorizedKeys = keys;
+    +  };
+     }
+    diff --git a/secrets/.sops.yaml b/secrets/.sops.yaml
+    index 1c8b0c8..1e1970f 100644
+    --- a/secrets/.sops.yaml
+    +++ b/secrets/.sops.yaml
+    @@ -1,6 +1,7 @@
+     keys:
+       - &operator age1xq88grtlr4z409kez75g87t20ma8lftfh5ypqetsxvwl66xfke0s9nqmqa # me
+       - &web age1fxhck9733ejghfn8ml3apz07l53rxr7ec8aeqvd8kvf2an5f8gvqdd7t2a
+    +  - &new age1t4elcwgku9z52swdc05pq64src8n0tpqh0zav4gr46knwwgkvessnuws32
+     creation_rules:
+       - path_regex: hosts/web/.*
+         key_groups:
+    @@ -10,3 +11,4 @@ creation_rules:
+           - age:
+               - *operator
+               - *web
+    +          - *new
+    "#);
+    insta::assert_snapshot!(fleet.read("docs/machines.md"), @r#"
+    # Ours
+
+    <!-- fleet:machines:begin -->
+
+    ## Managed VMs
+
+    | VMID | Name | Node | Cores | RAM | Disk | Storage | Address | Host key | Purpose | Services |
+    | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+    | 110 | new | prom | 2 | 2 GiB | 20G | local-zfs | DHCP | `SHA256:5aNeTSzbj2y1Ya8UWlxPtCiMaqyj/IO0TwfI1aQkuR8` | Tests \| more | – |
+    | 111 | static | prom | 1 | 512 MiB | 8G | local-zfs | 192.0.2.11/24 | – | – | – |
+
+    ## Imported VMs (read-only)
+
+    | VMID | Name | Node | Cores | RAM | Disk | Storage | Address | Host key | Purpose | Services | Notes |
+    | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+    | 104 | web | prom | – | – | – | – | – | `SHA256:acbdOl5WFkLA6y7SZ8m88ay/geyeFGDevDLsefZjqd8` | The site | – | – |
+
+    ```mermaid
+    graph LR
+      node0[("prom")]
+      node0 --> vm104(["104 web"])
+      node0 --> vm110["110 new"]
+      node0 --> vm111["111 static"]
+    ```
+
+    <!-- fleet:machines:end -->
+
+    By hand.
+    "#);
+
+    // Nothing to do the second time.
+    let head = fleet.git(&["rev-parse", "HEAD"]);
+    let snapshot = fleet.snapshot();
+    assert!(fleet.add(&[]).contains("✓ Nothing to do: 'new' is in the fleet"));
+    assert_eq!((fleet.snapshot(), fleet.git(&["rev-parse", "HEAD"])), (snapshot, head));
+}
+
+#[test]
+fn without_git_without_rules_without_inventory() {
+    let fleet = Fleet::new();
+    std::fs::remove_file(fleet.path("secrets/.sops.yaml")).unwrap();
+    std::fs::remove_file(fleet.path("docs/machines.md")).unwrap();
+    let said = fleet.add(&[]);
+    assert!(said.contains("⚠ there is no .sops.yaml"), "{said}");
+    assert!(
+        said.contains(
+            "⚠ not committed: this is no git repository; the files are kept: hosts.nix, docs/machines.md"
+        ),
+        "{said}"
+    );
+    assert!(fleet.read("docs/machines.md").starts_with("# Machines\n\n<!-- fleet:machines:begin -->\n"));
+    assert!(fleet.add(&[]).contains("Nothing to do"));
+}
+
+#[test]
+fn a_dry_run_shows_everything_and_changes_nothing() {
+    let fleet = Fleet::committed();
+    let before = fleet.snapshot();
+    let output =
+        fleet.tool(&["new", "--host-key", "new.pub", "--dry-run"]).assert().success().get_output().clone();
+    let diff = String::from_utf8(output.stdout).unwrap();
+    for part in [
+        "+++ b/hosts.nix\n",
+        "+  new = {\n",
+        "+  - &new age1",
+        "# secrets/values.yaml: wrapped anew, 1 recipient more\n",
+    ] {
+        assert!(diff.contains(part), "{part} in {diff}");
+    }
+    assert!(!diff.contains("AGE ENCRYPTED"), "{diff}");
+    assert_eq!(fleet.snapshot(), before);
+    assert_eq!(fleet.git(&["status", "--porcelain"]), "");
+}
+
+#[test]
+fn json_tells_scripts_what_happened() {
+    let fleet = Fleet::committed();
+    let args = ["new", "--host-key", "new.pub", "--yes", "--json", "--quiet"];
+    let output = fleet.tool(&args).assert().success().stderr("").get_output().clone();
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["recipient"], recipient("c"));
+    assert_eq!(answer["hostKey"], host_key("c"));
+    assert_eq!(answer["rewrapped"].as_array().unwrap().len(), 4);
+    assert_eq!(answer["commit"], fleet.git(&["rev-parse", "--short", "HEAD"]).trim());
+}
+
+#[test]
+fn placeholders_are_replaced_and_other_keys_are_not() {
+    let fleet = Fleet::committed();
+    let entry =
+        "  new = { user = \"fleet\"; publicKey = \"PLACEHOLDER\"; /* soon */ authorizedKeys = keys; };\n";
+    fleet.edit("hosts.nix", "\n}\n", &format!("\n{entry}}}\n"));
+    fleet.git(&["commit", "-qam", "prepared"]);
+    fleet.add(&[]);
+    let expected = entry.replace("PLACEHOLDER", &host_key("c"));
+    assert!(fleet.read("hosts.nix").contains(&expected), "{}", fleet.read("hosts.nix"));
+
+    // Another key later: refused with both fingerprints, taken with --rotate, the old one retired everywhere.
+    let snapshot = fleet.snapshot();
+    fleet.write("other.pub", &host_key("a"));
+    let said = fails(fleet.tool(&["new", "--host-key", "other.pub", "--yes"]), 6);
+    insta::assert_snapshot!(said, @r"
+    ==> Reading the host key of 'new'...
+    ✓ Host key SHA256:eJdNthgrde6FcE6jqX6OJbKkNb/2b21FwCg3MyU9564 (given as a file)
+    ✗ the host key of 'new' is not the one on record
+      on record: SHA256:5aNeTSzbj2y1Ya8UWlxPtCiMaqyj/IO0TwfI1aQkuR8
+      offered:   SHA256:eJdNthgrde6FcE6jqX6OJbKkNb/2b21FwCg3MyU9564
+      nothing was changed
+    hint: if the VM was installed anew, accept its key: --rotate
+    hint: if not, somebody else may be answering in its place
+    ");
+    std::fs::remove_file(fleet.path("other.pub")).unwrap();
+    assert_eq!(fleet.snapshot(), snapshot);
+}
+
+#[test]
+fn a_rotated_key_can_read_and_the_old_one_can_not() {
+    let fleet = Fleet::committed();
+    fleet.add(&[]);
+    let path = fleet.path("secrets/values.yaml");
+    // As if `new` had been installed anew with another key: its record is changed to a key that is not c's.
+    let other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGqmBvY8g+/GV17q56UYCmD9jOxIDq0TmSc7K+u4wB7L";
+    fleet.write("other.pub", other);
+    let output = fleet
+        .tool(&["new", "--host-key", "other.pub", "--yes", "--rotate", "--json"])
+        .assert()
+        .success()
+        .get_output()
+        .clone();
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["retired"], serde_json::json!([recipient("c")]));
+    decrypt_file(&path, &identity("c")).unwrap_err();
+    decrypt_file(&path, &identity("a")).unwrap();
+    assert!(!fleet.read("secrets/.sops.yaml").contains(&recipient("c")));
+    assert!(fleet.git(&["log", "-1", "--format=%s"]).starts_with("feat(vms): rotate the host key of new"));
+}
+
+#[test]
+fn refusals_name_what_is_wrong_and_change_nothing() {
+    let fleet = Fleet::committed();
+    fleet.write(
+        "rsa.pub",
+        "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAIQDAtNyxaHnuYs0nm0qJJqQ6g3kvVnFlbFq6lXbZkJ7r4w==",
+    );
+    fleet.write("web.pub", &host_key("b"));
+    let secret_key = fixtures().join("../../../pve-sim/fixtures/demo-operator-TEST-FIXTURE.key");
+    let snapshot = fleet.snapshot();
+    let cases: Vec<(Vec<&str>, i32, &str)> = vec![
+        (vec!["web", "--host-key", "new.pub", "--yes"], 3, "'web' (VMID 104) is imported and read-only"),
+        (vec!["statci", "--host-key", "new.pub", "--yes"], 5, "did you mean 'static'?"),
+        (
+            vec!["new", "192.0.2.10", "111", "--host-key", "new.pub", "--yes"],
+            4,
+            "VMID 111 is not that of 'new', which is 110",
+        ),
+        (vec!["new", "--host-key", "rsa.pub", "--yes"], 3, "not ssh-ed25519"),
+        (vec!["new", "--host-key", "web.pub", "--yes"], 4, "'web' has the host key SHA256:"),
+        (vec!["new", "--host-key", "missing.pub", "--yes"], 5, "can not read missing.pub"),
+        (vec!["new", "--host-key", secret_key.to_str().unwrap(), "--yes"], 2, "is a private key"),
+        (vec!["new", "--host-key", "new.pub"], 2, "there is no terminal"),
+        (vec!["new", "--host-key", "new.pub", "--trust-network"], 2, "cannot be used with"),
+        (vec![], 2, "Usage"),
+        (vec!["new", "not-an-address"], 2, "invalid value 'not-an-address'"),
+    ];
+    for (args, code, part) in cases {
+        let said = fails(fleet.tool(&args), code);
+        assert!(said.contains(part), "{args:?}: {said}");
+        assert_eq!(fleet.snapshot(), snapshot, "{args:?}");
+    }
+}
+
+#[test]
+fn files_with_changes_of_the_users_own_are_refused_by_name() {
+    let fleet = Fleet::committed();
+    fleet.edit("docs/machines.md", "By hand.", "By hand, and more.");
+    fleet.edit("hosts.nix", "# everybody", "# all");
+    fleet.git(&["add", "hosts.nix"]);
+    fleet.write("hosts/web/configuration.nix", "{ changed = true; }\n");
+    let snapshot = fleet.snapshot();
+    let said = fails(fleet.tool(&["new", "--host-key", "new.pub", "--yes"]), 3);
+    assert!(said.contains("refused: docs/machines.md, hosts.nix have uncommitted changes"), "{said}");
+    assert_eq!(fleet.snapshot(), snapshot);
+    fleet.add(&["--allow-dirty"]);
+    assert_eq!(fleet.git(&["status", "--porcelain"]), " M hosts/web/configuration.nix\n");
+    assert!(fleet.read("docs/machines.md").contains("By hand, and more."));
+}
+
+#[test]
+fn nobody_to_open_the_secrets_says_who_could() {
+    let fleet = Fleet::committed();
+    let snapshot = fleet.snapshot();
+    let mut command = fleet.tool(&["new", "--host-key", "new.pub", "--yes"]);
+    command.env("SOPS_AGE_KEY_FILE", fixtures().join("identity-c-TEST-FIXTURE.txt"));
+    let said = fails(command, 1);
+    for part in [
+        "4 secrets can not be wrapped anew",
+        "none of your identities",
+        &recipient("a"),
+        &recipient("b"),
+        "nothing was changed",
+    ] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    let secret = std::fs::read_to_string(fixtures().join("identity-c-TEST-FIXTURE.txt")).unwrap();
+    assert!(!said.contains(secret.lines().last().unwrap()));
+    assert_eq!(fleet.snapshot(), snapshot);
+    // A host that may read them may bring them to the rules as well.
+    let mut command = fleet.tool(&["new", "--host-key", "new.pub", "--yes"]);
+    command.env("SOPS_AGE_KEY_FILE", fixtures().join("identity-b-TEST-FIXTURE.txt")).assert().success();
+}
+
+#[test]
+fn one_bad_secret_and_nothing_changes() {
+    let fleet = Fleet::committed();
+    fleet.edit(
+        "secrets/values.json",
+        "\"mac\": \"ENC[AES256_GCM,data:",
+        "\"mac\": \"ENC[AES256_GCM,data:AAAA",
+    );
+    fleet.git(&["commit", "-qam", "damaged"]);
+    let snapshot = fleet.snapshot();
+    let said = fails(fleet.tool(&["new", "--host-key", "new.pub", "--yes"]), 1);
+    assert!(said.contains("secrets/values.json: its data key does not open its checksum"), "{said}");
+    assert_eq!(fleet.snapshot(), snapshot);
+}
+
+#[test]
+fn a_commit_that_a_hook_refuses_is_made_by_the_next_run() {
+    let fleet = Fleet::committed();
+    let hook = fleet.path(".git/hooks/pre-commit");
+    fleet.write(".git/hooks/pre-commit", "#!/bin/sh\necho not today >&2\nexit 1\n");
+    std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::remove_file(fleet.path("docs/machines.md")).unwrap();
+    fleet.git(&["commit", "--no-verify", "-qam", "no inventory"]);
+    let said = fails(fleet.tool(&["new", "--host-key", "new.pub", "--yes"]), 9);
+    assert!(
+        said.contains("the files are in place, but git would not commit them") && said.contains("not today"),
+        "{said}"
+    );
+    assert!(fleet.git(&["status", "--porcelain"]).contains("?? docs/"), "the index is as it was");
+    std::fs::remove_file(hook).unwrap();
+    let said = fleet.add(&[]);
+    assert!(
+        said.contains("Committing what an earlier run changed") && said.contains("✓ Committed as"),
+        "{said}"
+    );
+    assert_eq!(fleet.git(&["status", "--porcelain"]), "");
+    assert!(fleet.add(&[]).contains("Nothing to do"));
+}
+
+#[test]
+fn detached_or_busy_nothing_is_committed_and_the_files_are_kept() {
+    for (merging, why) in [(false, "HEAD is detached"), (true, "a merge is in progress")] {
+        let fleet = Fleet::committed();
+        if merging {
+            fleet.write(".git/MERGE_HEAD", &fleet.git(&["rev-parse", "HEAD"]));
+        } else {
+            fleet.git(&["checkout", "-q", "--detach"]);
+        }
+        let said = fleet.add(&[]);
+        assert!(said.contains(&format!("⚠ not committed: {why}")), "{said}");
+        assert_eq!(fleet.git(&["rev-list", "--count", "HEAD"]), "1\n");
+        assert!(fleet.read("hosts.nix").contains("new = {"));
+    }
+    let fleet = Fleet::committed();
+    fleet.add(&["--no-commit"]);
+    assert_eq!(fleet.git(&["rev-list", "--count", "HEAD"]), "1\n");
+}
+
+#[test]
+fn without_secrets_only_the_others_change() {
+    let fleet = Fleet::committed();
+    fleet.add(&["--no-secrets"]);
+    assert_eq!(fleet.git(&["show", "--format=", "--name-only", "HEAD"]), "docs/machines.md\nhosts.nix\n");
+    let said = fleet.add(&[]);
+    assert!(said.contains("✓ Changed 5 files"), "{said}");
+}
+
+#[test]
+fn the_login_of_the_new_host_must_be_known() {
+    let fleet = Fleet::committed();
+    fleet.edit("hosts.nix", "    user = \"fleet\"; # not root\n", "");
+    fleet.git(&["commit", "-qam", "no user"]);
+    let said = fails(fleet.tool(&["new", "--host-key", "new.pub", "--yes"]), 2);
+    assert!(said.contains("can not tell the login of 'new'") && said.contains("`user`"), "{said}");
+}
+
+#[test]
+fn an_interrupted_run_is_finished_first() {
+    use fleet_core::files::{Change, Lock, apply, state_dir};
+    let fleet = Fleet::committed();
+    // What a crash right after everything was staged leaves: the journal, said ready, and the staged file.
+    let state = state_dir(fleet.root());
+    std::fs::create_dir_all(&state).unwrap();
+    let target = fleet.root().canonicalize().unwrap().join("hosts.nix");
+    let after = fleet.read("hosts.nix").replace("# everybody", "# all of them");
+    let sum = |text: &str| fleet_core::files::checksum(text.as_bytes());
+    let staged = target.with_file_name(".hosts.nix.fleet-new");
+    std::fs::write(&staged, &after).unwrap();
+    let journal = serde_json::json!({ "version": 1, "ready": true, "entries": [
+        { "target": target, "staged": staged, "before": sum(&fleet.read("hosts.nix")), "after": sum(&after) } ] });
+    std::fs::write(state.join("files.json"), journal.to_string()).unwrap();
+    let said = fails(fleet.tool(&["new", "--host-key", "new.pub", "--dry-run"]), 9);
+    assert!(said.contains("an interrupted run has to be finished"), "{said}");
+    let said = fleet.add(&["--allow-dirty"]);
+    assert!(said.contains("⚠ finished an interrupted run: 1 file"), "{said}");
+    assert!(fleet.read("hosts.nix").starts_with("# all of them\n"));
+    assert!(!staged.exists());
+    // And one at a time.
+    let lock = Lock::take(&state).unwrap();
+    let said = fails(fleet.tool(&["new", "--host-key", "new.pub", "--yes"]), 4);
+    assert!(said.contains("another fleet tool is changing files"), "{said}");
+    let change = Change { path: fleet.path("x"), before: None, after: b"x".to_vec() };
+    apply(&lock, fleet.root(), &state, &[change]).unwrap();
+}
