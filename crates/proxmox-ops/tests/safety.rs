@@ -1,4 +1,5 @@
 //! What is refused is refused before one byte is sent, with its reason and what to do instead.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can not go on must stop")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! `proxmox-ops session`: requests in, answers out, as `provision-vm` uses it.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can not go on must stop")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! What the verbs say and do when things go wrong: nobody there, other keys, lost answers, full storages.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can not go on must stop")]
 
 mod common;
 

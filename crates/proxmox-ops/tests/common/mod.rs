@@ -1,5 +1,6 @@
 //! A simulated node, a scratch fleet, and `proxmox-ops` run against them.
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its part")]
+#![allow(clippy::disallowed_methods, reason = "tests start programs with assert_cmd")]
 
 use assert_cmd::Command;
 use pve_sim::{
