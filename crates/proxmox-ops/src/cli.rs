@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use fleet_core::{
     Result,
     cli::{CommonArgs, ConnectionArgs},
+    interrupt,
     ui::Ui,
 };
 
@@ -66,6 +67,10 @@ impl Cli {
         if let Verb::Session(verb) = &self.verb {
             // Its asker reads answers, not messages: failures are told there.
             return verb.run(context);
+        }
+        // What waits stops at a safe point. A carrier of bytes just ends.
+        if !matches!(self.verb, Verb::Connect(_)) {
+            interrupt::install()?;
         }
         let cx = &context?;
         match &self.verb {

@@ -6,6 +6,7 @@ use fleet_core::{
     Error, Kind, Result,
     deadline::Deadline,
     guard::Permit,
+    interrupt,
     types::{NodeName, Vmid},
 };
 use serde::Deserialize;
@@ -93,6 +94,10 @@ pub fn follow(
                 .hint(format!("look at it on the node: pvenode task status '{upid}'"))
                 .hint("run the same command again later: it looks first"));
         }
+        interrupt::check().map_err(|e| {
+            e.now(format!("the task goes on without this program: {upid}"))
+                .hint(format!("stop it on the node: pvesh delete /nodes/{}/tasks/{upid}", upid.node()))
+        })?;
         deadline.sleep(pause);
         pause = (pause * 3 / 2).min(Duration::from_millis(500));
     }
@@ -192,6 +197,7 @@ pub fn run(
                 deadline.sleep(pause);
                 pause = (pause * 2).min(Duration::from_secs(8));
             }
+            Err(e) if error::is_locked(e.message()) && waited_for_lock(client, call, deadline, progress) => {}
             other => return other,
         }
     }
@@ -207,9 +213,12 @@ pub struct Listed {
     /// Seconds since 1970 on the node's clock.
     #[serde(default)]
     pub starttime: u64,
-    /// Absent while it runs, else its exit status.
+    /// While it runs absent, or `RUNNING`; else its exit status.
     #[serde(default)]
     pub status: Option<String>,
+    /// Seconds since 1970; absent while it runs.
+    #[serde(default)]
+    pub endtime: Option<u64>,
 }
 
 impl Listed {
@@ -217,38 +226,87 @@ impl Listed {
     pub fn upid(&self) -> Upid {
         Upid(self.upid.clone())
     }
+
+    /// Whether it has not ended yet.
+    pub fn is_running(&self) -> bool {
+        self.endtime.is_none() && self.status.as_deref().is_none_or(|s| s.eq_ignore_ascii_case("running"))
+    }
 }
 
-/// The newest task of a kind on a VM, running or recently ended, newest first.
-pub fn find(
+/// The tasks of the node, running or recently ended, newest first; of one VM and of one kind (`qmclone`, …)
+/// where these are given. A clone is a task of its template.
+pub fn list(
     client: &Client,
     node: &NodeName,
-    kind: &str,
-    vmid: Vmid,
+    kind: Option<&str>,
+    vmid: Option<Vmid>,
     deadline: Deadline,
 ) -> Result<Vec<Listed>> {
-    let id = vmid.to_string();
-    let mut tasks: Vec<Listed> = client.get_as(
-        &format!("list the tasks of VM {vmid}"),
-        &format!("/nodes/{}/tasks", percent(node.as_str())),
-        &[("vmid", &id), ("source", "all"), ("typefilter", kind), ("limit", "20")],
-        deadline,
-    )?;
-    tasks.retain(|task| task.kind == kind);
+    let id = vmid.map(|vmid| vmid.to_string());
+    let mut query = vec![("source", "all"), ("limit", "50")];
+    query.extend(id.as_deref().map(|id| ("vmid", id)));
+    query.extend(kind.map(|kind| ("typefilter", kind)));
+    let path = format!("/nodes/{}/tasks", percent(node.as_str()));
+    let mut tasks: Vec<Listed> = client.get_as("list the node's tasks", &path, &query, deadline)?;
+    // The filter takes a part of a name.
+    tasks.retain(|task| kind.is_none_or(|kind| task.kind == kind));
     tasks.sort_by_key(|task| std::cmp::Reverse(task.starttime));
     Ok(tasks)
 }
 
-/// A running task of this kind on this VM, if there is one.
+/// A running task on this VM, of a kind where one is given, if there is one.
 pub fn find_running(
     client: &Client,
     node: &NodeName,
-    kind: &str,
+    kind: Option<&str>,
     vmid: Vmid,
     deadline: Deadline,
 ) -> Result<Option<Upid>> {
-    let tasks = find(client, node, kind, vmid, deadline)?;
-    Ok(tasks.into_iter().find(|t| matches!(t.status.as_deref(), None | Some("running"))).map(|t| t.upid()))
+    let tasks = list(client, node, kind, Some(vmid), deadline)?;
+    Ok(tasks.iter().find(|task| task.is_running()).map(Listed::upid))
+}
+
+/// The running task that clones into this VMID, if there is one: its log begins with both VMIDs.
+pub fn find_clone_into(
+    client: &Client,
+    node: &NodeName,
+    vmid: Vmid,
+    deadline: Deadline,
+) -> Result<Option<Upid>> {
+    let into = format!(" with ID {vmid}");
+    // A task that has only begun may not have written its first line yet.
+    let patience = deadline.at_most(Duration::from_secs(3));
+    loop {
+        let mut silent = false;
+        for task in
+            list(client, node, Some("qmclone"), None, deadline)?.iter().filter(|task| task.is_running())
+        {
+            let upid = task.upid();
+            match log(client, &upid, 0, deadline)?.first() {
+                Some(line) if line.t.trim_end().ends_with(&into) => return Ok(Some(upid)),
+                Some(_) => {}
+                None => silent = true,
+            }
+        }
+        if !silent || patience.passed() {
+            return Ok(None);
+        }
+        patience.sleep(Duration::from_millis(100));
+    }
+}
+
+/// Whether something that locked the VM was waited for, so that a change may be tried again. A lock that
+/// nobody works behind (a broken backup, a killed clone) stays: taking it off is for people.
+fn waited_for_lock(client: &Client, call: &Call, deadline: Deadline, progress: &mut dyn FnMut(&str)) -> bool {
+    let short = deadline.at_most(Duration::from_secs(20));
+    let working = find_running(client, call.node(), None, call.vmid(), short).and_then(|found| {
+        found.map_or_else(|| find_clone_into(client, call.node(), call.vmid(), short), |u| Ok(Some(u)))
+    });
+    let Ok(Some(upid)) = working else { return false };
+    progress(&format!("VM {} is locked; waiting for the task that works on it: {upid}", call.vmid()));
+    let outcome = follow(client, &upid, "work on the VM", deadline, &mut |_| {});
+    // How it ended is its own matter.
+    !matches!(outcome, Err(e) if matches!(e.kind(), Kind::DeadlinePassed | Kind::OutcomeUnknown | Kind::Interrupted))
 }
 
 /// As [`run`], and when the answer was lost, `done` is asked whether the change is there after all. The task
@@ -270,7 +328,7 @@ pub fn run_or_look(
     let mut look = || -> Result<bool> {
         for attempt in 0..3 {
             if let Some(upid) =
-                find_running(client, node, kind, subject, deadline.at_most(Duration::from_secs(20)))?
+                find_running(client, node, Some(kind), subject, deadline.at_most(Duration::from_secs(20)))?
             {
                 // Its end is looked at below, in the VM itself.
                 let _ = follow(client, &upid, call.what(), deadline, &mut |_| {});

@@ -172,6 +172,54 @@ fn a_link_that_is_cut_while_a_task_runs_is_made_anew() {
 }
 
 #[test]
+fn a_long_clone_whose_answer_was_lost_is_waited_for() {
+    let bench = Bench::new();
+    bench.sim.inject(Fault::TaskSlow { kind: "qmclone".into(), by: Duration::from_millis(1500) });
+    bench.sim.inject(Fault::DropLinkAt { method: "POST".into(), path: "/clone".into(), done: true });
+    bench.clone_110();
+    assert_eq!(bench.sim.changes().len(), 1, "cloned once");
+}
+
+#[test]
+fn a_change_waits_for_the_task_that_locks_the_vm() {
+    let bench = Bench::new();
+    bench.sim.inject(Fault::TaskSlow { kind: "qmclone".into(), by: Duration::from_millis(1500) });
+    std::thread::scope(|scope| {
+        scope.spawn(|| bench.clone_110());
+        while !bench.sim.changes().iter().any(|c| c.ends_with("/clone")) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let ran = bench.run(&["configure", "110", "2", "2048", "--verbose"]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        assert!(ran.err.contains("VM 110 is locked; waiting for the task that works on it"), "{}", ran.err);
+    });
+    assert!(bench.sim.config(110).unwrap().to_string().contains("memory: 2048"));
+}
+
+#[test]
+fn ctrl_c_leaves_the_task_to_the_node_and_says_so() {
+    let bench = &Bench::new();
+    bench.clone_110();
+    bench.sim.inject(Fault::TaskSlow { kind: "qmstart".into(), by: Duration::from_secs(2) });
+    let output = std::thread::scope(|scope| {
+        let mut command = bench.std_command(&["start", "110"]);
+        let child =
+            command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        scope.spawn(move || {
+            while !bench.sim.changes().iter().any(|c| c.ends_with("/status/start")) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        });
+        child.wait_with_output().unwrap()
+    });
+    assert_eq!(output.status.code(), Some(130));
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert!(err.contains("the task goes on without this program: UPID:prom:"), "{err}");
+}
+
+#[test]
 fn tasks_tell_the_truth() {
     let bench = Bench::new();
     bench.sim.inject(Fault::TaskWarnings { kind: "qmclone".into(), count: 1 });

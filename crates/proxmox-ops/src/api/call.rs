@@ -17,6 +17,7 @@ pub struct Call {
     path: String,
     params: Vec<(String, String)>,
     vmid: Vmid,
+    node: NodeName,
 }
 
 /// Parameters whose values are secrets.
@@ -37,7 +38,14 @@ impl Call {
         params: Vec<(String, String)>,
     ) -> Call {
         let vmid = permit.vmid();
-        Call { what: format!("{what} VM {vmid}"), method, path: vm_path(node, vmid, rest), params, vmid }
+        Call {
+            what: format!("{what} VM {vmid}"),
+            method,
+            path: vm_path(node, vmid, rest),
+            params,
+            vmid,
+            node: node.clone(),
+        }
     }
 
     /// Clones a template; the permit is for the VM that comes to be.
@@ -57,6 +65,7 @@ impl Call {
             path: vm_path(node, request.template, "/clone"),
             params,
             vmid: permit.vmid(),
+            node: node.clone(),
         }
     }
 
@@ -127,6 +136,11 @@ impl Call {
     /// The parameters, as the API gets them before the form is encoded.
     pub fn params(&self) -> &[(String, String)] {
         &self.params
+    }
+
+    /// The node that it is for.
+    pub fn node(&self) -> &NodeName {
+        &self.node
     }
 
     /// The VM that it changes.

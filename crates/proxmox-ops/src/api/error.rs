@@ -130,6 +130,11 @@ pub fn is_lock_timeout(said: &str) -> bool {
         && said.contains("timeout")
 }
 
+/// Whether these words tell that the VM has a lock in its configuration.
+pub fn is_locked(said: &str) -> bool {
+    said.contains("VM is locked (")
+}
+
 /// Whether the daemon forgot who was asking (a race in it, before anything is done): it may be asked again.
 pub fn is_forgotten_user(said: &str) -> bool {
     said.trim() == "user name not set"

@@ -227,6 +227,7 @@ pub fn find(
         if !std::mem::replace(&mut told, true) {
             progress(&format!("VM {vmid} has no address yet"));
         }
+        fleet_core::interrupt::check()?;
         deadline.sleep(Duration::from_millis(250));
     }
 }

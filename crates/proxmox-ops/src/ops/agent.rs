@@ -36,6 +36,7 @@ pub fn host_key(node: &Node, vmid: Vmid, deadline: Deadline) -> Result<String> {
         if deadline.passed() {
             return Err(hinted(error, vmid));
         }
+        fleet_core::interrupt::check()?;
         deadline.sleep(Duration::from_millis(500));
     }
 }

@@ -14,7 +14,7 @@ use crate::{api::call::Call, node::Node, tasks};
 
 /// Clones and follows the task. The clone is ours only when it reads back our marker with our nonce.
 ///
-/// When the answer is lost, the template's running clone tasks are waited for, then the new VM's marker tells:
+/// When the answer is lost, a running task that clones into this VMID is waited for, then the new VM's marker tells:
 /// ours is a success, another's is a conflict, and where there is nothing the request never arrived and is
 /// sent once more (a second clone onto a VMID in use is refused by the node, so this can not do it twice).
 pub fn clone(
@@ -82,11 +82,14 @@ fn look(node: &Node, request: &CloneRequest, deadline: Deadline) -> Result<Found
     let mut found = Found::Nothing;
     for attempt in 0..3 {
         let short = deadline.at_most(Duration::from_secs(20));
-        while let Some(upid) = tasks::find_running(&node.api, &name, "qmclone", request.template, short)? {
+        while let Some(upid) =
+            tasks::find_running(&node.api, &name, Some("qmclone"), request.template, short)?
+        {
             // Whose it is shows in the VM; how it ended, too.
-            match tasks::follow(&node.api, &upid, "clone", deadline, &mut |_| {}) {
-                Err(e) if e.kind() == Kind::DeadlinePassed => return Err(e),
-                _ => {}
+            let followed = tasks::follow(&node.api, &upid, "clone", deadline, &mut |_| {});
+            let gone = [Kind::DeadlinePassed, Kind::OutcomeUnknown, Kind::Interrupted];
+            if let Err(e) = followed.or_else(|e| if gone.contains(&e.kind()) { Err(e) } else { Ok(()) }) {
+                return Err(e);
             }
         }
         found = match config::read(node, request.vmid, short) {

@@ -60,6 +60,7 @@ impl WaitSsh {
                     .now(format!("the last try: {}", error.chain()))
                     .hint("is it the VM's address? `proxmox-ops get-ip VMID` tells"));
             }
+            fleet_core::interrupt::check()?;
             deadline.sleep(PAUSE);
         };
         cx.ui.detail(format!("it says: {banner}"));

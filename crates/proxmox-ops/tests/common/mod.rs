@@ -36,12 +36,16 @@ impl Bench {
         Bench { sim, fleet }
     }
 
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub fn std_command(&self, args: &[&str]) -> std::process::Command {
         let mut std = std::process::Command::new(assert_cmd::cargo::cargo_bin!("proxmox-ops"));
         self.sim.apply(&mut std);
-        std.current_dir(self.fleet.path());
-        let mut command = Command::from_std(std);
-        command.args(args).timeout(std::time::Duration::from_secs(60));
+        std.current_dir(self.fleet.path()).args(args);
+        std
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::from_std(self.std_command(args));
+        command.timeout(std::time::Duration::from_secs(60));
         command
     }
 
