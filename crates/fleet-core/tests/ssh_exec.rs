@@ -3,6 +3,8 @@
 
 mod ssh_support;
 
+use std::time::Duration;
+
 use fleet_core::{
     Kind,
     deadline::Deadline,
@@ -71,12 +73,39 @@ fn a_command_may_close_its_output_and_read_on() {
 fn a_deadline_ends_the_wait_but_not_the_session() {
     let Some(sshd) = Sshd::start("") else { return };
     let session = sshd.connect();
-    let short = Deadline::after(std::time::Duration::from_millis(200));
+    let short = Deadline::after(Duration::from_millis(200));
     let error = session.exec("sleep 30", b"", short).unwrap_err();
     assert_eq!(error.kind(), Kind::DeadlinePassed);
     assert!(error.message().contains("`sleep 30` on 127.0.0.1 to end"), "{error:?}");
     assert_eq!(session.exec("echo still here", b"", limit()).unwrap().stdout, b"still here\n");
     assert_eq!(sshd.connections(), 1);
+}
+
+#[test]
+fn a_peer_that_falls_silent_is_given_up_and_left() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let session = sshd.connect();
+    let input = vec![0; 32 << 20];
+    for stdin in [&b""[..], &input] {
+        sshd.fault(Fault::SilentAfter(sshd.sent_by_server() + 100));
+        let error = session.exec("cat", stdin, Deadline::after(Duration::from_millis(400))).unwrap_err();
+        assert_eq!(error.kind(), Kind::DeadlinePassed, "{error:?}");
+        sshd.fault(Fault::None);
+        let out = session.exec("echo here", b"", limit()).unwrap();
+        assert_eq!(out.stdout, b"here\n");
+    }
+    // Dropping a session whose peer is silent waits for nothing.
+    sshd.fault(Fault::SilentAfter(sshd.sent_by_server()));
+    drop(session);
+}
+
+#[test]
+fn a_session_that_was_cut_while_idle_is_replaced_unseen() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let session = sshd.connect();
+    sshd.kill_servers();
+    assert_eq!(session.exec("echo back", b"", limit()).unwrap().stdout, b"back\n");
+    assert_eq!(sshd.connections(), 2);
 }
 
 #[test]
@@ -88,7 +117,7 @@ fn a_killed_server_leaves_the_outcome_unknown_and_the_next_command_connects_agai
     let error = std::thread::scope(|scope| {
         let running = scope.spawn(|| session.exec(&command, b"", limit()).unwrap_err());
         while !begun.exists() {
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5));
         }
         sshd.kill_servers();
         running.join().unwrap()

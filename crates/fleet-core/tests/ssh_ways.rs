@@ -159,6 +159,50 @@ fn an_opening_that_was_given_up_does_not_spoil_the_next() {
     assert_eq!(session.exec("echo mine too", b"", limit()).unwrap().stdout, b"mine too\n");
 }
 
+/// A place whose connections are neither taken nor refused until `accept` is called on it.
+fn undecided() -> (TcpListener, u16, Vec<TcpStream>) {
+    use rustix::net::{AddressFamily, SocketType, bind, listen, socket};
+    let fd = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&fd, &std::net::SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    listen(&fd, 1).unwrap();
+    let listener = TcpListener::from(fd);
+    let address = listener.local_addr().unwrap();
+    // Its queue is full with these; the system drops what comes after.
+    let mut queue = Vec::new();
+    while let Ok(one) = TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
+        queue.push(one);
+    }
+    (listener, address.port(), queue)
+}
+
+#[test]
+fn a_place_that_does_not_answer_holds_up_nothing_else() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let session = sshd.connect();
+    let mut first = session.open_tcp("127.0.0.1", server(echo), limit()).unwrap();
+    let (listener, port, _queue) = undecided();
+    let soon = || Deadline::after(Duration::from_millis(100));
+    for _ in 0..3 {
+        let error = session.open_tcp("127.0.0.1", port, soon()).map(|_| ()).unwrap_err();
+        assert_eq!(error.kind(), Kind::DeadlinePassed);
+    }
+    assert_eq!(sshd.connections(), 1, "the same place is waited for on the same connection");
+    // What was open stays open; what is new does not wait for the answer that is still to come.
+    first.write_all(b"on").unwrap();
+    first.read_exact(&mut [0; 2]).unwrap();
+    assert!(session.exec("true", b"", limit()).unwrap().success());
+    assert_eq!(sshd.connections(), 2);
+    first.write_all(b"on").unwrap();
+    first.read_exact(&mut [0; 2]).unwrap();
+    // Once the place answers, whoever waits there is let in.
+    let error = session.open_tcp("127.0.0.1", port, soon()).map(|_| ()).unwrap_err();
+    assert_eq!(error.kind(), Kind::DeadlinePassed);
+    listener.set_nonblocking(true).unwrap();
+    while listener.accept().is_ok() {}
+    session.open_tcp("127.0.0.1", port, limit()).unwrap();
+    assert_eq!(sshd.connections(), 2);
+}
+
 #[test]
 fn a_lost_connection_ends_reads_and_writes() {
     let Some(sshd) = Sshd::start("") else { return };

@@ -11,6 +11,7 @@ use std::{
 use zeroize::Zeroizing;
 
 use super::{
+    agent::{AgentLogin, Step},
     keys::{self, PublicKey},
     link::{Link, Outcome, Trouble, code, code_of},
     settings::{Agent, Settings},
@@ -25,7 +26,7 @@ use crate::{
 const MAX_TRIES: usize = 5;
 
 /// What happened to one key.
-enum Tried {
+pub(super) enum Tried {
     Accepted,
     Refused,
     Unusable(String),
@@ -96,6 +97,8 @@ impl Login<'_> {
         for path in self.settings.identity_files.iter().filter(|p| !chosen.contains(p)) {
             match read_key(path) {
                 Ok(Some(file)) => files.push(file),
+                // `IdentityFile key.pub` picks a key of the agent's.
+                Ok(None) if public_at(path).is_some() => {}
                 Ok(None) => {
                     self.story.push(format!("{}: not a private key that SSH can use", path.display()));
                 }
@@ -129,9 +132,8 @@ impl Login<'_> {
         for path in &self.settings.identity_files {
             let mut beside = path.clone().into_os_string();
             beside.push(".pub");
-            let from_pub = fs::read_to_string(&beside).ok().and_then(|line| PublicKey::parse(&line).ok());
-            // `IdentityFile key.pub` is how one picks a key that only the agent has.
-            let itself = || fs::read_to_string(path).ok().and_then(|line| PublicKey::parse(&line).ok());
+            let from_pub = public_at(Path::new(&beside));
+            let itself = || public_at(path);
             let from_private = || files.iter().find(|f| f.path == *path).and_then(|f| f.public.clone());
             keys.extend(from_pub.or_else(from_private).or_else(itself));
         }
@@ -275,7 +277,7 @@ impl Login<'_> {
 
 const WRONG_PASSPHRASE: &str = "the passphrase is wrong";
 
-fn judge(outcome: Outcome<()>, with_passphrase: bool) -> Result<Tried, Trouble> {
+pub(super) fn judge(outcome: Outcome<()>, with_passphrase: bool) -> Result<Tried, Trouble> {
     match outcome {
         Ok(()) => Ok(Tried::Accepted),
         Err(Trouble::Said(e)) => match code_of(&e) {
@@ -286,6 +288,10 @@ fn judge(outcome: Outcome<()>, with_passphrase: bool) -> Result<Tried, Trouble> 
         },
         Err(other) => Err(other),
     }
+}
+
+fn public_at(path: &Path) -> Option<PublicKey> {
+    fs::read_to_string(path).ok().and_then(|line| PublicKey::parse(&line).ok())
 }
 
 /// Reads a private key file; `None` if it is none.
@@ -310,100 +316,4 @@ fn ask_passphrase(name: &str) -> Result<Zeroizing<String>> {
         .and_then(|()| terminal.read_secure_line())
         .map(Zeroizing::new)
         .map_err(|e| Error::failed("can not read the passphrase").caused_by(e))
-}
-
-/// What the agent's thread tells.
-enum Step {
-    Asking(PublicKey),
-    Refused(String),
-    Accepted(String),
-    Told(String),
-    Trouble(Trouble),
-}
-
-struct AgentLogin {
-    link: Arc<Link>,
-    user: String,
-    socket: PathBuf,
-    configured: Vec<PublicKey>,
-    only_configured: bool,
-    limit: usize,
-    deadline: Deadline,
-}
-
-impl AgentLogin {
-    fn run(&self, tell: &mpsc::Sender<Step>) {
-        // Nobody listens any more once the deadline has passed.
-        let say = |step| drop(tell.send(step));
-        if let Some(last) = self.offer(&say) {
-            say(last);
-        }
-    }
-
-    /// Offers the keys one by one; the last step is told by the caller, when the agent is let go.
-    fn offer(&self, say: &dyn Fn(Step)) -> Option<Step> {
-        let agent = match self.connect() {
-            Ok(agent) => agent,
-            Err(e) => {
-                let at = self.socket.display();
-                return Some(Step::Told(format!("the SSH agent at {at}: {}", e.message())));
-            }
-        };
-        let mut held = HeldAgent { agent: Some(agent), link: &self.link };
-        let agent = held.agent.as_mut()?;
-        let all = match agent.list_identities().and_then(|()| agent.identities()) {
-            Ok(all) => all,
-            Err(e) => return Some(Step::Told(format!("the SSH agent's keys: {}", e.message()))),
-        };
-        let is = |key: &ssh2::PublicKey, wanted: &PublicKey| key.blob() == wanted.blob();
-        let mut picked: Vec<&ssh2::PublicKey> =
-            self.configured.iter().filter_map(|wanted| all.iter().find(|key| is(key, wanted))).collect();
-        if picked.is_empty() && !self.only_configured {
-            picked = all.iter().collect();
-        }
-        if picked.len() > self.limit {
-            let (of, limit) = (picked.len(), self.limit);
-            picked.truncate(limit);
-            say(Step::Told(format!("the agent has {of} keys: only the first {limit} were tried")));
-        }
-        for key in picked {
-            let name = match PublicKey::from_blob(key.blob().to_vec()) {
-                Some(public) => {
-                    let name =
-                        format!("{} {} ({})", public.short_type(), public.fingerprint(), key.comment());
-                    say(Step::Asking(public));
-                    name
-                }
-                None => key.comment().to_owned(),
-            };
-            match judge(self.link.drive(self.deadline, |_| agent.userauth(&self.user, key)), false) {
-                Ok(Tried::Accepted) => return Some(Step::Accepted(name)),
-                Ok(Tried::Refused) => say(Step::Refused(name)),
-                Ok(Tried::Unusable(why)) => say(Step::Told(format!("{name} from the agent: {why}"))),
-                Err(trouble) => return Some(Step::Trouble(trouble)),
-            }
-        }
-        None
-    }
-
-    fn connect(&self) -> Result<ssh2::Agent, ssh2::Error> {
-        let state = self.link.lock();
-        let mut agent = state.session.agent()?;
-        agent.set_identity_path(&self.socket)?;
-        agent.connect()?;
-        Ok(agent)
-    }
-}
-
-/// libssh2 frees an agent through its session, so that is done under the session's lock.
-struct HeldAgent<'a> {
-    agent: Option<ssh2::Agent>,
-    link: &'a Link,
-}
-
-impl Drop for HeldAgent<'_> {
-    fn drop(&mut self) {
-        let _state = self.link.lock();
-        self.agent = None;
-    }
 }

@@ -19,7 +19,7 @@ pub(super) fn exec(
 ) -> Outcome<Result<ExecOutput>> {
     let chan = match link.open(&Opening::Session, deadline) {
         Ok(chan) => chan,
-        Err(Trouble::Busy) => return Err(Trouble::Busy),
+        Err(trouble @ (Trouble::Busy | Trouble::Lost(_))) => return Err(trouble),
         Err(trouble) => return Ok(Err(not_started(link, command, &trouble, deadline))),
     };
     if let Err(trouble) = start(&chan, command, deadline) {
@@ -66,6 +66,9 @@ pub(super) fn not_started(link: &Link, command: &str, trouble: &Trouble, deadlin
 /// The command was sent and its end is not known.
 fn unfinished(link: &Link, command: &str, trouble: &Trouble, deadline: Deadline) -> Error {
     let host = &link.host;
+    if matches!(trouble, Trouble::Deadline) {
+        link.suspect();
+    }
     match trouble {
         Trouble::Deadline => deadline
             .error(format_args!("`{command}` on {host} to end"))

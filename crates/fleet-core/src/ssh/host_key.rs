@@ -149,7 +149,7 @@ fn changed(recorded: &[(known_hosts::At, PublicKey)], key: &PublicKey, settings:
 /// An unknown key: a person may say yes; without one it is refused.
 fn ask(key: &PublicKey, notes: &[String], settings: &Settings, ui: Ui) -> Result<()> {
     let file = settings.user_known_hosts.first();
-    if ui::can_ask() && !ui.json() && file.is_some() {
+    if ui::can_ask() && file.is_some() {
         ui.warn(format!("the host {} is not known", super::address::show(&settings.hostname, settings.port)));
         ui.warn(format!("its key: {}", describe(key)));
         for note in notes {

@@ -9,9 +9,9 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -25,6 +25,8 @@ pub(super) mod code {
     pub(in crate::ssh) const AUTHENTICATION_FAILED: i32 = -18;
     pub(in crate::ssh) const PUBLICKEY_UNVERIFIED: i32 = -19;
     pub(in crate::ssh) const CHANNEL_FAILURE: i32 = -21;
+    /// libssh2 itself waits no longer than 60 s for one answer.
+    pub(in crate::ssh) const TIMEOUT: i32 = -9;
     /// Nothing more can come or go: banner, MAC, socket, decryption, protocol.
     pub(in crate::ssh) const LOST: [i32; 10] = [-1, -2, -3, -4, -7, -12, -13, -43, -44, -45];
 }
@@ -62,8 +64,16 @@ pub(super) fn code_of(error: &ssh2::Error) -> i32 {
     }
 }
 
+/// How old an opening that was given up may be for the next one of the same place to take it over. An address
+/// where no machine is fails after three seconds (ARP); what takes longer meets ever rarer retries of TCP, and a
+/// fresh try finds an open port sooner.
+const ADOPTED: Duration = Duration::from_millis(3500);
+
+/// How long the far end may take to show that it is there.
+const PROBE: Duration = Duration::from_secs(3);
+
 /// What a channel is opened for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Opening {
     Session,
     Tcp { host: String, port: u16 },
@@ -74,7 +84,8 @@ pub(super) struct State {
     pub(super) session: ssh2::Session,
     /// Closed by us, not yet by the other side.
     closing: Vec<ssh2::Channel>,
-    abandoned: Option<Opening>,
+    /// An opening that was given up, and when it was begun.
+    abandoned: Option<(Opening, Instant)>,
     broken: Option<String>,
     // After the session: it is ended once the socket is shut.
     carrier: Option<Running>,
@@ -88,6 +99,7 @@ pub(super) struct Link {
     state: Mutex<State>,
     opening: Mutex<()>,
     waiting: AtomicUsize,
+    suspect: AtomicBool,
 }
 
 impl fmt::Debug for Link {
@@ -112,6 +124,7 @@ impl Link {
             state: Mutex::new(State { session, closing: Vec::new(), abandoned: None, broken: None, carrier }),
             opening: Mutex::new(()),
             waiting: AtomicUsize::new(0),
+            suspect: AtomicBool::new(false),
         }))
     }
 
@@ -122,6 +135,23 @@ impl Link {
     /// The descriptor that becomes readable when something comes.
     pub(super) fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+
+    /// Remembers that a deadline passed: whether the far end was slow or is gone can not be told from that.
+    pub(super) fn suspect(&self) {
+        self.suspect.store(true, Ordering::SeqCst);
+    }
+
+    /// Finds out whether a suspect connection still answers, by opening a channel. sshd does that at once,
+    /// whatever else it is busy with.
+    pub(super) fn probe(self: &Arc<Link>, deadline: Deadline) {
+        let waits = self.lock().abandoned.is_some();
+        if waits || !self.suspect.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        if let Err(Trouble::Deadline) = self.open(&Opening::Session, deadline.at_most(PROBE)) {
+            self.cut(&mut self.lock(), "it no longer answers");
+        }
     }
 
     /// Whether the connection is known to be gone.
@@ -229,36 +259,49 @@ impl Link {
         Ok(())
     }
 
-    /// Opens a channel.
+    /// Opens a channel. [`Trouble::Busy`] and [`Trouble::Lost`] mean that nothing happened on the other side.
     pub(super) fn open(self: &Arc<Link>, what: &Opening, deadline: Deadline) -> Outcome<Chan> {
         let _turn = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
-        self.settle(deadline)?;
-        match self.drive(deadline, |state| start_opening(state, what)) {
+        let adopted = self.settle(what, deadline)?;
+        // sshd answers these at once: it had its time before.
+        let overdue = adopted.is_some() && *what == Opening::Session;
+        let limit = if overdue { deadline.at_most(PROBE) } else { deadline };
+        let gone = || {
+            let why = "it no longer answers";
+            self.cut(&mut self.lock(), why);
+            Err(Trouble::Lost(why.to_owned()))
+        };
+        match self.drive(limit, |state| start_opening(state, what)) {
             Ok(channel) => Ok(Chan { link: Arc::clone(self), inner: Some(channel) }),
+            Err(Trouble::Deadline) if overdue => gone(),
             Err(Trouble::Deadline) => {
-                self.lock().abandoned = Some(what.clone());
+                self.lock().abandoned = Some((what.clone(), adopted.unwrap_or_else(Instant::now)));
                 Err(Trouble::Deadline)
             }
+            Err(Trouble::Said(e)) if *what == Opening::Session && code_of(&e) == code::TIMEOUT => gone(),
             Err(other) => Err(other),
         }
     }
 
     /// Brings an opening that was given up to its end, if its answer has come; libssh2 would give that channel
-    /// to whoever opens the next one.
-    fn settle(&self, deadline: Deadline) -> Outcome<()> {
+    /// to whoever opens the next one. Who wants the same again soon after takes it over: gives when it was begun.
+    fn settle(&self, what: &Opening, deadline: Deadline) -> Outcome<Option<Instant>> {
         let mut state = self.lock();
         self.reap(&mut state, deadline);
-        let Some(abandoned) = state.abandoned.take() else { return Ok(()) };
+        let Some((abandoned, begun)) = state.abandoned.take() else { return Ok(None) };
+        if abandoned == *what && (abandoned == Opening::Session || begun.elapsed() < ADOPTED) {
+            return Ok(Some(begun));
+        }
         match self.attempt(&mut state, deadline, None, |state| start_opening(state, &abandoned)) {
             Ok(Some(channel)) => self.retire(&mut state, channel),
             Ok(None) => {
-                state.abandoned = Some(abandoned);
+                state.abandoned = Some((abandoned, begun));
                 return Err(Trouble::Busy);
             }
             Err(Trouble::Said(_)) => {}
             Err(other) => return Err(other),
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Says that we close a channel; it is kept until the other side has closed it too.

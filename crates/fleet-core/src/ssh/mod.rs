@@ -10,6 +10,7 @@ use std::{
 use crate::{Error, Result, child::Command, deadline::Deadline};
 
 mod address;
+mod agent;
 mod auth;
 mod dial;
 mod exec;

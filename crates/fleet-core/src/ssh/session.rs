@@ -15,7 +15,7 @@ use super::{
     exec,
     host_key::Expected,
     keys::PublicKey,
-    link::{Link, Opening, Outcome, Trouble},
+    link::{Link, Opening, Outcome, Trouble, code, code_of},
     settings::{Environment, Settings},
     stream::ChannelStream,
 };
@@ -74,6 +74,7 @@ impl Session {
     /// The connection, a new one if the old one is known to be gone.
     fn link(&self, deadline: Deadline) -> Result<Arc<Link>> {
         let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        link.probe(deadline);
         if link.is_broken() {
             *link = self.reconnect(deadline)?;
         }
@@ -95,8 +96,7 @@ impl Session {
         let link = self.link(deadline)?;
         match work(&link) {
             Ok(done) => return done,
-            Err(Trouble::Deadline) => return Err(deadline.error(format_args!("{}", self.settings.alias))),
-            Err(_) => {}
+            Err(trouble) => self.ui.detail(format!("the connection can not be used further: {trouble}")),
         }
         let fresh = self.reconnect(deadline)?;
         *self.link.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&fresh);
@@ -171,7 +171,7 @@ impl Transport for Session {
             let what = Opening::Tcp { host: host.to_owned(), port };
             match link.open(&what, deadline) {
                 Ok(chan) => Ok(Ok(Box::new(ChannelStream::new(chan, None)) as Box<dyn Stream>)),
-                Err(Trouble::Busy) => Err(Trouble::Busy),
+                Err(trouble @ (Trouble::Busy | Trouble::Lost(_))) => Err(trouble),
                 Err(trouble) => Ok(Err(not_opened(&link.host, host, port, &trouble, deadline))),
             }
         })
@@ -181,12 +181,13 @@ impl Transport for Session {
         self.on_link(deadline, |link| {
             let chan = match link.open(&Opening::Session, deadline) {
                 Ok(chan) => chan,
-                Err(Trouble::Busy) => return Err(Trouble::Busy),
+                Err(trouble @ (Trouble::Busy | Trouble::Lost(_))) => return Err(trouble),
                 Err(trouble) => return Ok(Err(exec::not_started(link, command, &trouble, deadline))),
             };
             Ok(match exec::start(&chan, command, deadline) {
                 Ok(()) => Ok(Box::new(ChannelStream::new(chan, Some(command.to_owned()))) as Box<dyn Stream>),
                 Err(Trouble::Deadline) => {
+                    link.suspect();
                     Err(deadline.error(format_args!("`{command}` on {} to start", link.host)))
                 }
                 Err(trouble) => {
@@ -206,6 +207,9 @@ fn not_opened(through: &str, host: &str, port: u16, trouble: &Trouble, deadline:
         Trouble::Said(e) if e.message().contains("administratively prohibited") => forbidden(through, &place),
         Trouble::Said(e) if e.message().contains("connect failed") => {
             Error::unreachable(format!("{through} can not connect to {place}: refused, or nothing is there"))
+        }
+        Trouble::Said(e) if code_of(e) == code::TIMEOUT => {
+            Error::deadline_passed(format!("{through} got no answer from {place} within 60 s"))
         }
         Trouble::Said(e) => Error::failed(format!("{through} did not open {place}: {}", e.message())),
         other => Error::unreachable(format!("the connection to {through} is lost: {other}")),

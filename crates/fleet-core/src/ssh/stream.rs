@@ -17,6 +17,8 @@ use crate::deadline::Deadline;
 
 /// How long a read or write may wait when nobody said.
 const DEFAULT_LIMIT: u64 = 60;
+/// How long the other side may take nothing of a packet that a `try_write` began.
+const STALLED: u64 = 60;
 /// How much of a remote command's standard error is kept for the error that it explains.
 const STDERR_KEPT: usize = 4096;
 
@@ -46,13 +48,13 @@ impl ChannelStream {
     }
 
     /// One try; `None` when there is nothing yet, 0 at the end.
-    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    fn receive(&mut self, buffer: &mut [u8], limit: Deadline) -> io::Result<Option<usize>> {
         if buffer.is_empty() {
             return Ok(Some(0));
         }
         let link = self.link();
         let mut state = link.lock();
-        let outcome = self.receive_locked(&link, &mut state, buffer);
+        let outcome = self.receive_locked(&link, &mut state, buffer, limit);
         drop(state);
         let received = outcome.map_err(|t| self.error("reading", &t))?;
         match received {
@@ -70,21 +72,22 @@ impl ChannelStream {
         link: &Link,
         state: &mut super::link::State,
         buffer: &mut [u8],
+        limit: Deadline,
     ) -> Outcome<Option<(usize, Option<ExecStatus>)>> {
         let channel = self.chan.handle()?;
         if self.command.is_some() {
             // Left alone it would fill the window, and standard output with it would stop.
             let mut scrap = [0u8; 4096];
             let mut stderr = channel.stderr();
-            while let Some(n @ 1..) = link.attempt(state, self.deadline, Some(&channel), |s| {
-                read(&s.session, &mut stderr, &mut scrap)
-            })? {
+            while let Some(n @ 1..) =
+                link.attempt(state, limit, Some(&channel), |s| read(&s.session, &mut stderr, &mut scrap))?
+            {
                 let room = STDERR_KEPT.saturating_sub(self.stderr.len()).min(n);
                 self.stderr.extend_from_slice(&scrap[..room]);
             }
         }
         let mut stream = channel.stream(0);
-        match link.attempt(state, self.deadline, Some(&channel), |s| read(&s.session, &mut stream, buffer))? {
+        match link.attempt(state, limit, Some(&channel), |s| read(&s.session, &mut stream, buffer))? {
             Some(n @ 1..) => Ok(Some((n, None))),
             // Nothing, which is the end only if libssh2 says so.
             _ if channel.eof() => {
@@ -92,7 +95,7 @@ impl ChannelStream {
                     return Ok(Some((0, None)));
                 }
                 let mut closing = channel.clone();
-                match link.attempt(state, self.deadline, None, |_| closing.wait_close())? {
+                match link.attempt(state, limit, None, |_| closing.wait_close())? {
                     Some(()) => Ok(Some((0, Some(status(&channel).map_err(Trouble::Said)?)))),
                     None => Ok(None),
                 }
@@ -102,13 +105,13 @@ impl ChannelStream {
     }
 
     /// One try; `None` when the other side takes nothing for now.
-    fn send(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
+    fn send(&mut self, bytes: &[u8], limit: Deadline) -> io::Result<Option<usize>> {
         if bytes.is_empty() {
             return Ok(Some(0));
         }
         let link = self.link();
         let mut state = link.lock();
-        let outcome = self.send_locked(&link, &mut state, bytes);
+        let outcome = self.send_locked(&link, &mut state, bytes, limit);
         drop(state);
         outcome.map_err(|t| self.error("writing", &t))?.transpose()
     }
@@ -118,16 +121,16 @@ impl ChannelStream {
         link: &Link,
         state: &mut super::link::State,
         bytes: &[u8],
+        limit: Deadline,
     ) -> Outcome<Option<io::Result<usize>>> {
         let mut channel = self.chan.handle()?;
         let drain = channel.clone();
-        let sent =
-            link.attempt(state, self.deadline, Some(&drain), |s| write(&s.session, &mut channel, bytes))?;
+        let sent = link.attempt(state, limit, Some(&drain), |s| write(&s.session, &mut channel, bytes))?;
         if let Some(n @ 1..) = sent {
             return Ok(Some(Ok(n)));
         }
         // No room: for ever, if the other side has closed the channel.
-        if channel.eof() && link.attempt(state, self.deadline, None, |_| channel.wait_close())?.is_some() {
+        if channel.eof() && link.attempt(state, limit, None, |_| channel.wait_close())?.is_some() {
             let text = format!("the stream through {} was closed by the other side", link.host);
             return Ok(Some(Err(io::Error::new(io::ErrorKind::BrokenPipe, text))));
         }
@@ -137,7 +140,10 @@ impl ChannelStream {
     fn error(&self, doing: &str, trouble: &Trouble) -> io::Error {
         let host = &self.chan.link().host;
         match trouble {
-            Trouble::Deadline => self.late(doing),
+            Trouble::Deadline => {
+                self.chan.link().suspect();
+                self.late(doing)
+            }
             Trouble::Lost(why) => io::Error::new(
                 io::ErrorKind::ConnectionReset,
                 format!("the connection to {host} was lost while {doing}: {why}"),
@@ -172,7 +178,7 @@ impl ChannelStream {
 impl Read for ChannelStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            match self.receive(buffer)? {
+            match self.receive(buffer, self.deadline)? {
                 Some(n) => return Ok(n),
                 None => self.wait("reading")?,
             }
@@ -183,7 +189,7 @@ impl Read for ChannelStream {
 impl Write for ChannelStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
-            match self.send(bytes)? {
+            match self.send(bytes, self.deadline)? {
                 Some(n) => return Ok(n),
                 None => self.wait("writing")?,
             }
@@ -202,11 +208,11 @@ impl Stream for ChannelStream {
     }
 
     fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.receive(buffer)?.ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        self.receive(buffer, Deadline::secs(STALLED))?.ok_or_else(|| io::ErrorKind::WouldBlock.into())
     }
 
     fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.send(bytes)?.ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        self.send(bytes, Deadline::secs(STALLED))?.ok_or_else(|| io::ErrorKind::WouldBlock.into())
     }
 
     fn finish_writing(&mut self) -> io::Result<()> {
