@@ -16,9 +16,10 @@ use fleet_core::{
 use serde::Serialize;
 
 use crate::{
-    apply::{Desk, Outcome, interrupted},
+    apply::Outcome,
+    carry_out::{CommitArgs, End, carry_out, identities, read},
     fleet::fleet_of,
-    identity::{Identity, Places},
+    identity::Identity,
     inventory,
     plan::Plan,
     recipient::{HostKey, Recipient},
@@ -26,17 +27,6 @@ use crate::{
     secrets,
     trust::Source,
 };
-
-/// Options that `add`, `remove` and `secrets` share.
-#[derive(Debug, Clone, Copy, Args)]
-pub struct CommitArgs {
-    /// Change the files and leave the commit to you
-    #[arg(long)]
-    pub no_commit: bool,
-    /// Change files that have uncommitted changes, and commit these too
-    #[arg(long)]
-    pub allow_dirty: bool,
-}
 
 /// Take a VM into the fleet
 #[derive(Debug, Clone, Args)]
@@ -110,6 +100,12 @@ pub struct Planned {
     pub gained: Vec<String>,
 }
 
+impl AsRef<Plan> for Planned {
+    fn as_ref(&self) -> &Plan {
+        &self.plan
+    }
+}
+
 impl Add {
     /// Runs it.
     pub fn run(&self, common: &CommonArgs) -> Result<()> {
@@ -134,44 +130,20 @@ impl Add {
         ui.done(format!("Host key {} ({origin})", key.fingerprint()));
         let facts = Facts { vm, key, origin, address: self.ip.or_else(|| fixed_address(vm)) };
 
-        if self.change.dry_run {
-            if interrupted(&repo) {
-                return Err(Error::partly_done(
-                    "an interrupted run has to be finished before anything can be planned",
-                )
-                .hint("run this without --dry-run: it finishes that one first"));
+        let words = (
+            format!("Nothing to do: '{}' is in the fleet", vm.name),
+            format!("'{}' is in the fleet", vm.name),
+        );
+        let (planned, end) = carry_out(&repo, ui, self.change, self.commit, (&words.0, &words.1), || {
+            let hosts = Hosts::load(&repo, common.nix)?;
+            plan(&repo, &definitions, &hosts, &facts, self.rotate, !self.no_secrets, identities(common))
+        })?;
+        match end {
+            End::Nothing(outcome) | End::Shown(outcome) | End::Done(outcome) => {
+                self.answer(&planned, &facts, &outcome, ui)
             }
-            let planned = self.plan(&repo, &definitions, common, &facts)?;
-            return self.show_dry_run(&planned, &facts, ui);
+            End::Declined => Ok(()),
         }
-        let mut desk = Desk::open(&repo, ui)?;
-        let planned = self.plan(&repo, &definitions, common, &facts)?;
-        let Planned { plan, .. } = &planned;
-        for warning in plan.warnings.iter().chain(&plan.secrets.warnings) {
-            ui.warn(warning);
-        }
-        if plan.is_empty() {
-            let outcome = desk.catch_up(!self.commit.no_commit)?;
-            match &outcome {
-                Some(outcome) if outcome.commit.is_some() => committed(outcome, ui),
-                _ => ui.done(format!("Nothing to do: '{}' is in the fleet", vm.name)),
-            }
-            return self.answer(&planned, &facts, &outcome.unwrap_or_default(), ui);
-        }
-        if !self.commit.allow_dirty {
-            desk.refuse_dirty(plan)?;
-        }
-        ui.say(format!("This will change {}:", files(plan.paths().len())));
-        plan.summary().iter().for_each(|line| ui.say(line));
-        if !self.change.yes && !ui.confirm("Continue?")? {
-            ui.say("Nothing was changed.");
-            return Ok(());
-        }
-        let outcome = desk.apply(plan, !self.commit.no_commit)?;
-        ui.done(format!("Changed {}", files(outcome.changed.len())));
-        committed(&outcome, ui);
-        ui.done(format!("'{}' is in the fleet", vm.name));
-        self.answer(&planned, &facts, &outcome, ui)
     }
 
     fn key(&self, vm: &ManagedVm, repo: &Repo, ui: Ui) -> Result<(HostKey, String)> {
@@ -193,39 +165,6 @@ impl Add {
         }
     }
 
-    fn plan(
-        &self,
-        repo: &Repo,
-        definitions: &Definitions,
-        common: &CommonArgs,
-        facts: &Facts<'_>,
-    ) -> Result<Planned> {
-        let hosts = Hosts::load(repo, common.nix)?;
-        let ui = common.ui();
-        let identities = move || {
-            let (identities, notes) = Places::from_env().identities()?;
-            notes.iter().for_each(|note| ui.detail(note));
-            Ok(identities)
-        };
-        plan(repo, definitions, &hosts, facts, self.rotate, !self.no_secrets, identities)
-    }
-
-    fn show_dry_run(&self, planned: &Planned, facts: &Facts<'_>, ui: Ui) -> Result<()> {
-        let plan = &planned.plan;
-        for warning in plan.warnings.iter().chain(&plan.secrets.warnings) {
-            ui.warn(warning);
-        }
-        plan.notes.iter().for_each(|note| ui.say(note));
-        if plan.is_empty() {
-            ui.done(format!("Nothing to do: '{}' is in the fleet", facts.vm.name));
-        }
-        if ui.json() {
-            let outcome = Outcome { changed: plan.paths(), ..Outcome::default() };
-            return self.answer(planned, facts, &outcome, ui);
-        }
-        ui.data(plan.diff())
-    }
-
     fn answer(&self, planned: &Planned, facts: &Facts<'_>, outcome: &Outcome, ui: Ui) -> Result<()> {
         if !ui.json() {
             return Ok(());
@@ -244,18 +183,6 @@ impl Add {
             warnings: &planned.plan.warnings,
         })
     }
-}
-
-/// Says what was committed.
-pub(crate) fn committed(outcome: &Outcome, ui: Ui) {
-    if let Some(commit) = &outcome.commit {
-        ui.done(format!("Committed as {commit}"));
-    }
-}
-
-/// "1 file", "5 files".
-pub(crate) fn files(count: usize) -> String {
-    if count == 1 { "1 file".to_owned() } else { format!("{count} files") }
 }
 
 fn fixed_address(vm: &ManagedVm) -> Option<IpAddr> {
@@ -340,7 +267,7 @@ pub fn plan(
             planned.plan.text(&relative(&path), Some(&text), edited.text, what);
             let mut warnings = Vec::new();
             let found = secrets::find(repo, &path, &after, &mut warnings)?;
-            planned.plan.secrets = secrets::plan(&found, &after, &edited.retired, identities)?;
+            planned.plan.secrets = secrets::plan(repo, &path, &found, &after, &edited.retired, identities)?;
             planned.plan.secrets.warnings.splice(0..0, warnings);
             planned
                 .plan
@@ -379,10 +306,6 @@ pub(crate) fn plan_inventory(
     };
     plan.text(relative, before.as_deref(), after, what);
     Ok(())
-}
-
-pub(crate) fn read(path: &std::path::Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))
 }
 
 /// The host's key on record, if it is one. Stops when it is another one, or another host has this one.

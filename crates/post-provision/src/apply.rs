@@ -64,7 +64,7 @@ impl<'a> Desk<'a> {
             Recovery::Clean => {}
             Recovery::Completed(files) => ui.warn(format!(
                 "finished an interrupted run: {} put in place",
-                crate::add::files(files.len())
+                crate::carry_out::files(files.len())
             )),
             Recovery::TakenBack => ui.warn("took back an interrupted run: it had changed nothing"),
         }

@@ -3,7 +3,11 @@
 use clap::{Parser, Subcommand};
 use fleet_core::cli::CommonArgs;
 
-use crate::add::Add;
+use crate::{
+    add::Add,
+    check::{Inventory, Secrets},
+    remove::Remove,
+};
 
 /// Takes a VM into the fleet: host key, hosts.nix, sops recipients, secrets, inventory, commit. All files change or
 /// none does; a second run finishes what a first one could not.
@@ -29,12 +33,22 @@ pub struct Cli {
 
 /// What can be done besides adding.
 #[derive(Debug, Subcommand)]
-pub enum Verb {}
+pub enum Verb {
+    /// Take a VM out of the fleet again
+    Remove(Remove),
+    /// Bring every secret to exactly the recipients that its rule in .sops.yaml names
+    Secrets(Secrets),
+    /// Bring the inventory in docs/machines.md up to date
+    Inventory(Inventory),
+}
 
 /// Runs what the command line says.
 pub fn run(cli: &Cli) -> anyhow::Result<()> {
     match &cli.verb {
-        Some(verb) => match *verb {},
-        None => Ok(cli.add.run(&cli.common)?),
+        Some(Verb::Remove(remove)) => remove.run(&cli.common)?,
+        Some(Verb::Secrets(secrets)) => secrets.run(&cli.common)?,
+        Some(Verb::Inventory(inventory)) => inventory.run(&cli.common)?,
+        None => cli.add.run(&cli.common)?,
     }
+    Ok(())
 }

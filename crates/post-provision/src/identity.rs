@@ -59,6 +59,12 @@ impl Identity {
         &self.source
     }
 
+    /// The private key itself, for the one place that hands it on.
+    pub(crate) fn secret_text(&self) -> Zeroizing<String> {
+        use age::secrecy::ExposeSecret;
+        Zeroizing::new(self.age.to_string().expose_secret().to_owned())
+    }
+
     pub(crate) fn age(&self) -> &age::x25519::Identity {
         &self.age
     }

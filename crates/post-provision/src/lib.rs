@@ -6,6 +6,8 @@
 
 pub mod add;
 pub mod apply;
+pub mod carry_out;
+pub mod check;
 pub mod cli;
 pub mod fleet;
 pub mod git;
@@ -13,8 +15,10 @@ pub mod identity;
 pub mod inventory;
 pub mod plan;
 pub mod recipient;
+pub mod remove;
 pub mod rules;
 pub mod secrets;
 pub mod sops;
+mod through_sops;
 pub mod trust;
 mod yaml;

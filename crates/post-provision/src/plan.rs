@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use fleet_core::{Result, files::Change};
+use fleet_core::files::Change;
 
 use crate::secrets::SecretsPlan;
 
@@ -32,6 +32,12 @@ pub struct Plan {
     pub warnings: Vec<String>,
     /// The commit's message.
     pub message: String,
+}
+
+impl AsRef<Plan> for Plan {
+    fn as_ref(&self) -> &Plan {
+        self
+    }
 }
 
 impl Plan {
@@ -101,11 +107,6 @@ impl Plan {
             out.push_str(&format!("# {}: {counts}\n", rewrap.path.display()));
         }
         out
-    }
-
-    /// `Ok` if something changes, for those that only look.
-    pub fn fresh_or_differs(&self) -> Result<()> {
-        if self.is_empty() { Ok(()) } else { Err(fleet_core::cli::silent_exit(fleet_core::Kind::Usage)) }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     recipient::Recipient,
     rules::Rules,
     sops::{AgeEntry, SecretFile},
+    through_sops,
 };
 
 /// Larger files are no secrets that sops would have made.
@@ -55,7 +56,7 @@ pub struct Found {
 }
 
 /// One secret that is not as its rule says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Difference {
     /// Relative to the repository.
     pub path: PathBuf,
@@ -94,8 +95,8 @@ pub fn find(repo: &Repo, rules_file: &Path, rules: &Rules, warnings: &mut Vec<St
                 let governing = rules.governing(below.as_deref(), &path.to_string_lossy());
                 if let Some((index, true)) = governing {
                     let warning = format!(
-                        "{}: read as the path from the repository's root; sops itself would not match it so",
-                        rules.rules[index].name()
+                        "rule '{}': read as the path from the repository's root; sops itself would not match it so",
+                        rules.rules[index].path_regex.as_deref().unwrap_or_default()
                     );
                     if !warnings.contains(&warning) {
                         warnings.push(warning);
@@ -119,8 +120,8 @@ fn is_foreign(entry: &walkdir::DirEntry) -> bool {
         || entry.path().join(".git").exists()
 }
 
-/// The files that are not as their rules say; those whose rule can not be told from here are errors.
-pub fn differences(found: &[Found], rules: &Rules) -> Result<Vec<Difference>> {
+/// The files that are not as their rules say.
+pub fn differences(found: &[Found], rules: &Rules) -> Vec<Difference> {
     let mut out = Vec::new();
     for secret in found {
         let Some(rule) = secret.rule.map(|index| &rules.rules[index]) else { continue };
@@ -129,11 +130,42 @@ pub fn differences(found: &[Found], rules: &Rules) -> Result<Vec<Difference>> {
             out.push(Difference { path: secret.path.clone(), missing, surplus });
         }
     }
-    Ok(out)
+    out
+}
+
+impl Difference {
+    /// Lines for a person.
+    pub fn describe(&self) -> String {
+        let mut text = format!("{}\n", self.path.display());
+        for key in &self.missing {
+            text.push_str(&format!("  + {key}\n"));
+        }
+        for key in &self.surplus {
+            text.push_str(&format!("  - {key}\n"));
+        }
+        text
+    }
+}
+
+/// The files that no rule governs.
+pub fn ungoverned(found: &[Found]) -> impl Iterator<Item = &PathBuf> {
+    found.iter().filter(|secret| secret.rule.is_none()).map(|secret| &secret.path)
+}
+
+/// The files that one of these keys can open.
+pub fn readable_by(found: &[Found], retired: &[String], known: &[Recipient]) -> Vec<PathBuf> {
+    let opens = |recipient: &str| {
+        retired.iter().any(|key| key == recipient) || known.iter().any(|key| key.as_str() == recipient)
+    };
+    found
+        .iter()
+        .filter(|secret| secret.file.recipients().any(opens))
+        .map(|secret| secret.path.clone())
+        .collect()
 }
 
 fn compare<'r>(file: &SecretFile, wanted: impl Iterator<Item = &'r str>) -> (Vec<String>, Vec<String>) {
-    let has: BTreeSet<&str> = file.recipients().collect();
+    let has: BTreeSet<&str> = file.every_recipient().collect();
     let wanted: BTreeSet<&str> = wanted.collect();
     let owned =
         |set: std::collections::btree_set::Difference<'_, &str>| set.map(|r| (*r).to_owned()).collect();
@@ -147,6 +179,8 @@ fn compare<'r>(file: &SecretFile, wanted: impl Iterator<Item = &'r str>) -> (Vec
 /// exactly the rule's recipients, and is unchanged outside of the `age` block. One file that can not be done fails
 /// all; the error names every such file.
 pub fn plan(
+    repo: &Repo,
+    rules_file: &Path,
     found: &[Found],
     rules: &Rules,
     retired: &[String],
@@ -168,7 +202,8 @@ pub fn plan(
             continue;
         };
         let (missing, surplus) = compare(&secret.file, rule.age_keys());
-        if missing.is_empty() && surplus.is_empty() {
+        let grouped = secret.file.metadata.others.iter().any(|kind| kind == "key_groups");
+        if missing.is_empty() && surplus.is_empty() && grouped == (rule.groups.len() > 1) {
             plan.fresh += 1;
         } else {
             todo.push((secret, rule, missing, surplus));
@@ -180,7 +215,16 @@ pub fn plan(
     let identities = identities()?;
     let mut faults = Vec::new();
     for (secret, rule, added, removed) in todo {
-        let done = rule.recipients().and_then(|recipients| rewrap(&secret.file, &recipients, &identities));
+        let relative = rules_file.strip_prefix(repo.root()).unwrap_or(rules_file);
+        let done = match rule.recipients() {
+            Ok(recipients) if secret.file.metadata.others.is_empty() => {
+                rewrap(&secret.file, &recipients, &identities)
+            }
+            Err(_) if rule.groups.is_empty() => {
+                Err(Error::failed("its rule names no key: nobody could open it any more"))
+            }
+            _ => through_sops::rewrap(relative, rules, rule, &secret.path, &secret.file, &identities),
+        };
         match done {
             Ok(after) => plan.rewraps.push(Rewrap {
                 path: secret.path.clone(),
@@ -214,10 +258,6 @@ fn all_of(mut faults: Vec<Error>) -> Error {
 }
 
 fn rewrap(file: &SecretFile, recipients: &[Recipient], identities: &[Identity]) -> Result<String> {
-    if let Some(kind) = file.metadata.others.first() {
-        return Err(Error::failed(format!("it has {kind} keys besides age"))
-            .hint("change it with `sops updatekeys`, which knows them"));
-    }
     if recipients.is_empty() {
         return Err(Error::failed("its rule names no recipient: nobody could open it any more"));
     }

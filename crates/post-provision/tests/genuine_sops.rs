@@ -174,3 +174,65 @@ fn values_are_the_ones_that_sops_reads() {
         }
     }
 }
+
+#[test]
+fn key_groups_go_through_sops_itself() {
+    let Some(sops) = sops() else { return };
+    let fleet = Fleet::committed();
+    fleet.write(
+        "secrets/.sops.yaml",
+        &format!(
+            "keys:\n  - &operator {a}\n  - &web {}\ncreation_rules:\n  - path_regex: shared\n    shamir_threshold: 2\n    key_groups:\n      - age: [*operator]\n      - age: [*operator, *web]\n  - age: {a}\n",
+            recipient("b"),
+            a = recipient("a"),
+        ),
+    );
+    std::fs::remove_dir_all(fleet.path("secrets/hosts")).unwrap();
+    for (name, kind, text) in [
+        ("shared.yaml", "yaml", "# about\na: canary-shared\n"),
+        ("shared.env", "dotenv", "A=canary-shared\n"),
+        ("shared.json", "json", "{\"a\": \"canary-shared\"}"),
+        ("shared.ini", "ini", "[s]\na = canary-shared\n"),
+    ] {
+        fleet.write(&format!("secrets/{name}"), text);
+        let output =
+            run(&sops, &fleet.path("secrets"), "a", &["encrypt", "--in-place", "--input-type", kind, name]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(!fleet.read(&format!("secrets/{name}")).contains("canary"));
+    }
+    for name in ["values.yaml", "plain-name", "values.json", "deep/values.ini"] {
+        std::fs::remove_file(fleet.path("secrets").join(name)).unwrap();
+    }
+    fleet.git(&["add", "-A"]);
+    fleet.git(&["commit", "-qm", "groups"]);
+    let snapshot = fleet.snapshot();
+    // Without the program every such file is named and nothing changes.
+    let mut command = fleet.tool(&["new", "--host-key", "new.pub", "--yes"]);
+    let git = std::env::split_paths(&std::env::var_os("PATH").unwrap())
+        .find(|dir| dir.join("git").is_file())
+        .unwrap();
+    let bin = fleet.path("../bin-without-sops");
+    let bin = tempfile::tempdir_in(bin.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink(git.join("git"), bin.path().join("git")).unwrap();
+    command.env("PATH", bin.path());
+    let said = common::fails(command, 1);
+    for name in ["shared.yaml", "shared.env", "shared.json", "shared.ini", "install sops"] {
+        assert!(said.contains(name), "{name} in {said}");
+    }
+    assert_eq!(fleet.snapshot(), snapshot);
+
+    let said = fleet.add(&[]);
+    assert!(said.contains("✓ Changed 7 files"), "{said}");
+    assert!(
+        fleet.read("secrets/.sops.yaml").contains("- age: [*operator]\n      - age: [*operator, *web, *new]")
+    );
+    for (name, kind) in
+        [("shared.yaml", "yaml"), ("shared.env", "dotenv"), ("shared.json", "json"), ("shared.ini", "ini")]
+    {
+        let plain =
+            decrypt(&sops, &fleet.path("secrets"), "a", name, kind).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(String::from_utf8_lossy(&plain).contains("canary-shared"), "{name}");
+        assert!(fleet.read(&format!("secrets/{name}")).contains(&recipient("c")), "{name}");
+    }
+    assert!(fleet.add(&[]).contains("Nothing to do"));
+}

@@ -118,6 +118,9 @@ fn block(text: &str, found: &[Line<'_>], prefix: &'static str, ini: bool) -> Res
         if is_other_keys(kind) {
             let nothing = matches!(line.value, "" | "[]" | "null")
                 || kind == "shamir_threshold" && matches!(line.value, "0" | "1");
+            if line.key.starts_with("key_groups__") && line.key.ends_with("__map_recipient") {
+                metadata.grouped.push(line.value.to_owned());
+            }
             if !nothing && !metadata.others.iter().any(|k| k == kind) {
                 metadata.others.push(kind.to_owned());
             }
@@ -139,6 +142,21 @@ fn block(text: &str, found: &[Line<'_>], prefix: &'static str, ini: bool) -> Res
         return Err(Error::failed("the last line has no end: add a line break"));
     }
     Ok((metadata, spots))
+}
+
+/// The lines that are no metadata; without a prefix those outside of the section `[sops]`.
+pub(super) fn values_text(text: &str, prefix: &str) -> String {
+    let mut inside = false;
+    let mut kept = String::new();
+    for line in text.split_inclusive('\n') {
+        if prefix.is_empty() && line.starts_with('[') {
+            inside = line.trim_end() == "[sops]";
+        }
+        if !inside && (prefix.is_empty() || !line.starts_with(prefix)) {
+            kept.push_str(line);
+        }
+    }
+    kept
 }
 
 /// Index and field of `age__list_3__map_enc`.

@@ -94,6 +94,16 @@ pub(super) fn read(text: &str) -> Result<Option<(Metadata, Vec<Spot>)>> {
             if !matches!(value, "null" | "[]" | "{}" | "\"\"" | "0" | "1") {
                 metadata.others.push(key.clone());
             }
+            if key == "key_groups" {
+                #[derive(serde::Deserialize)]
+                struct Group {
+                    #[serde(default)]
+                    age: Option<Vec<Entry>>,
+                }
+                let groups: Vec<Group> = serde_json::from_str(value).unwrap_or_default();
+                let entries = groups.into_iter().flat_map(|group| group.age.unwrap_or_default());
+                metadata.grouped.extend(entries.map(|entry| entry.recipient));
+            }
         } else if let Ok(text) = serde_json::from_str::<String>(value) {
             take_field(&mut metadata, key, &text);
         } else {
@@ -101,6 +111,15 @@ pub(super) fn read(text: &str) -> Result<Option<(Metadata, Vec<Spot>)>> {
         }
     }
     Ok(Some((metadata, spots)))
+}
+
+/// The other keys' values, as written.
+pub(super) fn values_text(text: &str) -> String {
+    let top: Object<'_> = serde_json::from_str(text).unwrap_or_default();
+    top.iter()
+        .filter(|(key, _)| *key != "sops")
+        .map(|(key, raw)| format!("{key:?}:{}\n", raw.get()))
+        .collect()
 }
 
 fn layout_of(text: &str, age: usize) -> Layout {

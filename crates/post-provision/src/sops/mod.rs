@@ -55,6 +55,8 @@ pub struct Metadata {
     pub mac_only_encrypted: bool,
     /// Kinds of other keys that can open the file (`pgp`, `kms`, …), and `key_groups`.
     pub others: Vec<String>,
+    /// Recipients within key groups.
+    pub grouped: Vec<String>,
     /// Which values are encrypted: `encrypted_regex = …` and the like, as written.
     pub selectors: Vec<(String, String)>,
 }
@@ -128,6 +130,21 @@ impl SecretFile {
     /// The recipients it is encrypted to, in the file's order.
     pub fn recipients(&self) -> impl Iterator<Item = &str> {
         self.metadata.age.iter().map(|entry| entry.recipient.as_str())
+    }
+
+    /// As [`SecretFile::recipients`], with those within key groups.
+    pub fn every_recipient(&self) -> impl Iterator<Item = &str> {
+        self.recipients().chain(self.metadata.grouped.iter().map(String::as_str))
+    }
+
+    /// The text without any sops metadata: the values, as encrypted.
+    pub(crate) fn values_text(&self) -> String {
+        match self.format {
+            Format::Yaml => yaml::values_text(&self.text),
+            Format::Json => json::values_text(&self.text),
+            Format::Dotenv => flat::values_text(&self.text, "sops_"),
+            Format::Ini => flat::values_text(&self.text, ""),
+        }
     }
 
     /// The file's text with these entries in place of its own; no other byte differs.

@@ -117,11 +117,32 @@ fn block_of(text: &str, sops_key: &Node, block: &Node) -> Result<(Metadata, Opti
             if !(nothing || value.is_nothing()) {
                 metadata.others.push(name.to_owned());
             }
+            if name == "key_groups" {
+                let ages = value.items().iter().filter_map(|group| group.get("age")).flat_map(Node::items);
+                let keys = ages.filter_map(|entry| entry.get("recipient").and_then(Node::scalar));
+                metadata.grouped.extend(keys.map(str::to_owned));
+            }
         } else if let Some(value) = value.scalar() {
             take_field(&mut metadata, name, value);
         }
     }
     Ok((metadata, spot))
+}
+
+/// The text without the `sops` blocks, which sops writes as the last key of each document.
+pub(super) fn values_text(text: &str) -> String {
+    let mut inside = false;
+    let mut kept = String::new();
+    for line in text.split_inclusive('\n') {
+        let top = !line.starts_with([' ', '\t', '-', '#', '\r', '\n']) || line.starts_with("---");
+        if top {
+            inside = line.starts_with("sops:");
+        }
+        if !inside {
+            kept.push_str(line);
+        }
+    }
+    kept
 }
 
 fn range_of(value: &Node) -> std::ops::Range<usize> {

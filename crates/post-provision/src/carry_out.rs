@@ -1,0 +1,127 @@
+//! From a plan to its end, the same for every verb: show, refuse, ask, put in place, commit, tell.
+
+use fleet_core::{
+    Error, Result,
+    cli::{ChangeArgs, CommonArgs},
+    repo::Repo,
+    ui::Ui,
+};
+
+use crate::{
+    apply::{Desk, Outcome, interrupted},
+    identity::{Identity, Places},
+    plan::Plan,
+};
+
+/// What the user wants of every verb that changes something.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct CommitArgs {
+    /// Change the files and leave the commit to you
+    #[arg(long)]
+    pub no_commit: bool,
+    /// Change files that have uncommitted changes, and commit these too
+    #[arg(long)]
+    pub allow_dirty: bool,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub enum End {
+    /// There was nothing to change; a commit that was still due may have been made.
+    Nothing(Outcome),
+    /// `--dry-run`: the plan was shown.
+    Shown(Outcome),
+    /// The user said no.
+    Declined,
+    /// Done.
+    Done(Outcome),
+}
+
+/// Plans with `plan` (under the lock, unless it is a dry run) and carries the plan out. `nothing` is said when there
+/// is nothing to do, `done` at the end.
+pub fn carry_out<P: AsRef<Plan>>(
+    repo: &Repo,
+    ui: Ui,
+    change: ChangeArgs,
+    commit: CommitArgs,
+    (nothing, done): (&str, &str),
+    plan: impl FnOnce() -> Result<P>,
+) -> Result<(P, End)> {
+    if change.dry_run {
+        refuse_interrupted(repo)?;
+        let planned = plan()?;
+        let shown = planned.as_ref();
+        warn(shown, ui);
+        shown.notes.iter().for_each(|note| ui.say(note));
+        if shown.is_empty() {
+            ui.done(nothing);
+        }
+        if !ui.json() {
+            ui.data(shown.diff())?;
+        }
+        let outcome = Outcome { changed: shown.paths(), ..Outcome::default() };
+        return Ok((planned, End::Shown(outcome)));
+    }
+    let mut desk = Desk::open(repo, ui)?;
+    let planned = plan()?;
+    let wanted = planned.as_ref();
+    warn(wanted, ui);
+    if wanted.is_empty() {
+        let outcome = desk.catch_up(!commit.no_commit)?.unwrap_or_default();
+        match &outcome.commit {
+            Some(commit) => ui.done(format!("Committed as {commit}")),
+            None => ui.done(nothing),
+        }
+        return Ok((planned, End::Nothing(outcome)));
+    }
+    if !commit.allow_dirty {
+        desk.refuse_dirty(wanted)?;
+    }
+    ui.say(format!("This will change {}:", files(wanted.paths().len())));
+    wanted.summary().iter().for_each(|line| ui.say(line));
+    if !change.yes && !ui.confirm("Continue?")? {
+        ui.say("Nothing was changed.");
+        return Ok((planned, End::Declined));
+    }
+    let outcome = desk.apply(wanted, !commit.no_commit)?;
+    ui.done(format!("Changed {}", files(outcome.changed.len())));
+    if let Some(commit) = &outcome.commit {
+        ui.done(format!("Committed as {commit}"));
+    }
+    ui.done(done);
+    Ok((planned, End::Done(outcome)))
+}
+
+/// An error when files may be half-changed.
+pub(crate) fn refuse_interrupted(repo: &Repo) -> Result<()> {
+    if !interrupted(repo) {
+        return Ok(());
+    }
+    Err(Error::partly_done("an interrupted run has to be finished before anything can be planned")
+        .hint("run this without --dry-run and --check: it finishes that one first"))
+}
+
+fn warn(plan: &Plan, ui: Ui) {
+    for warning in plan.warnings.iter().chain(&plan.secrets.warnings) {
+        ui.warn(warning);
+    }
+}
+
+/// "1 file", "5 files".
+pub(crate) fn files(count: usize) -> String {
+    if count == 1 { "1 file".to_owned() } else { format!("{count} files") }
+}
+
+/// The operator's identities, looked for when they are needed.
+pub(crate) fn identities(common: &CommonArgs) -> impl FnOnce() -> Result<Vec<Identity>> {
+    let ui = common.ui();
+    move || {
+        let (identities, notes) = Places::from_env().identities()?;
+        notes.iter().for_each(|note| ui.detail(note));
+        Ok(identities)
+    }
+}
+
+pub(crate) fn read(path: &std::path::Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))
+}

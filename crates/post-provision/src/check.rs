@@ -1,0 +1,159 @@
+//! `post-provision-vm secrets` and `inventory`: what people edit by hand brought in line, or only looked at.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use fleet_core::{
+    Error, Kind, Result,
+    cli::{ChangeArgs, CommonArgs, silent_exit},
+    definitions::Definitions,
+    hosts::Hosts,
+};
+use serde::Serialize;
+
+use crate::{
+    add::plan_inventory,
+    apply::Outcome,
+    carry_out::{CommitArgs, End, carry_out, identities, read, refuse_interrupted},
+    plan::Plan,
+    rules::Rules,
+    secrets,
+};
+
+/// Bring every secret to exactly the recipients that its rule in .sops.yaml names, after an edit of that file by hand
+#[derive(Debug, Clone, Args)]
+pub struct Secrets {
+    /// Only say which files differ, and how: exit code 0 when none does, 2 when some do
+    #[arg(long)]
+    pub check: bool,
+    /// What to commit.
+    #[command(flatten)]
+    pub commit: CommitArgs,
+    /// Dry run, no questions.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// Bring the inventory in docs/machines.md up to date
+#[derive(Debug, Clone, Args)]
+pub struct Inventory {
+    /// Only say whether it is fresh: exit code 0 when it is, 2 when it is not
+    #[arg(long)]
+    pub check: bool,
+    /// What to commit.
+    #[command(flatten)]
+    pub commit: CommitArgs,
+    /// Dry run, no questions.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// The answer with `--json` of verbs that only change files.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer<'a> {
+    dry_run: bool,
+    #[serde(flatten)]
+    outcome: &'a Outcome,
+    warnings: Vec<&'a String>,
+}
+
+/// The answer with `--check --json`.
+#[derive(Debug, Serialize)]
+struct Checked<'a> {
+    fresh: usize,
+    differs: &'a [secrets::Difference],
+    warnings: &'a [String],
+}
+
+impl Secrets {
+    /// Runs it.
+    pub fn run(&self, common: &CommonArgs) -> Result<()> {
+        let ui = common.ui();
+        let repo = common.repo("post-provision-vm --repo DIR secrets")?;
+        let path = repo.sops_rules().ok_or_else(|| {
+            Error::not_found("there is no .sops.yaml").now("looked for secrets/.sops.yaml and .sops.yaml")
+        })?;
+        if self.check {
+            refuse_interrupted(&repo)?;
+            let rules = Rules::parse(&read(&path)?, &path)?;
+            let mut warnings = Vec::new();
+            let found = secrets::find(&repo, &path, &rules, &mut warnings)?;
+            let differs = secrets::differences(&found, &rules);
+            warnings.extend(
+                secrets::ungoverned(&found).map(|path| format!("{}: no rule governs it", path.display())),
+            );
+            warnings.iter().for_each(|warning| ui.warn(warning));
+            let fresh = found.len() - differs.len();
+            ui.answer(&Checked { fresh, differs: &differs, warnings: &warnings }, || {
+                differs.iter().map(secrets::Difference::describe).collect()
+            })?;
+            if differs.is_empty() {
+                ui.done(format!("All secrets open for whom their rules name: {fresh}"));
+                return Ok(());
+            }
+            return Err(silent_exit(Kind::Usage));
+        }
+        let words = ("Nothing to do: every secret is as its rule says", "Every secret is as its rule says");
+        let (plan, end) = carry_out(&repo, ui, self.change, self.commit, words, || {
+            let rules = Rules::parse(&read(&path)?, &path)?;
+            let mut warnings = Vec::new();
+            let found = secrets::find(&repo, &path, &rules, &mut warnings)?;
+            let secrets = secrets::plan(&repo, &path, &found, &rules, &[], identities(common))?;
+            let message = format!(
+                "chore(secrets): recipients as the rules name them\n\nSecrets wrapped anew: {}\n",
+                secrets.rewraps.len()
+            );
+            Ok(Plan { secrets, warnings, message, ..Plan::default() })
+        })?;
+        answer(&plan, &end, self.change.dry_run, ui)
+    }
+}
+
+impl Inventory {
+    /// Runs it.
+    pub fn run(&self, common: &CommonArgs) -> Result<()> {
+        let ui = common.ui();
+        let repo = common.repo("post-provision-vm --repo DIR inventory")?;
+        let make = || {
+            let definitions = Definitions::load(&repo, common.nix)?;
+            let hosts = Hosts::load(&repo, common.nix)?;
+            let mut plan = Plan {
+                message: "docs(machines): bring the inventory up to date\n".to_owned(),
+                ..Plan::default()
+            };
+            plan_inventory(&repo, &definitions, &hosts, &mut plan)?;
+            Ok::<Plan, Error>(plan)
+        };
+        if self.check {
+            refuse_interrupted(&repo)?;
+            let plan = make()?;
+            ui.answer(&serde_json::json!({ "fresh": plan.is_empty() }), || plan.diff())?;
+            if plan.is_empty() {
+                ui.done("The inventory is fresh");
+                return Ok(());
+            }
+            ui.warn("docs/machines.md is not what the definitions and hosts.nix give");
+            ui.hint("post-provision-vm inventory");
+            return Err(silent_exit(Kind::Usage));
+        }
+        let words = ("Nothing to do: the inventory is fresh", "The inventory is fresh");
+        let (plan, end) = carry_out(&repo, ui, self.change, self.commit, words, make)?;
+        answer(&plan, &end, self.change.dry_run, ui)
+    }
+}
+
+fn answer(plan: &Plan, end: &End, dry_run: bool, ui: fleet_core::ui::Ui) -> Result<()> {
+    match end {
+        End::Nothing(outcome) | End::Shown(outcome) | End::Done(outcome) if ui.json() => {
+            let warnings = plan.warnings.iter().chain(&plan.secrets.warnings).collect();
+            ui.json_line(&Answer { dry_run, outcome, warnings })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Paths that readers of a secret are told about.
+pub(crate) fn listed(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,233 @@
+//! The verbs besides adding: `remove`, `secrets`, `inventory`.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+mod common;
+
+use common::{Fleet, fails, fixtures, host_key, identity, recipient};
+use post_provision::sops::{SecretFile, decrypt_file};
+
+fn says(fleet: &Fleet, args: &[&str]) -> (String, String) {
+    let output = fleet.tool(args).assert().success().get_output().clone();
+    (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn a_host_added_and_removed_leaves_everything_as_it_was_but_the_keys() {
+    let fleet = Fleet::committed();
+    let before = fleet.snapshot();
+    fleet.add(&[]);
+    let (_, said) = says(&fleet, &["remove", "new", "--from-hosts", "--yes"]);
+    assert!(said.contains("⚠ 'new' has seen the values in these files"), "{said}");
+    assert!(
+        said.contains("  secrets/plain-name\n") && said.contains("✓ 'new' is out of the fleet"),
+        "{said}"
+    );
+    for (path, content) in before {
+        let now = std::fs::read(&path).unwrap();
+        if let Some(old) = SecretFile::parse(&content).unwrap() {
+            let new = SecretFile::parse(&now).unwrap().unwrap();
+            assert_eq!(old.outside(), new.outside(), "{path:?}");
+            assert_eq!(
+                old.recipients().collect::<Vec<_>>(),
+                new.recipients().collect::<Vec<_>>(),
+                "{path:?}"
+            );
+        } else if !path.ends_with("machines.md") {
+            assert_eq!(String::from_utf8_lossy(&now), String::from_utf8_lossy(&content), "{path:?}");
+        }
+    }
+    decrypt_file(&fleet.path("secrets/values.yaml"), &identity("c")).unwrap_err();
+    insta::assert_snapshot!(fleet.git(&["log", "-1", "--format=%B"]), @r"
+    feat(vms): remove new from fleet
+
+    Retired recipient: age1t4elcwgku9z52swdc05pq64src8n0tpqh0zav4gr46knwwgkvessnuws32
+    Secrets wrapped anew: 4
+    Values to rotate: secrets/deep/values.ini, secrets/plain-name, secrets/values.json, secrets/values.yaml
+    ");
+    let (_, said) = says(&fleet, &["remove", "new", "--yes"]);
+    assert!(said.contains("✓ Nothing to do: 'new' is not in the fleet"), "{said}");
+}
+
+#[test]
+fn removing_keeps_the_entry_unless_asked_and_refuses_others() {
+    let fleet = Fleet::committed();
+    fleet.add(&[]);
+    let (answer, _) = says(&fleet, &["remove", "new", "--yes", "--json"]);
+    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(answer["retired"], serde_json::json!([recipient("c")]));
+    assert_eq!(answer["mustBeRotated"].as_array().unwrap().len(), 4);
+    assert!(fleet.read("hosts.nix").contains("new = {"));
+    let said = fails(fleet.tool(&["remove", "web", "--yes"]), 3);
+    assert!(said.contains("'web' (VMID 104) is imported and read-only"), "{said}");
+    let said = fails(fleet.tool(&["remove", "nwe", "--yes"]), 5);
+    assert!(said.contains("is neither in hosts.nix nor in .sops.yaml"), "{said}");
+}
+
+#[test]
+fn secrets_follow_a_hand_edit_of_the_rules() {
+    let fleet = Fleet::committed();
+    let (listed, said) = says(&fleet, &["secrets", "--check"]);
+    assert_eq!(listed, "");
+    assert!(said.contains("✓ All secrets open for whom their rules name: 5"), "{said}");
+    fleet.edit("secrets/.sops.yaml", "          - *web\n", &format!("          - {}\n", recipient("c")));
+    fleet.git(&["commit", "-qam", "by hand"]);
+    let snapshot = fleet.snapshot();
+    let output = fleet.tool(&["secrets", "--check"]).assert().code(2).get_output().clone();
+    let listed = String::from_utf8(output.stdout).unwrap();
+    let expected = format!("secrets/values.yaml\n  + {}\n  - {}\n", recipient("c"), recipient("b"));
+    assert!(listed.contains(&expected), "{listed}");
+    assert_eq!(fleet.snapshot(), snapshot, "a check changes nothing");
+    let output = fleet.tool(&["secrets", "--check", "--json"]).assert().code(2).get_output().clone();
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&answer["fresh"], answer["differs"].as_array().unwrap().len()), (&1.into(), 4));
+
+    let (_, said) = says(&fleet, &["secrets", "--yes"]);
+    assert!(said.contains("secrets/values.yaml: wrapped anew, 1 recipient more, 1 fewer"), "{said}");
+    decrypt_file(&fleet.path("secrets/values.yaml"), &identity("c")).unwrap();
+    decrypt_file(&fleet.path("secrets/values.yaml"), &identity("b")).unwrap_err();
+    decrypt_file(&fleet.path("secrets/hosts/web/own.yaml"), &identity("b")).unwrap();
+    assert_eq!(fleet.git(&["status", "--porcelain"]), "");
+    let (_, said) = says(&fleet, &["secrets"]);
+    assert!(said.contains("Nothing to do"), "{said}");
+}
+
+#[test]
+fn nobody_locks_himself_out() {
+    let fleet = Fleet::committed();
+    fleet.edit("secrets/.sops.yaml", "          - *operator\n", "");
+    fleet.git(&["commit", "-qam", "by hand"]);
+    let snapshot = fleet.snapshot();
+    let said = fails(fleet.tool(&["secrets", "--yes"]), 1);
+    assert!(said.contains("its rule names none of your keys"), "{said}");
+    assert_eq!(fleet.snapshot(), snapshot);
+}
+
+#[test]
+fn rules_at_the_root_and_secrets_anywhere() {
+    let fleet = Fleet::new();
+    std::fs::remove_file(fleet.path("secrets/.sops.yaml")).unwrap();
+    fleet.write("app/settings.env", &String::from_utf8(common::fixture("values.env")).unwrap());
+    fleet.write("app/target/copy.env", &String::from_utf8(common::fixture("values.env")).unwrap());
+    fleet.write(
+        ".sops.yaml",
+        &format!(
+            "creation_rules:\n  - path_regex: ^secrets/hosts/web/\n    age: {a},{b}\n  - path_regex: ^(secrets|app)/\n    age: {a},{b}\n",
+            a = recipient("a"),
+            b = recipient("b")
+        ),
+    );
+    let said = fleet.add(&[]);
+    assert!(said.contains("  app/settings.env: wrapped anew, 1 recipient more\n"), "{said}");
+    assert!(!said.contains("target/copy.env"), "{said}");
+    decrypt_file(&fleet.path("app/settings.env"), &identity("c")).unwrap();
+    decrypt_file(&fleet.path("secrets/values.yaml"), &identity("c")).unwrap();
+    decrypt_file(&fleet.path("secrets/hosts/web/own.yaml"), &identity("c")).unwrap_err();
+}
+
+#[test]
+fn paths_as_if_from_the_root_mean_what_they_say() {
+    let fleet = Fleet::committed();
+    fleet.edit("secrets/.sops.yaml", "path_regex: hosts/web/.*", "path_regex: secrets/hosts/web/.*");
+    fleet.edit("secrets/.sops.yaml", "path_regex: .*\n", "path_regex: secrets/.*\n");
+    fleet.git(&["commit", "-qam", "by hand"]);
+    let said = fleet.add(&[]);
+    assert!(said.contains("⚠ rule 'secrets/.*': read as the path from the repository's root"), "{said}");
+    decrypt_file(&fleet.path("secrets/values.yaml"), &identity("c")).unwrap();
+    decrypt_file(&fleet.path("secrets/hosts/web/own.yaml"), &identity("c")).unwrap_err();
+}
+
+#[test]
+fn secrets_that_no_rule_governs_are_told_and_left() {
+    let fleet = Fleet::committed();
+    fleet.edit("secrets/.sops.yaml", "path_regex: .*\n", "path_regex: \\.(yaml|json|ini)$\n");
+    fleet.git(&["commit", "-qam", "by hand"]);
+    let before = fleet.read("secrets/plain-name");
+    let said = fleet.add(&[]);
+    assert!(said.contains("⚠ secrets/plain-name: no rule governs it; left as it is"), "{said}");
+    assert_eq!(fleet.read("secrets/plain-name"), before);
+}
+
+#[test]
+fn the_inventory_alone() {
+    let fleet = Fleet::committed();
+    let output = fleet.tool(&["inventory", "--check"]).assert().code(2).get_output().clone();
+    assert!(String::from_utf8(output.stdout).unwrap().contains("+| 110 | new | prom |"));
+    let (_, said) = says(&fleet, &["inventory", "--yes"]);
+    assert!(said.contains("✓ The inventory is fresh"), "{said}");
+    assert_eq!(fleet.git(&["log", "-1", "--format=%s"]), "docs(machines): bring the inventory up to date\n");
+    let (_, said) = says(&fleet, &["inventory", "--check"]);
+    assert!(said.contains("✓ The inventory is fresh"), "{said}");
+    fleet.edit("docs/machines.md", "| 110 | new |", "| 110 | other |");
+    fleet.tool(&["inventory", "--check"]).assert().code(2);
+}
+
+#[test]
+fn identities_are_looked_for_in_order_and_a_named_one_must_work() {
+    let fleet = Fleet::committed();
+    let args = ["new", "--host-key", "new.pub", "--yes", "--dry-run"];
+    let secret = |name: &str| {
+        std::fs::read_to_string(fixtures().join(format!("identity-{name}-TEST-FIXTURE.txt"))).unwrap()
+    };
+    let bare = |fleet: &Fleet| {
+        let mut command = fleet.tool(&args);
+        command.env_remove("SOPS_AGE_KEY_FILE");
+        command
+    };
+    // Nothing anywhere.
+    let said = fails(bare(&fleet), 1);
+    assert!(said.contains("no age identity was found") || said.contains("none of your identities"), "{said}");
+    // In the environment, from a command, in the XDG file, as the usual SSH key.
+    bare(&fleet).env("SOPS_AGE_KEY", secret("a")).assert().success();
+    let file = fixtures().join("identity-a-TEST-FIXTURE.txt");
+    bare(&fleet).env("SOPS_AGE_KEY_CMD", format!("cat '{}'", file.display())).assert().success();
+    fleet.write("config/sops/age/keys.txt", &secret("a"));
+    bare(&fleet).env("XDG_CONFIG_HOME", fleet.path("config")).assert().success();
+    fleet.write("no-home/.config/sops/age/keys.txt", &secret("a"));
+    bare(&fleet).assert().success();
+    std::fs::remove_dir_all(fleet.path("no-home/.config")).unwrap();
+    // A wrong one first does no harm, one that was named and is not there does.
+    bare(&fleet)
+        .env("SOPS_AGE_KEY", secret("c"))
+        .env("SOPS_AGE_KEY_CMD", format!("cat '{}'", file.display()))
+        .assert()
+        .success();
+    let mut missing = bare(&fleet);
+    missing.env("SOPS_AGE_KEY_FILE", "/nowhere/key");
+    let said = fails(missing, 5);
+    assert!(said.contains("SOPS_AGE_KEY_FILE: can not read /nowhere/key"), "{said}");
+    let mut broken = bare(&fleet);
+    broken.env("SOPS_AGE_KEY", "AGE-SECRET-KEY-1CANARYCANARY");
+    let said = fails(broken, 1);
+    assert!(said.contains("SOPS_AGE_KEY: not an age identity") && !said.contains("CANARY"), "{said}");
+}
+
+#[test]
+fn no_secret_is_ever_written_or_said() {
+    let fleet = Fleet::committed();
+    let secret = std::fs::read_to_string(fixtures().join("identity-a-TEST-FIXTURE.txt")).unwrap();
+    let secret = secret.lines().last().unwrap();
+    let mut seen = String::new();
+    for args in [
+        &["new", "--host-key", "new.pub", "--dry-run", "--verbose"][..],
+        &["new", "--host-key", "new.pub", "--yes", "--verbose"],
+        &["secrets", "--check", "--verbose", "--json"],
+        &["remove", "new", "--yes", "--json"],
+    ] {
+        let output = fleet.tool(args).output().unwrap();
+        seen.push_str(&String::from_utf8_lossy(&output.stdout));
+        seen.push_str(&String::from_utf8_lossy(&output.stderr));
+    }
+    // Everything in the repository, git's own included.
+    for entry in walkdir::WalkDir::new(fleet.root()) {
+        let entry = entry.unwrap();
+        if entry.file_type().is_file() {
+            seen.push_str(&String::from_utf8_lossy(&std::fs::read(entry.path()).unwrap()));
+        }
+    }
+    for canary in
+        [secret, "canary-yaml-password", "canary dotenv", "canary-json", "canary-ini", "canary-indent"]
+    {
+        assert!(!seen.contains(canary), "{canary}");
+    }
+    assert!(seen.contains(&host_key("c")), "it looked at what it should");
+}
