@@ -3,8 +3,11 @@
 //! One SSH server on 127.0.0.1 answers as a node does: the API behind `direct-tcpip` to port 85, the few commands
 //! that are run on a node, and simulated machines behind their addresses. See [`testing`] for use from tests.
 
+pub mod anywhere;
 pub mod api;
+pub mod cli;
 pub mod conf;
+pub mod demo;
 pub mod exec;
 pub mod faults;
 pub mod guest;

@@ -31,7 +31,7 @@ use crate::{
     guest::Os,
     keys,
     log::{Record, What},
-    node::Node,
+    node::{Node, write_private},
     server,
     world::World,
 };
@@ -86,8 +86,9 @@ impl Sim {
         runtime.spawn(server::listen(Arc::clone(&node), listener));
         let sim = Sim { node, port, home, runtime: Some(runtime) };
         sim.write_known_hosts(&keys::public_line(sim.node.host_key())?)?;
-        std::fs::copy(operator_identity(), sim.identity()).context("can not copy the operator's key")?;
-        set_mode(&sim.identity(), 0o600)?;
+        let key = std::fs::read_to_string(operator_identity()).context("can not read the operator's key")?;
+        // The first line of the fixture says that it is one; a key file has no such line.
+        write_private(&sim.identity(), &key[key.find("-----BEGIN").unwrap_or(0)..])?;
         if let Some(standin) = find_tool("pve-sim") {
             std::os::unix::fs::symlink(standin, sim.home.path().join("bin/nixos-anywhere"))
                 .context("can not make a symbolic link")?;
@@ -270,6 +271,24 @@ impl Sim {
         ScratchFleet::new(self).unwrap_or_else(|e| panic!("can not make a scratch fleet: {e:#}"))
     }
 
+    /// A port on 127.0.0.1 that leads to a VM's SSH server, wherever it is now. No tool needs it; a test of
+    /// something else than the tools may.
+    pub fn expose(&self, vmid: u32) -> u16 {
+        let listener = self.block_on(tokio::net::TcpListener::bind(("127.0.0.1", 0))).expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let node = Arc::clone(&self.node);
+        let accept = async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let address = node.read(|d| Some(d.guests.get(&vmid)?.running.as_ref()?.address.clone()));
+                if let Some((vmid, boot)) = address.and_then(|a| crate::guest::at_address(&node, &a)) {
+                    tokio::spawn(crate::guest::ssh::serve(Arc::clone(&node), vmid, boot, stream));
+                }
+            }
+        };
+        self.runtime.as_ref().expect("the node runs until it is dropped").spawn(accept);
+        port
+    }
+
     /// Waits for a future on the node's threads.
     pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         let runtime = self.runtime.as_ref().expect("the node runs until it is dropped");
@@ -300,12 +319,6 @@ const REMOVED: &[&str] = &[
     "GIT_WORK_TREE",
     "GIT_INDEX_FILE",
 ];
-
-fn set_mode(path: &Path, mode: u32) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-        .with_context(|| format!("can not change the mode of {}", path.display()))
-}
 
 /// A copy of the fleet in a git repository of its own, with one commit.
 pub struct ScratchFleet {

@@ -42,6 +42,7 @@ const KNOWN: &[&str] = &[
     "readlink",
     "sleep",
     "tar",
+    "cp",
     "nixos-install",
     "setsid",
     "sh",
@@ -217,7 +218,7 @@ impl Shell {
                         rest.iter().skip_while(|a| a.starts_with('-')).map(|a| (*a).to_owned()).collect();
                     self.command(rest).await;
                 }
-                ("sh" | "bash", ["-c" | "-lc", script, ..]) => self.script((*script)).await,
+                ("sh" | "bash", ["-c" | "-lc", script, ..]) => self.script(script).await,
                 ("sh" | "bash", []) | ("sh" | "bash", ["-s" | "--", ..]) => {
                     let script = String::from_utf8_lossy(&std::mem::take(&mut self.stdin)).into_owned();
                     self.script(&script).await;
@@ -325,6 +326,10 @@ impl Shell {
                 self.say(format!("/nix/store/{}-nixos-system-{hostname}-25.11\n", "0".repeat(32)));
             }
             ("ls", [path, ..]) => self.ls(path),
+            ("cp", [.., from, to]) => match read_file(&self.node, self.vmid, from) {
+                Some(content) => self.write(to, content, false),
+                None => self.complain(format!("cp: cannot stat '{from}': No such file or directory"), 1),
+            },
             ("ssh-keygen", [.., path]) => match read_file(&self.node, self.vmid, path) {
                 Some(_) => self.say("256 SHA256:simulated root@simulated (ED25519)\n"),
                 None => self.complain(format!("ssh-keygen: {path}: No such file or directory"), 255),
