@@ -46,10 +46,9 @@ where
     let (mut outer, inner) = tokio::io::duplex(256 * 1024);
     let mut stream = stream;
     let session = async {
-        match russh::server::run_stream(config, inner, handler).await {
-            // How a session ended is the client's business.
-            Ok(session) => drop(session.await),
-            Err(_) => {}
+        // How a session ended is the client's business.
+        if let Ok(session) = russh::server::run_stream(config, inner, handler).await {
+            drop(session.await);
         }
     };
     let session = tokio::spawn(session);

@@ -1,5 +1,9 @@
 //! The stand-in for nixos-anywhere takes a machine from the cloud image through the installer to NixOS.
-#![allow(clippy::disallowed_methods, reason = "the program under test")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a test may stop, and starts the program under test"
+)]
 
 mod common;
 

@@ -1,5 +1,11 @@
 //! A client for the simulated node: real SSH, and HTTP by hand.
-#![allow(dead_code, clippy::unwrap_used, reason = "shared by several tests")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "shared by several tests"
+)]
 
 use std::io::{Read, Write};
 
