@@ -1,6 +1,6 @@
 //! Tasks of the daemon: followed to their own exit status, found again when an answer was lost.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fleet_core::{
     Error, Kind, Result,
@@ -68,9 +68,10 @@ pub fn follow(
     deadline: Deadline,
     progress: &mut dyn FnMut(&str),
 ) -> Result<()> {
-    let mut pause = Duration::from_millis(10);
+    let began = Instant::now();
     let mut seen = 0;
-    let mut looks = 0u32;
+    // A task that is over at once has no log worth a request.
+    let mut next_log = Duration::from_millis(40);
     loop {
         // The clock is looked at before the last look at the task, not after.
         let last = deadline.passed();
@@ -78,10 +79,10 @@ pub fn follow(
         let status: Status = client
             .get_as(&format!("follow the task to {what}"), &upid.path("/status"), &[], look)
             .map_err(|e| lost_sight(e, upid))?;
-        looks += 1;
         let ended = status.status != "running";
-        if looks > 4 || seen > 0 {
+        if began.elapsed() >= next_log {
             seen = new_lines(client, upid, seen, look, progress);
+            next_log = began.elapsed() + Duration::from_millis(400);
         }
         if ended {
             let exit = status.exitstatus.unwrap_or_else(|| "ended without an exit status".to_owned());
@@ -98,8 +99,8 @@ pub fn follow(
             e.now(format!("the task goes on without this program: {upid}"))
                 .hint(format!("stop it on the node: pvesh delete /nodes/{}/tasks/{upid}", upid.node()))
         })?;
-        deadline.sleep(pause);
-        pause = (pause * 3 / 2).min(Duration::from_millis(500));
+        // Its end is noticed at most a twelfth of its own time too late.
+        deadline.sleep((began.elapsed() / 12).clamp(Duration::from_millis(10), Duration::from_millis(500)));
     }
 }
 

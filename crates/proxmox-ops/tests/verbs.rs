@@ -186,3 +186,75 @@ fn messages_go_to_standard_error_and_can_be_silenced() {
     let ran = bench.run(&["start", "110", "--json", "--quiet"]);
     assert_eq!(json(&ran.out), serde_json::json!({"vmid": 110, "changed": true}));
 }
+
+#[test]
+fn snapshots_are_taken_gone_back_to_and_removed() {
+    let bench = Bench::new();
+    bench.clone_110();
+    assert_eq!(bench.ok(&["snapshots", "110"]), "NAME  TAKEN  MEMORY  PARENT  DESCRIPTION\n");
+    bench.ok(&["snapshot", "110", "before", "--description", "as it was"]);
+    let ran = bench.run(&["snapshot", "110", "before"]);
+    assert_eq!(ran.code, 4);
+    insta::assert_snapshot!(ran.err, @r"
+    ✗ VM 110 has a snapshot 'before' already
+      nothing was changed
+    hint: proxmox-ops snapshots 110
+    ");
+    bench.ok(&["configure", "110", "4", "2048"]);
+    let ran = bench.run(&["rollback", "110", "before"]);
+    assert_eq!((ran.code, ran.err.contains("give --yes")), (2, true), "{}", ran.err);
+    bench.ok(&["rollback", "110", "before", "--yes"]);
+    assert_eq!(json(&bench.ok(&["config", "110", "--json"]))["settings"]["cores"], "2");
+    let list = json(&bench.ok(&["snapshots", "110", "--json"]));
+    assert_eq!(
+        (&list[0]["name"], &list[0]["description"]),
+        (&Value::from("before"), &Value::from("as it was"))
+    );
+    bench.ok(&["delete-snapshot", "110", "before"]);
+    assert_eq!(bench.run(&["delete-snapshot", "110", "before"]).code, 5);
+    assert_eq!(bench.run(&["rollback", "110", "before", "--yes"]).code, 5);
+    assert_eq!(bench.run(&["snapshots", "777"]).code, 5);
+}
+
+#[test]
+fn a_command_in_a_vm_ends_as_it_ended() {
+    let bench = Bench::new();
+    bench.clone_110();
+    bench.ok(&["start", "110"]);
+    bench.ok(&["host-key", "110", "--timeout", "20"]);
+    assert_eq!(
+        bench.ok(&["exec", "110", "--", "hostname"]),
+        bench.ok(&["exec", "110", "--", "cat", "/etc/hostname"])
+    );
+    let ran = bench.run(&["exec", "110", "--json", "--", "cat", "/no/such/file"]);
+    assert_eq!(ran.code, 1);
+    let first = json(ran.out.lines().next().unwrap());
+    assert_ne!(first["exitcode"], 0);
+    assert!(ran.err.contains("`cat /no/such/file` exited with "), "{}", ran.err);
+    // A program that is not there: the daemon gives no answer, and nothing is sent again.
+    let before = bench.sim.changes().len();
+    let ran = bench.run(&["exec", "110", "--", "/no/such/program"]);
+    assert_eq!(ran.code, 7, "{}", ran.err);
+    assert!(ran.err.contains("does the program exist in the VM?"), "{}", ran.err);
+    assert_eq!(bench.sim.changes().len(), before + 1);
+}
+
+#[test]
+fn a_template_is_made_once() {
+    let world = World::default().with_settings(9002, &[("template", "")]);
+    let bench = Bench::with(world);
+    bench.ok(&["template", "9002"]);
+    assert!(bench.sim.config(9002).unwrap().is_template());
+    let ran = bench.run(&["template", "ubuntu-cloud-template"]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, "✓ VM 9002 is a template already\n"));
+    assert_eq!(bench.run(&["template", "110"]).code, 3);
+}
+
+#[test]
+fn what_runs_is_shown() {
+    let bench = Bench::new();
+    let running = json(&bench.ok(&["ps", "--json"]));
+    assert!(running.as_array().unwrap().iter().all(|r| r["status"] == "running"));
+    assert_eq!(bench.ok(&["top"]), bench.ok(&["ps"]));
+    assert!(bench.ok(&["ps"]).starts_with("VMID  NAME"));
+}

@@ -1,6 +1,7 @@
 //! Requests that change something, as data: made here, shown by `--dry-run`, sent by the client.
 
 use fleet_core::{
+    Error, Result,
     guard::Permit,
     protocol::CloneRequest,
     types::{DiskSize, DiskSlot, NodeName, Vmid},
@@ -18,6 +19,33 @@ pub struct Call {
     params: Vec<(String, String)>,
     vmid: Vmid,
     node: NodeName,
+}
+
+/// A snapshot's name (Proxmox's `pve-configid`): 2 to 40 characters, and none that Proxmox keeps for itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotName(String);
+
+impl std::str::FromStr for SnapshotName {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<SnapshotName> {
+        let fits = (2..=40).contains(&text.len())
+            && text.starts_with(|c: char| c.is_ascii_alphabetic())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+            && !matches!(text, "current" | "pending");
+        if fits {
+            return Ok(SnapshotName(text.to_owned()));
+        }
+        Err(Error::usage(format!(
+            "'{}' is not a valid snapshot name: a letter, then letters, digits, '-' or '_', 2 to 40 in all",
+            text.escape_debug()
+        )))
+    }
+}
+
+impl std::fmt::Display for SnapshotName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(&self.0)
+    }
 }
 
 /// Parameters whose values are secrets.
@@ -118,6 +146,60 @@ impl Call {
         Call::on_vm(permit, node, "destroy", "DELETE", "", params)
     }
 
+    /// Takes a snapshot, with the memory of a running VM if `memory`.
+    pub fn snapshot(
+        permit: &Permit,
+        node: &NodeName,
+        name: &SnapshotName,
+        description: Option<&str>,
+        memory: bool,
+    ) -> Call {
+        let mut params = vec![("snapname".to_owned(), name.to_string())];
+        params.extend(description.map(|text| ("description".to_owned(), text.to_owned())));
+        if memory {
+            params.push(("vmstate".to_owned(), flag(true).to_owned()));
+        }
+        Call::on_vm(permit, node, &format!("take the snapshot '{name}' of"), "POST", "/snapshot", params)
+    }
+
+    /// Puts a VM back to a snapshot, and starts it if `start`.
+    pub fn rollback(permit: &Permit, node: &NodeName, name: &SnapshotName, start: bool) -> Call {
+        let params = if start { vec![("start".to_owned(), flag(true).to_owned())] } else { vec![] };
+        let what = format!("roll back to the snapshot '{name}'");
+        Call::on_vm(permit, node, &what, "POST", &format!("/snapshot/{name}/rollback"), params)
+    }
+
+    /// Removes a snapshot.
+    pub fn delete_snapshot(permit: &Permit, node: &NodeName, name: &SnapshotName) -> Call {
+        let what = format!("delete the snapshot '{name}' of");
+        Call::on_vm(permit, node, &what, "DELETE", &format!("/snapshot/{name}"), vec![])
+    }
+
+    /// Turns a VM into a template.
+    pub fn template(permit: &Permit, node: &NodeName) -> Call {
+        Call::on_vm(permit, node, "make a template of", "POST", "/template", vec![])
+    }
+
+    /// Makes a VM with these settings, or restores one from the `archive` among them.
+    pub fn create(permit: &Permit, node: &NodeName, settings: &[(&str, String)]) -> Call {
+        let mut params = vec![("vmid".to_owned(), permit.vmid().to_string())];
+        params.extend(settings.iter().map(|(key, value)| ((*key).to_owned(), setting(key, value))));
+        Call {
+            what: format!("create VM {}", permit.vmid()),
+            method: "POST",
+            path: format!("/nodes/{}/qemu", percent(node.as_str())),
+            params,
+            vmid: permit.vmid(),
+            node: node.clone(),
+        }
+    }
+
+    /// Runs a command in a VM through its guest agent; each word is a parameter of its own.
+    pub fn guest_exec(permit: &Permit, node: &NodeName, words: &[String]) -> Call {
+        let params = words.iter().map(|word| ("command".to_owned(), word.clone())).collect();
+        Call::on_vm(permit, node, "run a command in", "POST", "/agent/exec", params)
+    }
+
     /// What it does, in words: "start VM 110".
     pub fn what(&self) -> &str {
         &self.what
@@ -156,8 +238,14 @@ impl Call {
 
     /// For `--dry-run --json`; secrets are left out.
     pub fn to_json(&self) -> Value {
-        let params: serde_json::Map<String, Value> =
-            self.shown().map(|(key, value)| (key.to_owned(), json!(value))).collect();
+        let mut params = serde_json::Map::new();
+        for (key, value) in self.shown() {
+            match params.get_mut(key) {
+                None => drop(params.insert(key.to_owned(), json!(value))),
+                Some(Value::Array(list)) => list.push(json!(value)),
+                Some(there) => *there = json!([there, value]),
+            }
+        }
         json!({ "method": self.method, "path": self.path, "params": params })
     }
 }

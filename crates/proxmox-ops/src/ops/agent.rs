@@ -2,11 +2,18 @@
 
 use std::time::Duration;
 
-use fleet_core::{Error, Kind, Result, deadline::Deadline, types::Vmid};
-use serde::Deserialize;
+use fleet_core::{Error, Kind, Result, deadline::Deadline, guard::Permit, types::Vmid};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use ssh_key::{Algorithm, PublicKey};
 
-use crate::{api::call::vm_path, node::Node};
+use crate::{
+    api::{
+        call::{Call, vm_path},
+        encode::truth,
+    },
+    node::Node,
+};
 
 /// Where OpenSSH keeps its ed25519 host key.
 const HOST_KEY: &str = "/etc/ssh/ssh_host_ed25519_key.pub";
@@ -39,6 +46,91 @@ pub fn host_key(node: &Node, vmid: Vmid, deadline: Deadline) -> Result<String> {
         fleet_core::interrupt::check()?;
         deadline.sleep(Duration::from_millis(500));
     }
+}
+
+/// Refuses words that the agent can not take: a character above U+00FF kills its channel until the VM is
+/// started anew, and an empty program is none.
+pub fn check_words(words: &[String]) -> Result<()> {
+    if words.first().is_none_or(|program| program.is_empty()) {
+        return Err(Error::usage("there is no program to run").now("nothing was sent to the node"));
+    }
+    let odd = words.iter().flat_map(|word| word.chars()).find(|c| u32::from(*c) > 0xff || *c == '\0');
+    match odd {
+        None => Ok(()),
+        Some(c) => {
+            Err(Error::usage(format!("'{}' can not be in a command for the guest agent", c.escape_debug()))
+                .now("characters above U+00FF would break the agent's channel until the VM is started anew")
+                .now("nothing was sent to the node")
+                .hint("put them into a file in the VM, or use SSH"))
+        }
+    }
+}
+
+/// Starts a command in a VM; gives its process id.
+pub fn exec(node: &Node, permit: &Permit, words: &[String], deadline: Deadline) -> Result<u64> {
+    let vmid = permit.vmid();
+    let call = Call::guest_exec(permit, node.name(deadline)?, words);
+    let data = node.api.send(permit, &call, deadline.at_most(Duration::from_secs(30))).map_err(|e| {
+        if e.kind() == Kind::OutcomeUnknown {
+            // The daemon dies of the agent's curly quotes around a program that is not there.
+            return e.hint(format!("does the program exist in the VM? proxmox-ops exec {vmid} -- ls /bin"));
+        }
+        node.explain_missing(vmid, hinted(e, vmid))
+    })?;
+    data.get("pid")
+        .and_then(Value::as_u64)
+        .ok_or_else(|| Error::failed(format!("can not {}: the node gave no process id", call.what())))
+}
+
+/// How a command in a VM ended.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct Ended {
+    /// Its exit code, unless a signal ended it.
+    #[serde(default)]
+    pub exitcode: Option<i64>,
+    /// The signal that ended it.
+    #[serde(default)]
+    pub signal: Option<i64>,
+    /// Its standard output.
+    #[serde(default, rename(deserialize = "out-data"))]
+    pub out: String,
+    /// Its standard error.
+    #[serde(default, rename(deserialize = "err-data"))]
+    pub err: String,
+    #[serde(default, rename(deserialize = "out-truncated"))]
+    out_truncated: Value,
+    #[serde(default, rename(deserialize = "err-truncated"))]
+    err_truncated: Value,
+}
+
+impl Ended {
+    /// Whether some of its output is missing.
+    pub fn truncated(&self) -> bool {
+        truth(Some(&self.out_truncated)) || truth(Some(&self.err_truncated))
+    }
+
+    /// How it failed, in words; none when it did not.
+    pub fn how(&self) -> Option<String> {
+        match (self.exitcode, self.signal) {
+            (Some(0), None) => None,
+            (_, Some(signal)) => Some(format!("was killed by signal {signal}")),
+            (Some(code), None) => Some(format!("exited with {code}")),
+            (None, None) => Some("ended in an unknown way".to_owned()),
+        }
+    }
+}
+
+/// How a command ended, if it has. It can be asked only once after that.
+pub fn exec_status(node: &Node, vmid: Vmid, pid: u64, deadline: Deadline) -> Result<Option<Ended>> {
+    let path = vm_path(node.name(deadline)?, vmid, "/agent/exec-status");
+    let what = format!("ask how the command in VM {vmid} ended");
+    let data = node.api.get(&what, &path, &[("pid", &pid.to_string())], deadline)?;
+    if !truth(data.get("exited")) {
+        return Ok(None);
+    }
+    serde_json::from_value(data).map(Some).map_err(|e| {
+        Error::failed(format!("can not {what}: the node's answer has another shape")).caused_by(e)
+    })
 }
 
 fn hinted(error: Error, vmid: Vmid) -> Error {

@@ -88,9 +88,7 @@ fn look(node: &Node, request: &CloneRequest, deadline: Deadline) -> Result<Found
             // Whose it is shows in the VM; how it ended, too.
             let followed = tasks::follow(&node.api, &upid, "clone", deadline, &mut |_| {});
             let gone = [Kind::DeadlinePassed, Kind::OutcomeUnknown, Kind::Interrupted];
-            if let Err(e) = followed.or_else(|e| if gone.contains(&e.kind()) { Err(e) } else { Ok(()) }) {
-                return Err(e);
-            }
+            followed.or_else(|e| if gone.contains(&e.kind()) { Err(e) } else { Ok(()) })?;
         }
         found = match config::read(node, request.vmid, short) {
             Ok(config) if config.marker.as_ref() == Some(&request.marker) => return Ok(Found::Ours),

@@ -9,6 +9,8 @@ pub mod destroy;
 pub mod host;
 pub mod power;
 pub mod resize;
+pub mod snapshot;
+pub mod template;
 
 /// Where lines of progress go.
 pub type Progress<'a> = &'a mut dyn FnMut(&str);

@@ -1,0 +1,214 @@
+//! Templates: made of a VM, or of a cloud image.
+
+use fleet_core::{
+    Error, Kind, Result,
+    deadline::Deadline,
+    guard::{Operation, Permit},
+    protocol::{Marker, VmConfig},
+    types::{BridgeName, StorageId, VmName},
+};
+
+use super::{Progress, config, power};
+use crate::{
+    api::{call::Call, encode},
+    node::Node,
+    tasks,
+};
+
+/// Turns a stopped VM into a template. Whether there was anything to do.
+pub fn convert(node: &Node, permit: &Permit, deadline: Deadline, progress: Progress<'_>) -> Result<bool> {
+    let vmid = permit.vmid();
+    let name = node.name(deadline)?.clone();
+    let is_template = || -> Result<bool> {
+        let config = config::read(node, vmid, deadline)?;
+        Ok(config.settings.get("template").is_some_and(|t| encode::truth(Some(&t.as_str().into()))))
+    };
+    if is_template()? {
+        return Ok(false);
+    }
+    if power::status(node, vmid, deadline)?.status != "stopped" {
+        return Err(Error::failed(format!("can not make a template of VM {vmid}: it is running"))
+            .now("nothing was changed")
+            .hint(format!("proxmox-ops shutdown {vmid}")));
+    }
+    let call = Call::template(permit, &name);
+    let mut done = || is_template();
+    tasks::run_or_look(&node.api, permit, &call, ("qmtemplate", vmid, &name), deadline, progress, &mut done)?;
+    if is_template()? {
+        return Ok(true);
+    }
+    Err(Error::failed(format!("VM {vmid} is no template although its conversion ended well"))
+        .hint(format!("proxmox-ops config {vmid}")))
+}
+
+/// What a new template is made of.
+#[derive(Debug, Clone)]
+pub struct Recipe {
+    /// Its name.
+    pub name: VmName,
+    /// Where its disks go.
+    pub storage: StorageId,
+    /// The image: a volume such as `local:import/debian-13.qcow2`, or an absolute path on the node.
+    pub image: String,
+    /// The bridge of `net0`.
+    pub bridge: BridgeName,
+    /// What people wrote about it.
+    pub description: Option<String>,
+}
+
+/// The settings of a template that boots what disko lays out: UEFI without keys enrolled beforehand (an
+/// unsigned NixOS would not start), a serial console as cloud images want it, the guest agent.
+pub fn settings(recipe: &Recipe, marker: &Marker) -> Vec<(&'static str, String)> {
+    let Recipe { name, storage, image, bridge, description } = recipe;
+    let description = match description {
+        Some(text) => format!("{text}\n\n{marker}"),
+        None => marker.to_string(),
+    };
+    let text = |text: &str| text.to_owned();
+    vec![
+        ("name", name.to_string()),
+        ("description", description),
+        ("ostype", text("l26")),
+        ("bios", text("ovmf")),
+        ("machine", text("q35")),
+        ("efidisk0", format!("{storage}:1,efitype=4m,pre-enrolled-keys=0")),
+        ("cores", text("2")),
+        ("memory", text("2048")),
+        ("scsihw", text("virtio-scsi-pci")),
+        ("scsi0", format!("{storage}:0,import-from={image}")),
+        ("boot", text("order=scsi0")),
+        ("net0", format!("virtio,bridge={bridge}")),
+        ("serial0", text("socket")),
+        ("vga", text("serial0")),
+        ("agent", text("enabled=1")),
+    ]
+}
+
+/// What is there where the template should be.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing.
+    Nothing,
+    /// A template that boots what disko lays out.
+    Ready,
+    /// A VM that a run of ours made and did not turn into a template.
+    Unfinished,
+}
+
+/// Looks at the VMID. What is neither ours nor a fitting template is a conflict that says what it lacks.
+pub fn look(node: &Node, permit: &Permit, name: &VmName, deadline: Deadline) -> Result<Found> {
+    match config::read(node, permit.vmid(), deadline) {
+        Ok(config) => judge(&config, name),
+        Err(e) if e.kind() == Kind::NotFound => Ok(Found::Nothing),
+        Err(e) => Err(e),
+    }
+}
+
+fn judge(config: &VmConfig, name: &VmName) -> Result<Found> {
+    let vmid = config.vmid;
+    let setting = |key: &str| config.settings.get(key).map_or("", String::as_str);
+    let ours = config.marker.as_ref().is_some_and(|marker| marker.name == *name);
+    if setting("template") != "1" {
+        if ours && setting("lock").is_empty() {
+            return Ok(Found::Unfinished);
+        }
+        return Err(Error::conflict(format!("VMID {vmid} is taken by the VM '{}'", setting("name")))
+            .now(if ours {
+                format!("a run of this command made it; it is locked by: {}", setting("lock"))
+            } else {
+                "it is no template, and nothing proves that it is ours".to_owned()
+            })
+            .hint(format!("proxmox-ops config {vmid}")));
+    }
+    let lacks: Vec<&str> = [
+        (setting("bios") == "ovmf", "UEFI (bios: ovmf)"),
+        (!setting("efidisk0").is_empty(), "an EFI disk"),
+        (
+            !setting("efidisk0").contains("pre-enrolled-keys=1"),
+            "an EFI disk without keys enrolled beforehand",
+        ),
+        (!setting("scsi0").is_empty(), "a disk at scsi0"),
+    ]
+    .into_iter()
+    .filter_map(|(fits, what)| (!fits).then_some(what))
+    .collect();
+    if lacks.is_empty() {
+        return Ok(Found::Ready);
+    }
+    Err(Error::conflict(format!(
+        "VM {vmid} is a template already, and one that does not boot what disko lays out"
+    ))
+    .now(format!("it lacks: {}", lacks.join(", ")))
+    .hint("take another VMID for the new template, and write it into the definitions"))
+}
+
+/// Makes the VM of a recipe; it is no template yet.
+pub fn create(
+    node: &Node,
+    permit: &Permit,
+    recipe: &Recipe,
+    deadline: Deadline,
+    progress: Progress<'_>,
+) -> Result<()> {
+    let vmid = permit.vmid();
+    if permit.operation() != Operation::Template {
+        return Err(Error::refused(format!(
+            "refused to create VM {vmid}: the guard gave no leave for a template"
+        )));
+    }
+    let name = node.name(deadline)?.clone();
+    let marker = Marker::fresh(&recipe.name, vmid)?;
+    let call = Call::create(permit, &name, &settings(recipe, &marker));
+    let mut done = || match config::read(node, vmid, deadline) {
+        Ok(config) => Ok(config.marker.as_ref() == Some(&marker) && !config.settings.contains_key("lock")),
+        Err(e) if e.kind() == Kind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    };
+    tasks::run_or_look(&node.api, permit, &call, ("qmcreate", vmid, &name), deadline, progress, &mut done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fleet_core::types::Vmid;
+
+    fn config(settings: &[(&str, &str)]) -> VmConfig {
+        let vmid = Vmid::new(9002).unwrap();
+        let settings: std::collections::BTreeMap<String, String> =
+            settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let marker = settings.get("description").and_then(|d| Marker::find(d));
+        VmConfig { vmid, node: "prom".parse().unwrap(), settings, digest: String::new(), marker, mac: None }
+    }
+
+    #[test]
+    fn a_recipe_is_a_template_that_fits() {
+        let recipe = Recipe {
+            name: "tmpl".parse().unwrap(),
+            storage: "nvmeprom".parse().unwrap(),
+            image: "local:import/debian-13.qcow2".into(),
+            bridge: "vmbr0".parse().unwrap(),
+            description: Some("Debian".into()),
+        };
+        let marker = Marker::fresh(&recipe.name, Vmid::new(9002).unwrap()).unwrap();
+        let mut made = settings(&recipe, &marker);
+        let pairs = |made: &[(&'static str, String)]| {
+            let pairs: Vec<(&str, &str)> = made.iter().map(|(k, v)| (*k, v.as_str())).collect();
+            config(&pairs)
+        };
+        assert_eq!(judge(&pairs(&made), &recipe.name).unwrap(), Found::Unfinished);
+        made.push(("template", "1".into()));
+        assert_eq!(judge(&pairs(&made), &recipe.name).unwrap(), Found::Ready);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_a_conflict() {
+        let name = "tmpl".parse().unwrap();
+        let seabios = judge(&config(&[("template", "1"), ("scsi0", "a:b,size=2G")]), &name).unwrap_err();
+        assert_eq!(seabios.kind(), Kind::Conflict);
+        assert_eq!(seabios.facts(), ["it lacks: UEFI (bios: ovmf), an EFI disk"]);
+        let keys =
+            [("template", "1"), ("bios", "ovmf"), ("efidisk0", "a:b,pre-enrolled-keys=1"), ("scsi0", "a:c")];
+        assert!(judge(&config(&keys), &name).unwrap_err().facts()[0].contains("without keys enrolled"));
+        assert_eq!(judge(&config(&[("name", "stranger")]), &name).unwrap_err().kind(), Kind::Conflict);
+    }
+}

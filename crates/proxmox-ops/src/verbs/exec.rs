@@ -1,0 +1,76 @@
+//! `proxmox-ops exec`
+
+use std::time::Duration;
+
+use clap::Args;
+use fleet_core::{Error, Kind, Result, deadline::Deadline, guard::Operation, interrupt, types::VmRef};
+
+use crate::{
+    api::call::Call,
+    context::{ChangeOptions, Context},
+    ops::agent,
+};
+
+/// Run a command in a VM through its guest agent, as root, without a network
+///
+/// No shell is in between: words after -- are the program and its arguments. Its output comes when it has ended.
+/// Ends with 0 when the command did, else with 1; --json tells its own exit code.
+#[derive(Debug, Args)]
+pub struct Exec {
+    /// VMID or name
+    #[arg(value_name = "VMID")]
+    vm: VmRef,
+    /// Seconds that the command may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    words: Vec<String>,
+    #[command(flatten)]
+    options: ChangeOptions,
+}
+
+impl Exec {
+    /// Runs it.
+    pub fn run(&self, cx: &Context) -> Result<()> {
+        let permit = cx.permit(&self.vm, &self.options, Operation::Change, "run a command in")?;
+        agent::check_words(&self.words)?;
+        if self.options.change.dry_run {
+            return cx.show(&[Call::guest_exec(&permit, &cx.node_name()?, &self.words)]);
+        }
+        let vmid = permit.vmid();
+        let node = cx.connect()?;
+        let deadline = Deadline::secs(self.timeout);
+        let pid = agent::exec(&node, &permit, &self.words, deadline)?;
+        let mut pause = Duration::from_millis(20);
+        let ended = loop {
+            if let Some(ended) =
+                agent::exec_status(&node, vmid, pid, deadline.at_most(Duration::from_secs(30)))?
+            {
+                break ended;
+            }
+            let goes_on = |e: Error| e.now(format!("it goes on in VM {vmid} as process {pid}"));
+            interrupt::check().map_err(goes_on)?;
+            deadline.check(format_args!("the command in VM {vmid}")).map_err(goes_on)?;
+            deadline.sleep(pause);
+            pause = (pause * 3 / 2).min(Duration::from_millis(500));
+        };
+        if ended.truncated() {
+            cx.ui.warn("the output was longer than the guest agent keeps: its end is missing");
+        }
+        if cx.ui.json() {
+            cx.ui.json_line(&ended)?;
+        } else {
+            cx.ui.data(&ended.out)?;
+            if !ended.err.is_empty() {
+                cx.ui.warn(ended.err.trim_end());
+            }
+        }
+        match ended.how() {
+            None => Ok(()),
+            Some(how) => {
+                Err(Error::new(Kind::Failed, format!("`{}` {how} in VM {vmid}", self.words.join(" "))))
+            }
+        }
+    }
+}

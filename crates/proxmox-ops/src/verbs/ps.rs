@@ -1,0 +1,133 @@
+//! `proxmox-ops ps` and `proxmox-ops top`
+
+use std::{io::IsTerminal, time::Duration};
+
+use clap::Args;
+use fleet_core::{
+    Result,
+    deadline::Deadline,
+    interrupt,
+    protocol::{Resource, ResourceKind},
+};
+use serde_json::Value;
+
+use super::{human, table};
+use crate::context::{Context, read_deadline};
+
+/// Show what the running VMs use now
+#[derive(Debug, Args)]
+pub struct Ps {}
+
+impl Ps {
+    /// Runs it.
+    pub fn run(&self, cx: &Context) -> Result<()> {
+        let node = cx.connect()?;
+        let running = running(node.resources(read_deadline())?);
+        cx.ui.answer(&running, || text(&running))
+    }
+}
+
+/// Show what the running VMs use, again and again; once where there is no terminal
+#[derive(Debug, Args)]
+pub struct Top {
+    /// Seconds between two looks; Proxmox itself measures every ten
+    #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    every: u64,
+}
+
+impl Top {
+    /// Runs it.
+    pub fn run(&self, cx: &Context) -> Result<()> {
+        let node = cx.connect()?;
+        let live = std::io::stdout().is_terminal() && !cx.ui.json();
+        loop {
+            let running = running(node.resources(read_deadline())?);
+            if !live {
+                return cx.ui.answer(&running, || text(&running));
+            }
+            // Home, then each line wiped to its end, then the rest of the screen: no flicker.
+            let lines: String = text(&running).lines().map(|line| format!("{line}\x1b[K\n")).collect();
+            cx.ui.data(format!("\x1b[H{lines}\x1b[J"))?;
+            let pause = Deadline::secs(self.every);
+            while !pause.passed() {
+                if interrupt::asked() {
+                    return Ok(());
+                }
+                pause.sleep(Duration::from_millis(100));
+            }
+        }
+    }
+}
+
+fn running(mut resources: Vec<Resource>) -> Vec<Resource> {
+    resources.retain(|r| r.status == "running");
+    let cpu = |r: &Resource| r.other.get("cpu").and_then(Value::as_f64).unwrap_or_default();
+    resources.sort_by(|a, b| cpu(b).total_cmp(&cpu(a)).then(a.vmid.cmp(&b.vmid)));
+    resources
+}
+
+fn text(running: &[Resource]) -> String {
+    let rows = running.iter().map(|r| {
+        let number = |key: &str| r.other.get(key).and_then(Value::as_f64).unwrap_or_default();
+        // Whole bytes and seconds come as numbers that a double holds exactly.
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "never negative, below 2^53"
+        )]
+        let whole = |key: &str| number(key) as u64;
+        let memory = number("mem") / number("maxmem").max(1.0) * 100.0;
+        vec![
+            r.vmid.to_string(),
+            r.name.clone().unwrap_or_else(|| "-".to_owned()),
+            (if r.kind == ResourceKind::Lxc { "container" } else { "vm" }).to_owned(),
+            r.node.to_string(),
+            format!("{:.1}%", number("cpu") * 100.0),
+            whole("maxcpu").to_string(),
+            human(whole("mem")),
+            format!("{memory:.0}%"),
+            human(whole("netin")),
+            human(whole("netout")),
+            uptime(whole("uptime")),
+        ]
+    });
+    table(
+        &["VMID", "NAME", "TYPE", "NODE", "CPU", "CORES", "MEMORY", "OF MAX", "NET IN", "NET OUT", "UP"],
+        &[0, 4, 5, 6, 7, 8, 9, 10],
+        rows.collect(),
+    )
+}
+
+/// How long something has been up, in its two largest units.
+fn uptime(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours) {
+        (0, 0) => format!("{minutes}m{:02}s", seconds % 60),
+        (0, _) => format!("{hours}h{minutes:02}m"),
+        _ => format!("{days}d{hours:02}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_busiest_comes_first() {
+        let resources: Vec<Resource> = serde_json::from_value(json!([
+            {"vmid": 104, "type": "qemu", "name": "doc1", "node": "prom", "status": "running", "cpu": 0.051, "maxcpu": 8,
+             "mem": 17179869184u64, "maxmem": 34359738368u64, "netin": 1048576, "netout": 2048, "uptime": 90061},
+            {"vmid": 109, "type": "qemu", "name": "igp", "node": "prom", "status": "running", "cpu": 0.97, "maxcpu": 8,
+             "mem": 1024, "maxmem": 2048, "netin": 0, "netout": 0, "uptime": 59},
+            {"vmid": 110, "type": "qemu", "name": "web", "node": "prom", "status": "stopped"},
+        ]))
+        .unwrap();
+        insta::assert_snapshot!(text(&running(resources)), @r"
+        VMID  NAME  TYPE  NODE    CPU  CORES    MEMORY  OF MAX   NET IN  NET OUT     UP
+         109  igp   vm    prom  97.0%      8   1.0 KiB     50%      0 B      0 B  0m59s
+         104  doc1  vm    prom   5.1%      8  16.0 GiB     50%  1.0 MiB  2.0 KiB  1d01h
+        ");
+        assert_eq!(uptime(3_660), "1h01m");
+    }
+}
