@@ -12,6 +12,9 @@ use fleet_core::{
 };
 use ssh_support::{Fault, Sshd};
 
+/// Ends only when nobody reads what it says, so that nothing is left of it when its sshd is gone.
+const FOREVER: &str = "while echo; do sleep 0.1; done";
+
 fn limit() -> Deadline {
     Deadline::secs(60)
 }
@@ -74,9 +77,9 @@ fn a_deadline_ends_the_wait_but_not_the_session() {
     let Some(sshd) = Sshd::start("") else { return };
     let session = sshd.connect();
     let short = Deadline::after(Duration::from_millis(200));
-    let error = session.exec("sleep 30", b"", short).unwrap_err();
+    let error = session.exec(FOREVER, b"", short).unwrap_err();
     assert_eq!(error.kind(), Kind::DeadlinePassed);
-    assert!(error.message().contains("`sleep 30` on 127.0.0.1 to end"), "{error:?}");
+    assert!(error.message().contains("done` on 127.0.0.1 to end"), "{error:?}");
     assert_eq!(session.exec("echo still here", b"", limit()).unwrap().stdout, b"still here\n");
     assert_eq!(sshd.connections(), 1);
 }
@@ -113,7 +116,7 @@ fn a_killed_server_leaves_the_outcome_unknown_and_the_next_command_connects_agai
     let Some(sshd) = Sshd::start("") else { return };
     let session = sshd.connect();
     let begun = sshd.path("begun");
-    let command = format!("touch {}; sleep 30", begun.display());
+    let command = format!("touch {}; {FOREVER}", begun.display());
     let error = std::thread::scope(|scope| {
         let running = scope.spawn(|| session.exec(&command, b"", limit()).unwrap_err());
         while !begun.exists() {

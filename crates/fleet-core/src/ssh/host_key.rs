@@ -54,10 +54,10 @@ impl Expected {
     }
 
     /// Host key algorithms in the order in which we want them: those on record first.
-    pub(super) fn preference(&self, known_as: &str) -> String {
+    pub(super) fn preference(&self, names: &[String]) -> String {
         let first = match self {
             Expected::Pinned(key) => vec![key.key_type().to_owned()],
-            Expected::Recorded(known) => known.types(known_as),
+            Expected::Recorded(known) => names.iter().flat_map(|name| known.types(name)).collect(),
         };
         let mut order: Vec<&str> = Vec::new();
         for key_type in first.iter().map(String::as_str).chain(ALL_TYPES) {
@@ -75,7 +75,7 @@ impl Expected {
         match self {
             Expected::Pinned(expected) if expected == key => Ok(()),
             Expected::Pinned(expected) => Err(mismatch(expected, key, settings)),
-            Expected::Recorded(known) => match known.check(&settings.known_as(), key) {
+            Expected::Recorded(known) => match verdict(known, &settings.known_names(), key) {
                 Verdict::Known => Ok(()),
                 Verdict::Revoked(at) => Err(Error::unreachable(format!(
                     "the host key that {} shows is marked as revoked",
@@ -100,6 +100,18 @@ impl Expected {
                 }
             },
         }
+    }
+}
+
+/// The verdict under the first name, unless it is unknown there and known, or revoked, under another.
+fn verdict(known: &KnownHosts, names: &[String], key: &PublicKey) -> Verdict {
+    let mut verdicts = names.iter().map(|name| known.check(name, key));
+    let first = verdicts.next().unwrap_or(Verdict::Unknown { others: Vec::new(), authorities: Vec::new() });
+    match first {
+        Verdict::Unknown { .. } => {
+            verdicts.find(|v| matches!(v, Verdict::Known | Verdict::Revoked(_))).unwrap_or(first)
+        }
+        decided => decided,
     }
 }
 
@@ -199,4 +211,37 @@ fn unknown(key: &PublicKey, notes: &[String], settings: &Settings) -> Error {
         "known_as": settings.known_as(),
         "key": key.line(),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ED: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB";
+    const ED2: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgIC";
+
+    fn judged(file: &str) -> Verdict {
+        let mut known = KnownHosts::default();
+        known.parse(std::path::Path::new("kh"), file);
+        let names = ["[prom]:2222".to_owned(), "prom".to_owned()];
+        verdict(&known, &names, &PublicKey::parse(ED).unwrap())
+    }
+
+    #[test]
+    fn a_host_recorded_without_its_port_is_known_unless_its_port_says_otherwise() {
+        assert_eq!(judged(&format!("prom {ED}\n")), Verdict::Known);
+        assert!(matches!(judged(&format!("[prom]:2222 {ED2}\nprom {ED}\n")), Verdict::Changed(_)));
+        assert!(matches!(judged(&format!("prom {ED2}\n")), Verdict::Unknown { .. }));
+        assert!(matches!(judged(&format!("@revoked prom {ED}\n")), Verdict::Revoked(_)));
+    }
+
+    #[test]
+    fn types_on_record_are_asked_for_first() {
+        let mut known = KnownHosts::default();
+        known.parse(std::path::Path::new("kh"), "prom ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAAQE=\n");
+        let order = Expected::Recorded(known).preference(&["prom".to_owned()]);
+        assert!(order.starts_with("rsa-sha2-512,rsa-sha2-256,ssh-ed25519,"), "{order}");
+        let order = Expected::Recorded(KnownHosts::default()).preference(&["prom".to_owned()]);
+        assert!(order.starts_with("ssh-ed25519,ecdsa-sha2-nistp256,"), "{order}");
+    }
 }

@@ -69,6 +69,10 @@ pub(super) fn code_of(error: &ssh2::Error) -> i32 {
 /// fresh try finds an open port sooner.
 const ADOPTED: Duration = Duration::from_millis(3500);
 
+/// How long the socket may take nothing at all. sshd always reads; what it can not pass on it answers for by not
+/// opening the window.
+const STUCK: Duration = Duration::from_secs(60);
+
 /// How long the far end may take to show that it is there.
 const PROBE: Duration = Duration::from_secs(3);
 
@@ -223,11 +227,13 @@ impl Link {
         deadline: Deadline,
         drain: Option<&ssh2::Channel>,
     ) -> Outcome<()> {
+        // Others wait for the lock meanwhile.
+        let limit = deadline.at_most(STUCK);
         loop {
             // At its end of file a channel's wait no longer reads anything.
             let mut drain = drain.cloned().filter(|channel| !channel.eof());
             let events = if drain.is_some() { PollFlags::IN | PollFlags::OUT } else { PollFlags::OUT };
-            let ready = poll_one(self.socket(), events, deadline.left());
+            let ready = poll_one(self.socket(), events, limit.left());
             if ready.intersects(PollFlags::OUT | PollFlags::HUP | PollFlags::ERR) {
                 return Ok(());
             }
@@ -238,10 +244,15 @@ impl Link {
                     self.cut(state, error.message());
                     return Err(Trouble::Lost(error.message().to_owned()));
                 }
-            } else if deadline.passed() {
+            } else if limit.passed() {
                 // A packet that is half sent can neither be taken back nor followed by another.
-                self.cut(state, "the other side took nothing more");
-                return Err(Trouble::Deadline);
+                let why = "the other side takes nothing more";
+                self.cut(state, why);
+                return Err(if deadline.passed() {
+                    Trouble::Deadline
+                } else {
+                    Trouble::Lost(why.to_owned())
+                });
             }
         }
     }

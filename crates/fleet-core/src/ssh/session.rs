@@ -117,7 +117,9 @@ fn establish(
 ) -> Result<(Arc<Link>, PublicKey)> {
     let failed = |e: ssh2::Error| Error::failed(format!("can not set up SSH: {}", e.message()));
     let session = ssh2::Session::new().map_err(failed)?;
-    session.method_pref(MethodType::HostKey, &expected.preference(&settings.known_as())).map_err(failed)?;
+    session
+        .method_pref(MethodType::HostKey, &expected.preference(&settings.known_names()))
+        .map_err(failed)?;
     let way = dial(settings, target.proxy.as_ref(), env, deadline)?;
     let link = Link::new(settings.alias.clone(), session, way.socket, way.carrier)
         .map_err(|e| Error::failed("can not set up the connection's socket").caused_by(e))?;

@@ -258,6 +258,16 @@ impl Settings {
         }
     }
 
+    /// Every name that counts, the first one first: as OpenSSH does, a host that is not on record with its port is
+    /// looked up without it.
+    pub(super) fn known_names(&self) -> Vec<String> {
+        let mut names = vec![self.known_as()];
+        if self.host_key_alias.is_none() && self.port != 22 {
+            names.push(super::known_hosts::name(&self.hostname, 22));
+        }
+        names
+    }
+
     /// The `ssh` command for the same destination, for hints: `ssh -p 2222 prom`.
     pub(super) fn ssh_command(&self, option: &str) -> String {
         let mut words = vec!["ssh".to_owned()];

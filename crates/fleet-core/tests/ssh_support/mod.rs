@@ -118,7 +118,7 @@ impl Sshd {
         let config = format!(
             "HostKey {host}\nAuthorizedKeysFile {dir}/authorized\nStrictModes no\nUsePAM no\nPidFile none\n\
              PermitRootLogin prohibit-password\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
-             LogLevel VERBOSE\n{more}\n",
+             LogLevel VERBOSE\nSetEnv SHLVL=9\n{more}\n",
             host = host_key.display(),
             dir = path.display(),
         );
