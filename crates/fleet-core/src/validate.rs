@@ -37,11 +37,11 @@ pub fn repository(repo: &Repo, nix: NixMode) -> Report {
     let mut report = Report::default();
     match Definitions::load(repo, nix) {
         Ok(definitions) => report.definitions = Some(definitions),
-        Err(error) => report.faults.extend(faults_of(error, &repo.definitions(), repo.root())),
+        Err(error) => report.faults.extend(faults_of(&error, &repo.definitions(), repo.root())),
     }
     match Hosts::load(repo, nix) {
         Ok(hosts) => report.hosts = Some(hosts),
-        Err(error) => report.faults.extend(faults_of(error, &repo.hosts(), repo.root())),
+        Err(error) => report.faults.extend(faults_of(&error, &repo.hosts(), repo.root())),
     }
     if let Some(definitions) = &report.definitions {
         report.faults.extend(host_dirs(repo, definitions));
@@ -53,7 +53,7 @@ pub fn repository(repo: &Repo, nix: NixMode) -> Report {
 }
 
 /// The faults that an error of a loader carries, or the error itself as one.
-fn faults_of(error: Error, file: &Path, base: &Path) -> Vec<Fault> {
+fn faults_of(error: &Error, file: &Path, base: &Path) -> Vec<Fault> {
     let details = error.report().details;
     let listed: Option<Vec<Fault>> = details.and_then(|details| serde_json::from_value(details).ok());
     match listed {

@@ -25,8 +25,6 @@ pub(super) enum DefValue<'a> {
     Inherit,
     /// `inherit (from) name;`: index into [`Defs::froms`].
     InheritFrom(usize),
-    /// A merge whose outcome differs between versions of Nix.
-    Unsupported(&'static str),
 }
 
 pub(super) struct Def<'a> {
@@ -163,13 +161,11 @@ impl<'a> Lowering<'a, '_> {
         }
         let nested = match existing {
             DefValue::Nested(nested) => nested,
-            DefValue::Unsupported(_) => return Ok(()),
             _ => return Err(self.duplicate_at(name, *key)),
         };
         if !rest.is_empty() {
             if nested.recursive {
-                *existing = DefValue::Unsupported(REC_MERGE);
-                return Ok(());
+                return Err(Stop::new(Sort::Unsupported, REC_MERGE, Some(*key)));
             }
             return self.define(nested, rest, value);
         }
@@ -179,8 +175,7 @@ impl<'a> Lowering<'a, '_> {
         }
         let added = self.collect(set)?;
         if !added.is_plain() || !nested.is_plain() {
-            *existing = DefValue::Unsupported(REC_MERGE);
-            return Ok(());
+            return Err(Stop::new(Sort::Unsupported, REC_MERGE, Some(*key)));
         }
         for def in added.entries {
             if nested.find(def.name).is_some() {
@@ -248,5 +243,6 @@ impl<'a> Lowering<'a, '_> {
     }
 }
 
+/// What versions of Nix make of it differs, down to whether the file can be read at all.
 const REC_MERGE: &str =
     "two definitions of one attribute set, of which one is recursive, inherits or computes names";

@@ -132,7 +132,14 @@ impl<'a, 'm> Lowering<'a, 'm> {
                 return self.attrs(defs, self.span(node));
             }
             K::NODE_LET_IN => self.let_in(node)?,
-            K::NODE_LEGACY_LET => Expr::Unsupported("a `let { … }` without `in`".into()),
+            // `let { …; body = e; }` is `(rec { … }).body`.
+            K::NODE_LEGACY_LET => {
+                let mut defs = self.collect(node)?;
+                defs.recursive = true;
+                let of = self.attrs(defs, self.span(node))?;
+                let body = (Key::Static(self.names.intern("body")), self.span(node));
+                Expr::Select(Rc::new(SelectExpr { of, path: [body].into(), default: None }))
+            }
             K::NODE_WITH => {
                 let namespace = self.child(node, 0)?;
                 let body = self.child(node, 1)?;
@@ -155,17 +162,17 @@ impl<'a, 'm> Lowering<'a, 'm> {
                 Expr::Call { function: self.operand(function)?, argument: self.operand(argument)? }
             }
             K::NODE_SELECT => Expr::Select(Rc::new(self.select(node)?)),
-            K::NODE_HAS_ATTR => {
-                if self.child(node, 0)?.kind() == K::NODE_HAS_ATTR {
-                    return Err(self.wrong("'?' can not be chained", node));
-                }
-                Expr::HasAttr(Rc::new(self.select(node)?))
-            }
+            K::NODE_HAS_ATTR => Expr::HasAttr(Rc::new(self.select(node)?)),
             K::NODE_BIN_OP => self.binary(node)?,
             K::NODE_UNARY_OP => {
                 let operand = self.child(node, 0)?;
                 let operand = self.operand(operand)?;
-                if node.token(K::TOKEN_SUB).is_some() { Expr::Negate(operand) } else { Expr::Not(operand) }
+                if node.token(K::TOKEN_SUB).is_some() {
+                    self.not_redefined("__sub", node)?;
+                    Expr::Negate(operand)
+                } else {
+                    Expr::Not(operand)
+                }
             }
             _ => return Err(self.wrong("unexpected text", node)),
         };
@@ -322,6 +329,21 @@ impl<'a, 'm> Lowering<'a, 'm> {
         Err(Stop::new(Sort::Eval, format!("undefined variable '{text}'"), Some(at)))
     }
 
+    /// Some operators are calls of builtins by name, in whatever scope they stand.
+    fn not_redefined(&self, builtin: &str, node: Node<'a>) -> Outcome<()> {
+        let bound = |name: Sym| {
+            self.scopes.iter().any(|scope| match scope {
+                Scope::Names(names) => names.contains_key(&name),
+                Scope::Few(names) => names.contains(&name),
+                Scope::With => false,
+            })
+        };
+        if self.names.find(builtin).is_some_and(bound) {
+            return Err(self.unsupported(&format!("`{builtin}` redefined"), node));
+        }
+        Ok(())
+    }
+
     fn let_in(&mut self, node: Node<'a>) -> Outcome<Expr> {
         let defs = self.collect(node)?;
         if let Some((name, ..)) = defs.dynamics.first() {
@@ -410,7 +432,6 @@ impl<'a, 'm> Lowering<'a, 'm> {
         match value {
             DefValue::Expr(node) => self.expr(node),
             DefValue::Nested(defs) => self.attrs(*defs, key),
-            DefValue::Unsupported(what) => Ok(self.add_at(Expr::Unsupported(what.into()), key)),
             // Both are dealt with where their scope is known.
             DefValue::Inherit | DefValue::InheritFrom(_) => {
                 Err(Stop::new(Sort::Unsupported, "inherit in this place", Some(key)))
@@ -447,7 +468,11 @@ impl<'a, 'm> Lowering<'a, 'm> {
         for part in param.nodes() {
             match part.kind() {
                 K::NODE_PAT_ENTRY => {
-                    names.push(ident(self, part));
+                    let name = ident(self, part);
+                    if names.contains(&name) {
+                        return Err(self.wrong("an argument is there twice", part));
+                    }
+                    names.push(name);
                     defaults.push(part.nodes().nth(1));
                 }
                 K::NODE_PAT_BIND => bound = Some(ident(self, part)),
@@ -513,6 +538,15 @@ impl<'a, 'm> Lowering<'a, 'm> {
             Some(K::TOKEN_MORE_OR_EQ) => Op::MoreOrEqual,
             _ => return Err(self.unsupported("a pipe operator", node)),
         };
+        match op {
+            Op::Sub => self.not_redefined("__sub", node)?,
+            Op::Mul => self.not_redefined("__mul", node)?,
+            Op::Div => self.not_redefined("__div", node)?,
+            Op::Less | Op::LessOrEqual | Op::More | Op::MoreOrEqual => {
+                self.not_redefined("__lessThan", node)?;
+            }
+            _ => {}
+        }
         Ok(Expr::Binary { op, left: self.operand(left)?, right: self.operand(right)? })
     }
 }

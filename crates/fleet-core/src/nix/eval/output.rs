@@ -41,6 +41,13 @@ impl Machine {
         self.charge(text.len().saturating_mul(8))?;
         let file = self.sources.add(Source::new(path.to_owned(), Arc::clone(text)));
         let span = |start, end| Some(Span { file, start, end });
+        // Nix ends a comment at one, rnix does not.
+        let bytes = text.as_bytes();
+        if let Some(at) = (0..bytes.len()).find(|at| bytes[*at] == b'\r' && bytes.get(at + 1) != Some(&b'\n'))
+        {
+            let at = u32::try_from(at).unwrap_or(u32::MAX);
+            return Err(Stop::new(Sort::Unsupported, "a carriage return without a line feed", span(at, at)));
+        }
         let tree = Tree::parse(text).map_err(|fault| match fault {
             SyntaxFault::Wrong { message, start, end } => Stop::new(Sort::Syntax, message, span(start, end)),
             SyntaxFault::TooDeep { start } => {

@@ -4,9 +4,9 @@ use std::{collections::HashMap, rc::Rc};
 
 use super::Builtin;
 use crate::nix::eval::{
-    error::Outcome,
+    error::{Outcome, Sort},
     expr::{ExprId, Sym},
-    machine::{Machine, NOWHERE, Slot, ThunkId, Val},
+    machine::{Machine, NOWHERE, Slot, ThunkId, Val, find},
 };
 
 pub(super) const ALL: &[Builtin] = &[
@@ -62,11 +62,37 @@ impl Machine {
         }
     }
 
-    /// An argument that must be a function. Whether it is one shows when it is called.
-    pub(super) fn function(&mut self, thunk: ThunkId, at: ExprId) -> Outcome<Val> {
-        let value = self.force(thunk)?;
-        self.kind(&value, at)?;
-        Ok(value)
+    /// An argument that must be a function, to be applied to these items. Versions of Nix differ in whether they
+    /// look at it when there are none.
+    pub(super) fn function(&mut self, thunk: ThunkId, items: &[ThunkId], at: ExprId) -> Outcome<Val> {
+        match self.force(thunk) {
+            Ok(value) if self.callable(&value) => Ok(value),
+            Ok(_) | Err(_) if items.is_empty() => {
+                self.unsupported("what is not a function, over nothing", at)
+            }
+            Ok(value) => {
+                let message = format!("expected a function, found {}", self.kind(&value, at)?);
+                self.fail(message, at)
+            }
+            Err(stop) => Err(stop),
+        }
+    }
+
+    /// A function that is applied lazily. Versions of Nix differ in whether they look at it before.
+    fn lazy_function(&mut self, thunk: ThunkId, at: ExprId) -> Outcome<()> {
+        match self.force(thunk) {
+            Ok(value) if self.callable(&value) => Ok(()),
+            Err(stop) if stop.sort() == Sort::Budget => Err(stop),
+            _ => self.unsupported("what is not a function, applied later", at),
+        }
+    }
+
+    fn callable(&self, value: &Val) -> bool {
+        match value {
+            Val::Lambda(..) | Val::Builtin(..) => true,
+            Val::Attrs(slots) => self.names.find("__functor").is_some_and(|name| find(slots, name).is_some()),
+            _ => false,
+        }
     }
 
     fn holds(&mut self, test: &Val, item: ThunkId, at: ExprId) -> Outcome<bool> {
@@ -103,6 +129,9 @@ fn tail(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
 fn elem_at(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
     let items = m.list(args[0], at)?;
     let index = m.integer(args[1], at)?;
+    if i32::try_from(index).is_err() {
+        return m.unsupported("an index beyond 32 bits", at);
+    }
     match usize::try_from(index).ok().and_then(|index| items.get(index)) {
         Some(item) => m.force(*item),
         None => m.fail(format!("a list of {} has no element {index}", items.len()), at),
@@ -121,16 +150,16 @@ fn elem(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
 
 fn map(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
     let items = m.list(args[1], at)?;
+    if !items.is_empty() {
+        m.lazy_function(args[0], at)?;
+    }
     let mapped: Outcome<_> = items.iter().map(|item| m.apply_later(args[0], *item, None, at)).collect();
     m.list_of(mapped?)
 }
 
 fn filter(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
     let items = m.list(args[1], at)?;
-    if items.is_empty() {
-        return Ok(Val::List(items));
-    }
-    let test = m.function(args[0], at)?;
+    let test = m.function(args[0], &items, at)?;
     let mut kept = Vec::new();
     for item in items.iter() {
         if m.holds(&test, *item, at)? {
@@ -141,8 +170,8 @@ fn filter(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
 }
 
 fn partition(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
-    let test = m.function(args[0], at)?;
     let items = m.list(args[1], at)?;
+    let test = m.function(args[0], &items, at)?;
     let (mut right, mut wrong) = (Vec::new(), Vec::new());
     for item in items.iter() {
         if m.holds(&test, *item, at)? { right.push(*item) } else { wrong.push(*item) }
@@ -153,8 +182,8 @@ fn partition(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
 }
 
 fn group_by(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
-    let function = m.function(args[0], at)?;
     let items = m.list(args[1], at)?;
+    let function = m.function(args[0], &items, at)?;
     let mut groups: HashMap<Sym, Vec<ThunkId>> = HashMap::new();
     for item in items.iter() {
         let name = m.call(function.clone(), *item, at)?;
@@ -179,8 +208,8 @@ fn any(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
 }
 
 fn quantify(m: &mut Machine, args: &[ThunkId], at: ExprId, decisive: bool) -> Outcome<Val> {
-    let test = m.function(args[0], at)?;
     let items = m.list(args[1], at)?;
+    let test = m.function(args[0], &items, at)?;
     for item in items.iter() {
         if m.holds(&test, *item, at)? == decisive {
             return Ok(Val::Bool(decisive));
@@ -200,8 +229,8 @@ fn concat_lists(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
 }
 
 fn concat_map(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
-    let function = m.function(args[0], at)?;
     let items = m.list(args[1], at)?;
+    let function = m.function(args[0], &items, at)?;
     let mut all = Vec::new();
     for item in items.iter() {
         match m.call(function.clone(), *item, at)? {
@@ -216,8 +245,8 @@ fn concat_map(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
 }
 
 fn fold(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
-    let function = m.function(args[0], at)?;
     let items = m.list(args[2], at)?;
+    let function = m.function(args[0], &items, at)?;
     let mut result = args[1];
     for item in items.iter() {
         let step = m.call(function.clone(), result, at)?;
@@ -233,6 +262,7 @@ fn generate(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
         return m.fail("a list can not have a negative length", at);
     };
     m.charge(length.saturating_mul(size_of::<ThunkId>()))?;
+    m.lazy_function(args[0], at)?;
     let mut items = Vec::new();
     for index in 0..count {
         let index = m.done(Val::Int(index), at)?;
@@ -247,8 +277,12 @@ const MOST_SORTED_BY_FUNCTION: usize = 64;
 
 fn sort(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
     let items = m.list(args[1], at)?;
-    let less = m.function(args[0], at)?;
+    let less = m.function(args[0], &items, at)?;
     let count = items.len();
+    // Nix evaluates every element before it compares any.
+    for item in items.iter() {
+        m.force(*item)?;
+    }
     if count < 2 {
         return Ok(Val::List(items));
     }

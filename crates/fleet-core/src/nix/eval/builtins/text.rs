@@ -76,6 +76,9 @@ fn string_length(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> 
 fn substring(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
     let start = m.integer(args[0], at)?;
     let length = m.integer(args[1], at)?;
+    if i32::try_from(start).is_err() || i32::try_from(length).is_err() {
+        return m.unsupported("a position beyond 32 bits", at);
+    }
     let Ok(start) = usize::try_from(start) else { return m.fail("`substring` from a negative position", at) };
     let text = m.coerced(args[2], at)?;
     let start = start.min(text.len());

@@ -1,0 +1,67 @@
+//! The embedded evaluator against the nix program: equal, or both fail, or `Unsupported`. Never wrong.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::cast_precision_loss,
+    reason = "a test that fails says where"
+)]
+
+mod nix_generator;
+mod nix_support;
+
+use nix_support::{compare, compare_files, nix};
+
+#[test]
+fn expressions_of_every_construct() {
+    let Some(nix) = nix() else { return };
+    let all = include_str!("nix/expressions.txt");
+    let expressions: Vec<String> = all.split("\n%%\n").map(str::to_owned).collect();
+    assert!(expressions.len() >= 150);
+    let dir = tempfile::tempdir().unwrap();
+    compare(&nix, dir.path(), &expressions).check("own expressions");
+}
+
+#[test]
+fn generated_expressions() {
+    let Some(nix) = nix() else { return };
+    // As many as CI asks for take nix a minute; a tenth is enough between two edits.
+    let count = if std::env::var_os("FLEET_REQUIRE_ORACLES").is_some() { 10_000 } else { 1_000 };
+    let expressions = nix_generator::expressions(count);
+    let dir = tempfile::tempdir().unwrap();
+    // Two sessions at once: nix takes most of the time.
+    let half = expressions.len() / 2;
+    let (first, second) = expressions.split_at(half);
+    let dirs = [dir.path().join("a"), dir.path().join("b")];
+    for dir in &dirs {
+        std::fs::create_dir(dir).unwrap();
+    }
+    let (a, b) = std::thread::scope(|scope| {
+        let a = scope.spawn(|| compare(&nix, &dirs[0], first));
+        let b = compare(&nix, &dirs[1], second);
+        (a.join().unwrap(), b)
+    });
+    a.plus(b).check("generated expressions");
+}
+
+/// The tests of the Nix language itself, where `NIX_LANG_TESTS` says where they are (`tests/functional/lang` of
+/// the sources of Nix, `tests/lang` in older ones). Nix says what is right: their expected outputs differ by
+/// version, and it is the installed one that must agree.
+#[test]
+fn the_language_tests_of_nix() {
+    let (Some(nix), Some(tests)) = (nix(), std::env::var_os("NIX_LANG_TESTS")) else {
+        eprintln!("skipped: NIX_LANG_TESTS does not name a directory");
+        return;
+    };
+    let mut files: Vec<_> = std::fs::read_dir(tests)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "nix"))
+        // Those that need flags are about the program, not the language.
+        .filter(|path| !path.with_extension("flags").exists())
+        .collect();
+    files.sort();
+    assert!(files.len() > 100);
+    let dir = tempfile::tempdir().unwrap();
+    compare_files(&nix, dir.path(), &files).check("language tests");
+}
