@@ -289,6 +289,16 @@ impl Sim {
         port
     }
 
+    /// Leaves everything on disk when this is dropped.
+    pub fn keep(&mut self) {
+        self.home.disable_cleanup(true);
+    }
+
+    /// Runs a future on the node's threads.
+    pub fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        drop(self.runtime.as_ref().map(|runtime| runtime.spawn(future)));
+    }
+
     /// Waits for a future on the node's threads.
     pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         let runtime = self.runtime.as_ref().expect("the node runs until it is dropped");
@@ -304,7 +314,8 @@ impl Drop for Sim {
     }
 }
 
-const REMOVED: &[&str] = &[
+/// Variables that could lead the tools elsewhere.
+pub(crate) const REMOVED: &[&str] = &[
     "FLEET_REPO",
     "FLEET_CONFIG",
     "PROXMOX_USER",
@@ -401,9 +412,9 @@ impl ScratchFleet {
         self.git(&["status", "--porcelain"]).unwrap_or_else(|e| panic!("{e:#}"))
     }
 
-    /// Keeps it on disk; gives where.
-    pub fn keep(self) -> PathBuf {
-        self.dir.keep()
+    /// Leaves it on disk when this is dropped.
+    pub fn keep(&mut self) {
+        self.dir.disable_cleanup(true);
     }
 }
 
@@ -425,7 +436,8 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn find_tool(name: &str) -> Option<PathBuf> {
+/// A built program beside this one.
+pub(crate) fn find_tool(name: &str) -> Option<PathBuf> {
     let me = std::env::current_exe().ok()?;
     // A test runner's programs live one directory below the tools.
     let dirs = [me.parent(), me.parent().and_then(Path::parent)];

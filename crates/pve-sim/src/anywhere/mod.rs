@@ -176,16 +176,18 @@ impl Run<'_> {
     /// Whether the installer runs there.
     async fn facts(&self) -> Result<bool> {
         self.step("Gathering machine facts");
-        let facts = self.must("uname; uname -m; cat /etc/os-release", b"").await?.text();
-        if facts.lines().next() != Some("Linux") {
-            bail!("aborted: This script requires Linux as the operating system");
-        }
-        for (program, why) in [
+        let needed = [
             ("tar", "unpack kexec tarball"),
             ("cpio", "build the new initrd"),
             ("setsid", "run the kexec script"),
-        ] {
-            if self.client.run(&format!("command -v {program}"), b"").await?.status != 0 {
+        ];
+        let asked = needed.map(|(program, _)| format!("command -v {program}")).join("; ");
+        let facts = self.client.run(&format!("uname; {asked}; cat /etc/os-release"), b"").await?.text();
+        if facts.lines().next() != Some("Linux") {
+            bail!("aborted: This script requires Linux as the operating system");
+        }
+        for (program, why) in needed {
+            if !facts.lines().any(|l| l.ends_with(&format!("/{program}"))) {
                 bail!("aborted: no {program} command found, but required to {why}");
             }
         }
@@ -253,8 +255,8 @@ impl Run<'_> {
             let mut files = Vec::new();
             collect(dir, dir, &mut files)?;
             let archive = tar::write(&files).context("a path in --extra-files is too long")?;
-            self.must("tar -C /mnt -xf- --no-same-owner", &archive).await?;
-            self.must("chmod 755 /mnt", b"").await?;
+            // tar changes the permissions of /mnt itself.
+            self.must("tar -C /mnt -xf- --no-same-owner && chmod 755 /mnt", &archive).await?;
         }
         self.step("Installing NixOS");
         if self.args.copy_host_keys {

@@ -259,7 +259,7 @@ impl Shell {
             ("printf", [text, ..]) => self.say(text.replace("\\n", "\n")),
             ("pwd", _) => self.say(format!("{}\n", self.home())),
             ("date", _) => self.say(format!("{}\n", crate::node::now())),
-            ("hostname", _) | ("hostnamectl", ["hostname" | "--static"]) => {
+            ("hostname", _) | ("uname", ["-n"]) | ("hostnamectl", ["hostname" | "--static"]) => {
                 let hostname = super::hostname(&self.node, self.vmid);
                 self.say(format!("{hostname}\n"));
             }
