@@ -131,10 +131,6 @@ impl Layout {
             }
             at = comment.1;
         }
-        // A line comment that ended in a carriage return keeps it.
-        if text[..at].ends_with('\r') {
-            at -= 1;
-        }
         let same_line = !text[at..next].contains('\n') && next != set.close;
         let tail = if same_line { format!("{newline}{indent}") } else { String::new() };
         let end = if same_line { next } else { at };
@@ -177,7 +173,5 @@ pub(super) fn remove(text: &str, set: &Set<'_>, binding: Option<usize>) -> Strin
         let end = if next.is_some() { after } else { end };
         return splice(text, start, end, "");
     }
-    // A line comment swallows the carriage return of its line break.
-    let before = if line_comment_before && text[..before].ends_with('\r') { before - 1 } else { before };
     splice(text, before, end, "")
 }

@@ -48,7 +48,9 @@ pub(super) fn set_of<'a>(node: Node<'a>) -> Option<Set<'a>> {
     for child in node.children() {
         match child {
             Child::Token(token) if token.kind() == K::TOKEN_COMMENT => {
-                set.comments.push((token.start as usize, token.end() as usize));
+                // The carriage return of a line break is not part of the comment, whatever the tokenizer says.
+                let text = token.text().trim_end_matches('\r');
+                set.comments.push((token.start as usize, token.start as usize + text.len()));
             }
             Child::Token(_) => {}
             Child::Node(entry) => {
