@@ -250,9 +250,7 @@ pub fn plan(
             let change = HostChange { host: name, recipient: Some(&recipient), known: &known };
             let edited = rules.with_host(&change, &fleet, &path)?;
             let after = Rules::parse(&edited.text, &path)?;
-            for (rule, other) in &edited.withheld {
-                planned.plan.notes.push(format!("{rule} is {other}'s own: {name} does not join it"));
-            }
+            planned.plan.notes.extend(withheld(name, &edited.withheld));
             if !after.rules.iter().any(|rule| rule.age_keys().any(|key| key == recipient.as_str())) {
                 planned.plan.warnings.push(format!(
                     "no rule in {} lists hosts of the fleet: {name} will not be able to read any secret",
@@ -283,6 +281,14 @@ pub fn plan(
     plan_inventory(repo, definitions, &hosts_after, &mut planned.plan)?;
     planned.plan.message = message(facts, &planned, rotated)?;
     Ok(planned)
+}
+
+/// What is said of the rules that the host does not join.
+fn withheld(name: &str, rules: &[(String, String)]) -> Vec<String> {
+    if rules.len() > 3 {
+        return vec![format!("{} rules are other hosts' own: {name} does not join them", rules.len())];
+    }
+    rules.iter().map(|(rule, other)| format!("{rule} is {other}'s own: {name} does not join it")).collect()
 }
 
 /// The inventory brought up to date.

@@ -11,7 +11,7 @@ use fleet_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    git::{Git, Reason},
+    git::{Committed, Git, Reason},
     plan::Plan,
 };
 
@@ -162,8 +162,9 @@ impl<'a> Desk<'a> {
         let paths: Vec<PathBuf> = pending.files.iter().map(|(path, _)| path.clone()).collect();
         match (&self.git, hindrance) {
             (Some(git), None) => match git.commit(&paths, &pending.message) {
-                Ok(Some(name)) => outcome.commit = Some(name),
-                Ok(None) => outcome.not_committed = Some(Reason::Ignored.describe()),
+                Ok(Committed::As(name)) => outcome.commit = Some(name),
+                Ok(Committed::Before) => {}
+                Ok(Committed::Ignored) => outcome.not_committed = Some(Reason::Ignored.describe()),
                 Err(error) => {
                     return Err(error
                         .context("the files are in place, but git would not commit them")

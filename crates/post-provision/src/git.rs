@@ -33,6 +33,17 @@ pub enum Reason {
     Ignored,
 }
 
+/// What became of a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Committed {
+    /// Made; its short name.
+    As(String),
+    /// The files are committed already.
+    Before,
+    /// git ignores every one of the files.
+    Ignored,
+}
+
 impl Reason {
     /// In words.
     pub fn describe(&self) -> String {
@@ -117,8 +128,8 @@ impl Git {
         Ok((!on_a_branch).then_some(Reason::Detached))
     }
 
-    /// Commits exactly `paths`; gives the new commit's short name, or `None` when they hold nothing new.
-    pub fn commit(&self, paths: &[PathBuf], message: &str) -> Result<Option<String>> {
+    /// Commits exactly `paths`.
+    pub fn commit(&self, paths: &[PathBuf], message: &str) -> Result<Committed> {
         let ignored = self.command().args(["check-ignore", "-z", "--stdin"]).stdin(nul_separated(paths));
         let ignored = ignored.output(Deadline::secs(LIMIT))?.stdout_text();
         let paths: Vec<PathBuf> = paths
@@ -126,8 +137,11 @@ impl Git {
             .filter(|path| !ignored.split('\0').any(|i| Path::new(i) == path.as_path()))
             .cloned()
             .collect();
+        if paths.is_empty() {
+            return Ok(Committed::Ignored);
+        }
         if self.dirty(&paths)?.is_empty() {
-            return Ok(None);
+            return Ok(Committed::Before);
         }
         let tracked = self
             .command()
@@ -172,7 +186,7 @@ impl Git {
             }
             return Err(error);
         }
-        Ok(Some(self.run(&["rev-parse", "--short", "HEAD"])?.trim().to_owned()))
+        Ok(Committed::As(self.run(&["rev-parse", "--short", "HEAD"])?.trim().to_owned()))
     }
 }
 
