@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Draws what a tool printed as a picture: `cargo demo 2>&1 | docs/terminal-svg.py 'cargo demo' > docs/demo.svg`.
+"""Draws what a tool printed as a picture. The one in the README:
+
+    cargo demo 2>&1 | sed -n '/^\\$ provision-vm/,/ssh fleet@/p' | docs/terminal-svg.py > docs/demo.svg
 
 The lines are drawn as they come; only their marks (==>, ✓, ⚠, ✗, hint:) are coloured, as a terminal does it.
 """
@@ -45,7 +47,7 @@ def coloured(line):
 
 def main():
     text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", sys.stdin.read()).replace("\r", "")
-    lines = [f"$ {sys.argv[1]}"] if len(sys.argv) > 1 else []
+    lines = []
     for line in text.rstrip("\n").split("\n"):
         lines.extend(folded(line.rstrip()))
     width = round(WIDTH * CHARACTER + 2 * MARGIN)
