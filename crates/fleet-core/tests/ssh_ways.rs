@@ -253,6 +253,23 @@ fn a_connection_without_an_ssh_server_behind_it_is_told_apart() {
 }
 
 #[test]
+fn a_server_that_vanishes_while_one_logs_in_is_unreachable() {
+    let Some(sshd) = Sshd::start("") else { return };
+    drop(sshd.connect());
+    let length = sshd.sent_by_server();
+    for cut in (0..length).step_by(101) {
+        sshd.fault(Fault::CutAfter(sshd.sent_by_server() + cut));
+        let error = Session::connect_in(&sshd.target(), &sshd.env(), Ui::silent(), limit());
+        // The last bytes of a login are sshd's news about its host keys, which nobody waits for.
+        match error {
+            Err(e) => assert_eq!(e.kind(), Kind::Unreachable, "cut after {cut}: {e:?}"),
+            Ok(_) => assert!(cut + 1500 > length, "cut after {cut} of {length}"),
+        }
+        sshd.fault(Fault::None);
+    }
+}
+
+#[test]
 fn a_proxy_command_of_the_ssh_config_and_one_of_the_caller_carry_the_session() {
     let Some(sshd) = Sshd::start("") else { return };
     let ssh_config = |line: &str| {

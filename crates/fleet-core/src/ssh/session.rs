@@ -120,6 +120,8 @@ fn establish(
     session
         .method_pref(MethodType::HostKey, &expected.preference(&settings.known_names()))
         .map_err(failed)?;
+    let place = address::show(&settings.hostname, settings.port);
+    ui.detail(format!("connecting to {} ({}@{place})", settings.alias, settings.user));
     let way = dial(settings, target.proxy.as_ref(), env, deadline)?;
     let link = Link::new(settings.alias.clone(), session, way.socket, way.carrier)
         .map_err(|e| Error::failed("can not set up the connection's socket").caused_by(e))?;
