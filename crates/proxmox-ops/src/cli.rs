@@ -1,6 +1,6 @@
 //! The command line.
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use fleet_core::{
     Result,
     cli::{CommonArgs, ConnectionArgs},
@@ -47,6 +47,9 @@ enum Verb {
     Storage(verbs::storage::Storage),
     NextVmid(verbs::next_vmid::NextVmid),
     Template(verbs::template::Template),
+    CreateTemplate(verbs::create_template::CreateTemplate),
+    Restore(verbs::restore::Restore),
+    Console(verbs::console::Console),
     Snapshot(verbs::snapshot::Snapshot),
     Snapshots(verbs::snapshots::Snapshots),
     Rollback(verbs::snapshot::Rollback),
@@ -57,6 +60,8 @@ enum Verb {
     HostKey(verbs::host_key::HostKey),
     Connect(verbs::connect::Connect),
     Session(verbs::session::Session),
+    Completions(verbs::completions::Completions),
+    Man(verbs::completions::Man),
 }
 
 impl Cli {
@@ -68,8 +73,12 @@ impl Cli {
     /// Runs the verb.
     pub fn run(&self) -> Result<()> {
         // What the arguments alone decide comes before the files, and these before any connection.
-        if let Verb::Destroy(verb) = &self.verb {
-            verb.check()?;
+        match &self.verb {
+            Verb::Destroy(verb) => verb.check()?,
+            // These need no repository.
+            Verb::Completions(verb) => return verb.run(self.ui(), Cli::command()),
+            Verb::Man(verb) => return verb.run(self.ui(), Cli::command()),
+            _ => {}
         }
         let context = Context::load(&self.common, &self.connection);
         if let Verb::Session(verb) = &self.verb {
@@ -101,6 +110,9 @@ impl Cli {
             Verb::Storage(verb) => verb.run(cx),
             Verb::NextVmid(verb) => verb.run(cx),
             Verb::Template(verb) => verb.run(cx),
+            Verb::CreateTemplate(verb) => verb.run(cx),
+            Verb::Restore(verb) => verb.run(cx),
+            Verb::Console(verb) => verb.run(cx),
             Verb::Snapshot(verb) => verb.run(cx),
             Verb::Snapshots(verb) => verb.run(cx),
             Verb::Rollback(verb) => verb.run(cx),
@@ -110,7 +122,7 @@ impl Cli {
             Verb::Top(verb) => verb.run(cx),
             Verb::HostKey(verb) => verb.run(cx),
             Verb::Connect(verb) => verb.run(cx),
-            Verb::Session(_) => Ok(()),
+            Verb::Session(_) | Verb::Completions(_) | Verb::Man(_) => Ok(()),
         }
     }
 }

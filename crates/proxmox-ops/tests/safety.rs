@@ -44,6 +44,9 @@ fn imported_vms_are_never_changed() {
         &["destroy", "doc1", "yes", "--yes"],
         &["clone", "9002", "104", "doc1"],
         &["template", "104"],
+        &["create-template", "104", "--import", "local:import/x.qcow2", "--name", "doc1"],
+        &["restore", "local:backup/vzdump-qemu-104.vma.zst", "104"],
+        &["console", "104"],
         &["snapshot", "104", "before"],
         &["rollback", "104", "before", "--yes"],
         &["delete-snapshot", "104", "before"],
@@ -177,6 +180,17 @@ fn no_argument_can_be_a_command() {
             &["cloudinit-config", "110", evil],
             &["cloudinit-config", "110", KEY, evil],
             &["template", evil],
+            &["create-template", evil, "--import", "local:import/x.qcow2"],
+            &["create-template", "9002", "--import", evil],
+            &["create-template", "9002", "--import", "local:import/x.qcow2", "--name", evil],
+            &["create-template", "9002", "--import", "local:import/x.qcow2", "--storage", evil],
+            &["create-template", "9002", "--import", "local:import/x.qcow2", "--bridge", evil],
+            &["restore", evil, "110"],
+            &["restore", "local:backup/x.vma", evil],
+            &["restore", "local:backup/x.vma", "110", evil],
+            &["console", evil],
+            &["man", evil],
+            &["completions", evil],
             &["snapshot", "110", evil],
             &["rollback", "110", evil],
             &["delete-snapshot", "110", evil],
@@ -271,6 +285,15 @@ fn a_dry_run_shows_the_requests_and_sends_none() {
     assert!(dry(&["clone", "9002", "110", "test-automation"]).contains(
         "/qemu/9002/clone newid=110 name=test-automation full=1 description='fleet-vm: name=test-automation vmid=110 nonce="
     ));
+    assert!(
+        dry(&["restore", "local:backup/x.vma.zst", "110"])
+            .ends_with("/qemu vmid=110 archive=local:backup/x.vma.zst storage=nvmeprom\n")
+    );
+    let template = dry(&["create-template", "9002", "--import", "local:import/debian-13.qcow2"]);
+    assert!(
+        template.contains(" bios=ovmf machine=q35 efidisk0='nvmeprom:1,efitype=4m,pre-enrolled-keys=0' ")
+    );
+    assert!(dry(&["console", "110"]).ends_with("'qm terminal 110'\n"));
     assert!(dry(&["destroy", "110"]).starts_with("DELETE /nodes/"));
     assert!(dry(&["resize", "110", "scsi0", "20G"]).ends_with("/qemu/110/resize disk=scsi0 size=20G\n"));
     let json: serde_json::Value =

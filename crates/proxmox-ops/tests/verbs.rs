@@ -258,3 +258,50 @@ fn what_runs_is_shown() {
     assert_eq!(bench.ok(&["top"]), bench.ok(&["ps"]));
     assert!(bench.ok(&["ps"]).starts_with("VMID  NAME"));
 }
+
+#[test]
+fn a_template_is_made_of_an_image_and_only_once() {
+    let bench = Bench::with(World::default().without_vm(9002));
+    let args = ["create-template", "9002", "--import", "nvmeprom:import/debian-13-ubuntu.qcow2"];
+    bench.ok(&args);
+    let made = bench.sim.config(9002).unwrap();
+    assert!(made.is_template());
+    assert!(made.to_string().contains("bios: ovmf"), "{made}");
+    let changes = bench.sim.changes().len();
+    let ran = bench.run(&args);
+    assert_eq!((ran.code, ran.err.as_str()), (0, "✓ VM 9002 is a fitting template already\n"));
+    assert_eq!(bench.sim.changes().len(), changes);
+    bench.clone_110();
+
+    // A SeaBIOS template in its place does not boot what disko lays out.
+    let bench = Bench::with(World::default().with_settings(9002, &[("bios", ""), ("efidisk0", "")]));
+    let ran = bench.run(&args);
+    assert_eq!(ran.code, 4, "{}", ran.err);
+    assert!(ran.err.contains("it lacks: UEFI (bios: ovmf), an EFI disk"), "{}", ran.err);
+}
+
+#[test]
+fn a_restore_never_overwrites() {
+    let bench = Bench::new();
+    bench.clone_110();
+    let ran = bench.run(&["restore", "local:backup/vzdump-qemu-110.vma.zst", "110"]);
+    assert_eq!(ran.code, 4, "{}", ran.err);
+    assert_eq!(bench.sim.changes().len(), 1);
+}
+
+#[test]
+fn completions_and_manual_pages_need_no_repository() {
+    let bench = Bench::new();
+    let elsewhere = tempfile::tempdir_in(bench.sim.dir()).unwrap();
+    for (args, words) in [
+        (&["completions", "bash"][..], "\n        proxmox__ops__subcmd__clone)\n"),
+        (&["completions", "zsh"], "#compdef proxmox-ops"),
+        (&["completions", "fish"], "complete -c proxmox-ops"),
+        (&["man"], ".TH proxmox-ops"),
+        (&["man", "clone"], "Clone a template"),
+    ] {
+        let ran = bench.finish(bench.command(args).current_dir(elsewhere.path()));
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        assert!(ran.out.contains(words), "{args:?} lacks {words}");
+    }
+}

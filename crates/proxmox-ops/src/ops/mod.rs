@@ -11,6 +11,7 @@ pub mod power;
 pub mod resize;
 pub mod snapshot;
 pub mod template;
+pub mod upload;
 
 /// Where lines of progress go.
 pub type Progress<'a> = &'a mut dyn FnMut(&str);

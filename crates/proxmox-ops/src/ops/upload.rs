@@ -1,0 +1,196 @@
+//! Bringing a disk image to the node, through the SSH session.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    path::Path,
+    time::Duration,
+};
+
+use fleet_core::{Error, Kind, Result, child::quote, deadline::Deadline, ssh::Transport};
+
+use super::Progress;
+
+/// How much is read and sent at once.
+const CHUNK: usize = 256 * 1024;
+/// The first bytes of a qcow2 image (QEMU's docs/interop/qcow2).
+const QCOW2: [u8; 4] = *b"QFI\xfb";
+
+/// An image on the node, removed by [`Uploaded::remove`].
+#[derive(Debug)]
+pub struct Uploaded {
+    /// Where it is.
+    pub path: String,
+}
+
+impl Uploaded {
+    /// Removes it; a failure is told, and leaves it there.
+    pub fn remove(&self, transport: &dyn Transport) -> Result<()> {
+        let command = format!("rm -f -- {}", quote(&self.path));
+        transport
+            .exec(&command, b"", Deadline::secs(30))?
+            .checked(&command, "the node")
+            .map(drop)
+            .map_err(|e| e.now(format!("the image is still on the node: {}", self.path)))
+    }
+}
+
+/// Sends an image into a file of its own under `/var/tmp` on the node, and checks that all of it is there.
+pub fn image(transport: &dyn Transport, file: &Path, progress: Progress<'_>) -> Result<Uploaded> {
+    let mut source = File::open(file).map_err(|e| Error::io("read", file, e))?;
+    let size = source.metadata().map_err(|e| Error::io("read", file, e))?.len();
+    let mut magic = [0; 4];
+    source.read_exact(&mut magic).map_err(|e| {
+        Error::usage(format!("{} is no disk image", file.display()))
+            .now("nothing was sent to the node")
+            .caused_by(e)
+    })?;
+    // The name tells Proxmox the format; many qcow2 images are called .img.
+    let extension = if magic == QCOW2 { "qcow2" } else { "raw" };
+    let mut nonce = [0u8; 8];
+    getrandom::fill(&mut nonce)
+        .map_err(|e| Error::failed("the system gives no random bytes").caused_by(e))?;
+    let nonce: String = nonce.iter().map(|b| format!("{b:02x}")).collect();
+    let path = format!("/var/tmp/fleet-image-{nonce}.{extension}");
+    let uploaded = Uploaded { path: path.clone() };
+    let outcome = send(transport, &path, &magic, &mut source, size, progress);
+    outcome.inspect_err(|_| drop(uploaded.remove(transport)))?;
+    Ok(uploaded)
+}
+
+fn send(
+    transport: &dyn Transport,
+    path: &str,
+    first: &[u8],
+    source: &mut File,
+    size: u64,
+    progress: Progress<'_>,
+) -> Result<()> {
+    let word = quote(path);
+    let command = format!("umask 077; cat > {word} && stat -c %s {word}");
+    let lost = |e: std::io::Error| {
+        Error::new(Kind::Unreachable, "the image could not be sent to the node whole").caused_by(e)
+    };
+    let mut stream = transport.open_exec_stream(&command, Deadline::secs(30))?;
+    let mut chunk = first.to_vec();
+    let mut sent = 0u64;
+    loop {
+        stream.set_deadline(Deadline::secs(120));
+        stream.write_all(&chunk).map_err(lost)?;
+        sent += chunk.len() as u64;
+        #[allow(clippy::cast_precision_loss, reason = "a percentage")]
+        let percent = sent as f64 / size.max(1) as f64 * 100.0;
+        progress(&format!("sent {sent} of {size} bytes ({percent:.2}%)"));
+        chunk.resize(CHUNK, 0);
+        let amount =
+            source.read(&mut chunk).map_err(|e| Error::failed("can not read the image").caused_by(e))?;
+        if amount == 0 {
+            break;
+        }
+        chunk.truncate(amount);
+    }
+    stream.finish_writing().map_err(lost)?;
+    stream.set_deadline(Deadline::after(Duration::from_secs(300)));
+    let mut said = String::new();
+    stream.read_to_string(&mut said).map_err(lost)?;
+    if said.trim().parse() == Ok(size) {
+        return Ok(());
+    }
+    Err(Error::failed(format!("of {size} bytes of the image, the node has {}", said.trim().escape_debug()))
+        .hint("is there room under /var/tmp on the node? `df /var/tmp` tells"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fleet_core::{
+        child,
+        ssh::{ExecOutput, ExecStatus, Stream},
+    };
+    use std::sync::{Arc, Mutex};
+
+    /// A node that is this machine: commands run in a local shell, `/var/tmp` is a scratch directory.
+    struct Local(Arc<Mutex<Vec<String>>>, std::path::PathBuf);
+
+    /// Keeps the process, which would be ended with it.
+    #[allow(dead_code)]
+    struct Pipes(child::Running, Option<std::process::ChildStdin>, std::process::ChildStdout);
+
+    impl Read for Pipes {
+        fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+            self.2.read(buf)
+        }
+    }
+
+    impl Write for Pipes {
+        fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+            self.1.as_mut().unwrap().write(buf)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Stream for Pipes {
+        fn set_deadline(&mut self, _: Deadline) {}
+        fn finish_writing(&mut self) -> std::io::Result<()> {
+            self.1 = None;
+            Ok(())
+        }
+    }
+
+    impl Local {
+        fn shell(&self, command: &str) -> child::Command {
+            self.0.lock().unwrap().push(command.to_owned());
+            let command = command.replace("/var/tmp", &self.1.display().to_string());
+            child::Command::new("sh").arg("-c").arg(command)
+        }
+    }
+
+    impl Transport for Local {
+        fn exec(&self, command: &str, _: &[u8], deadline: Deadline) -> Result<ExecOutput> {
+            let output = self.shell(command).output(deadline)?;
+            let status = ExecStatus::Code(output.status.code().unwrap_or(-1));
+            Ok(ExecOutput { stdout: output.stdout, stderr: output.stderr, status })
+        }
+        fn open_tcp(&self, _: &str, _: u16, _: Deadline) -> Result<Box<dyn Stream>> {
+            Err(Error::failed("no"))
+        }
+        fn open_exec_stream(&self, command: &str, _: Deadline) -> Result<Box<dyn Stream>> {
+            let (running, stdin, stdout) = self.shell(command).start()?;
+            Ok(Box::new(Pipes(running, Some(stdin), stdout)))
+        }
+    }
+
+    #[test]
+    fn an_image_arrives_whole_and_goes_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("debian.img");
+        let bytes = [b"QFI\xfb".as_slice(), &vec![7; 700_000]].concat();
+        std::fs::write(&file, &bytes).unwrap();
+        let node = Local(Arc::default(), dir.path().join("node"));
+        std::fs::create_dir(&node.1).unwrap();
+        let mut lines = 0;
+        let uploaded = image(&node, &file, &mut |_| lines += 1).unwrap();
+        assert!(uploaded.path.starts_with("/var/tmp/fleet-image-") && uploaded.path.ends_with(".qcow2"));
+        let there: Vec<_> = std::fs::read_dir(&node.1).unwrap().map(|e| e.unwrap().path()).collect();
+        assert_eq!(there.len(), 1);
+        assert!(std::fs::read(&there[0]).unwrap() == bytes);
+        assert!(lines >= 3);
+        uploaded.remove(&node).unwrap();
+        assert_eq!(std::fs::read_dir(&node.1).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_image_that_does_not_arrive_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x.raw");
+        std::fs::write(&file, vec![1; 1000]).unwrap();
+        // Its /var/tmp does not exist.
+        let node = Local(Arc::default(), dir.path().join("missing"));
+        assert!(image(&node, &file, &mut |_| {}).is_err());
+        assert!(node.0.lock().unwrap().last().unwrap().starts_with("rm -f -- /var/tmp/fleet-image-"));
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(image(&node, &file, &mut |_| {}).unwrap_err().kind(), Kind::Usage);
+    }
+}

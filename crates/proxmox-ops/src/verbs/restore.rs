@@ -1,0 +1,75 @@
+//! `proxmox-ops restore`
+
+use clap::Args;
+use fleet_core::{
+    Error, Kind, Result,
+    guard::Operation,
+    types::{StorageId, VmRef},
+};
+
+use super::{cloudinit_drive::storage_for, create_template::volume};
+use crate::{
+    api::call::Call,
+    context::{ChangeOptions, Context},
+    ops::config,
+    tasks,
+};
+
+/// Restore a VM from a backup into a VMID that is free
+///
+/// A VM that exists is never overwritten: destroy it first, or restore into another VMID.
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// The backup, such as local:backup/vzdump-qemu-110-2026_01_31-00_00_00.vma.zst
+    #[arg(value_name = "ARCHIVE", value_parser = volume)]
+    archive: String,
+    /// VMID of the VM to make, or its name in the definitions
+    #[arg(value_name = "VMID")]
+    vm: VmRef,
+    /// Storage for its disks [default: the definition's, else the definitions' default]
+    storage: Option<StorageId>,
+    #[command(flatten)]
+    options: ChangeOptions,
+}
+
+impl Restore {
+    /// Runs it.
+    pub fn run(&self, cx: &Context) -> Result<()> {
+        let permit = cx.permit(&self.vm, &self.options, Operation::Create, "restore into")?;
+        let vmid = permit.vmid();
+        let storage = storage_for(cx, &permit, self.storage.as_ref())?;
+        let settings = [("archive", self.archive.clone()), ("storage", storage.to_string())];
+        if self.options.change.dry_run {
+            return cx.show(&[Call::create(&permit, &cx.node_name()?, &settings)]);
+        }
+        let node = cx.connect()?;
+        let deadline = self.options.deadline();
+        let name = node.name(deadline)?.clone();
+        if let Some(there) = node.resources(deadline)?.iter().find(|r| r.vmid == vmid) {
+            return Err(Error::conflict(format!("can not restore into VMID {vmid}: it is taken"))
+                .now(format!(
+                    "{vmid} is '{}' on the node '{}'",
+                    there.name.as_deref().unwrap_or("-"),
+                    there.node
+                ))
+                .now("nothing was changed")
+                .hint("`proxmox-ops next-vmid` prints a free VMID"));
+        }
+        cx.ui.step(format!("Restoring {} into VM {vmid}...", self.archive));
+        let call = Call::create(&permit, &name, &settings);
+        let mut done = || match config::read(&node, vmid, deadline) {
+            Ok(config) => Ok(!config.settings.contains_key("lock")),
+            Err(e) if e.kind() == Kind::NotFound => Ok(false),
+            Err(e) => Err(e),
+        };
+        let subject = ("qmrestore", vmid, &name);
+        tasks::run_or_look(&node.api, &permit, &call, subject, deadline, &mut cx.progress(), &mut done)?;
+        let restored = config::read(&node, vmid, deadline)?;
+        if restored.marker.is_none() {
+            cx.ui.warn(format!(
+                "VM {vmid} does not carry the marker of these tools: the backup was of another VM"
+            ));
+        }
+        cx.changed(vmid, true, &format!("VM {vmid} is restored from {}", self.archive), "")
+    }
+}
