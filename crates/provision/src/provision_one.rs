@@ -181,7 +181,7 @@ fn dry_run(vm: &ManagedVm, plan: &Plan, cli: &Cli, install: bool, flake: &str, u
     lines.push("find its address and read its host key through the guest agent".to_owned());
     if install {
         for phase in [install::Phase::Kexec, install::Phase::Install, install::Phase::Reboot] {
-            lines.push(format!("nixos-anywhere: {} ({flake})", phase.title().to_lowercase()));
+            lines.push(format!("nixos-anywhere ({flake}): {}", phase.title()));
         }
         lines.push(
             "verify: SSH as the fleet user, host key, host name; detach the cloud-init drive".to_owned(),

@@ -1,0 +1,197 @@
+//! From the definition into the fleet, against a simulated node over real SSH; cut short and run again.
+
+mod common;
+
+use std::{
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use common::Bench;
+use pve_sim::{guest::Os, testing::tool};
+
+#[test]
+fn a_definition_becomes_a_member_of_the_fleet() {
+    let bench = Bench::new();
+    let output = bench.run(&["test-automation", "--yes", "--json"]);
+    let seen = bench.seen(&output);
+    assert!(output.status.success(), "{seen}");
+
+    // The start reads as promised.
+    let start = "\
+==> Checking prerequisites...
+✓ All prerequisites met
+==> Starting VM provisioning for: test-automation
+==> Loading VM definition for 'test-automation'...
+✓ VM definition loaded
+==> Validating VM configuration...
+✓ VM configuration valid
+  VMID: 110
+  Cores: 2
+  Memory: 4096MB
+  Disk: 20G
+  Storage: nvmeprom
+  NixOS Config: test-automation
+
+⚠ Ready to provision VM 'test-automation' (VMID: 110)
+⚠ This will:
+  1. Clone template VM
+  2. Configure resources and networking
+  3. Start VM and wait for network
+  4. Install NixOS (nixos-anywhere) and integrate with the fleet
+";
+    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
+    assert!(stderr.starts_with(start), "{stderr}");
+
+    // The VM is what the definition says, and runs NixOS with the key that was made for it.
+    let config = bench.sim.config(110).unwrap();
+    let setting = |name: &str| config.get(name).map(str::to_owned).unwrap_or_default();
+    assert_eq!(
+        (setting("cores"), setting("memory"), setting("name")),
+        ("2".into(), "4096".into(), "test-automation".into())
+    );
+    assert!(setting("scsi0").contains("size=20G"), "{}", setting("scsi0"));
+    let (system, address) = bench.sim.guest(110).unwrap();
+    assert_eq!(system, Os::Nixos);
+    let hosts = bench.fleet.read("hosts.nix");
+    let key = bench.sim.guest_host_key(110).unwrap();
+    let blob = key.split_whitespace().nth(1).unwrap();
+    assert!(hosts.contains(blob), "{hosts}");
+
+    // Standard output carries the answer alone.
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["vmid"], 110);
+    assert_eq!(answer["address"], address);
+    assert_eq!(answer["integrated"], true);
+
+    // Committed, and nothing else changed.
+    assert_eq!(bench.fleet.status(), "");
+    let subject = bench.fleet.git(&["log", "-1", "--format=%s"]).unwrap();
+    assert_eq!(subject.trim(), "feat(vms): add test-automation to fleet");
+
+    // One creation, one change of the configuration before the start, never a word to another VM.
+    let changes = bench.sim.changes();
+    let to = |words: &str| changes.iter().filter(|c| c.contains(words)).count();
+    assert_eq!(to("/qemu/9002/clone"), 1, "{changes:?}");
+    assert_eq!(to("/qemu/104"), 0, "{changes:?}");
+    assert_eq!(to("/qemu/109"), 0, "{changes:?}");
+    let before_start: Vec<_> = changes.iter().take_while(|c| !c.contains("/status/start")).collect();
+    assert_eq!(before_start.iter().filter(|c| c.ends_with("/qemu/110/config")).count(), 1, "{changes:?}");
+
+    // Equal now; and once more there is nothing to do.
+    let plan = bench.run(&["plan"]);
+    assert_eq!(plan.status.code(), Some(0), "{}", bench.seen(&plan));
+    let head = bench.fleet.git(&["rev-parse", "HEAD"]).unwrap();
+    let before = bench.sim.changes().len();
+    let again = bench.run(&["test-automation", "--yes"]);
+    assert!(again.status.success(), "{}", bench.seen(&again));
+    assert_eq!(bench.sim.changes().len(), before, "{:?}", bench.sim.changes());
+    assert_eq!(bench.fleet.git(&["rev-parse", "HEAD"]).unwrap(), head);
+}
+
+#[test]
+fn a_dry_run_changes_nothing_and_says_everything() {
+    let bench = Bench::new();
+    let output = bench.run(&["test-automation", "--dry-run"]);
+    assert_eq!(bench.sim.changes(), [] as [String; 0]);
+    assert_eq!(bench.fleet.status(), "");
+    insta::assert_snapshot!("dry-run", bench.seen(&output));
+}
+
+#[test]
+fn without_the_installation_the_two_commands_that_remain_are_printed() {
+    let bench = Bench::new();
+    let output = bench.run(&["test-automation", "--yes", "--no-install"]);
+    let seen = bench.seen(&output);
+    assert!(output.status.success(), "{seen}");
+    let (system, address) = bench.sim.guest(110).unwrap();
+    assert_eq!(system, Os::CloudImage);
+    assert!(seen.contains("Two commands remain:\n  nixos-anywhere --flake "), "{seen}");
+    assert!(seen.ends_with(&format!("\n  post-provision-vm test-automation {address} 110\n")), "{seen}");
+    assert_eq!(bench.fleet.status(), "");
+}
+
+#[test]
+fn plan_tells_what_would_be_made() {
+    let bench = Bench::new();
+    let output = bench.run(&["plan", "--json"]);
+    assert_eq!(output.status.code(), Some(2), "{}", bench.seen(&output));
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer[0]["name"], "test-automation");
+    assert_eq!(answer[0]["state"], "create");
+    assert_eq!(bench.sim.changes(), [] as [String; 0]);
+}
+
+/// Kills the run as soon as `reached` holds, hard, and then runs the same command again.
+fn killed_when(what: &str, reached: impl Fn(&Bench) -> bool) {
+    let bench = Bench::new();
+    let mut child = bench
+        .command(&["test-automation", "--yes"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let limit = Instant::now() + Duration::from_secs(60);
+    while !reached(&bench) {
+        assert!(Instant::now() < limit, "{what} never came");
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let again = bench.run(&["test-automation", "--yes"]);
+    assert!(again.status.success(), "killed at {what}: {}", bench.seen(&again));
+    assert_eq!(bench.fleet.status(), "", "killed at {what}");
+    let clones = bench.sim.changes().iter().filter(|c| c.contains("/clone")).count();
+    assert_eq!(clones, 1, "killed at {what}: a second VM was made");
+    assert!(bench.sim.config(110).unwrap().get("lock").is_none(), "killed at {what}");
+    let hosts = bench.fleet.read("hosts.nix");
+    let key = bench.sim.guest_host_key(110).unwrap();
+    assert!(hosts.contains(key.split_whitespace().nth(1).unwrap()), "killed at {what}: {hosts}");
+}
+
+fn requested(bench: &Bench, words: &str) -> bool {
+    bench.sim.changes().iter().any(|c| c.contains(words))
+}
+
+#[test]
+fn killed_after_the_clone_was_asked_for() {
+    killed_when("the clone", |bench| requested(bench, "/clone"));
+}
+
+#[test]
+fn killed_while_it_was_configured() {
+    killed_when("the configuration", |bench| requested(bench, "/qemu/110/config"));
+}
+
+#[test]
+fn killed_after_the_start() {
+    killed_when("the start", |bench| requested(bench, "/status/start"));
+}
+
+#[test]
+fn killed_in_the_installer() {
+    killed_when("the installer", |bench| bench.sim.guest(110).is_some_and(|(os, _)| os == Os::Installer));
+}
+
+#[test]
+fn killed_after_the_reboot() {
+    killed_when("NixOS", |bench| bench.sim.guest(110).is_some_and(|(os, _)| os == Os::Nixos));
+}
+
+#[test]
+fn the_question_is_asked_and_no_means_no() {
+    let bench = Bench::new();
+    let mut command = Command::new(tool("provision-vm"));
+    command.arg("test-automation").current_dir(bench.fleet.path());
+    bench.sim.apply(&mut command);
+    let mut session = rexpect::session::spawn_command(command, Some(20_000)).unwrap();
+    session.exp_string("Continue? (y/N) ").unwrap();
+    session.send_line("n").unwrap();
+    session.exp_string("Nothing was changed.").unwrap();
+    let status = session.process().wait().unwrap();
+    assert!(format!("{status:?}").ends_with(", 0)"), "{status:?}");
+    assert_eq!(bench.sim.changes(), [] as [String; 0]);
+    assert_eq!(bench.fleet.status(), "");
+}
