@@ -1,4 +1,9 @@
 //! What must not happen, does not: exact words, exact exit code, and proof that the node was left alone.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test stops at the first surprise, and starts the tools itself"
+)]
 
 mod common;
 

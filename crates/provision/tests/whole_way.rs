@@ -1,4 +1,9 @@
 //! From the definition into the fleet, against a simulated node over real SSH; cut short and run again.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test stops at the first surprise, and starts the tools itself"
+)]
 
 mod common;
 

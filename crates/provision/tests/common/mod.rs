@@ -1,4 +1,5 @@
 //! A simulated node, a scratch copy of the fleet, and `provision-vm` run against them.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::process::{Command, Output};
 
