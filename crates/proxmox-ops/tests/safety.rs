@@ -136,22 +136,7 @@ fn a_protected_vm_is_not_destroyed() {
 #[test]
 fn no_argument_can_be_a_command() {
     let bench = Bench::new();
-    let evil = [
-        "; touch pwned",
-        "$(touch pwned)",
-        "`touch pwned`",
-        "a b",
-        "x|y",
-        "x&y",
-        "x>y",
-        "x\ny",
-        "'",
-        "\"",
-        "../x",
-        "-x",
-        "*",
-        "",
-    ];
+    let evil = ["; touch pwned", "$(touch pwned)", "`id`", "a b", "x\ny", "'", "-x", ""];
     for evil in evil {
         let cases: &[&[&str]] = &[
             &["status", evil],

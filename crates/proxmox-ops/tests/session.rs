@@ -165,3 +165,67 @@ fn what_belongs_to_no_request_is_told_under_id_0() {
     assert_eq!(replies[0]["ok"]["node"], "prom");
     assert!(replies[1..].iter().all(|r| r["error"]["kind"] == "usage"));
 }
+
+/// The lines of the document's `jsonl` blocks.
+fn documented() -> Vec<String> {
+    let text =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/session.md")).unwrap();
+    let blocks = text.split("```jsonl\n").skip(1).map(|block| block.split("```").next().unwrap().to_owned());
+    blocks.flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>()).collect()
+}
+
+#[test]
+fn the_document_says_what_is_spoken() {
+    let lines = documented();
+    assert!(lines.len() >= 9);
+    for line in &lines {
+        let value: Value = serde_json::from_str(line).unwrap();
+        if value.get("op").is_some() {
+            let request: Request = serde_json::from_str(line).unwrap();
+            assert_eq!(serde_json::to_value(&request).unwrap()["op"], value["op"]);
+        } else {
+            let reply: Reply = serde_json::from_str(line).unwrap();
+            assert_eq!(serde_json::to_value(&reply).unwrap(), value);
+        }
+    }
+}
+
+#[test]
+fn the_schema_has_every_request_and_every_field() {
+    let text =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/session.schema.json"));
+    let schema: Value = serde_json::from_str(&text.unwrap()).unwrap();
+    let known = schema["$defs"]["request"]["oneOf"].as_array().unwrap();
+    let (disk, size) = ("scsi0".parse().unwrap(), "20G".parse().unwrap());
+    let v = vmid(110);
+    let all = [
+        Op::Node,
+        Op::Resources,
+        Op::Config { vmid: v },
+        Op::Status { vmid: v },
+        Op::Storages,
+        Op::Bridges,
+        Op::Clone(clone_request()),
+        Op::Configure { vmid: v, settings: Default::default(), delete: vec!["net0".into()] },
+        Op::Resize { vmid: v, disk, size },
+        Op::Start { vmid: v },
+        Op::Stop { vmid: v },
+        Op::Address { vmid: v, timeout: 1 },
+        Op::HostKey { vmid: v, timeout: 1 },
+    ];
+    assert_eq!(known.len(), all.len());
+    for op in all {
+        let value = serde_json::to_value(Request { v: VERSION, id: 1, op }).unwrap();
+        let name = value["op"].as_str().unwrap();
+        let entry = known
+            .iter()
+            .find(|e| e["title"] == name)
+            .unwrap_or_else(|| panic!("{name} is not in the schema"));
+        for (field, _) in value.as_object().unwrap() {
+            assert!(entry["properties"].get(field).is_some(), "{name} lacks {field}");
+        }
+        for field in entry["required"].as_array().unwrap() {
+            assert!(value.get(field.as_str().unwrap()).is_some(), "{name} does not need {field}");
+        }
+    }
+}
