@@ -100,6 +100,8 @@ pub struct Places {
     pub key_command: Option<String>,
     /// `$XDG_CONFIG_HOME/sops/age/keys.txt`.
     pub xdg_file: Option<PathBuf>,
+    /// `FLEET_IDENTITY`: the key that one logs in with here instead of the usual one.
+    pub fleet_identity: Option<PathBuf>,
     /// `~/.ssh/id_ed25519`.
     pub home_ssh: Option<PathBuf>,
     /// The machine's own host key.
@@ -119,6 +121,7 @@ impl Places {
             ssh_file: var("SOPS_AGE_SSH_PRIVATE_KEY_FILE").map(PathBuf::from),
             key_command: var("SOPS_AGE_KEY_CMD").and_then(|v| v.into_string().ok()),
             xdg_file: config.map(|c| c.join("sops/age/keys.txt")),
+            fleet_identity: var("FLEET_IDENTITY").map(PathBuf::from),
             home_ssh: home.map(|h| h.join(".ssh/id_ed25519")),
             host_key: Some(PathBuf::from("/etc/ssh/ssh_host_ed25519_key")),
         }
@@ -143,7 +146,9 @@ impl Places {
         if let Some(command) = &self.key_command {
             found.extend(identities_in(&run(command)?, "SOPS_AGE_KEY_CMD")?);
         }
-        for path in [&self.xdg_file, &self.home_ssh, &self.host_key].into_iter().flatten() {
+        for path in
+            [&self.xdg_file, &self.fleet_identity, &self.home_ssh, &self.host_key].into_iter().flatten()
+        {
             let Ok(text) = read(path) else { continue };
             match identities_in(&text, &path.display().to_string()) {
                 Ok(several) => found.extend(several),

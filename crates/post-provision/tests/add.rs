@@ -425,3 +425,43 @@ fn an_interrupted_run_is_finished_first() {
     let change = Change { path: fleet.path("x"), before: None, after: b"x".to_vec() };
     apply(&lock, fleet.root(), &state, &[change]).unwrap();
 }
+
+#[test]
+fn outside_of_a_repository_it_says_what_to_run() {
+    let fleet = Fleet::new();
+    let nowhere = tempfile::tempdir().unwrap();
+    let mut command = fleet.tool(&["new", "--host-key", "new.pub"]);
+    command.current_dir(nowhere.path());
+    let said = fails(command, 5);
+    assert!(said.contains("not inside a fleet repository"), "{said}");
+    assert!(said.contains("hint: run `post-provision-vm --repo DIR new`"), "{said}");
+}
+
+/// What a person at a terminal sees and answers.
+#[test]
+fn asked_at_a_terminal() {
+    let at_terminal = |answer: &str| {
+        let fleet = Fleet::committed();
+        let before = fleet.snapshot();
+        #[expect(clippy::disallowed_methods, reason = "for a terminal of its own")]
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_post-provision-vm"));
+        command
+            .args(["new", "--host-key", "new.pub", "--no-commit", "--color", "never"])
+            .current_dir(fleet.root())
+            .env("HOME", fleet.path("no-home"))
+            .env("SOPS_AGE_KEY_FILE", fixtures().join("identity-a-TEST-FIXTURE.txt"));
+        let mut terminal = rexpect::session::spawn_command(command, Some(20_000)).unwrap();
+        terminal.exp_string("Continue? (y/N) ").unwrap();
+        terminal.send_line(answer).unwrap();
+        let rest = terminal.exp_eof().unwrap();
+        let status = terminal.process().wait().unwrap();
+        assert!(format!("{status:?}").contains(", 0)"), "{status:?}");
+        (rest, fleet.snapshot() == before)
+    };
+    for no in ["n", "", "nonsense"] {
+        let (rest, same) = at_terminal(no);
+        assert!(rest.contains("Nothing was changed.") && same, "{rest}");
+    }
+    let (rest, same) = at_terminal("y");
+    assert!(rest.contains("'new' is in the fleet") && !same, "{rest}");
+}

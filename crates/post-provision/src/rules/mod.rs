@@ -7,6 +7,7 @@
 
 mod edit;
 mod select;
+mod splice;
 
 use std::path::Path;
 

@@ -1,0 +1,182 @@
+//! The bytes of a change: values replaced, elements taken out of lists and put into them, in every style that YAML
+//! has for a list.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
+
+use fleet_core::{Error, Result};
+
+use super::{Item, List, Rules};
+use crate::yaml::{Data, Node};
+
+/// Replacements by range; insertions have an empty range.
+#[derive(Default)]
+pub(super) struct Edits(BTreeMap<(usize, usize), String>);
+
+impl Edits {
+    pub(super) fn replace(&mut self, range: Range<usize>, with: impl Into<String>) {
+        self.0.entry((range.start, range.end)).or_default().push_str(&with.into());
+    }
+
+    pub(super) fn apply(self, text: &str) -> Result<String> {
+        let mut out = String::with_capacity(text.len() + 256);
+        let mut at = 0;
+        for ((start, end), with) in self.0 {
+            out.push_str(text.get(at..start).ok_or_else(|| Error::failed("the changes overlap"))?);
+            out.push_str(&with);
+            at = end;
+        }
+        out.push_str(text.get(at..).unwrap_or_default());
+        Ok(out)
+    }
+}
+
+impl Rules {
+    pub(super) fn newline(&self) -> &'static str {
+        if self.text.contains("\r\n") { "\r\n" } else { "\n" }
+    }
+
+    pub(super) fn replace_value(&self, node: &Node, new: &str, edits: &mut Edits) -> Result<()> {
+        let Data::Scalar(text, _) = &node.data else { return Ok(()) };
+        if text == new {
+            return Ok(());
+        }
+        let written = self.text.get(node.text_start..node.end).unwrap_or_default();
+        let at = written
+            .find(text.as_str())
+            .ok_or_else(|| Error::failed(format!("line {}: can not see the key", node.line)))?;
+        let start = node.text_start + at;
+        edits.replace(start..start + text.len(), new);
+        Ok(())
+    }
+
+    pub(super) fn change_text(
+        &self,
+        list: &List,
+        keys: &BTreeSet<String>,
+        new: Option<&str>,
+        edits: &mut Edits,
+    ) -> Result<()> {
+        let Some(item) = list.items.first() else { return Ok(()) };
+        if item.alias.is_some() {
+            return Ok(());
+        }
+        let written = self.text.get(item.text_start..item.end).unwrap_or_default();
+        let mut kept = new.is_none();
+        for recipient in item.recipients.iter().filter(|r| keys.contains(*r)) {
+            let Some(at) = written.find(recipient.as_str()) else {
+                return Err(Error::failed(format!("line {}: can not see the key {recipient}", item.line)));
+            };
+            let (start, end) = (item.text_start + at, item.text_start + at + recipient.len());
+            match new {
+                Some(new) if !kept => {
+                    kept = true;
+                    if recipient != new {
+                        edits.replace(start..end, new);
+                    }
+                }
+                _ => {
+                    let behind = &self.text[end..item.end];
+                    let comma = behind.len() - behind.trim_start_matches([' ', ',']).len();
+                    if comma > 0 {
+                        edits.replace(start..end + comma, "");
+                    } else {
+                        let before = self.text[item.text_start..start]
+                            .trim_end_matches([' ', ',', '\n', '\r', '\t'])
+                            .len();
+                        edits.replace(item.text_start + before..end, "");
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one element out of a list, with its line where it has one.
+    pub(super) fn delete(&self, list: &Node, item: &Item, edits: &mut Edits) -> Result<()> {
+        if list.flow {
+            let behind = &self.text[item.end..];
+            let after = behind.trim_start();
+            if let Some(rest) = after.strip_prefix(',') {
+                let blanks = rest.len() - rest.trim_start_matches(' ').len();
+                edits.replace(item.start..item.end + (behind.len() - rest.len()) + blanks, "");
+            } else {
+                let before = self.text[..item.start].trim_end();
+                let start = before.strip_suffix(',').map_or(item.start, str::len);
+                edits.replace(start..item.end, "");
+            }
+            return Ok(());
+        }
+        let line_start = self.text[..item.start].rfind('\n').map_or(0, |at| at + 1);
+        if self.text[line_start..item.start].trim() != "-" {
+            return Err(Error::failed(format!(
+                "line {}: the key shares its line: take it out by hand",
+                item.line
+            )));
+        }
+        let line_end = self.text[item.end..].find('\n').map_or(self.text.len(), |at| item.end + at + 1);
+        edits.replace(line_start..line_end, "");
+        Ok(())
+    }
+
+    /// Puts a reference behind the last element of a list, or the key itself behind the last one of a text.
+    pub(super) fn append(&self, list: &List, reference: &str, new: &str, edits: &mut Edits) -> Result<()> {
+        if let Data::Scalar(..) = list.node.data {
+            let Some(last) = list.items.first().and_then(|item| item.recipients.last()) else {
+                return Err(Error::failed(format!("line {}: an empty list of keys", list.node.line)));
+            };
+            let item = &list.items[0];
+            let written = &self.text[item.text_start..item.end];
+            let at = written
+                .rfind(last.as_str())
+                .ok_or_else(|| Error::failed(format!("line {}: can not see the keys", item.line)))?;
+            let end = item.text_start + at + last.len();
+            // One key a line stays one key a line.
+            let indent =
+                written[..at].rfind('\n').map(|line| &written[line + 1..at]).filter(|i| i.trim().is_empty());
+            let indent = indent.map_or_else(String::new, |indent| format!("{}{indent}", self.newline()));
+            edits.replace(end..end, format!(",{indent}{new}"));
+            return Ok(());
+        }
+        let node = match list.node.data {
+            Data::Alias { .. } => self.stream.resolve(&list.node),
+            _ => &list.node,
+        };
+        self.insert(node, node.items().last(), reference, edits)
+    }
+
+    /// Inserts `text` as an element of `list` behind `after`.
+    pub(super) fn insert(
+        &self,
+        list: &Node,
+        after: Option<&Node>,
+        text: &str,
+        edits: &mut Edits,
+    ) -> Result<()> {
+        let newline = self.newline();
+        let Some(after) = after else {
+            if list.flow {
+                edits.replace(list.start + 1..list.start + 1, text);
+                return Ok(());
+            }
+            return Err(Error::failed(format!("line {}: an empty list", list.line)));
+        };
+        if list.flow {
+            // An element a line stays an element a line.
+            let line_start = self.text[..after.start].rfind('\n').map_or(0, |at| at + 1);
+            let indent = &self.text[line_start..after.start];
+            let own_line = indent.trim().is_empty() && line_start > list.start;
+            let separator = if own_line { format!(",{newline}{indent}") } else { ", ".to_owned() };
+            edits.replace(after.end..after.end, format!("{separator}{text}"));
+            return Ok(());
+        }
+        let line_end = self.text[after.end..].find('\n').map_or(self.text.len(), |at| after.end + at + 1);
+        let indent = " ".repeat(list.column);
+        let (before, behind) =
+            if self.text[..line_end].ends_with('\n') { ("", newline) } else { (newline, "") };
+        edits.replace(line_end..line_end, format!("{before}{indent}- {text}{behind}"));
+        Ok(())
+    }
+}
