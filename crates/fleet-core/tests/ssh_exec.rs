@@ -16,7 +16,7 @@ use ssh_support::{Fault, Sshd};
 const FOREVER: &str = "while echo; do sleep 0.1; done";
 
 fn limit() -> Deadline {
-    Deadline::secs(60)
+    Deadline::secs(180)
 }
 
 #[test]

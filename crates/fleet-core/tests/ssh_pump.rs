@@ -133,7 +133,7 @@ fn a_lot_goes_both_ways_through_sshd() {
         std::io::copy(&mut reader, &mut socket).unwrap();
     });
     let session = sshd.connect();
-    let mut stream = session.open_tcp("127.0.0.1", port, Deadline::secs(60)).unwrap();
+    let mut stream = session.open_tcp("127.0.0.1", port, Deadline::secs(180)).unwrap();
     let ((input, feed), (drain, output)) = (pipe(), pipe());
     let pumping = thread::spawn(move || pump(&mut *stream, input, output).unwrap());
     echoed(feed, drain);
