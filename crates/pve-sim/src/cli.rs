@@ -107,9 +107,15 @@ fn relay(address: &str) -> Result<()> {
         .build()
         .context("no threads")?;
     let outcome = runtime.block_on(async {
-        let mut stream = tokio::net::TcpStream::connect(address).await.context("can not connect")?;
-        let mut own = tokio::io::join(tokio::io::stdin(), tokio::io::stdout());
-        tokio::io::copy_bidirectional(&mut own, &mut stream).await.context("the connection was lost")
+        let stream = tokio::net::TcpStream::connect(address).await.context("can not connect")?;
+        let (mut from, mut to) = stream.into_split();
+        let (mut stdin, mut stdout) = (tokio::io::stdin(), tokio::io::stdout());
+        // When either side ends, so does the relay: closing its standard output is how the other side learns of it.
+        tokio::select! {
+            done = tokio::io::copy(&mut from, &mut stdout) => done,
+            done = tokio::io::copy(&mut stdin, &mut to) => done,
+        }
+        .context("the connection was lost")
     });
     runtime.shutdown_background();
     outcome.map(drop)

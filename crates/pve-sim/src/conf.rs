@@ -194,6 +194,9 @@ pub fn parse_size(text: &str) -> Option<u64> {
 
 /// A size as Proxmox writes it: the largest unit that gives a whole number.
 pub fn format_size(bytes: u64) -> String {
+    if bytes == 0 {
+        return "0T".to_owned();
+    }
     for (unit, letter) in [(1u64 << 40, 'T'), (1 << 30, 'G'), (1 << 20, 'M'), (1 << 10, 'K')] {
         if bytes > 0 && bytes.is_multiple_of(unit) {
             return format!("{}{letter}", bytes / unit);

@@ -158,7 +158,7 @@ fn show(ui: Ui, sim: &Sim, fleet: &ScratchFleet) -> Result<()> {
         std::fs::read_to_string(fleet.path().join("docs/machines.md")).context("docs/machines.md")?;
     let row = |line: &&str| line.starts_with('|') && line.contains(VM);
     let table: Vec<&str> = inventory.lines().collect();
-    if let Some(at) = table.iter().position(|line| row(line)) {
+    if let Some(at) = table.iter().position(row) {
         let first = (0..at).rev().take_while(|i| table[*i].starts_with('|')).last().unwrap_or(at);
         let last = (at..table.len()).take_while(|i| table[*i].starts_with('|')).last().unwrap_or(at);
         indented(ui, table[first..=last].iter().copied());

@@ -474,6 +474,11 @@ pub const AGENT_EXEC_STATUS: &[Spec] = &[req("pid", Int(0, MAX))];
 /// `GET agent/file-read`.
 pub const AGENT_FILE_READ: &[Spec] =
     &[req("file", ANY), opt("count", Int(1, 16_777_216)), opt("decode", Bool), opt("offset", Int(0, MAX))];
+/// `POST agent/file-write`.
+pub const AGENT_FILE_WRITE: &[Spec] = &[req("file", ANY), req("content", Text(61_440)), opt("encode", Bool)];
+/// `POST agent/set-user-password`.
+pub const AGENT_PASSWORD: &[Spec] =
+    &[req("username", ANY), req("password", Text(1024)), opt("crypted", Bool)];
 /// `GET cluster/resources`.
 pub const RESOURCES: &[Spec] = &[opt("type", Enum(&["vm", "storage", "node", "sdn"]))];
 /// `GET cluster/nextid`.

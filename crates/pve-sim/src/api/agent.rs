@@ -24,6 +24,9 @@ pub(super) fn state(node: &Node, vmid: u32) -> Reply<()> {
     if !node.read(|d| d.is_running(vmid)) {
         return Err(Fail::new(format!("VM {vmid} is not running")));
     }
+    if conf.get("agent").is_none() {
+        return Err(Fail::new("No QEMU guest agent configured"));
+    }
     if !enabled(&conf) || !guest::agent_is_up(node, vmid) {
         return Err(Fail::new("QEMU guest agent is not running"));
     }
@@ -39,6 +42,8 @@ pub(super) async fn answer(node: &Arc<Node>, call: &Call, vmid: u32, rest: &[&st
     let specs = match (call.method.as_str(), verb.as_str()) {
         ("POST", "ping" | "fsfreeze-status" | "fstrim" | "shutdown") if !rest.is_empty() => schema::NONE,
         ("POST", "exec") => schema::AGENT_EXEC,
+        ("POST", "file-write") => schema::AGENT_FILE_WRITE,
+        ("POST", "set-user-password") => schema::AGENT_PASSWORD,
         ("GET", "exec-status") => schema::AGENT_EXEC_STATUS,
         ("GET", "file-read") => schema::AGENT_FILE_READ,
         (
@@ -71,6 +76,11 @@ pub(super) async fn answer(node: &Arc<Node>, call: &Call, vmid: u32, rest: &[&st
         "info" => result(json!({ "version": "10.0.13", "supported_commands": [] })),
         "network-get-interfaces" => result(interfaces(node, vmid)),
         "file-read" => file_read(node, call, vmid),
+        "file-write" => {
+            file_write(node, call, vmid);
+            Ok(Value::Null)
+        }
+        "set-user-password" => result(json!({})),
         "exec" => exec(node, call, vmid).await,
         "exec-status" => exec_status(node, call, vmid),
         _ => Err(call.not_implemented()),
@@ -136,6 +146,22 @@ fn file_read(node: &Node, call: &Call, vmid: u32) -> Reply<Value> {
             "Agent error: failed to open file '{path}' (mode: 'r'): No such file or directory"
         ))),
     }
+}
+
+fn file_write(node: &Node, call: &Call, vmid: u32) {
+    let path = call.params.get("file").unwrap_or_default().to_owned();
+    let content = call.params.get("content").unwrap_or_default().as_bytes().to_vec();
+    node.log.add(What::GuestExec {
+        vmid,
+        user: "agent".to_owned(),
+        command: format!("file-write {path}"),
+        status: 0,
+    });
+    node.change(|d| {
+        if let Some(run) = d.guests.get_mut(&vmid).and_then(|g| g.running.as_mut()) {
+            run.files.insert(path, content);
+        }
+    });
 }
 
 async fn exec(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {

@@ -27,9 +27,11 @@ fn typed(key: &str, value: &str) -> Value {
 }
 
 /// A section as `GET config` gives it.
-pub(super) fn as_json(section: &Section, digest: &str) -> Value {
+pub(super) fn as_json(section: &Section, digest: Option<&str>) -> Value {
     let mut map: Map<String, Value> = section.iter().map(|(k, v)| (k.clone(), typed(k, v))).collect();
-    map.insert("digest".to_owned(), json!(digest));
+    if let Some(digest) = digest {
+        map.insert("digest".to_owned(), json!(digest));
+    }
     Value::Object(map)
 }
 
@@ -43,10 +45,10 @@ pub(super) fn get(node: &Node, call: &Call, vmid: u32) -> Reply<Value> {
                 .snapshots
                 .get(name)
                 .ok_or_else(|| Fail::new(format!("snapshot '{name}' does not exist")))?;
-            return Ok(as_json(section, &digest));
+            return Ok(as_json(section, Some(&digest)));
         }
         let section = if call.params.flag("current") { conf.main.clone() } else { conf.with_pending() };
-        Ok(as_json(&section, &digest))
+        Ok(as_json(&section, Some(&digest)))
     })
 }
 
@@ -206,6 +208,13 @@ fn check(node: &Node, call: &Call, vmid: u32) -> Reply<Change> {
         }
         let unlocking = p.flag("skiplock");
         refuse_locked(conf, unlocking)?;
+        let asked = |key: &str| change.set.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
+        let memory =
+            asked("memory").or(conf.get("memory")).and_then(|m| conf::property(m, "current", "current"));
+        let memory: u64 = memory.and_then(|m| m.parse().ok()).unwrap_or(512);
+        if asked("balloon").and_then(|b| b.parse::<u64>().ok()).is_some_and(|balloon| balloon > memory) {
+            return Err(Fail::new("balloon value too large (must be smaller than assigned memory)"));
+        }
         if conf.get("protection") == Some("1")
             && let Some(drive) = change.delete.iter().find(|d| conf::is_drive(d))
         {
@@ -334,10 +343,22 @@ fn apply(node: &Node, vmid: u32, change: &Change, say: &mut dyn FnMut(String)) -
         for key in &change.delete {
             disks::delete_setting(data, vmid, key, running && needs_restart(key), change.force)?;
         }
-        for (key, value) in &change.set {
-            let value = disks::normalise(node, data, vmid, key, value, say)?;
-            if let Some(conf) = data.vms.get_mut(&vmid) {
-                set(conf, key, value, running);
+        // In alphabetical order; what comes after a failure stays pending.
+        let mut rest: std::collections::VecDeque<_> = change.set.iter().collect();
+        rest.make_contiguous().sort();
+        while let Some((key, value)) = rest.pop_front() {
+            match disks::normalise(node, data, vmid, key, value, say) {
+                Ok(value) => {
+                    if let Some(conf) = data.vms.get_mut(&vmid) {
+                        set(conf, key, value, running);
+                    }
+                }
+                Err(fail) => {
+                    if let Some(conf) = data.vms.get_mut(&vmid) {
+                        conf.pending.extend(rest.into_iter().cloned());
+                    }
+                    return Err(fail);
+                }
             }
         }
         Ok(())
@@ -364,6 +385,7 @@ fn set(conf: &mut VmConf, key: &str, value: String, running: bool) {
     let value = match key {
         "description" => value.trim_end_matches('\n').to_owned(),
         "tags" => tags(&value),
+        _ if value.is_empty() => " ".to_owned(),
         "cipassword" if !value.starts_with("$5$") => {
             format!("$5${}${}", keys::random_hex(4), keys::random_hex(21))
         }

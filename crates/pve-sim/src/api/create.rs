@@ -73,12 +73,39 @@ pub(super) fn create(node: &Arc<Node>, call: &Call) -> Reply<Value> {
                     }
                 }
             }
+            if let Some(conf) = d.vms.get_mut(&vmid) {
+                default_boot(conf);
+            }
             d.guests.insert(vmid, if imported { Guest::cloud_image() } else { Guest::default() });
             Ok(())
         })?;
         for line in lines {
             worker.say(line);
         }
-        if p.flag("start") { guest::power_on(&work, vmid) } else { Ok(()) }
+        if !p.flag("start") {
+            return Ok(());
+        }
+        worker.say("Execute autostart");
+        guest::power_on(&work, vmid)
     })))
+}
+
+/// The boot order of a VM that is made without one: its first disk, first CD, first network card.
+fn default_boot(conf: &mut VmConf) {
+    if conf.main.contains_key("boot") {
+        return;
+    }
+    let drive = |cdrom: bool| {
+        let fits = |v: &String| (conf::property(v, "media", "") == Some("cdrom")) == cdrom;
+        let buses = ["ide", "scsi", "virtio", "sata"];
+        buses.iter().find_map(|bus| {
+            conf.main.iter().find(|(k, v)| k.starts_with(bus) && conf::is_drive(k) && fits(v))
+        })
+    };
+    let net = conf.main.iter().find(|(k, _)| k.strip_prefix("net").is_some_and(|n| n.parse::<u32>().is_ok()));
+    let order: Vec<String> =
+        [drive(false), drive(true), net].into_iter().flatten().map(|(k, _)| k.clone()).collect();
+    if !order.is_empty() {
+        conf.main.insert("boot".to_owned(), format!("order={}", order.join(";")));
+    }
 }

@@ -41,6 +41,8 @@ pub(super) fn formatting(data: &Data, volume: &str, format: &str, size: u64) -> 
     let path = path(data, volume);
     if format == "raw" {
         format!("Formatting '{path}', fmt=raw size={size} preallocation=off")
+    } else if format == "vmdk" {
+        format!("Formatting '{path}', fmt=vmdk size={size} compat6=off hwversion=undefined")
     } else {
         format!(
             "Formatting '{path}', fmt={format} cluster_size=65536 extended_l2=off preallocation=metadata \
@@ -148,6 +150,12 @@ fn drive(
         if data.volumes.contains_key(&id) {
             return Err(Fail::new(format!("disk image '{}' already exists", path(data, &id))));
         }
+        let custom = conf.get("cicustom").unwrap_or_default().to_owned();
+        for volume in custom.split(',').filter_map(|part| part.split_once('=')).map(|(_, v)| v) {
+            if !data.volumes.contains_key(volume) {
+                return Err(Fail::new(format!("volume '{volume}' does not exist")));
+            }
+        }
         add(data, &id, vmid, 4 << 20, "qcow2", None);
         say(formatting(data, &id, "qcow2", 4 << 20));
         say(format!("{key}: successfully created disk '{id},media=cdrom'"));
@@ -160,6 +168,8 @@ fn drive(
         let mut size = (gib * f64::from(1u32 << 30)) as u64;
         if key == "efidisk0" {
             size = 528 << 10;
+        } else if key == "tpmstate0" {
+            size = 4 << 20;
         } else if importing.is_some() {
             size = 2 << 30;
         }
@@ -266,6 +276,16 @@ pub(super) fn resize(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
         config::lock_file(&work, vmid)?;
         let disk = p.get("disk").unwrap_or_default().to_owned();
         let size = p.get("size").unwrap_or_default().to_owned();
+        let base = work.read(|d| {
+            let conf = d.vms.get(&vmid)?;
+            let volume = conf.get(&disk)?.split(',').next()?.to_owned();
+            conf.is_template().then(|| path(d, &volume))
+        });
+        if let Some(path) = base {
+            worker.say(format!(
+                "qemu-img: Could not open '{path}': Could not open '{path}': Operation not permitted"
+            ));
+        }
         let grown = work.change(|data| {
             let conf = data.vms.get(&vmid).ok_or_else(|| no_vm(&work, vmid))?;
             if p.get("digest").is_some_and(|d| !d.is_empty() && d != conf.digest()) {
@@ -274,7 +294,8 @@ pub(super) fn resize(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
             config::refuse_locked(conf, p.flag("skiplock")).map_err(|f| f.text())?;
             grow(&work, data, vmid, &disk, &size)
         })?;
-        if grown {
+        // On a running VM it is QEMU that grows the image, without a word.
+        if grown && !work.read(|d| d.is_running(vmid)) {
             worker.say("Image resized.");
         }
         Ok(())

@@ -139,14 +139,15 @@ async fn shutdown(node: &Arc<Node>, worker: &Worker, p: &Params, vmid: u32) -> R
     if !node.read(|d| d.is_running(vmid)) {
         return Ok(());
     }
-    if guest::is_up(node, vmid) {
-        guest::power_off(node, vmid);
-        return Ok(());
-    }
-    if agent::state(node, vmid).is_err() {
+    let configured = node.read(|d| d.vms.get(&vmid).is_some_and(agent::enabled));
+    if configured && !guest::agent_is_up(node, vmid) {
         worker.say(format!(
             "QEMU Guest Agent is not running - VM {vmid} qga command 'guest-ping' failed - got timeout"
         ));
+    }
+    if guest::is_up(node, vmid) {
+        guest::power_off(node, vmid);
+        return Ok(());
     }
     if p.flag("forceStop") {
         worker.say("VM still running - terminating now with SIGTERM");

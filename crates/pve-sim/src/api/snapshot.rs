@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Call, Fail, Reply, config, no_vm, vm::need};
 use crate::{
-    guest,
+    conf, guest,
     node::{Node, now},
     params, schema, task,
 };
@@ -80,6 +80,15 @@ fn create(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
             if conf.is_template() {
                 return Err("you can't take a snapshot if it's a template".to_owned());
             }
+            let mut disks = conf
+                .main
+                .iter()
+                .filter(|(k, v)| conf::is_drive(k) && conf::property(v, "media", "") != Some("cdrom"))
+                .map(|(_, v)| v.split(',').next().unwrap_or_default())
+                .peekable();
+            if disks.peek().is_none() || disks.any(|volume| volume.ends_with(".raw")) {
+                return Err("snapshot feature is not available".to_owned());
+            }
             if conf.snapshots.contains_key(&name) {
                 return Err(format!("snapshot name '{name}' already used"));
             }
@@ -109,7 +118,7 @@ fn one(node: &Arc<Node>, call: &Call, vmid: u32, name: &str, rest: &[&str]) -> R
         ("GET", ["config"]) => node.read(|d| {
             let conf = d.vms.get(&vmid).ok_or_else(|| Fail::no_vm(node, vmid))?;
             let section = conf.snapshots.get(&name).ok_or_else(|| Fail::new(missing.clone()))?;
-            Ok(config::as_json(section, &conf.digest()))
+            Ok(config::as_json(section, None))
         }),
         ("PUT", ["config"]) => node.change(|d| {
             let conf = d.vms.get_mut(&vmid).ok_or_else(|| Fail::no_vm(node, vmid))?;

@@ -34,10 +34,14 @@ pub(super) fn has_room(node: &Node, data: &Data, name: &str, bytes: u64) -> bool
 pub(super) fn definitions(node: &Node, call: &Call, rest: &[&str]) -> Reply<Value> {
     call.check(&[schema::NONE])?;
     let one = |s: &StorageDef| {
-        json!({
+        let mut value = json!({
             "storage": s.name, "type": s.kind, "path": s.path, "content": s.content.join(","),
-            "digest": "cbe45ccb4a229302bbadd10921eda59b08fd1069",
-        })
+            "digest": "0123456789abcdef0123456789abcdef01234567",
+        });
+        if s.content.iter().any(|c| c == "backup") {
+            value["prune-backups"] = json!("keep-all=1");
+        }
+        value
     };
     node.read(|data| match rest {
         [] => Ok(data.storages.iter().map(one).collect()),

@@ -110,6 +110,10 @@ pub(super) fn cluster(node: &Node) -> Value {
             .map(|t| {
                 let mut entry = t.list_entry(node.name());
                 entry["saved"] = json!("1");
+                if let Some(map) = entry.as_object_mut() {
+                    map.remove("pid");
+                    map.remove("pstart");
+                }
                 entry
             })
             .collect()
