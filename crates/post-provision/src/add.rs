@@ -242,11 +242,13 @@ pub fn plan(
     let recipient = facts.key.recipient()?;
     match repo.sops_rules().filter(|_| with_secrets) {
         Some(path) => {
-            let known: Vec<Recipient> =
+            let fleet = fleet_of(definitions, hosts);
+            let mut known: Vec<Recipient> =
                 previous.iter().filter(|_| rotated).map(HostKey::recipient).collect::<Result<_>>()?;
+            // A key that two hosts had by mistake stays the other one's.
+            known.retain(|key| fleet.owner_besides(name, key.as_str()).is_none());
             let text = read(&path)?;
             let rules = Rules::parse(&text, &path)?;
-            let fleet = fleet_of(definitions, hosts);
             let change = HostChange { host: name, recipient: Some(&recipient), known: &known };
             let edited = rules.with_host(&change, &fleet, &path)?;
             let after = Rules::parse(&edited.text, &path)?;

@@ -117,7 +117,8 @@ pub(crate) fn identities(common: &CommonArgs) -> impl FnOnce() -> Result<Vec<Ide
     let ui = common.ui();
     move || {
         let (identities, notes) = Places::from_env().identities()?;
-        notes.iter().for_each(|note| ui.detail(note));
+        // Why a usual place gave nothing is worth knowing only when nothing else did.
+        notes.iter().for_each(|note| if identities.is_empty() { ui.warn(note) } else { ui.detail(note) });
         Ok(identities)
     }
 }

@@ -148,11 +148,14 @@ pub fn plan(
     }
     let mut known_there = hosts.get(name).is_some();
     if let Some(path) = repo.sops_rules() {
-        let known: Vec<Recipient> = key.iter().map(HostKey::recipient).collect::<Result<_>>()?;
+        let fleet = fleet_of(definitions, hosts);
+        let mut known: Vec<Recipient> = key.iter().map(HostKey::recipient).collect::<Result<_>>()?;
+        // A key that two hosts had by mistake stays the other one's.
+        known.retain(|key| fleet.owner_besides(name, key.as_str()).is_none());
         let text = read(&path)?;
         let rules = Rules::parse(&text, &path)?;
         let change = HostChange { host: name, recipient: None, known: &known };
-        let edited = rules.with_host(&change, &fleet_of(definitions, hosts), &path)?;
+        let edited = rules.with_host(&change, &fleet, &path)?;
         known_there |= !edited.retired.is_empty();
         let after = Rules::parse(&edited.text, &path)?;
         if let Some(rule) = edited.emptied.first() {

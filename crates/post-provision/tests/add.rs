@@ -465,3 +465,20 @@ fn asked_at_a_terminal() {
     let (rest, same) = at_terminal("y");
     assert!(rest.contains("'new' is in the fleet") && !same, "{rest}");
 }
+
+#[test]
+fn a_vm_named_as_somebody_elses_anchor_does_not_take_their_place() {
+    let fleet = Fleet::committed();
+    fleet.edit("secrets/.sops.yaml", "&operator", "&new");
+    fleet.edit("secrets/.sops.yaml", "*operator", "*new");
+    fleet.git(&["commit", "-qam", "the operator is called new"]);
+    let snapshot = fleet.snapshot();
+    let said = fails(fleet.tool(&["new", "--host-key", "new.pub", "--yes"]), 4);
+    assert!(said.contains("line 2: &new is the key of a person who may log in on the hosts"), "{said}");
+    assert_eq!(fleet.snapshot(), snapshot);
+    fleet.edit("secrets/.sops.yaml", "&web", "&static");
+    fleet.edit("secrets/.sops.yaml", "*web", "*static");
+    fleet.git(&["commit", "-qam", "and web static"]);
+    let said = fails(fleet.tool(&["static", "--host-key", "new.pub", "--yes"]), 4);
+    assert!(said.contains("&static is the key of host 'web'"), "{said}");
+}

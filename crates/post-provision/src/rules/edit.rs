@@ -74,6 +74,17 @@ impl Rules {
         let anchors: BTreeSet<&str> =
             ours.iter().filter_map(|d| d.node.anchor.as_deref()).chain([change.host]).collect();
 
+        // A VM called as a person's anchor must not take the person's place.
+        for definition in &ours {
+            let Some(key) = definition.node.scalar().filter(|key| Some(*key) != new) else { continue };
+            if let Some(owner) = fleet.owner_besides(change.host, key) {
+                let line = definition.node.line;
+                return Err(Error::conflict(format!("line {line}: &{} is the key of {owner}", change.host))
+                    .now("nothing was changed")
+                    .hint("give that key another anchor, or the VM another name"));
+            }
+        }
+
         let mut edits = Edits::default();
         let mut gone: BTreeSet<usize> = BTreeSet::new();
         // The first definition stays, so that every alias behind it stays valid.

@@ -8,6 +8,7 @@ use super::{Rule, Rules};
 #[derive(Debug, Clone, Default)]
 pub struct Fleet {
     hosts: BTreeMap<String, Known>,
+    people: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -24,6 +25,23 @@ impl Fleet {
         if recipient.is_some() {
             known.recipient = recipient;
         }
+    }
+
+    /// Adds the recipient of a person: somebody who may log in on the hosts.
+    pub fn add_person(&mut self, recipient: String) {
+        self.people.push(recipient);
+    }
+
+    /// Whose key this is, if it is known to be somebody else's than `host`'s.
+    pub fn owner_besides(&self, host: &str, recipient: &str) -> Option<String> {
+        if self.people.iter().any(|key| key == recipient) {
+            return Some("a person who may log in on the hosts".to_owned());
+        }
+        let has = |known: &Known| known.recipient.as_deref() == Some(recipient);
+        self.hosts
+            .iter()
+            .find(|(name, known)| *name != host && has(known))
+            .map(|(name, _)| format!("host '{name}'"))
     }
 
     /// The host that this recipient or this anchor stands for.
