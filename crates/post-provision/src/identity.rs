@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use age::secrecy::{ExposeSecret, SecretString};
 use fleet_core::{Error, Result, child::Command, deadline::Deadline};
 use zeroize::Zeroizing;
 
@@ -61,7 +62,6 @@ impl Identity {
 
     /// The private key itself, for the one place that hands it on.
     pub(crate) fn secret_text(&self) -> Zeroizing<String> {
-        use age::secrecy::ExposeSecret;
         Zeroizing::new(self.age.to_string().expose_secret().to_owned())
     }
 
@@ -91,7 +91,7 @@ fn identities_in(text: &str, source: &str) -> Result<Vec<Identity>> {
 #[derive(Debug, Clone, Default)]
 pub struct Places {
     /// `SOPS_AGE_KEY`.
-    pub key: Option<String>,
+    pub key: Option<SecretString>,
     /// `SOPS_AGE_KEY_FILE`.
     pub key_file: Option<PathBuf>,
     /// `SOPS_AGE_SSH_PRIVATE_KEY_FILE`.
@@ -116,7 +116,7 @@ impl Places {
         let config =
             var("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| home.as_ref().map(|h| h.join(".config")));
         Places {
-            key: var("SOPS_AGE_KEY").and_then(|v| v.into_string().ok()),
+            key: var("SOPS_AGE_KEY").and_then(|v| v.into_string().ok()).map(SecretString::from),
             key_file: var("SOPS_AGE_KEY_FILE").map(PathBuf::from),
             ssh_file: var("SOPS_AGE_SSH_PRIVATE_KEY_FILE").map(PathBuf::from),
             key_command: var("SOPS_AGE_KEY_CMD").and_then(|v| v.into_string().ok()),
@@ -133,7 +133,7 @@ impl Places {
     pub fn identities(&self) -> Result<(Vec<Identity>, Vec<String>)> {
         let (mut found, mut notes) = (Vec::new(), Vec::new());
         if let Some(text) = &self.key {
-            found.extend(identities_in(text, "SOPS_AGE_KEY")?);
+            found.extend(identities_in(text.expose_secret(), "SOPS_AGE_KEY")?);
         }
         for (variable, file) in
             [("SOPS_AGE_KEY_FILE", &self.key_file), ("SOPS_AGE_SSH_PRIVATE_KEY_FILE", &self.ssh_file)]

@@ -482,3 +482,30 @@ fn a_vm_named_as_somebody_elses_anchor_does_not_take_their_place() {
     let said = fails(fleet.tool(&["static", "--host-key", "new.pub", "--yes"]), 4);
     assert!(said.contains("&static is the key of host 'web'"), "{said}");
 }
+
+#[test]
+fn a_fleet_below_the_top_of_its_git_repository() {
+    let fleet = Fleet::new();
+    // Everything one directory down.
+    let below = fleet.path("infra/fleet");
+    std::fs::create_dir_all(&below).unwrap();
+    for name in ["vms", "hosts.nix", "hosts", "secrets", "docs", "new.pub"] {
+        std::fs::rename(fleet.path(name), below.join(name)).unwrap();
+    }
+    fleet.git(&["init", "-q", "-b", "main"]);
+    fleet.git(&["add", "-A"]);
+    fleet.git(&["commit", "-q", "-m", "start"]);
+    let run = || {
+        let mut command = fleet.tool(&["new", "--host-key", "new.pub", "--yes"]);
+        command.current_dir(&below);
+        command
+    };
+    fleet.edit("infra/fleet/hosts.nix", "# everybody", "# all");
+    let said = fails(run(), 3);
+    assert!(said.contains("refused: hosts.nix has uncommitted changes"), "{said}");
+    fleet.git(&["commit", "-qam", "mine"]);
+    run().assert().success();
+    assert_eq!(fleet.git(&["status", "--porcelain"]), "");
+    assert_eq!(fleet.git(&["show", "--format=", "--name-only"]).lines().count(), 7);
+    assert!(!below.join(".fleet").exists());
+}

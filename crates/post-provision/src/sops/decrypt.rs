@@ -24,7 +24,6 @@ const ENCRYPTED_ONLY: [u8; 32] = [
 ];
 
 /// One value in the clear.
-#[derive(Debug)]
 pub struct Value {
     /// Keys from the top, list positions as numbers.
     pub path: Vec<String>,
@@ -32,6 +31,13 @@ pub struct Value {
     pub text: Zeroizing<String>,
     /// Whether it is encrypted in the file.
     pub encrypted: bool,
+}
+
+impl std::fmt::Debug for Value {
+    /// Where it is, not what.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Value({})", self.path.join("."))
+    }
 }
 
 /// A file in the clear.
