@@ -1,9 +1,13 @@
 //! A plan put in place: dirty files refused, everything staged and renamed under the journal, one commit.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use fleet_core::{
     Error, Kind, Result,
+    deadline::Deadline,
     files::{self, Lock, Recovery},
     repo::Repo,
     ui::Ui,
@@ -30,6 +34,9 @@ pub struct Desk<'a> {
     pending: Option<Pending>,
 }
 
+/// How long to wait for another run, in seconds: longer than one takes that nobody has to answer.
+const LOCK_LIMIT: u64 = 60;
+
 /// A commit to be made.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Pending {
@@ -55,11 +62,29 @@ pub fn interrupted(repo: &Repo) -> bool {
     files::interrupted(&files::state_dir(repo.root()))
 }
 
+/// Several VMs may be taken in side by side: the second waits for the first.
+fn wait_for_lock(state: &Path, ui: Ui) -> Result<Lock> {
+    let deadline = Deadline::secs(LOCK_LIMIT);
+    let mut told = false;
+    loop {
+        match Lock::take(state) {
+            Err(error) if error.kind() == Kind::Conflict && !deadline.passed() => {
+                if !told {
+                    ui.step("Waiting for another fleet tool to finish with this repository...");
+                    told = true;
+                }
+                deadline.sleep(Duration::from_millis(50));
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 impl<'a> Desk<'a> {
     /// Locks the repository, and finishes or takes back what an interrupted run left.
     pub fn open(repo: &'a Repo, ui: Ui) -> Result<Desk<'a>> {
         let state = files::state_dir(repo.root());
-        let lock = Lock::take(&state)?;
+        let lock = wait_for_lock(&state, ui)?;
         match files::recover(&lock, &state)? {
             Recovery::Clean => {}
             Recovery::Completed(files) => ui.warn(format!(

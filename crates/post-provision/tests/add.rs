@@ -399,7 +399,7 @@ fn the_login_of_the_new_host_must_be_known() {
 
 #[test]
 fn an_interrupted_run_is_finished_first() {
-    use fleet_core::files::{Change, Lock, apply, state_dir};
+    use fleet_core::files::{Lock, state_dir};
     let fleet = Fleet::committed();
     // What a crash right after everything was staged leaves: the journal, said ready, and the staged file.
     let state = state_dir(fleet.root());
@@ -418,12 +418,21 @@ fn an_interrupted_run_is_finished_first() {
     assert!(said.contains("⚠ finished an interrupted run: 1 file"), "{said}");
     assert!(fleet.read("hosts.nix").starts_with("# all of them\n"));
     assert!(!staged.exists());
-    // And one at a time.
+    // And one at a time: a second run waits.
     let lock = Lock::take(&state).unwrap();
-    let said = fails(fleet.tool(&["new", "--host-key", "new.pub", "--yes"]), 4);
-    assert!(said.contains("another fleet tool is changing files"), "{said}");
-    let change = Change { path: fleet.path("x"), before: None, after: b"x".to_vec() };
-    apply(&lock, fleet.root(), &state, &[change]).unwrap();
+    let (started, holds) = std::sync::mpsc::channel::<()>();
+    let waiting = std::thread::scope(|scope| {
+        let run = scope.spawn(|| {
+            started.send(()).unwrap();
+            fleet.tool(&["new", "--host-key", "new.pub", "--yes"]).output().unwrap()
+        });
+        holds.recv().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        drop(lock);
+        run.join().unwrap()
+    });
+    assert!(waiting.status.success());
+    assert!(String::from_utf8_lossy(&waiting.stderr).contains("Nothing to do"));
 }
 
 #[test]
@@ -508,4 +517,32 @@ fn a_fleet_below_the_top_of_its_git_repository() {
     assert_eq!(fleet.git(&["status", "--porcelain"]), "");
     assert_eq!(fleet.git(&["show", "--format=", "--name-only"]).lines().count(), 7);
     assert!(!below.join(".fleet").exists());
+}
+
+#[test]
+fn two_vms_at_once_both_get_in() {
+    let fleet = Fleet::committed();
+    fleet.write(
+        "static.pub",
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGqmBvY8g+/GV17q56UYCmD9jOxIDq0TmSc7K+u4wB7L",
+    );
+    let run = |name: &str| {
+        let key = if name == "new" { "new.pub" } else { "static.pub" };
+        fleet.tool(&[name, "--host-key", key, "--yes"]).output().unwrap()
+    };
+    let (one, two) = std::thread::scope(|scope| {
+        let one = scope.spawn(|| run("new"));
+        let two = scope.spawn(|| run("static"));
+        (one.join().unwrap(), two.join().unwrap())
+    });
+    for output in [one, two] {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let rules = fleet.read("secrets/.sops.yaml");
+    assert!(rules.contains("- *new\n") && rules.contains("- *static\n"), "{rules}");
+    assert_eq!(
+        SecretFile::load(&fleet.path("secrets/values.yaml")).unwrap().unwrap().recipients().count(),
+        4
+    );
+    assert_eq!(fleet.git(&["rev-list", "--count", "HEAD"]), "3\n");
 }
