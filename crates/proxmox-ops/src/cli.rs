@@ -126,3 +126,23 @@ impl Cli {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_verb_has_an_argument_that_is_called_like_a_global_one() {
+        // clap would mix the two up, and only when they are used.
+        let command = Cli::command();
+        command.clone().debug_assert();
+        let global: Vec<&str> = command.get_arguments().map(|arg| arg.get_id().as_str()).collect();
+        assert!(global.contains(&"user"));
+        for verb in command.get_subcommands() {
+            for arg in verb.get_arguments() {
+                let id = arg.get_id().as_str();
+                assert!(!global.contains(&id), "{} {id}", verb.get_name());
+            }
+        }
+    }
+}

@@ -305,3 +305,19 @@ fn completions_and_manual_pages_need_no_repository() {
         assert!(ran.out.contains(words), "{args:?} lacks {words}");
     }
 }
+
+#[test]
+fn waiting_for_ssh_can_log_in_and_check_who_answers() {
+    let bench = Bench::new();
+    bench.clone_110();
+    let operator = pve_sim::testing::OPERATOR_PUBLIC.trim();
+    bench.ok(&["cloudinit-config", "110", operator]);
+    bench.ok(&["cloudinit-drive", "110"]);
+    bench.ok(&["start", "110"]);
+    let address = bench.ok(&["get-ip", "110", "--timeout", "20"]);
+    let key = bench.sim.guest_host_key(110).unwrap();
+    bench.ok(&["wait-ssh", address.trim(), "20", "root", "--host-key", &key]);
+    // Somebody else's key: exit 6, and no login.
+    let ran = bench.run(&["wait-ssh", address.trim(), "20", "root", "--host-key", KEY]);
+    assert_eq!(ran.code, 6, "{}", ran.err);
+}

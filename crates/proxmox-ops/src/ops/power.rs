@@ -19,8 +19,10 @@ pub fn status(node: &Node, vmid: Vmid, deadline: Deadline) -> Result<VmStatus> {
         .api
         .get(&format!("read the status of VM {vmid}"), &vm_path(name, vmid, "/status/current"), &[], deadline)
         .map_err(|e| node.explain_missing(vmid, e))?;
-    data["vmid"] = Value::from(vmid.get());
-    data["node"] = Value::from(name.as_str());
+    if let Some(object) = data.as_object_mut() {
+        object.insert("vmid".to_owned(), Value::from(vmid.get()));
+        object.insert("node".to_owned(), Value::from(name.as_str()));
+    }
     serde_json::from_value(data)
         .map_err(|e| Error::failed(format!("the node's status of VM {vmid} has another shape")).caused_by(e))
 }

@@ -27,12 +27,13 @@ pub struct WaitSsh {
     #[arg(default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
     /// Also log in as this user
-    user: Option<UserName>,
+    #[arg(value_name = "USER")]
+    login: Option<UserName>,
     /// TCP port
     #[arg(long, default_value_t = 22, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
     /// The host key that it must have when logging in: one OpenSSH public key line
-    #[arg(long, value_name = "KEY", requires = "user")]
+    #[arg(long, value_name = "KEY", requires = "login")]
     host_key: Option<String>,
 }
 
@@ -64,7 +65,7 @@ impl WaitSsh {
             deadline.sleep(PAUSE);
         };
         cx.ui.detail(format!("it says: {banner}"));
-        if let Some(user) = &self.user {
+        if let Some(user) = &self.login {
             self.log_in(cx, user, deadline)?;
         }
         cx.ui.done(format!("SSH answers on {ip} port {port}"));
