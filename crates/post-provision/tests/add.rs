@@ -546,3 +546,51 @@ fn two_vms_at_once_both_get_in() {
     );
     assert_eq!(fleet.git(&["rev-list", "--count", "HEAD"]), "3\n");
 }
+
+#[test]
+fn a_full_disk_and_a_read_only_file_change_nothing() {
+    let fleet = Fleet::committed();
+    fleet.edit("docs/machines.md", "By hand.", &"By hand, and much of it.\n".repeat(2000));
+    fleet.git(&["commit", "-qam", "much"]);
+    let snapshot = fleet.snapshot();
+    // No file may grow beyond some kilobytes, as if the disk were full then; the signal for that is ignored.
+    let mut command = fleet.program(std::path::Path::new("/bin/sh"), &["-c"]);
+    command.arg(format!(
+        "trap '' XFSZ; ulimit -f 16; exec '{}' new --host-key new.pub --yes",
+        env!("CARGO_BIN_EXE_post-provision-vm")
+    ));
+    let said = fails(command, 1);
+    assert!(said.contains("docs/.machines.md.fleet-new") && said.contains("no file was changed"), "{said}");
+    assert_eq!(fleet.snapshot(), snapshot);
+    assert_eq!(fleet.git(&["status", "--porcelain"]), "");
+
+    let secret = fleet.path("secrets/values.yaml");
+    std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o444)).unwrap();
+    let said = fails(fleet.tool(&["new", "--host-key", "new.pub", "--yes"]), 1);
+    assert!(said.contains("secrets/values.yaml is read-only") && said.contains("chmod u+w"), "{said}");
+    assert_eq!(fleet.snapshot(), snapshot);
+    // Nothing is left to be finished or taken back.
+    std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let said = fleet.add(&[]);
+    assert!(!said.contains("interrupted"), "{said}");
+    let mode = std::fs::metadata(&secret).unwrap().permissions();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
+}
+
+#[test]
+fn links_are_not_followed_out_of_the_repository() {
+    let fleet = Fleet::committed();
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::copy(fleet.path("docs/machines.md"), outside.path().join("machines.md")).unwrap();
+    std::fs::remove_file(fleet.path("docs/machines.md")).unwrap();
+    std::os::unix::fs::symlink(outside.path().join("machines.md"), fleet.path("docs/machines.md")).unwrap();
+    std::fs::copy(fleet.path("secrets/values.yaml"), outside.path().join("far.yaml")).unwrap();
+    std::os::unix::fs::symlink(outside.path().join("far.yaml"), fleet.path("secrets/far.yaml")).unwrap();
+    fleet.git(&["add", "-A"]);
+    fleet.git(&["commit", "-qm", "links"]);
+    let far = std::fs::read(outside.path().join("far.yaml")).unwrap();
+    let said = fails(fleet.tool(&["new", "--host-key", "new.pub", "--yes"]), 3);
+    assert!(said.contains("leads out of the repository"), "{said}");
+    assert_eq!(fleet.git(&["status", "--porcelain"]), "");
+    assert_eq!(std::fs::read(outside.path().join("far.yaml")).unwrap(), far);
+}

@@ -48,3 +48,41 @@ fn a_failure_there_is_told_with_its_kind_and_the_ways_out() {
     let said = fails(fleet.program(&tool, &["new", "--yes", "--trust-network"]), 6);
     assert!(said.contains("--trust-network needs the VM's address"), "{said}");
 }
+
+/// With a stand-in `ssh-keyscan` that answers for each kind of key with what is given.
+fn scanned(fleet: &Fleet, ed25519: &str, others: &str) -> assert_cmd::Command {
+    let tool = beside(fleet, "exit 6");
+    let scan = format!(
+        "#!/bin/sh\ncase \"$*\" in\n*'-t ed25519'*) printf '%s' '{ed25519}' ;;\n*) printf '%s' '{others}' ;;\nesac\n"
+    );
+    fleet.write("path/ssh-keyscan", &scan);
+    std::fs::set_permissions(fleet.path("path/ssh-keyscan"), PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = fleet.program(&tool, &["new", "192.0.2.10", "--yes", "--trust-network"]);
+    let path = std::env::var("PATH").unwrap();
+    command.env("PATH", format!("{}:{path}", fleet.path("path").display()));
+    command
+}
+
+#[test]
+fn from_the_network_only_when_told_and_with_a_warning() {
+    let fleet = Fleet::committed();
+    let answer = format!("# 192.0.2.10:22 SSH-2.0-x\n192.0.2.10 {}\n", host_key("c"));
+    let output = scanned(&fleet, &answer, "").assert().success().get_output().clone();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("⚠ trusting the network: if somebody else answers at 192.0.2.10"), "{said}");
+    assert!(
+        fleet
+            .git(&["log", "-1", "--format=%B"])
+            .contains("(from the network, from whoever answers at 192.0.2.10)")
+    );
+
+    let fleet = Fleet::committed();
+    let said = fails(scanned(&fleet, "", ""), 6);
+    assert!(said.contains("no SSH server answered at 192.0.2.10"), "{said}");
+    let ecdsa = "192.0.2.10 ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBGsX0fLhLEJH+Lzm5WOkQPJ3A32BLeszoPShOUXYmMKWT+NC4v4af5uO5+tKfA+eFivOM1drMV7Oy7ZAaDe/UfU=\n";
+    let said = fails(scanned(&fleet, "", ecdsa), 3);
+    assert!(
+        said.contains("ecdsa-sha2-nistp256, not ssh-ed25519") && said.contains("ssh-keygen -t ed25519"),
+        "{said}"
+    );
+}
