@@ -52,5 +52,6 @@ impl Bench {
             .replace(&self.sim.dir().to_string_lossy().into_owned(), "DIR")
             .replace(&self.sim.address(), "NODE")
             .replace(&format!("-p {}", self.sim.port()), "-p PORT")
+            .replace(&format!("[127.0.0.1]:{}", self.sim.port()), "[127.0.0.1]:PORT")
     }
 }
