@@ -5,9 +5,12 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    iterator::Signals,
+};
 
-use crate::{Error, Result};
+use crate::{Error, Result, ui::Ui};
 
 static ASKED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
@@ -21,6 +24,18 @@ pub fn install() -> Result<()> {
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(flag)))
             .map_err(|e| Error::failed("can not listen for signals").caused_by(e))?;
     }
+    Ok(())
+}
+
+/// Says so when the first signal comes: the work goes on to the next safe point, which may take a while.
+pub fn announce(ui: Ui) -> Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
+        .map_err(|e| Error::failed("can not listen for signals").caused_by(e))?;
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            ui.warn("stopping at the next safe point; once more leaves at once");
+        }
+    });
     Ok(())
 }
 

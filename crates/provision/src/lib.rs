@@ -26,6 +26,7 @@ use fleet_core::{Error, Kind, Result, definitions::Definitions, interrupt};
 /// Runs the command line.
 pub fn run(cli: &cli::Cli) -> Result<()> {
     interrupt::install()?;
+    interrupt::announce(cli.common.ui())?;
     match &cli.verb {
         Some(cli::Verb::Plan(args)) => compare::run(cli, args),
         None => provision(cli),

@@ -200,3 +200,29 @@ fn the_question_is_asked_and_no_means_no() {
     assert_eq!(bench.sim.changes(), [] as [String; 0]);
     assert_eq!(bench.fleet.status(), "");
 }
+
+#[test]
+fn ctrl_c_stops_at_a_safe_point_and_the_same_command_goes_on() {
+    let bench = Bench::new();
+    let child = bench
+        .command(&["test-automation", "--yes"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let limit = Instant::now() + Duration::from_secs(60);
+    while bench.sim.guest(110).is_none_or(|(os, _)| os != Os::Installer) {
+        assert!(Instant::now() < limit, "the installer never came");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(130), "{seen}");
+    assert!(seen.contains("⚠ stopping at the next safe point; once more leaves at once\n"), "{seen}");
+    assert!(seen.ends_with("hint: `provision-vm test-automation` continues from here\n"), "{seen}");
+    let again = bench.run(&["test-automation", "--yes"]);
+    assert!(again.status.success(), "{}", bench.seen(&again));
+}
