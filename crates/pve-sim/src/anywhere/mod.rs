@@ -22,7 +22,7 @@ use self::{
     args::{Args, Stop, USAGE},
     client::{Client, Output},
 };
-use crate::{guest::shell::Closure, tar};
+use crate::{guest::Closure, tar};
 
 /// Between two looks at a machine that goes or comes.
 const PAUSE: Duration = Duration::from_millis(100);

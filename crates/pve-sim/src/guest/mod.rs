@@ -1,26 +1,32 @@
 //! The machines behind the VMs: what is on their disk, which system runs, and how one becomes the other.
 
+mod files;
+mod install;
+mod life;
 pub mod shell;
 pub mod ssh;
 mod words;
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sha1::{Digest, Sha1};
 
+use self::life::running;
+pub use self::{
+    files::{os_info, os_release, read_file},
+    install::Closure,
+    life::{install, instance_id, kexec, power_off, power_on, reboot},
+};
 use crate::{
     conf::{self, VmConf},
     faults::Fault,
     keys,
-    log::What,
-    node::{Data, Node, now},
+    node::Node,
     world::InitialVm,
 };
 
@@ -156,193 +162,6 @@ impl Guest {
     }
 }
 
-fn running(os: Os, system: System, address: String, boot: u64, takes: Option<Duration>) -> Running {
-    Running {
-        os,
-        system,
-        address,
-        boot,
-        started: now(),
-        paused: false,
-        booting: takes.map(|takes| (Instant::now(), takes)),
-        formatted: false,
-        files: BTreeMap::new(),
-        processes: BTreeMap::new(),
-    }
-}
-
-/// cloud-init's instance id: it changes with any cloud-init setting.
-pub fn instance_id(conf: &VmConf) -> String {
-    let wanted = |k: &&String| {
-        k.starts_with("ci")
-            || k.starts_with("ipconfig")
-            || ["sshkeys", "name", "nameserver", "searchdomain"].contains(&k.as_str())
-    };
-    let mut text = String::new();
-    for key in conf.main.keys().filter(wanted) {
-        text.push_str(&format!("{key}={}\n", conf.get(key).unwrap_or_default()));
-    }
-    Sha1::digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// What cloud-init makes of the image.
-fn cloud_system(conf: &VmConf, before: Option<&System>) -> Result<System, String> {
-    let seeded = crate::api::has_cloudinit_drive(conf);
-    let instance = if seeded { instance_id(conf) } else { "none".to_owned() };
-    if let Some(system) = before.filter(|s| s.instance == instance) {
-        return Ok(system.clone());
-    }
-    let user = conf.get("ciuser").filter(|u| seeded && !u.is_empty()).unwrap_or("ubuntu");
-    let text = conf.get("sshkeys").filter(|_| seeded).unwrap_or_default();
-    let text = percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
-    let lines = text.lines().map(|l| l.trim().to_owned()).filter(|l| !l.is_empty()).collect();
-    let hostname = conf.get("name").filter(|_| seeded).unwrap_or("ubuntu").to_owned();
-    // A new instance deletes the host keys and makes new ones (ssh_deletekeys).
-    let host_key = keys::generate(&format!("root@{hostname}")).map_err(|e| format!("{e:#}"))?;
-    Ok(System { hostname, host_key, users: BTreeMap::from([(user.to_owned(), lines)]), instance })
-}
-
-fn static_address(conf: &VmConf) -> Option<String> {
-    let ip = conf::property(conf.get("ipconfig0")?, "ip", "")?;
-    ip.split_once('/').map(|(address, _)| address.to_owned())
-}
-
-fn boots_changed(node: &Node) {
-    node.boots.send_modify(|n| *n += 1);
-}
-
-fn announce(node: &Node, vmid: u32) {
-    if let Some((os, address)) =
-        node.read(|d| d.guests.get(&vmid).and_then(|g| g.running.as_ref()).map(|r| (r.os, r.address.clone())))
-    {
-        node.log.add(What::GuestBoot { vmid, system: os.name().to_owned(), address });
-    }
-    boots_changed(node);
-}
-
-/// Switches a machine on: it boots what its disk holds.
-pub fn power_on(node: &Arc<Node>, vmid: u32) -> Result<(), String> {
-    let latency = node.latency();
-    node.change(|d| {
-        if let Some(conf) = d.vms.get_mut(&vmid) {
-            conf.apply_pending();
-            conf.cloudinit.clear();
-        }
-        boot_disk(node, d, vmid, latency.boot)
-    })?;
-    announce(node, vmid);
-    Ok(())
-}
-
-fn boot_disk(node: &Node, d: &mut Data, vmid: u32, takes: Duration) -> Result<(), String> {
-    let conf = d.vms.get(&vmid).cloned().unwrap_or_default();
-    let disk = d.guests.entry(vmid).or_default().disk.clone();
-    let (os, system) = match disk {
-        Disk::CloudImage(before) => {
-            let system = cloud_system(&conf, before.as_ref())?;
-            (Os::CloudImage, system)
-        }
-        Disk::Nixos(system) => (Os::Nixos, system),
-        Disk::Blank => {
-            let host_key = keys::generate("none").map_err(|e| format!("{e:#}"))?;
-            let nobody =
-                System { hostname: String::new(), host_key, users: BTreeMap::new(), instance: String::new() };
-            // Powered on, but nothing boots.
-            (Os::CloudImage, nobody)
-        }
-    };
-    let nothing = matches!(d.guests.get(&vmid).map(|g| &g.disk), Some(Disk::Blank));
-    let takes = if nothing { Duration::from_secs(1 << 30) } else { takes };
-    let address = next_address(node, d, vmid, &conf, os);
-    d.boots += 1;
-    let boot = d.boots;
-    if let Some(guest) = d.guests.get_mut(&vmid) {
-        if os == Os::CloudImage && !nothing {
-            guest.disk = Disk::CloudImage(Some(system.clone()));
-        }
-        guest.running = Some(running(os, system, address, boot, Some(takes)));
-    }
-    Ok(())
-}
-
-fn next_address(node: &Node, d: &mut Data, vmid: u32, conf: &VmConf, os: Os) -> String {
-    if let Some(address) = static_address(conf).filter(|_| os != Os::Installer) {
-        return address;
-    }
-    let last = d.guests.get(&vmid).and_then(|g| {
-        g.running
-            .as_ref()
-            .map(|r| (r.os, r.address.clone()))
-            .or_else(|| g.old_addresses.last().map(|a| (os, a.clone())))
-    });
-    match last {
-        // The same client id gets the same lease again.
-        Some((last_os, address)) if last_os == os || !node.world().addresses_move => address,
-        other => {
-            if let (Some((_, address)), Some(guest)) = (other, d.guests.get_mut(&vmid)) {
-                guest.old_addresses.push(address);
-            }
-            d.next_address()
-        }
-    }
-}
-
-/// Cuts a machine's power.
-pub fn power_off(node: &Node, vmid: u32) {
-    node.change(|d| {
-        if let Some(guest) = d.guests.get_mut(&vmid)
-            && let Some(run) = guest.running.take()
-        {
-            guest.old_addresses.retain(|a| *a != run.address);
-            guest.old_addresses.push(run.address);
-        }
-        if let Some(conf) = d.vms.get_mut(&vmid) {
-            conf.apply_pending();
-        }
-    });
-    boots_changed(node);
-}
-
-/// The running system is replaced by the installer, in memory: keys and host key are carried over.
-pub fn kexec(node: &Arc<Node>, vmid: u32) {
-    let takes = node.latency().kexec;
-    node.change(|d| {
-        let conf = d.vms.get(&vmid).cloned().unwrap_or_default();
-        let Some(old) = d.guests.get(&vmid).and_then(|g| g.running.clone()) else { return };
-        let address = next_address(node, d, vmid, &conf, Os::Installer);
-        d.boots += 1;
-        let boot = d.boots;
-        let lines: Vec<String> = old.system.users.values().flatten().cloned().collect();
-        let system = System {
-            hostname: "nixos-installer".to_owned(),
-            host_key: old.system.host_key,
-            users: BTreeMap::from([("root".to_owned(), lines)]),
-            instance: String::new(),
-        };
-        if let Some(guest) = d.guests.get_mut(&vmid) {
-            guest.running = Some(running(Os::Installer, system, address, boot, Some(takes)));
-        }
-    });
-    announce(node, vmid);
-}
-
-/// The machine boots from its disk again.
-pub fn reboot(node: &Arc<Node>, vmid: u32) {
-    let takes = node.latency().boot;
-    // What can not boot stays dark; nobody is there to be told.
-    let _ = node.change(|d| boot_disk(node, d, vmid, takes));
-    announce(node, vmid);
-}
-
-/// Puts an installed system on the disk.
-pub fn install(node: &Node, vmid: u32, system: System) {
-    node.change(|d| {
-        if let Some(guest) = d.guests.get_mut(&vmid) {
-            guest.disk = Disk::Nixos(system);
-        }
-    });
-}
-
 fn with<T>(node: &Node, vmid: u32, look: impl FnOnce(&Running) -> T) -> Option<T> {
     node.read(|d| d.guests.get(&vmid).and_then(|g| g.running.as_ref()).map(look))
 }
@@ -427,54 +246,4 @@ pub fn neighbours(node: &Node) -> Value {
         }
     });
     Value::Array(list)
-}
-
-/// `/etc/os-release` of the running system.
-pub fn os_release(os: Os) -> &'static str {
-    match os {
-        Os::CloudImage => {
-            "PRETTY_NAME=\"Ubuntu 24.04.3 LTS\"\nNAME=\"Ubuntu\"\nVERSION_ID=\"24.04\"\nID=ubuntu\nID_LIKE=debian\n"
-        }
-        Os::Installer => {
-            "ANSI_COLOR=\"0;38;2;126;186;228\"\nID=nixos\nNAME=NixOS\nPRETTY_NAME=\"NixOS 25.11 (Xantusia)\"\n\
-             VARIANT=\"Installer\"\nVARIANT_ID=installer\nVERSION_ID=\"25.11\"\n"
-        }
-        Os::Nixos => {
-            "ANSI_COLOR=\"0;38;2;126;186;228\"\nID=nixos\nNAME=NixOS\nPRETTY_NAME=\"NixOS 25.11 (Xantusia)\"\n\
-             VERSION_ID=\"25.11\"\n"
-        }
-    }
-}
-
-/// `guest-get-osinfo`.
-pub fn os_info(node: &Node, vmid: u32) -> Value {
-    let os = with(node, vmid, |r| r.os).unwrap_or(Os::CloudImage);
-    if os == Os::CloudImage {
-        json!({ "id": "ubuntu", "name": "Ubuntu", "pretty-name": "Ubuntu 24.04.3 LTS", "version-id": "24.04", "machine": "x86_64" })
-    } else {
-        json!({ "id": "nixos", "name": "NixOS", "pretty-name": "NixOS 25.11 (Xantusia)", "version-id": "25.11", "machine": "x86_64" })
-    }
-}
-
-/// A file on the running machine, read as root.
-pub fn read_file(node: &Node, vmid: u32, path: &str) -> Option<Vec<u8>> {
-    let run = with(node, vmid, Clone::clone)?;
-    if let Some(content) = run.files.get(path) {
-        return Some(content.clone());
-    }
-    let text = match path {
-        "/etc/hostname" => format!("{}\n", run.system.hostname),
-        "/etc/os-release" | "/usr/lib/os-release" => os_release(run.os).to_owned(),
-        "/etc/ssh/ssh_host_ed25519_key.pub" => {
-            format!("{} root@{}\n", keys::public_line(&run.system.host_key).ok()?, run.system.hostname)
-        }
-        "/etc/ssh/ssh_host_ed25519_key" => run.system.host_key,
-        "/proc/sys/kernel/random/boot_id" => format!("00000000-0000-4000-8000-{:012}\n", run.boot),
-        "/proc/uptime" => format!("{}.00 0.00\n", now().saturating_sub(run.started)),
-        "/proc/meminfo" => "MemTotal:        4014080 kB\nMemAvailable:    3600000 kB\n".to_owned(),
-        "/etc/machine-id" => format!("{vmid:032x}\n"),
-        "/root/.ssh/authorized_keys" => run.system.users.get("root")?.join("\n") + "\n",
-        _ => return None,
-    };
-    Some(text.into_bytes())
 }

@@ -1,9 +1,9 @@
 //! The commands that a simulated machine knows.
 
-use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc};
 
-use super::{Os, Outcome, System, install, read_file, words};
-use crate::{faults::Fault, log::What, node::Node};
+use super::{Os, Outcome, read_file, words};
+use crate::{log::What, node::Node};
 
 /// Commands that the table below knows, for `command -v` and the guest agent.
 const KNOWN: &[&str] = &[
@@ -74,11 +74,11 @@ pub fn knows(program: &str) -> bool {
     KNOWN.contains(&program.rsplit('/').next().unwrap_or(program))
 }
 
-struct Shell {
-    node: Arc<Node>,
-    vmid: u32,
+pub(super) struct Shell {
+    pub(super) node: Arc<Node>,
+    pub(super) vmid: u32,
     user: String,
-    stdin: Vec<u8>,
+    pub(super) stdin: Vec<u8>,
     out: Outcome,
     exited: bool,
 }
@@ -127,11 +127,11 @@ impl Shell {
         if self.user == "root" { "/root".to_owned() } else { format!("/home/{}", self.user) }
     }
 
-    fn say(&mut self, text: impl AsRef<[u8]>) {
+    pub(super) fn say(&mut self, text: impl AsRef<[u8]>) {
         self.out.stdout.extend_from_slice(text.as_ref());
     }
 
-    fn complain(&mut self, text: impl AsRef<str>, status: u32) {
+    pub(super) fn complain(&mut self, text: impl AsRef<str>, status: u32) {
         self.out.stderr.extend_from_slice(text.as_ref().as_bytes());
         self.out.stderr.push(b'\n');
         self.out.status = status;
@@ -178,7 +178,7 @@ impl Shell {
         })
     }
 
-    fn write(&mut self, path: &str, content: Vec<u8>, append: bool) {
+    pub(super) fn write(&mut self, path: &str, content: Vec<u8>, append: bool) {
         self.node.change(|d| {
             if let Some(run) = d.guests.get_mut(&self.vmid).and_then(|g| g.running.as_mut()) {
                 let file = run.files.entry(path.to_owned()).or_default();
@@ -190,7 +190,7 @@ impl Shell {
         });
     }
 
-    fn os(&self) -> Os {
+    pub(super) fn os(&self) -> Os {
         super::with(&self.node, self.vmid, |r| r.os).unwrap_or(Os::CloudImage)
     }
 
@@ -381,112 +381,4 @@ impl Shell {
         });
         self.say(names.unwrap_or_default().into_iter().map(|n| n + "\n").collect::<String>());
     }
-
-    /// The machine goes on a moment after the command has ended, so that its answer still arrives.
-    fn later(&mut self, off: bool) {
-        let (node, vmid) = (Arc::clone(&self.node), self.vmid);
-        let pause = node.latency().install;
-        tokio::spawn(async move {
-            tokio::time::sleep(pause).await;
-            if off { super::power_off(&node, vmid) } else { super::reboot(&node, vmid) }
-        });
-    }
-
-    fn fails(&self, wanted: &str) -> bool {
-        self.node.has_fault(
-            |f| matches!(f, Fault::InstallFails { vmid, phase } if *vmid == self.vmid && phase == wanted),
-        )
-    }
-
-    fn kexec(&mut self) {
-        if self.fails("kexec") {
-            self.complain("kexec_load failed: Cannot allocate memory", 1);
-            return;
-        }
-        self.say("machine will boot into nixos in 6s...\n");
-        let (node, vmid) = (Arc::clone(&self.node), self.vmid);
-        let pause = node.latency().install;
-        tokio::spawn(async move {
-            tokio::time::sleep(pause).await;
-            super::kexec(&node, vmid);
-        });
-    }
-
-    async fn disko(&mut self) {
-        if self.os() != Os::Installer {
-            return self.complain("disko: /dev/sda is mounted", 1);
-        }
-        tokio::time::sleep(self.node.latency().install).await;
-        if self.fails("disko") {
-            return self.complain("disko: can not partition /dev/sda", 1);
-        }
-        self.node.change(|d| {
-            if let Some(guest) = d.guests.get_mut(&self.vmid) {
-                guest.disk = super::Disk::Blank;
-                if let Some(run) = guest.running.as_mut() {
-                    run.formatted = true;
-                    run.files.retain(|path, _| !path.starts_with("/mnt/"));
-                }
-            }
-        });
-        self.say("+ mount /dev/disk/by-partlabel/disk-main-root /mnt\n");
-    }
-
-    /// `tar -C DIR -xf-`, reading standard input.
-    fn untar(&mut self, args: &[&str]) {
-        let dir =
-            args.iter().position(|a| *a == "-C").and_then(|i| args.get(i + 1)).copied().unwrap_or("/root");
-        let archive = std::mem::take(&mut self.stdin);
-        let Some(files) = crate::tar::read(&archive) else {
-            return self.complain("tar: This does not look like a tar archive", 2);
-        };
-        for (path, content) in files {
-            let path = format!("{}/{}", dir.trim_end_matches('/'), path.trim_start_matches("./"));
-            self.write(&path, content, false);
-        }
-    }
-
-    async fn nixos_install(&mut self, args: &[String]) {
-        let Some(run) = super::with(&self.node, self.vmid, Clone::clone) else { return };
-        if run.os != Os::Installer || !run.formatted {
-            return self.complain("nixos-install: /mnt is not a mount point", 1);
-        }
-        tokio::time::sleep(self.node.latency().install).await;
-        if self.fails("install") {
-            return self.complain("error: executing 'switch-to-configuration': No space left on device", 1);
-        }
-        let system = args.iter().position(|a| a == "--system").and_then(|i| args.get(i + 1));
-        let Some(system) = system else {
-            return self.complain("nixos-install: --system is required here", 1);
-        };
-        let about = run.files.get(&format!("/mnt{system}/simulated.json"));
-        let Some(about) = about.and_then(|text| serde_json::from_slice::<Closure>(text).ok()) else {
-            return self.complain(format!("error: path '{system}' is not valid"), 1);
-        };
-        // The host key of the new system: what --extra-files or --copy-host-keys put there, else a fresh one.
-        let host_key = run
-            .files
-            .get("/mnt/etc/ssh/ssh_host_ed25519_key")
-            .and_then(|k| String::from_utf8(k.clone()).ok())
-            .filter(|k| crate::keys::parse(k).is_ok());
-        let host_key = match host_key.map_or_else(|| crate::keys::generate("root@nixos"), Ok) {
-            Ok(key) => key,
-            Err(e) => return self.complain(format!("{e:#}"), 1),
-        };
-        install(
-            &self.node,
-            self.vmid,
-            System { hostname: about.hostname, host_key, users: about.users, instance: String::new() },
-        );
-        self.say("installation finished!\n");
-    }
-}
-
-/// What a simulated system closure is: who the system will be.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
-pub struct Closure {
-    /// `networking.hostName`.
-    pub hostname: String,
-    /// Keys by user.
-    pub users: BTreeMap<String, Vec<String>>,
 }
