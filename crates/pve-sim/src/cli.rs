@@ -5,6 +5,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use fleet_core::{
+    child::quote,
     cli::finish,
     ui::{ColorChoice, Ui},
 };
@@ -126,6 +127,15 @@ fn serve(ui: Ui, state: &std::path::Path, port: u16, world: World) -> Result<()>
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("can not start threads")?;
     runtime.block_on(async {
         let node = Arc::new(Node::open(state, world)?);
+        // What is printed has to hold in any directory.
+        let state = state.canonicalize().with_context(|| format!("can not find {}", state.display()))?;
+        let bin = state.join("bin");
+        let standin = bin.join("nixos-anywhere");
+        std::fs::create_dir_all(&bin).with_context(|| format!("can not create {}", bin.display()))?;
+        // From the run before, which may have been another build.
+        let _ = std::fs::remove_file(&standin);
+        let me = std::env::current_exe().context("can not find this program")?;
+        std::os::unix::fs::symlink(me, &standin).with_context(|| format!("can not make {}", standin.display()))?;
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", port))
             .await
             .with_context(|| format!("can not listen on 127.0.0.1:{port}"))?;
@@ -139,11 +149,13 @@ fn serve(ui: Ui, state: &std::path::Path, port: u16, world: World) -> Result<()>
         write_private(&identity, &key[key.find("-----BEGIN").unwrap_or(0)..])?;
         ui.done(format!("node '{}' listens on 127.0.0.1:{port}, its state is in {}", node.name(), state.display()));
         ui.say("In another terminal, in the fleet repository:");
+        let shown = |path: &std::path::Path| quote(&path.to_string_lossy());
         ui.say(format!(
             "  export PROXMOX_HOST=127.0.0.1:{port} FLEET_SSH_CONFIG=none FLEET_KNOWN_HOSTS={} FLEET_IDENTITY={} \
-             FLEET_ROUTE=node",
-            known_hosts.display(),
-            identity.display()
+             FLEET_ROUTE=node PATH={}:$PATH",
+            shown(&known_hosts),
+            shown(&identity),
+            shown(&bin)
         ));
         ui.say("  proxmox-ops list");
         ui.say(format!("What reaches the node is recorded in {}. Ctrl-C ends it.", node.log.path().display()));

@@ -93,7 +93,7 @@ fn build(ui: Ui) -> Result<()> {
     };
     ui.step("Building the tools");
     let status = Command::new(PathBuf::from(cargo))
-        .args(["build", "--quiet", "--workspace", "--bins", "--profile", profile])
+        .args(["build", "--workspace", "--bins", "--profile", profile])
         .dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."))
         .foreground()
         .interactive()?;

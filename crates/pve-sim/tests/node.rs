@@ -178,6 +178,32 @@ fn faults() {
     assert!(api.session.open_tcp("127.0.0.1", 85, deadline()).is_err());
 }
 
+/// The genuine daemon forgets who asks when a request's head and body come apart.
+#[test]
+fn one_request_one_write() {
+    use std::io::{Read, Write};
+    let sim = Sim::start();
+    sim.inject(Fault::TwoWrites);
+    let mut api = Api::new(&sim);
+    let clone = [("newid", "110")];
+    assert_eq!(api.task("POST", "/nodes/prom/qemu/9002/clone", &clone).0, "OK");
+    let mut stream = api.session.open_tcp("127.0.0.1", 85, deadline()).unwrap();
+    stream.set_deadline(deadline());
+    let body = "cores=1";
+    let head = format!(
+        "PUT /api2/json/nodes/prom/qemu/110/config HTTP/1.1\r\nHost: localhost\r\nCookie: PVEAuthCookie={}\r\n\
+         Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n",
+        api.ticket,
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    stream.write_all(body.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 500 user name not set\r\n"), "{answer}");
+}
+
 #[test]
 fn state_survives_a_restart() {
     let dir = tempfile::tempdir().unwrap();
