@@ -11,7 +11,7 @@ const MAX_NESTING: usize = 4000;
 pub(super) enum SyntaxFault {
     /// It is not Nix.
     Wrong { message: String, start: u32, end: u32 },
-    /// It is nested deeper than we go.
+    /// It is nested deeper, or runs on longer, than we go.
     TooDeep { start: u32 },
 }
 
@@ -136,8 +136,33 @@ fn name(kind: SyntaxKind) -> String {
     text.to_owned()
 }
 
+/// How many characters the tokenizer may look ahead in all.
+const MAX_LOOKAHEAD: usize = 100_000_000;
+
+/// Refuses what would keep the tokenizer busy for seconds: at each token it looks ahead over everything that could
+/// be a path, so that a run of such characters costs the square of its length.
+fn check_runs(text: &str) -> Result<(), SyntaxFault> {
+    let (mut run, mut cost) = (0usize, 0usize);
+    for (at, byte) in text.bytes().enumerate() {
+        if byte.is_ascii_alphanumeric() || b"/_.+-".contains(&byte) {
+            run += 1;
+            // A run of ordinary length costs nothing worth counting.
+            if run > 1000 {
+                cost += run;
+                if cost > MAX_LOOKAHEAD {
+                    return Err(SyntaxFault::TooDeep { start: u32::try_from(at).unwrap_or(u32::MAX) });
+                }
+            }
+        } else {
+            run = 0;
+        }
+    }
+    Ok(())
+}
+
 /// Refuses what could exhaust the stack: counts, from the tokens alone, an upper bound of the tree's depth.
 fn check_nesting(text: &str) -> Result<(), SyntaxFault> {
+    check_runs(text)?;
     use SyntaxKind as K;
     // For each open bracket: whether it is a list's, and how many operators, keywords and arguments stand in it
     // since the last `;` or `,`. Each of them can be one level of the tree.

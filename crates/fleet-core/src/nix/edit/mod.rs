@@ -13,7 +13,7 @@ mod verify;
 pub use entry::{AuthorizedKeys, NewHost, quote_string};
 use entry::{entry_text, quote_name};
 use tree::Binding;
-pub use verify::{Change, verified};
+pub use verify::{Change, apply, verified};
 
 use crate::{
     Error, Result,
@@ -38,57 +38,54 @@ pub(crate) const ORDER: &[&str] = &[
 
 /// The text with a new host in it: after the others, or in its place where the names are sorted.
 pub fn insert_host(text: &str, name: &str, host: &NewHost) -> Result<String> {
-    edit(text, |root| {
-        let set = tree::host_set(root, text)?;
-        if let Some(found) = set.bindings.iter().find(|b| b.path.first().is_some_and(|n| n == name)) {
-            let line = line_of(text, found.start);
-            return Err(Error::conflict(format!("hosts.nix has a host '{name}' already (line {line})")));
-        }
-        if let Some(from) = set.inherited.iter().find(|n| *n == name) {
-            return Err(Error::conflict(format!("hosts.nix inherits a host '{from}' already")));
-        }
-        let layout = layout::Layout::of(text, &set, true);
-        let body = entry_text(text, name, host, &set, &layout)?;
-        Ok(layout.insert(text, &set, layout.place_for(&set, name), &body))
-    })
+    edit(text, |root| insert_in(root, text, name, host))
+}
+
+fn insert_in(root: Node<'_>, text: &str, name: &str, host: &NewHost) -> Result<String> {
+    let set = tree::host_set(root, text)?;
+    if let Some(found) = set.bindings.iter().find(|b| b.path.first().is_some_and(|n| n == name)) {
+        let line = line_of(text, found.start);
+        return Err(Error::conflict(format!("hosts.nix has a host '{name}' already (line {line})")));
+    }
+    if let Some(from) = set.inherited.iter().find(|n| *n == name) {
+        return Err(Error::conflict(format!("hosts.nix inherits a host '{from}' already")));
+    }
+    let layout = layout::Layout::of(text, &set, true);
+    let body = entry_text(text, name, host, &set, &layout)?;
+    Ok(layout.insert(text, &set, layout.place_for(&set, name), &body))
 }
 
 /// The text with one attribute of a host set to a string. A missing attribute is added, at its place.
 pub fn set_attr(text: &str, host: &str, attr: &str, value: &str) -> Result<String> {
-    edit(text, |root| {
-        let set = tree::host_set(root, text)?;
-        let quoted = quote_string(value);
-        match tree::find_host(&set, host, text)? {
-            tree::HostAt::Set(inner) => {
-                if let Some(found) = tree::find_attr(&inner, host, attr, text)? {
-                    return replace_value(text, found, &quoted);
-                }
-                let layout = layout::Layout::of(text, &inner, false);
-                let place = layout.place_in_order(&inner, attr, ORDER);
-                Ok(layout.insert(text, &inner, place, &format!("{} = {quoted};", quote_name(attr))))
+    edit(text, |root| set_in(root, text, host, attr, value))
+}
+
+fn set_in(root: Node<'_>, text: &str, host: &str, attr: &str, value: &str) -> Result<String> {
+    let set = tree::host_set(root, text)?;
+    let quoted = quote_string(value);
+    match tree::find_host(&set, host, text)? {
+        tree::HostAt::Set(inner) => {
+            if let Some(found) = tree::find_attr(&inner, host, attr, text)? {
+                return replace_value(text, found, &quoted);
             }
-            tree::HostAt::Paths(bindings) => {
-                if let Some(found) =
-                    bindings.iter().copied().find(|b| b.path.get(1).is_some_and(|n| n == attr))
-                {
-                    if found.path.len() > 2 {
-                        return Err(refused(
-                            text,
-                            host,
-                            found.start,
-                            &format!("`{attr}` is a set of its own"),
-                        ));
-                    }
-                    return replace_value(text, found, &quoted);
-                }
-                let layout = layout::Layout::of(text, &set, false);
-                let last = bindings.last().map(|b| b.start);
-                let after = set.bindings.iter().rposition(|b| Some(b.start) == last);
-                let added = format!("{}.{} = {quoted};", quote_name(host), quote_name(attr));
-                Ok(layout.insert(text, &set, after.map(|at| at + 1), &added))
-            }
+            let layout = layout::Layout::of(text, &inner, false);
+            let place = layout.place_in_order(&inner, attr, ORDER);
+            Ok(layout.insert(text, &inner, place, &format!("{} = {quoted};", quote_name(attr))))
         }
-    })
+        tree::HostAt::Paths(bindings) => {
+            if let Some(found) = bindings.iter().copied().find(|b| b.path.get(1).is_some_and(|n| n == attr)) {
+                if found.path.len() > 2 {
+                    return Err(refused(text, host, found.start, &format!("`{attr}` is a set of its own")));
+                }
+                return replace_value(text, found, &quoted);
+            }
+            let layout = layout::Layout::of(text, &set, false);
+            let last = bindings.last().map(|b| b.start);
+            let after = set.bindings.iter().rposition(|b| Some(b.start) == last);
+            let added = format!("{}.{} = {quoted};", quote_name(host), quote_name(attr));
+            Ok(layout.insert(text, &set, after.map(|at| at + 1), &added))
+        }
+    }
 }
 
 /// The text without one attribute of a host; unchanged if the host does not have it.
@@ -169,6 +166,22 @@ fn splice(text: &str, start: usize, end: usize, with: &str) -> String {
     out
 }
 
+/// The new text, not parsed again yet.
+fn changed(text: &str, change: &Change) -> Result<String> {
+    let edit = |work: &(dyn Fn(Node<'_>) -> Result<String> + Sync)| {
+        on_thread(|| {
+            let tree = Tree::parse(text).map_err(|fault| unparsable(text, fault))?;
+            work(tree.root())
+        })
+    };
+    match change {
+        Change::Insert { name, host } => edit(&|root| insert_in(root, text, name, host)),
+        Change::Set { host, attr, value } => edit(&|root| set_in(root, text, host, attr, value)),
+        Change::Unset { host, attr } => remove_attr(text, host, attr),
+        Change::Remove { name } => remove_host(text, name),
+    }
+}
+
 /// Parses, edits, and parses the outcome again.
 fn edit(text: &str, work: impl FnOnce(Node<'_>) -> Result<String> + Send) -> Result<String> {
     let run = || {
@@ -182,7 +195,11 @@ fn edit(text: &str, work: impl FnOnce(Node<'_>) -> Result<String> + Send) -> Res
         }
         Ok(after)
     };
-    on_large_stack(run).map_err(|e| Error::failed("can not start a thread to edit in").caused_by(e))?
+    on_thread(run)
+}
+
+fn on_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    on_large_stack(work).map_err(|e| Error::failed("can not start a thread to edit in").caused_by(e))?
 }
 
 fn unparsable(text: &str, fault: SyntaxFault) -> Error {

@@ -1,13 +1,11 @@
 //! Proof that an edit changed exactly what it should.
 
-use std::path::Path;
-
-use serde_json::Value as Json;
+use std::{path::Path, sync::Arc};
 
 use super::{AuthorizedKeys, NewHost};
 use crate::{
     Error, Result,
-    nix::eval::{Budget, EvalError, eval_text},
+    nix::eval::{Attr, Budget, Data, EvalError, Value, eval_text},
 };
 
 /// What an edit was meant to change.
@@ -43,92 +41,143 @@ pub enum Change {
     },
 }
 
+/// The text of `file` after `change`, proven: exactly that value is different, and every other one the same.
+pub fn apply(before: &str, file: &Path, change: &Change) -> Result<String> {
+    prove(before, || super::changed(before, change), file, change)
+}
+
 /// Evaluates `before` and `after` as the file `file` and checks that `change` is the whole difference.
 pub fn verified(before: &str, after: &str, file: &Path, change: &Change) -> Result<()> {
-    // Both at once: they do not need each other.
+    prove(before, || Ok(after.to_owned()), file, change).map(drop)
+}
+
+fn prove(
+    before: &str,
+    after: impl FnOnce() -> Result<String>,
+    file: &Path,
+    change: &Change,
+) -> Result<String> {
+    // The old value and the new one do not need each other.
     let (old, new) = std::thread::scope(|scope| {
         let old = scope.spawn(|| evaluate(before, file));
-        let new = evaluate(after, file);
+        let new = after().and_then(|after| Ok((evaluate(&after, file)?, after)));
         let old = old.join().unwrap_or_else(|_| Err(Error::failed("evaluating hosts.nix panicked")));
         (old, new)
     });
+    let (new, after) = new?;
     let wanted = expected(old?, file, change)?;
-    if new? == wanted {
-        return Ok(());
+    if same(&new, &wanted) {
+        return Ok(after);
     }
     Err(Error::failed(format!("the edit of {} would have changed something else too", file.display()))
         .now("nothing was changed")
         .hint("edit the file by hand, and please report this with the file's layout"))
 }
 
-fn evaluate(text: &str, file: &Path) -> Result<Json> {
-    eval_text(text, file, Budget::default()).and_then(|evaluated| evaluated.to_json()).map_err(|error| {
-        let shown = Error::failed(format!("can not evaluate {} to check an edit: {error}", file.display()));
-        match error {
-            EvalError::Unsupported(_) => {
-                shown.hint("edit this file by hand: its value can not be proven here")
-            }
-            _ => shown,
+/// A file's value without the places it comes from.
+fn evaluate(text: &str, file: &Path) -> Result<Value> {
+    match eval_text(text, file, Budget::default()) {
+        Ok(evaluated) => Ok(evaluated.value),
+        Err(error) => {
+            let shown =
+                Error::failed(format!("can not evaluate {} to check an edit: {error}", file.display()));
+            Err(match error {
+                EvalError::Unsupported(_) => {
+                    shown.hint("edit this file by hand: its value can not be proven here")
+                }
+                _ => shown,
+            })
         }
-    })
+    }
+}
+
+/// Whether two values are the same, wherever they come from. Functions never are.
+fn same(a: &Value, b: &Value) -> bool {
+    match (&a.data, &b.data) {
+        (Data::List(a), Data::List(b)) => {
+            Arc::ptr_eq(a, b) || (a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| same(a, b)))
+        }
+        (Data::Attrs(a), Data::Attrs(b)) => {
+            a.len() == b.len()
+                && a.iter().zip(b.iter()).all(|(a, b)| a.name == b.name && same(&a.value, &b.value))
+        }
+        (Data::Function, _) => false,
+        (a, b) => a == b,
+    }
 }
 
 /// What the file must come to.
-fn expected(mut value: Json, file: &Path, change: &Change) -> Result<Json> {
+fn expected(old: Value, file: &Path, change: &Change) -> Result<Value> {
     let odd = || Error::failed(format!("{} does not hold what was to be edited", file.display()));
-    let hosts = value.as_object_mut().ok_or_else(odd)?;
+    let mut hosts = old.attrs().ok_or_else(odd)?.to_vec();
+    let find = |attrs: &[Attr], name: &str| attrs.binary_search_by(|attr| attr.name.as_ref().cmp(name));
     match change {
         Change::Insert { name, host } => {
-            let new = inserted(hosts, file, host);
-            if hosts.insert(name.clone(), new).is_some() {
-                return Err(odd());
+            let new = inserted(&hosts, file, host);
+            let at = find(&hosts, name).err().ok_or_else(odd)?;
+            hosts.insert(at, attr(name, new));
+        }
+        Change::Set { host, attr: name, value } => {
+            let at = find(&hosts, host).map_err(|_| odd())?;
+            let mut attrs = hosts[at].value.attrs().ok_or_else(odd)?.to_vec();
+            let new = attr(name, Data::Str(value.as_str().into()));
+            match find(&attrs, name) {
+                Ok(at) => attrs[at] = new,
+                Err(at) => attrs.insert(at, new),
             }
+            hosts[at] = attr(host, Data::Attrs(attrs.into()));
         }
-        Change::Set { host, attr, value } => {
-            let attrs = hosts.get_mut(host).and_then(Json::as_object_mut).ok_or_else(odd)?;
-            attrs.insert(attr.clone(), Json::from(value.as_str()));
+        Change::Unset { host, attr: name } => {
+            let at = find(&hosts, host).map_err(|_| odd())?;
+            let attrs = hosts[at].value.attrs().ok_or_else(odd)?;
+            let kept: Vec<Attr> = attrs.iter().filter(|attr| attr.name.as_ref() != name).cloned().collect();
+            hosts[at] = attr(host, Data::Attrs(kept.into()));
         }
-        Change::Unset { host, attr } => {
-            hosts.get_mut(host).and_then(Json::as_object_mut).ok_or_else(odd)?.remove(attr);
-        }
-        Change::Remove { name } => {
-            hosts.remove(name);
-        }
+        Change::Remove { name } => hosts.retain(|host| host.name.as_ref() != name),
     }
-    Ok(value)
+    Ok(Value { data: Data::Attrs(hosts.into()), at: None })
 }
 
-fn inserted(hosts: &serde_json::Map<String, Json>, file: &Path, host: &NewHost) -> Json {
+fn attr(name: &str, data: Data) -> Attr {
+    Attr { name: name.into(), key: None, value: Value { data, at: None } }
+}
+
+fn inserted(hosts: &[Attr], file: &Path, host: &NewHost) -> Data {
     let base = file.parent().unwrap_or(Path::new("/"));
-    let path = |path: &Option<String>| path.as_ref().map(|path| crate::nix::eval::absolute(base, path));
-    let mut attrs = serde_json::Map::new();
-    let all = [
-        ("configurationFile", path(&host.configuration_file)),
-        ("homeFile", path(&host.home_file)),
-        ("user", host.user.clone()),
-        ("homeDirectory", host.home_directory.clone()),
-        ("hostname", host.hostname.clone()),
-        ("sshAlias", host.ssh_alias.clone()),
-        ("sshKeyName", host.ssh_key_name.clone()),
-        ("publicKey", host.public_key.clone()),
-    ];
-    attrs.extend(all.into_iter().filter_map(|(attr, value)| Some((attr.to_owned(), Json::from(value?)))));
+    let path = |path: &Option<String>| {
+        path.as_ref().map(|path| Data::Path(Path::new(&crate::nix::eval::absolute(base, path)).into()))
+    };
+    let text = |text: &Option<String>| text.as_deref().map(|text| Data::Str(text.into()));
     let keys = match &host.authorized_keys {
-        AuthorizedKeys::List(keys) => Some(Json::from(keys.as_slice())),
+        AuthorizedKeys::List(keys) => {
+            let key = |key: &String| Value { data: Data::Str(key.as_str().into()), at: None };
+            Some(Data::List(keys.iter().map(key).collect()))
+        }
         AuthorizedKeys::SameAsOthers => commonest(hosts),
     };
-    attrs.extend(keys.map(|keys| ("authorizedKeys".to_owned(), keys)));
-    Json::Object(attrs)
+    // In the order of their names.
+    let all = [
+        ("authorizedKeys", keys),
+        ("configurationFile", path(&host.configuration_file)),
+        ("homeDirectory", text(&host.home_directory)),
+        ("homeFile", path(&host.home_file)),
+        ("hostname", text(&host.hostname)),
+        ("publicKey", text(&host.public_key)),
+        ("sshAlias", text(&host.ssh_alias)),
+        ("sshKeyName", text(&host.ssh_key_name)),
+        ("user", text(&host.user)),
+    ];
+    Data::Attrs(all.into_iter().filter_map(|(name, data)| Some(attr(name, data?))).collect())
 }
 
 /// The list of keys that most hosts have.
-fn commonest(hosts: &serde_json::Map<String, Json>) -> Option<Json> {
-    let mut counts: Vec<(&Json, usize)> = Vec::new();
-    for keys in hosts.values().filter_map(|host| host.get("authorizedKeys")) {
-        match counts.iter_mut().find(|(known, _)| *known == keys) {
+fn commonest(hosts: &[Attr]) -> Option<Data> {
+    let mut counts: Vec<(&Value, usize)> = Vec::new();
+    for keys in hosts.iter().filter_map(|host| host.value.get("authorizedKeys")) {
+        match counts.iter_mut().find(|(known, _)| same(known, &keys.value)) {
             Some((_, count)) => *count += 1,
-            None => counts.push((keys, 1)),
+            None => counts.push((&keys.value, 1)),
         }
     }
-    counts.into_iter().rev().max_by_key(|(_, count)| *count).map(|(keys, _)| keys.clone())
+    counts.into_iter().rev().max_by_key(|(_, count)| *count).map(|(keys, _)| keys.data.clone())
 }

@@ -489,9 +489,10 @@ impl Machine {
         let mut text = String::new();
         for part in parts {
             let value = self.eval(*part, env)?;
-            text.push_str(&self.coerce(&value, *part, false)?);
+            let part = self.coerce(&value, *part, false)?;
+            self.charge(part.len())?;
+            text.push_str(&part);
         }
-        self.charge(text.len())?;
         Ok(Val::Path(canonical(&text).into()))
     }
 
@@ -502,9 +503,10 @@ impl Machine {
             if matches!(value, Val::Path(_)) {
                 return self.unsupported("a path inside a string (Nix copies it to its store)", *part);
             }
-            text.push_str(&self.coerce(&value, *part, false)?);
+            let part = self.coerce(&value, *part, false)?;
+            self.charge(part.len())?;
+            text.push_str(&part);
         }
-        self.charge(text.len())?;
         Ok(Val::Str(text.into()))
     }
 

@@ -39,7 +39,7 @@ pub struct Budget {
 
 impl Default for Budget {
     fn default() -> Budget {
-        Budget { steps: 5_000_000, depth: 5_000, nesting: 500, memory: 512 << 20, file_size: 64 << 20 }
+        Budget { steps: 5_000_000, depth: 5_000, nesting: 500, memory: 256 << 20, file_size: 64 << 20 }
     }
 }
 

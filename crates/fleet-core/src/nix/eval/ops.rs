@@ -54,10 +54,9 @@ impl Machine {
                 if matches!(b, Val::Path(_)) {
                     return self.unsupported("a path added to a string (Nix copies it to its store)", right);
                 }
-                let mut text = self.coerce(a, left, false)?.to_string();
-                text.push_str(&self.coerce(b, right, false)?);
-                self.charge(text.len())?;
-                Ok(Val::Str(text.into()))
+                let (a, b) = (self.coerce(a, left, false)?, self.coerce(b, right, false)?);
+                self.charge(a.len() + b.len())?;
+                Ok(Val::Str(format!("{a}{b}").into()))
             }
         }
     }
@@ -278,12 +277,13 @@ impl Machine {
                 let last = items.len().saturating_sub(1);
                 for (index, item) in items.iter().enumerate() {
                     let item = self.force(*item)?;
-                    text.push_str(&self.nested(|m| m.coerce(&item, at, more))?);
+                    let part = self.nested(|m| m.coerce(&item, at, more))?;
+                    self.charge(part.len() + 1)?;
+                    text.push_str(&part);
                     // Nix puts no space after an empty list.
                     if index < last && !matches!(&item, Val::List(inner) if inner.is_empty()) {
                         text.push(' ');
                     }
-                    self.charge(text.len())?;
                 }
                 text.into()
             }

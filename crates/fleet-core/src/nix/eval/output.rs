@@ -50,9 +50,11 @@ impl Machine {
         }
         let tree = Tree::parse(text).map_err(|fault| match fault {
             SyntaxFault::Wrong { message, start, end } => Stop::new(Sort::Syntax, message, span(start, end)),
-            SyntaxFault::TooDeep { start } => {
-                Stop::new(Sort::Budget, "nested too deeply to be read", span(start, start))
-            }
+            SyntaxFault::TooDeep { start } => Stop::new(
+                Sort::Budget,
+                "nested too deeply, or too long without a space, to be read",
+                span(start, start),
+            ),
         })?;
         let base = base_of(path);
         let root = Lowering::new(&mut self.names, &mut self.code, file, &base).file(tree.root())?;

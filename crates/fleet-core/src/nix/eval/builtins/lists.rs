@@ -222,8 +222,10 @@ fn concat_lists(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
     let lists = m.list(args[0], at)?;
     let mut all = Vec::new();
     for list in lists.iter() {
-        all.extend_from_slice(&m.list(*list, at)?);
-        m.charge_steps(1)?;
+        let items = m.list(*list, at)?;
+        m.charge(items.len() * size_of::<ThunkId>())?;
+        m.charge_steps(1 + items.len() / 16)?;
+        all.extend_from_slice(&items);
     }
     m.list_of(all)
 }
@@ -234,7 +236,11 @@ fn concat_map(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
     let mut all = Vec::new();
     for item in items.iter() {
         match m.call(function.clone(), *item, at)? {
-            Val::List(items) => all.extend_from_slice(&items),
+            Val::List(items) => {
+                m.charge(items.len() * size_of::<ThunkId>())?;
+                m.charge_steps(1 + items.len() / 16)?;
+                all.extend_from_slice(&items);
+            }
             other => {
                 let message = format!("expected a list, found {}", m.kind(&other, at)?);
                 return m.fail(message, at);
@@ -261,7 +267,7 @@ fn generate(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
     let Ok(length) = usize::try_from(count) else {
         return m.fail("a list can not have a negative length", at);
     };
-    m.charge(length.saturating_mul(size_of::<ThunkId>()))?;
+    m.charge(length.saturating_mul(size_of::<ThunkId>() * 2))?;
     m.lazy_function(args[0], at)?;
     let mut items = Vec::new();
     for index in 0..count {

@@ -99,9 +99,11 @@ fn concat_strings(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val>
         if index > 0 {
             text.push_str(&separator);
         }
-        text.push_str(&m.coerced(*item, at)?);
+        let item = m.coerced(*item, at)?;
+        m.charge(separator.len() + item.len())?;
+        text.push_str(&item);
     }
-    m.new_text(text)
+    Ok(Val::Str(text.into()))
 }
 
 fn replace_strings(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
@@ -119,8 +121,9 @@ fn replace_strings(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val
         let found = from.iter().position(|pattern| rest.starts_with(pattern.as_ref()));
         let mut skip = 0;
         if let Some(index) = found {
-            out.push_str(&m.text_argument(to[index], at)?);
+            let to = m.text_argument(to[index], at)?;
             m.charge(to.len())?;
+            out.push_str(&to);
             skip = from[index].len();
         }
         let Some(next) = rest.chars().next() else { break };
