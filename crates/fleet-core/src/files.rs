@@ -171,9 +171,10 @@ pub fn recover(lock: &Lock, state: &Path) -> Result<Recovery> {
             None => {}
         }
     }
-    for entry in left {
+    for entry in &left {
         rename(entry)?;
     }
+    sync_parents(left.into_iter())?;
     remove_if_there(&path)?;
     sync_dir(state)?;
     Ok(Recovery::Completed(journal.entries.into_iter().map(|entry| entry.target).collect()))
@@ -238,6 +239,7 @@ fn run(root: &Path, state: &Path, changes: &[Change], stop: &mut dyn FnMut(Step)
             return Ok(false);
         }
     }
+    sync_parents(journal.entries.iter())?;
     remove_if_there(&journal_path)?;
     sync_dir(state)?;
     Ok(!stop(Step::Done))
@@ -327,8 +329,13 @@ fn stage(entry: &Entry, content: &[u8]) -> Result<()> {
 }
 
 fn rename(entry: &Entry) -> Result<()> {
-    std::fs::rename(&entry.staged, &entry.target).map_err(|e| Error::io("put in place", &entry.target, e))?;
-    entry.target.parent().map_or(Ok(()), sync_dir)
+    std::fs::rename(&entry.staged, &entry.target).map_err(|e| Error::io("put in place", &entry.target, e))
+}
+
+/// Makes the renames last, each directory once; only then the journal may go.
+fn sync_parents<'e>(entries: impl Iterator<Item = &'e Entry>) -> Result<()> {
+    let dirs: std::collections::BTreeSet<&Path> = entries.filter_map(|entry| entry.target.parent()).collect();
+    dirs.into_iter().try_for_each(sync_dir)
 }
 
 fn write_journal(path: &Path, journal: &Journal) -> Result<()> {
