@@ -62,7 +62,7 @@ fn remove(text: &str) -> Edited {
     let rules = Rules::parse(&full(text), Path::new(".sops.yaml")).unwrap();
     rules
         .with_host(
-            &HostChange { host: "new", recipient: None, known: &[] },
+            &HostChange { host: "new", recipient: None, known: &[key("@N")] },
             &fleet(),
             Path::new(".sops.yaml"),
         )
@@ -74,6 +74,9 @@ fn gives(before: &str, after: &str) -> Edited {
     let edited = change(before, &[]).unwrap_or_else(|e| panic!("{e:?}"));
     assert_eq!(short(&edited.text), after);
     assert_eq!(short(&change(after, &[]).unwrap().text), after, "the second time");
+    if !before.contains("&new") {
+        assert_eq!(short(&remove(after).text).trim_end(), before.trim_end(), "and out again");
+    }
     edited
 }
 
@@ -203,6 +206,22 @@ fn lists_shared_by_alias_and_merged_rules() {
 }
 
 #[test]
+fn keys_in_sections_of_all_sorts() {
+    gives(
+        "keys:\n  - &users:\n    - &admin @A\n  - &hosts:\n    - &web @W\n    - &db @D\n  - &ci @P\ncreation_rules:\n  - path_regex: secrets/[^/]+$\n    key_groups:\n    - age:\n      - *admin\n      - *web\n      pgp:\n",
+        "keys:\n  - &users:\n    - &admin @A\n  - &hosts:\n    - &web @W\n    - &db @D\n    - &new @N\n  - &ci @P\ncreation_rules:\n  - path_regex: secrets/[^/]+$\n    key_groups:\n    - age:\n      - *admin\n      - *web\n      - *new\n      pgp:\n",
+    );
+    gives(
+        "keys:\n  people:\n    - &admin @A\n  hosts:\n    - &web @W\n\n  other: []\ncreation_rules:\n  - age: [*admin, *web]\n",
+        "keys:\n  people:\n    - &admin @A\n  hosts:\n    - &web @W\n    - &new @N\n\n  other: []\ncreation_rules:\n  - age: [*admin, *web, *new]\n",
+    );
+    gives(
+        "x-hosts:\n  admin: &admin @A\n  web: &web @W # w\n  db: &db @D\n\ncreation_rules:\n  - age: [*admin, *web]\n  - age: [*db]\n",
+        "x-hosts:\n  admin: &admin @A\n  web: &web @W # w\n  db: &db @D\n  new: &new @N\n\ncreation_rules:\n  - age: [*admin, *web, *new]\n  - age: [*db, *new]\n",
+    );
+}
+
+#[test]
 fn dos_line_ends_stay() {
     let dos = ANCHORS.replace('\n', "\r\n");
     let after = change(&dos, &[]).unwrap().text;
@@ -244,7 +263,10 @@ fn what_can_not_be_read_or_changed_is_said_with_its_line() {
         ("a: 1\n---\nb: 2\n", "exactly one YAML document"),
         ("creation_rules:\n  - age: {a: b}\n", "age is neither"),
         ("keys:\n  - &new [@A]\ncreation_rules:\n  - age: [@A, @W]\n", "&new is no age key"),
-        ("keys:\n  a: &new @O\n  b: &new @P\ncreation_rules:\n  - age: [@A, @W, *new]\n", "more than once"),
+        (
+            "keys: {a: &new @O, b: &new @P}\ncreation_rules:\n  - age: [@A, @W, *new]\n",
+            "defined where it can not be taken out",
+        ),
     ] {
         let error = change(text, &[]).map(|e| short(&e.text)).unwrap_err();
         assert!(error.chain().contains(part), "{text}: {error:?}");

@@ -39,10 +39,21 @@ pub struct Edited {
     pub emptied: Vec<String>,
 }
 
-/// A list of definitions (`keys:`) or any other list with `&name age1…` in it.
+/// A key with a name, `&name age1…`, and where it stands.
 struct Definition<'a> {
     node: &'a Node,
-    list: Option<&'a Node>,
+    home: Home<'a>,
+}
+
+/// What a definition is part of.
+#[derive(Clone, Copy)]
+enum Home<'a> {
+    /// An element of this list (`keys:`, usually).
+    List(&'a Node),
+    /// The value of this key of a block mapping.
+    Entry(&'a Node),
+    /// Something else.
+    Other,
 }
 
 impl Rules {
@@ -53,7 +64,7 @@ impl Rules {
 
     fn edit(&self, change: &HostChange<'_>, fleet: &Fleet) -> Result<Edited> {
         let mut definitions = Vec::new();
-        collect(self.root(), None, &mut definitions);
+        collect(self.root(), Home::Other, &mut definitions);
         let new = change.recipient.map(Recipient::as_str);
         let known: BTreeSet<&str> = change.known.iter().map(Recipient::as_str).chain(new).collect();
         let is_ours = |node: &Node| {
@@ -96,13 +107,16 @@ impl Rules {
             {
                 self.replace_value(node, new, &mut edits)?;
             } else if !self.in_a_group(node) {
-                let Some(list) = definition.list else {
-                    return Err(Error::failed(format!(
-                        "line {}: &{} is defined more than once, here outside of a list: take it out by hand",
-                        node.line, change.host
-                    )));
-                };
-                self.delete(list, &spot(node), &mut edits)?;
+                match definition.home {
+                    Home::List(list) => self.delete(list, &spot(node), &mut edits)?,
+                    Home::Entry(key) => self.delete_lines(key.start, node.end, node.line, &mut edits)?,
+                    Home::Other => {
+                        return Err(Error::failed(format!(
+                            "line {}: &{} is defined where it can not be taken out: do it by hand",
+                            node.line, change.host
+                        )));
+                    }
+                }
                 gone.insert(node.start);
             }
         }
@@ -116,12 +130,16 @@ impl Rules {
         };
         if let (None, Some(new)) = (keep, new) {
             match self.place_for_definition(&definitions, fleet) {
-                Some(list) => {
-                    self.insert(list.0, list.1, &format!("&{} {new}", change.host), &mut edits)?;
+                Some((Home::List(list), after)) => {
+                    self.insert(list, Some(after), &format!("&{} {new}", change.host), &mut edits)?;
+                    reference = format!("*{}", change.host);
+                }
+                Some((Home::Entry(key), after)) => {
+                    self.insert_line(key.column, after, &format!("{0}: &{0} {new}", change.host), &mut edits);
                     reference = format!("*{}", change.host);
                 }
                 // Nobody has a name in this file: the first rule that lists it names it.
-                None => reference = format!("&{} {new}", change.host),
+                _ => reference = format!("&{} {new}", change.host),
             }
         }
         let mut expected: Vec<Vec<String>> = Vec::new();
@@ -278,20 +296,20 @@ impl Rules {
         Ok(())
     }
 
-    /// The list that a new definition belongs into and the element to put it behind: the one where the last host
-    /// of the fleet is defined, else the last list of keys below `keys`.
+    /// Where a new definition belongs and what to put it behind: beside the last host of the fleet that is defined,
+    /// else beside the last key.
     fn place_for_definition<'a>(
         &self,
         definitions: &[Definition<'a>],
         fleet: &Fleet,
-    ) -> Option<(&'a Node, Option<&'a Node>)> {
+    ) -> Option<(Home<'a>, &'a Node)> {
         let outside: Vec<&Definition<'a>> =
             definitions.iter().filter(|d| !self.in_a_group(d.node) && is_key(d.node)).collect();
         let is_host = |d: &&&Definition<'a>| {
             d.node.scalar().is_some_and(|text| fleet.host_of(text, d.node.anchor.as_deref()).is_some())
         };
         let last = outside.iter().rev().find(is_host).or(outside.last())?;
-        Some((last.list?, Some(last.node)))
+        Some((last.home, last.node))
     }
 }
 
@@ -324,14 +342,16 @@ fn code(line: &str) -> &str {
     if line.trim_start().starts_with('#') { "" } else { line.split(" #").next().unwrap_or(line) }
 }
 
-/// Every scalar with an anchor, with the list that it is an element of.
-fn collect<'a>(node: &'a Node, list: Option<&'a Node>, found: &mut Vec<Definition<'a>>) {
+/// Every node with an anchor, with what it is part of.
+fn collect<'a>(node: &'a Node, home: Home<'a>, found: &mut Vec<Definition<'a>>) {
     if node.anchor.is_some() {
-        found.push(Definition { node, list });
+        found.push(Definition { node, home });
     }
     match &node.data {
-        Data::Seq(items) => items.iter().for_each(|item| collect(item, Some(node), found)),
-        Data::Map(entries) => entries.iter().for_each(|(_, value)| collect(value, None, found)),
+        Data::Seq(items) => items.iter().for_each(|item| collect(item, Home::List(node), found)),
+        Data::Map(entries) => entries.iter().for_each(|(key, value)| {
+            collect(value, if node.flow { Home::Other } else { Home::Entry(key) }, found);
+        }),
         Data::Scalar(..) | Data::Alias { .. } => {}
     }
 }

@@ -110,13 +110,24 @@ impl Rules {
             return Ok(());
         }
         let line_start = self.text[..item.start].rfind('\n').map_or(0, |at| at + 1);
-        if self.text[line_start..item.start].trim() != "-" {
-            return Err(Error::failed(format!(
-                "line {}: the key shares its line: take it out by hand",
-                item.line
-            )));
+        let dash = self.text[line_start..item.start].trim_end();
+        let start = line_start + dash.strip_suffix('-').map_or(dash.len(), str::len);
+        self.delete_lines(start, item.end, item.line, edits)
+    }
+
+    /// Takes out the lines from `start` to `end`, which must be alone on them but for a comment behind.
+    pub(super) fn delete_lines(
+        &self,
+        start: usize,
+        end: usize,
+        line: usize,
+        edits: &mut Edits,
+    ) -> Result<()> {
+        let line_start = self.text[..start].rfind('\n').map_or(0, |at| at + 1);
+        if !self.text[line_start..start].trim().is_empty() {
+            return Err(Error::failed(format!("line {line}: the key shares its line: take it out by hand")));
         }
-        let line_end = self.text[item.end..].find('\n').map_or(self.text.len(), |at| item.end + at + 1);
+        let line_end = self.text[end..].find('\n').map_or(self.text.len(), |at| end + at + 1);
         edits.replace(line_start..line_end, "");
         Ok(())
     }
@@ -172,11 +183,17 @@ impl Rules {
             edits.replace(after.end..after.end, format!("{separator}{text}"));
             return Ok(());
         }
+        self.insert_line(list.column, after, &format!("- {text}"), edits);
+        Ok(())
+    }
+
+    /// Inserts a line behind the one that `after` ends on.
+    pub(super) fn insert_line(&self, column: usize, after: &Node, text: &str, edits: &mut Edits) {
+        let newline = self.newline();
         let line_end = self.text[after.end..].find('\n').map_or(self.text.len(), |at| after.end + at + 1);
-        let indent = " ".repeat(list.column);
+        let indent = " ".repeat(column);
         let (before, behind) =
             if self.text[..line_end].ends_with('\n') { ("", newline) } else { (newline, "") };
-        edits.replace(line_end..line_end, format!("{before}{indent}- {text}{behind}"));
-        Ok(())
+        edits.replace(line_end..line_end, format!("{before}{indent}{text}{behind}"));
     }
 }
