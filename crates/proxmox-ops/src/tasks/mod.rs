@@ -1,18 +1,18 @@
 //! Tasks of the daemon: followed to their own exit status, found again when an answer was lost.
 
+mod list;
+mod run;
+
+pub use list::{Listed, find_clone_into, find_running, list};
+pub use run::{run, run_or_look};
+
 use std::time::{Duration, Instant};
 
-use fleet_core::{
-    Error, Kind, Result,
-    deadline::Deadline,
-    guard::Permit,
-    interrupt,
-    types::{NodeName, Vmid},
-};
+use fleet_core::{Error, Kind, Result, deadline::Deadline, interrupt};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::api::{Client, call::Call, encode::percent, error};
+use crate::api::{Client, encode::percent, error};
 
 /// A task's id, such as `UPID:prom:00000ED5:000AE788:6B03B82C:qmclone:9002:root@pam:`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,182 +172,6 @@ fn new_lines(
         }
     }
     last
-}
-
-/// Sends a change and follows the task that it starts, if it starts one.
-///
-/// A lock that was not had in time did nothing: it is tried again, more slowly each time, until the deadline.
-/// An answer that was lost is looked for among the node's tasks; what is not found there stays
-/// [`Kind::OutcomeUnknown`], for the caller to look at the VM itself.
-pub fn run(
-    client: &Client,
-    permit: &Permit,
-    call: &Call,
-    deadline: Deadline,
-    progress: &mut dyn FnMut(&str),
-) -> Result<()> {
-    let mut pause = Duration::from_millis(500);
-    loop {
-        let outcome = client.send(permit, call, deadline).and_then(|data| match Upid::of(&data) {
-            Some(upid) => follow(client, &upid, call.what(), deadline, progress),
-            None => Ok(()),
-        });
-        match outcome {
-            Err(e) if error::is_lock_timeout(e.message()) && deadline.left() > pause => {
-                progress(&format!("{}; trying again", e.message()));
-                deadline.sleep(pause);
-                pause = (pause * 2).min(Duration::from_secs(8));
-            }
-            Err(e) if error::is_locked(e.message()) && waited_for_lock(client, call, deadline, progress) => {}
-            other => return other,
-        }
-    }
-}
-
-/// A task in the node's list.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Listed {
-    upid: String,
-    /// `qmclone`, `qmstart`, …
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// Seconds since 1970 on the node's clock.
-    #[serde(default)]
-    pub starttime: u64,
-    /// While it runs absent, or `RUNNING`; else its exit status.
-    #[serde(default)]
-    pub status: Option<String>,
-    /// Seconds since 1970; absent while it runs.
-    #[serde(default)]
-    pub endtime: Option<u64>,
-}
-
-impl Listed {
-    /// Its id.
-    pub fn upid(&self) -> Upid {
-        Upid(self.upid.clone())
-    }
-
-    /// Whether it has not ended yet.
-    pub fn is_running(&self) -> bool {
-        self.endtime.is_none() && self.status.as_deref().is_none_or(|s| s.eq_ignore_ascii_case("running"))
-    }
-}
-
-/// The tasks of the node, running or recently ended, newest first; of one VM and of one kind (`qmclone`, …)
-/// where these are given. A clone is a task of its template.
-pub fn list(
-    client: &Client,
-    node: &NodeName,
-    kind: Option<&str>,
-    vmid: Option<Vmid>,
-    deadline: Deadline,
-) -> Result<Vec<Listed>> {
-    let id = vmid.map(|vmid| vmid.to_string());
-    let mut query = vec![("source", "all"), ("limit", "50")];
-    query.extend(id.as_deref().map(|id| ("vmid", id)));
-    query.extend(kind.map(|kind| ("typefilter", kind)));
-    let path = format!("/nodes/{}/tasks", percent(node.as_str()));
-    let mut tasks: Vec<Listed> = client.get_as("list the node's tasks", &path, &query, deadline)?;
-    // The filter takes a part of a name.
-    tasks.retain(|task| kind.is_none_or(|kind| task.kind == kind));
-    tasks.sort_by_key(|task| std::cmp::Reverse(task.starttime));
-    Ok(tasks)
-}
-
-/// A running task on this VM, of a kind where one is given, if there is one.
-pub fn find_running(
-    client: &Client,
-    node: &NodeName,
-    kind: Option<&str>,
-    vmid: Vmid,
-    deadline: Deadline,
-) -> Result<Option<Upid>> {
-    let tasks = list(client, node, kind, Some(vmid), deadline)?;
-    Ok(tasks.iter().find(|task| task.is_running()).map(Listed::upid))
-}
-
-/// The running task that clones into this VMID, if there is one: its log begins with both VMIDs.
-pub fn find_clone_into(
-    client: &Client,
-    node: &NodeName,
-    vmid: Vmid,
-    deadline: Deadline,
-) -> Result<Option<Upid>> {
-    let into = format!(" with ID {vmid}");
-    // A task that has only begun may not have written its first line yet.
-    let patience = deadline.at_most(Duration::from_secs(3));
-    loop {
-        let mut silent = false;
-        for task in
-            list(client, node, Some("qmclone"), None, deadline)?.iter().filter(|task| task.is_running())
-        {
-            let upid = task.upid();
-            match log(client, &upid, 0, deadline)?.first() {
-                Some(line) if line.t.trim_end().ends_with(&into) => return Ok(Some(upid)),
-                Some(_) => {}
-                None => silent = true,
-            }
-        }
-        if !silent || patience.passed() {
-            return Ok(None);
-        }
-        patience.sleep(Duration::from_millis(100));
-    }
-}
-
-/// Whether something that locked the VM was waited for, so that a change may be tried again. A lock that
-/// nobody works behind (a broken backup, a killed clone) stays: taking it off is for people.
-fn waited_for_lock(client: &Client, call: &Call, deadline: Deadline, progress: &mut dyn FnMut(&str)) -> bool {
-    let short = deadline.at_most(Duration::from_secs(20));
-    let working = find_running(client, call.node(), None, call.vmid(), short).and_then(|found| {
-        found.map_or_else(|| find_clone_into(client, call.node(), call.vmid(), short), |u| Ok(Some(u)))
-    });
-    let Ok(Some(upid)) = working else { return false };
-    progress(&format!("VM {} is locked; waiting for the task that works on it: {upid}", call.vmid()));
-    let outcome = follow(client, &upid, "work on the VM", deadline, &mut |_| {});
-    // How it ended is its own matter.
-    !matches!(outcome, Err(e) if matches!(e.kind(), Kind::DeadlinePassed | Kind::OutcomeUnknown | Kind::Interrupted))
-}
-
-/// As [`run`], and when the answer was lost, `done` is asked whether the change is there after all. The task
-/// that may be doing it (of `kind`, on `subject`) is waited for first.
-pub fn run_or_look(
-    client: &Client,
-    permit: &Permit,
-    call: &Call,
-    (kind, subject, node): (&str, Vmid, &NodeName),
-    deadline: Deadline,
-    progress: &mut dyn FnMut(&str),
-    done: &mut dyn FnMut() -> Result<bool>,
-) -> Result<()> {
-    let lost = match run(client, permit, call, deadline, progress) {
-        Err(e) if e.kind() == Kind::OutcomeUnknown => e,
-        other => return other,
-    };
-    progress(&format!("the answer to '{}' was lost: looking at what is there", call.what()));
-    let mut look = || -> Result<bool> {
-        for attempt in 0..3 {
-            if let Some(upid) =
-                find_running(client, node, Some(kind), subject, deadline.at_most(Duration::from_secs(20)))?
-            {
-                // Its end is looked at below, in the VM itself.
-                let _ = follow(client, &upid, call.what(), deadline, &mut |_| {});
-            }
-            if done()? {
-                return Ok(true);
-            }
-            if attempt < 2 {
-                deadline.sleep(Duration::from_millis(500));
-            }
-        }
-        Ok(false)
-    };
-    match look() {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(lost.now("looked at the VM and at the node's tasks: there is no trace of it")),
-        Err(e) => Err(lost.now(format!("tried to look at what is there: {}", e.message())).caused_by(e)),
-    }
 }
 
 /// Percent done in a line of a clone's log: `transferred 22.5 MiB of 2.0 GiB (1.10%)`.

@@ -1,0 +1,105 @@
+//! The node's tasks: what runs now, what ran lately.
+
+use std::time::Duration;
+
+use fleet_core::{
+    Result,
+    deadline::Deadline,
+    types::{NodeName, Vmid},
+};
+use serde::Deserialize;
+
+use super::{Upid, log};
+use crate::api::{Client, encode::percent};
+
+/// A task in the node's list.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Listed {
+    upid: String,
+    /// `qmclone`, `qmstart`, …
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Seconds since 1970 on the node's clock.
+    #[serde(default)]
+    pub starttime: u64,
+    /// While it runs absent, or `RUNNING`; else its exit status.
+    #[serde(default)]
+    pub status: Option<String>,
+    /// Seconds since 1970; absent while it runs.
+    #[serde(default)]
+    pub endtime: Option<u64>,
+}
+
+impl Listed {
+    /// Its id.
+    pub fn upid(&self) -> Upid {
+        Upid(self.upid.clone())
+    }
+
+    /// Whether it has not ended yet.
+    pub fn is_running(&self) -> bool {
+        self.endtime.is_none() && self.status.as_deref().is_none_or(|s| s.eq_ignore_ascii_case("running"))
+    }
+}
+
+/// The tasks of the node, running or recently ended, newest first; of one VM and of one kind (`qmclone`, …)
+/// where these are given. A clone is a task of its template.
+pub fn list(
+    client: &Client,
+    node: &NodeName,
+    kind: Option<&str>,
+    vmid: Option<Vmid>,
+    deadline: Deadline,
+) -> Result<Vec<Listed>> {
+    let id = vmid.map(|vmid| vmid.to_string());
+    let mut query = vec![("source", "all"), ("limit", "50")];
+    query.extend(id.as_deref().map(|id| ("vmid", id)));
+    query.extend(kind.map(|kind| ("typefilter", kind)));
+    let path = format!("/nodes/{}/tasks", percent(node.as_str()));
+    let mut tasks: Vec<Listed> = client.get_as("list the node's tasks", &path, &query, deadline)?;
+    // The filter takes a part of a name.
+    tasks.retain(|task| kind.is_none_or(|kind| task.kind == kind));
+    tasks.sort_by_key(|task| std::cmp::Reverse(task.starttime));
+    Ok(tasks)
+}
+
+/// A running task on this VM, of a kind where one is given, if there is one.
+pub fn find_running(
+    client: &Client,
+    node: &NodeName,
+    kind: Option<&str>,
+    vmid: Vmid,
+    deadline: Deadline,
+) -> Result<Option<Upid>> {
+    let tasks = list(client, node, kind, Some(vmid), deadline)?;
+    Ok(tasks.iter().find(|task| task.is_running()).map(Listed::upid))
+}
+
+/// The running task that clones into this VMID, if there is one: its log begins with both VMIDs.
+pub fn find_clone_into(
+    client: &Client,
+    node: &NodeName,
+    vmid: Vmid,
+    deadline: Deadline,
+) -> Result<Option<Upid>> {
+    let into = format!(" with ID {vmid}");
+    // A task that has only begun may not have written its first line yet.
+    let patience = deadline.at_most(Duration::from_secs(3));
+    loop {
+        let mut silent = false;
+        for task in
+            list(client, node, Some("qmclone"), None, deadline)?.iter().filter(|task| task.is_running())
+        {
+            let upid = task.upid();
+            match log(client, &upid, 0, deadline)?.first() {
+                Some(line) if line.t.trim_end().ends_with(&into) => return Ok(Some(upid)),
+                Some(_) => {}
+                None => silent = true,
+            }
+        }
+        if !silent || patience.passed() {
+            return Ok(None);
+        }
+        patience.sleep(Duration::from_millis(100));
+    }
+}
