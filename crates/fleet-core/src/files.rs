@@ -112,6 +112,9 @@ enum Step {
     Done,
 }
 
+/// Files synced at a time.
+const SYNCERS: usize = 32;
+
 const JOURNAL: &str = "files.json";
 
 /// Puts all `changes` in place, or none. `root` is the repository: no link is followed out of it.
@@ -215,15 +218,14 @@ fn run(root: &Path, state: &Path, changes: &[Change], stop: &mut dyn FnMut(Step)
                 .hint("run the same command again"))
         });
         if let Err(error) = staged {
-            for entry in &journal.entries {
-                remove_if_there(&entry.staged)?;
-            }
-            remove_if_there(&journal_path)?;
-            return Err(nothing_changed(error));
+            return Err(take_back(&journal, &journal_path, error));
         }
         if stop(Step::Staged(index)) {
             return Ok(false);
         }
+    }
+    if let Err(error) = sync_staged(&journal.entries) {
+        return Err(take_back(&journal, &journal_path, error));
     }
     journal.ready = true;
     write_journal(&journal_path, &journal)
@@ -243,6 +245,13 @@ fn run(root: &Path, state: &Path, changes: &[Change], stop: &mut dyn FnMut(Step)
     remove_if_there(&journal_path)?;
     sync_dir(state)?;
     Ok(!stop(Step::Done))
+}
+
+/// Removes what was staged; what can not be removed now the next run removes, as the journal tells.
+fn take_back(journal: &Journal, journal_path: &Path, error: Error) -> Error {
+    let removed = journal.entries.iter().try_for_each(|entry| remove_if_there(&entry.staged));
+    let _ = removed.and_then(|()| remove_if_there(journal_path));
+    nothing_changed(error)
 }
 
 fn nothing_changed(error: Error) -> Error {
@@ -325,7 +334,24 @@ fn stage(entry: &Entry, content: &[u8]) -> Result<()> {
                 .map_err(|e| failed("set the mode of", e))?;
         }
     }
-    file.sync_all().map_err(|e| failed("sync", e))
+    Ok(())
+}
+
+/// Syncs every staged file, several at a time: a file system puts what is asked for together to disk together.
+fn sync_staged(entries: &[Entry]) -> Result<()> {
+    let sync = |entry: &Entry| {
+        File::open(&entry.staged)
+            .and_then(|file| file.sync_all())
+            .map_err(|e| Error::io("sync", &entry.staged, e))
+    };
+    std::thread::scope(|scope| {
+        let share = entries.len().div_ceil(SYNCERS).max(1);
+        let threads: Vec<_> =
+            entries.chunks(share).map(|chunk| scope.spawn(move || chunk.iter().try_for_each(sync))).collect();
+        threads.into_iter().try_for_each(|thread| {
+            thread.join().unwrap_or_else(|_| Err(Error::failed("a thread that synced files panicked")))
+        })
+    })
 }
 
 fn rename(entry: &Entry) -> Result<()> {

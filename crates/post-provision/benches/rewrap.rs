@@ -62,9 +62,9 @@ fn sops(fleet: &Fleet, program: &Path) -> Duration {
     for number in 0..SAMPLE {
         let kind = ["yaml", "env", "json"][number % 3];
         let status = Command::new(program)
+            .args(["--config".as_ref(), rules.as_os_str()])
             .args(["updatekeys", "--yes"])
             .arg(fleet.path(&format!("secrets/many/{number}.{kind}")))
-            .args(["--config".as_ref(), rules.as_os_str()])
             .env("SOPS_DISABLE_VERSION_CHECK", "true")
             .env("SOPS_AGE_KEY_FILE", fixtures().join("identity-a-TEST-FIXTURE.txt"))
             .stdin(Stdio::null())

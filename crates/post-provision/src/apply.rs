@@ -150,11 +150,10 @@ impl<'a> Desk<'a> {
         if dirty.is_empty() {
             return Ok(());
         }
-        let names: Vec<String> = dirty.iter().map(|path| path.display().to_string()).collect();
-        let verb = if names.len() == 1 { "has" } else { "have" };
-        Err(Error::refused(format!("refused: {} {verb} uncommitted changes", names.join(", ")))
+        let verb = if dirty.len() == 1 { "has" } else { "have" };
+        Err(Error::refused(format!("refused: {} {verb} uncommitted changes", shown(&dirty)))
             .now("nothing was changed")
-            .hint(format!("commit or stash them: git stash push -- {}", names.join(" ")))
+            .hint("commit or stash them: git stash")
             .hint("or take them along: --allow-dirty"))
     }
 
@@ -207,7 +206,12 @@ impl<'a> Desk<'a> {
     }
 }
 
+/// Names for a message: all of a few, the first of many.
 fn shown(paths: &[PathBuf]) -> String {
-    let names: Vec<String> = paths.iter().map(|path: &PathBuf| Path::display(path).to_string()).collect();
-    names.join(", ")
+    const MOST: usize = 12;
+    let names: Vec<String> = paths.iter().take(MOST).map(|path| path.display().to_string()).collect();
+    match paths.len().saturating_sub(MOST) {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names.join(", ")),
+    }
 }

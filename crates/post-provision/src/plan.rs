@@ -79,12 +79,17 @@ impl Plan {
     pub fn summary(&self) -> Vec<String> {
         let mut lines: Vec<String> =
             self.texts.iter().map(|text| format!("  {}: {}", text.path.display(), text.what)).collect();
-        for rewrap in &self.secrets.rewraps {
+        // A few secrets are named, hundreds are counted.
+        let shown = if self.secrets.rewraps.len() > 30 { 10 } else { self.secrets.rewraps.len() };
+        for rewrap in &self.secrets.rewraps[..shown] {
             lines.push(format!(
                 "  {}: {}",
                 rewrap.path.display(),
                 recipients(rewrap.added.len(), rewrap.removed.len())
             ));
+        }
+        if self.secrets.rewraps.len() > shown {
+            lines.push(format!("  and {} more secrets likewise", self.secrets.rewraps.len() - shown));
         }
         lines.extend(self.notes.iter().map(|note| format!("  {note}")));
         lines
