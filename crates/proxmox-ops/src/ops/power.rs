@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-use fleet_core::{Error, Kind, Result, deadline::Deadline, guard::Permit, protocol::VmStatus, types::Vmid};
+use fleet_core::{
+    Error, Kind, Result,
+    deadline::Deadline,
+    guard::Permit,
+    protocol::{Resource, ResourceKind, VmStatus},
+    types::Vmid,
+};
 use serde_json::Value;
 
 use super::Progress;
@@ -25,6 +31,28 @@ pub fn status(node: &Node, vmid: Vmid, deadline: Deadline) -> Result<VmStatus> {
     }
     serde_json::from_value(data)
         .map_err(|e| Error::failed(format!("the node's status of VM {vmid} has another shape")).caused_by(e))
+}
+
+/// As [`status`], for a VM anywhere in the cluster. Of a VM on another node it is what the cluster last heard,
+/// ten seconds ago at most.
+pub fn status_anywhere(node: &Node, vmid: Vmid, deadline: Deadline) -> Result<VmStatus> {
+    let missing = match status(node, vmid, deadline) {
+        Err(e) => e,
+        found => return found,
+    };
+    let here = node.name(deadline)?;
+    let resources = node.resources(deadline)?;
+    let elsewhere = |r: &Resource| r.vmid == vmid && r.kind == ResourceKind::Qemu && r.node != *here;
+    match resources.into_iter().find(elsewhere) {
+        Some(mut r) => {
+            let lock = r.other.shift_remove("lock").and_then(|lock| lock.as_str().map(str::to_owned));
+            if let Some(name) = r.name {
+                r.other.insert("name".to_owned(), Value::from(name));
+            }
+            Ok(VmStatus { vmid, node: r.node, status: r.status, lock, other: r.other })
+        }
+        None => Err(missing),
+    }
 }
 
 /// What to do to the power state.

@@ -8,7 +8,7 @@ use crate::{
     ops::power,
 };
 
-/// Show a VM's power state
+/// Show a VM's power state, wherever in the cluster it is
 #[derive(Debug, Args)]
 pub struct Status {
     /// VMID or name
@@ -20,7 +20,7 @@ impl Status {
     /// Runs it.
     pub fn run(&self, cx: &Context) -> Result<()> {
         let node = cx.connect()?;
-        let status = power::status(&node, cx.vmid(&self.vm, &node)?, read_deadline())?;
+        let status = power::status_anywhere(&node, cx.vmid(&self.vm, &node)?, read_deadline())?;
         if let Some(lock) = &status.lock {
             cx.ui.warn(format!("VM {} is locked by: {lock}", status.vmid));
         }
