@@ -145,7 +145,55 @@ let
     isString text
     && stringLength text <= 253
     && match "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?([.][A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*" text != null;
-  isSize = value: isString value && match "[0-9]+([.][0-9]+)?[KMGT]" value != null;
+  isSize =
+    value:
+    isString value
+    && match "[0-9]+([.][0-9]+)?[KMGT]" value != null
+    && match "0+([.]0+)?[KMGT]" value == null;
+
+  # Every field that a managed VM may have; anything else is a mistake in writing.
+  knownFields = [
+    "vmid"
+    "cores"
+    "memory"
+    "disk"
+    "storage"
+    "nixosConfig"
+    "hostname"
+    "sshAlias"
+    "user"
+    "node"
+    "template"
+    "clone"
+    "bridge"
+    "vlan"
+    "mac"
+    "mtu"
+    "ip"
+    "gateway"
+    "nameservers"
+    "cpu"
+    "onBoot"
+    "tags"
+    "disks"
+    "timezone"
+    "packages"
+    "install"
+    "protection"
+    "readonly"
+    "purpose"
+    "services"
+    "notes"
+    "secrets"
+    "antiAffinity"
+  ];
+  # Names that mean something else to `provision-vm`.
+  verbs = [
+    "plan"
+    "status"
+    "check"
+    "help"
+  ];
 
   # Name of the range that a VMID lies in, or null.
   rangeOf =
@@ -165,6 +213,11 @@ let
       number =
         field: least:
         fault (vm ? ${field} && !(isInt vm.${field} && vm.${field} >= least)) "${field} must be a number of at least ${toString least}";
+      choice =
+        field: choices: fault (vm ? ${field} && !(elem vm.${field} choices)) "${field} must be one of ${concatStringsSep ", " choices}";
+      # Other managed VMs that say the same in a field.
+      alsoWith =
+        field: value: filter (other: other != name) (namesWhere (other: (other.${field} or null) == value) managed);
       vmidOk = vm ? vmid && isInt vm.vmid && vm.vmid >= 100 && vm.vmid <= 9999;
       range = if vmidOk then rangeOf vm.vmid else null;
       others =
@@ -173,6 +226,11 @@ let
         ++ (if template != null && template.vmid == (vm.vmid or null) then [ template.name ] else [ ]);
     in
     fault (!(isDnsName name)) "the name must be a DNS name"
+    ++ fault (elem name verbs) "provision-vm has a command of this name"
+    ++ fault (isDnsName name && match "[0-9]+" name != null) "a name of digits alone is read as a VMID"
+    ++ map (field: "managed.${name}: ${field} is not a known field") (
+      filter (field: !(elem field knownFields)) (attrNames vm)
+    )
     ++ missing "vmid"
     ++ missing "cores"
     ++ missing "memory"
@@ -181,6 +239,18 @@ let
     ++ fault (range == "templates" || range == "containers") "VMID ${toString vm.vmid} is in the range '${range}', which is for something else"
     ++ fault (vm ? vmid && others != [ ]) "VMID ${toString vm.vmid} is also that of ${concatStringsSep ", " others}"
     ++ fault (imported ? ${name}) "an imported VM has this name too"
+    ++ fault (template != null && (template.name or null) == name) "the template has this name too"
+    ++ fault (vm ? ip && vm.ip != "dhcp" && alsoWith "ip" vm.ip != [ ]) "address ${vm.ip} is also that of ${concatStringsSep ", " (alsoWith "ip" vm.ip)}"
+    ++ fault (vm ? mac && alsoWith "mac" vm.mac != [ ]) "MAC address ${vm.mac} is also that of ${concatStringsSep ", " (alsoWith "mac" vm.mac)}"
+    ++ choice "clone" [
+      "full"
+      "linked"
+    ]
+    ++ choice "install" [
+      "nixos-anywhere"
+      "image"
+      "none"
+    ]
     ++ number "cores" 1
     ++ number "memory" 512
     ++ fault (vm ? disk && !(isSize vm.disk)) "disk must be a size such as 512M, 20G or 1T"

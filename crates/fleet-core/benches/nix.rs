@@ -10,20 +10,21 @@
 use std::{
     fmt::Write,
     fs,
-    path::Path,
-    time::{Duration, Instant},
+    path::{Path, PathBuf},
+    time::Instant,
 };
 
 use fleet_core::{
     child,
     deadline::Deadline,
-    definitions::Definitions,
     hosts::Hosts,
     nix::{
         NixMode,
-        edit::{Change, NewHost, apply},
+        edit::{Change, NewHost, apply, set_attr},
+        eval::{Budget, eval_file},
     },
     repo::Repo,
+    validate,
 };
 
 fn main() {
@@ -32,65 +33,88 @@ fn main() {
     let bytes =
         [large.definitions(), large.hosts()].iter().map(|f| fs::metadata(f).unwrap().len()).sum::<u64>();
     let before = peak_mib();
-    let read_large = best(5, || read(&large));
-    println!("10000 VMs and 10000 hosts ({} KiB): read and checked in {read_large:.0?}", bytes / 1024);
+    let read_large = measure(8, || read(&large));
+    println!("10000 VMs and 10000 hosts ({} KiB), read and checked: {read_large}", bytes / 1024);
     println!("  peak memory {:.0} MiB (of which the program before it {before:.0} MiB)", peak_mib());
+    let evaluate =
+        |file: PathBuf| move || eval_file(&file, Budget::default()).unwrap().sources.iter().count();
+    println!("  evaluating the definitions alone: {}", measure(8, evaluate(large.definitions())));
+    println!("  evaluating the hosts alone: {}", measure(8, evaluate(large.hosts())));
 
     let small = fleet(&dir.path().join("small"), 100);
-    let read_small = best(50, || read(&small));
+    let read_small = measure(200, || read(&small));
+    let times = read_large.cpu / read_small.cpu;
     println!(
-        "100 VMs and 100 hosts: {read_small:.1?}; a hundred times as many take {:.0} times as long",
-        ratio(read_large, read_small)
+        "100 VMs and 100 hosts: {read_small}; a hundred times as many take {times:.0} times as long (processor time)"
     );
 
     let text = fs::read_to_string(large.hosts()).unwrap();
-    let read_hosts = best(5, || Hosts::load(&large, NixMode::Embedded).unwrap().hosts.len());
+    let read_hosts = measure(8, || Hosts::load(&large, NixMode::Embedded).unwrap().hosts.len());
     let file = large.hosts();
-    let edit = best(5, || {
+    let edit = measure(8, || {
         let host = NewHost { user: Some("fleet".to_owned()), ..NewHost::default() };
         apply(&text, &file, &Change::Insert { name: "new".to_owned(), host }).unwrap().len()
     });
+    let splice = measure(8, || set_attr(&text, "vm-5000", "publicKey", "new").unwrap().len());
+    println!("reading 10000 hosts: {read_hosts}");
     println!(
-        "one proven edit among 10000 hosts: {edit:.0?}, {:.2} times reading them ({read_hosts:.0?})",
-        ratio(edit, read_hosts)
+        "  one edit, spliced and parsed again: {splice}, {:.2} times that",
+        splice.wall / read_hosts.wall
     );
+    println!("  one edit, proven by two evaluations: {edit}, {:.2} times that", edit.wall / read_hosts.wall);
 
     let own = Repo::at(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")).unwrap();
-    let ours = best(50, || Definitions::load(&own, NixMode::Embedded).unwrap().managed.len());
+    let ours = measure(200, || read(&own));
     let Some(nix) = child::find_program("nix") else {
-        println!("this repository's definitions: {ours:.1?} (nix is not on PATH to compare with)");
+        println!("this repository: {ours} (nix is not on PATH to compare with)");
         return;
     };
-    let theirs = best(5, || {
+    let theirs = measure(5, || {
         let command = child::Command::new(&nix)
             .args(["--extra-experimental-features", "nix-command", "eval", "--json", "--file"])
             .arg(own.definitions());
         command.output(Deadline::secs(60)).unwrap().checked().unwrap().stdout.len()
     });
-    println!(
-        "this repository's definitions: {ours:.1?}; `nix eval` takes {:.0} times as long ({theirs:.1?})",
-        ratio(theirs, ours)
-    );
+    println!("this repository, definitions and hosts: {ours}");
+    println!("  `nix eval` of the definitions alone: {theirs}, {:.0} times that", theirs.wall / ours.wall);
 }
 
 fn read(repo: &Repo) -> usize {
-    let definitions = Definitions::load(repo, NixMode::Embedded).unwrap();
-    let hosts = Hosts::load(repo, NixMode::Embedded).unwrap();
-    definitions.managed.len() + hosts.hosts.len()
+    let (definitions, hosts) = validate::load(repo, NixMode::Embedded);
+    definitions.unwrap().managed.len() + hosts.unwrap().hosts.len()
 }
 
-fn ratio(a: Duration, b: Duration) -> f64 {
-    a.as_secs_f64() / b.as_secs_f64()
+/// How long something took.
+struct Took {
+    /// The shortest of the runs by the clock, in seconds: when the least got in its way.
+    wall: f64,
+    /// Processor time of one run, in seconds, on average: what it takes on a machine that is busy too.
+    cpu: f64,
 }
 
-/// The shortest of several runs: what the work takes when nothing else gets in its way.
-fn best(runs: usize, mut work: impl FnMut() -> usize) -> Duration {
-    let time = |work: &mut dyn FnMut() -> usize| {
+impl std::fmt::Display for Took {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.1} ms ({:.1} ms of processor)", self.wall * 1e3, self.cpu * 1e3)
+    }
+}
+
+fn measure(runs: u32, mut work: impl FnMut() -> usize) -> Took {
+    let cpu = cpu_seconds();
+    let mut wall = f64::INFINITY;
+    for _ in 0..runs {
         let start = Instant::now();
         std::hint::black_box(work());
-        start.elapsed()
-    };
-    (0..runs).map(|_| time(&mut work)).min().unwrap_or_default()
+        wall = wall.min(start.elapsed().as_secs_f64());
+    }
+    Took { wall, cpu: (cpu_seconds() - cpu) / f64::from(runs) }
+}
+
+/// Processor time of this process so far, all its threads included (proc(5): hundredths of a second).
+fn cpu_seconds() -> f64 {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok());
+    ticks.sum::<f64>() / 100.0
 }
 
 /// The most memory that this process ever had, in MiB.
@@ -116,7 +140,7 @@ fn fleet(root: &Path, count: u32) -> Repo {
             )
             .unwrap();
         } else {
-            write!(imported, "    vm-{n} = {{ vmid = {vmid}; readonly = true; }};\n").unwrap();
+            writeln!(imported, "    vm-{n} = {{ vmid = {vmid}; readonly = true; }};").unwrap();
         }
         write!(
             hosts,

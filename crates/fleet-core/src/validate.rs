@@ -32,14 +32,25 @@ impl Report {
     }
 }
 
+/// Reads definitions and hosts, both at once: neither needs the other.
+pub fn load(repo: &Repo, nix: NixMode) -> (Result<Definitions>, Result<Hosts>) {
+    std::thread::scope(|scope| {
+        let hosts = scope.spawn(|| Hosts::load(repo, nix));
+        let definitions = Definitions::load(repo, nix);
+        let hosts = hosts.join().unwrap_or_else(|_| Err(Error::failed("reading hosts.nix panicked")));
+        (definitions, hosts)
+    })
+}
+
 /// Checks definitions, hosts and host directories against each other. Reads files only.
 pub fn repository(repo: &Repo, nix: NixMode) -> Report {
     let mut report = Report::default();
-    match Definitions::load(repo, nix) {
+    let (definitions, hosts) = load(repo, nix);
+    match definitions {
         Ok(definitions) => report.definitions = Some(definitions),
         Err(error) => report.faults.extend(faults_of(&error, &repo.definitions(), repo.root())),
     }
-    match Hosts::load(repo, nix) {
+    match hosts {
         Ok(hosts) => report.hosts = Some(hosts),
         Err(error) => report.faults.extend(faults_of(&error, &repo.hosts(), repo.root())),
     }

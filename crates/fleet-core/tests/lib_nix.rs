@@ -113,7 +113,15 @@ fn faults_are_faults_in_both() {
         ("web", good.replace("110", "250")),
         ("web", good.replace("110", "104")),
         ("web", good.replace("110", "9002")),
+        ("web", good.replace("1G", "0G")),
+        ("web", format!("{good} colour = \"red\";")),
+        ("web", format!("{good} clone = \"shallow\";")),
+        ("web", format!("{good} install = \"by hand\";")),
+        ("web", good.replace("vmid = 110;", "vmid = \"110\";")),
         ("a_b", good.to_owned()),
+        ("plan", good.to_owned()),
+        ("\"42\"", good.to_owned()),
+        ("template", good.to_owned()),
         ("doc1", good.to_owned()),
     ];
     for (name, attributes) in cases.into_iter().chain([("web", good.to_owned())]) {

@@ -181,7 +181,7 @@ proptest! {
         let after = set_attr(&text, name, attr, &value).unwrap();
         let change = Change::Set { host: name.to_owned(), attr: attr.to_owned(), value: value.clone() };
         prop_assert!(verified(&text, &after, Path::new(FILE), &change).is_ok(), "{text}\n---\n{after}");
-        prop_assert_eq!(set_attr(&after, name, attr, &value).unwrap(), after.clone());
+        prop_assert_eq!(&set_attr(&after, name, attr, &value).unwrap(), &after);
         let back = match host.value.get(attr).map(|old| old.value.as_str().unwrap()) {
             Some(old) => set_attr(&after, name, attr, old).unwrap(),
             None => remove_attr(&after, name, attr).unwrap(),

@@ -1,5 +1,7 @@
 //! The text of a new host.
 
+use std::collections::HashMap;
+
 use super::{
     ORDER,
     layout::Layout,
@@ -179,9 +181,12 @@ fn shared_keys(text: &str, others: &[Set<'_>]) -> Option<String> {
         .filter(|binding| !tree::has_comment(binding.value))
         .map(|binding| &text[binding.value.start() as usize..binding.value.end() as usize])
         .collect();
-    let count = |wanted: &str| texts.iter().filter(|text| **text == wanted).count();
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    for text in &texts {
+        *counts.entry(text).or_default() += 1;
+    }
     // Of equally common ones the first.
-    texts.iter().rev().max_by_key(|text| count(text)).map(|text| (*text).to_owned())
+    texts.iter().rev().max_by_key(|text| counts.get(**text)).map(|text| (*text).to_owned())
 }
 
 /// Sorts attributes as another host has them; what that one lacks follows what usually goes before it.

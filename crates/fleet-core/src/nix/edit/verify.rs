@@ -65,7 +65,7 @@ fn prove(
         (old, new)
     });
     let (new, after) = new?;
-    let wanted = expected(old?, file, change)?;
+    let wanted = expected(&old?, file, change)?;
     if same(&new, &wanted) {
         return Ok(after);
     }
@@ -107,7 +107,7 @@ fn same(a: &Value, b: &Value) -> bool {
 }
 
 /// What the file must come to.
-fn expected(old: Value, file: &Path, change: &Change) -> Result<Value> {
+fn expected(old: &Value, file: &Path, change: &Change) -> Result<Value> {
     let odd = || Error::failed(format!("{} does not hold what was to be edited", file.display()));
     let mut hosts = old.attrs().ok_or_else(odd)?.to_vec();
     let find = |attrs: &[Attr], name: &str| attrs.binary_search_by(|attr| attr.name.as_ref().cmp(name));
