@@ -184,7 +184,7 @@ fn a_link_that_is_cut_while_a_task_runs_is_made_anew() {
 #[test]
 fn a_long_clone_whose_answer_was_lost_is_waited_for() {
     let bench = Bench::new();
-    bench.sim.inject(Fault::TaskSlow { kind: "qmclone".into(), by: Duration::from_millis(1500) });
+    bench.sim.inject(Fault::TaskSlow { kind: "qmclone".into(), by: Duration::from_millis(2500) });
     bench.sim.inject(Fault::DropLinkAt { method: "POST".into(), path: "/clone".into(), done: true });
     bench.clone_110();
     assert_eq!(bench.sim.changes().len(), 1, "cloned once");
@@ -193,7 +193,7 @@ fn a_long_clone_whose_answer_was_lost_is_waited_for() {
 #[test]
 fn a_change_waits_for_the_task_that_locks_the_vm() {
     let bench = Bench::new();
-    bench.sim.inject(Fault::TaskSlow { kind: "qmclone".into(), by: Duration::from_millis(1500) });
+    bench.sim.inject(Fault::TaskSlow { kind: "qmclone".into(), by: Duration::from_millis(2500) });
     std::thread::scope(|scope| {
         scope.spawn(|| bench.clone_110());
         while !bench.sim.changes().iter().any(|c| c.ends_with("/clone")) {

@@ -84,7 +84,7 @@ pub fn find_clone_into(
 ) -> Result<Option<Upid>> {
     let into = format!(" with ID {vmid}");
     // A task that has only begun may not have written its first line yet.
-    let patience = deadline.at_most(Duration::from_secs(3));
+    let patience = deadline.at_most(Duration::from_secs(5));
     loop {
         let mut silent = false;
         for task in
