@@ -7,7 +7,7 @@ use crate::{
     definitions::{Definitions, Install, nearest},
     faults::Fault,
     hosts::Hosts,
-    nix::NixMode,
+    nix::{NixMode, eval::Evaluated, source::Location},
     repo::Repo,
 };
 
@@ -34,31 +34,53 @@ impl Report {
 
 /// Reads definitions and hosts, both at once: neither needs the other.
 pub fn load(repo: &Repo, nix: NixMode) -> (Result<Definitions>, Result<Hosts>) {
+    let (definitions, hosts) = load_placed(repo, nix);
+    (definitions.map(|(definitions, _)| definitions), hosts.map(|(hosts, _)| hosts))
+}
+
+type Placed<T> = Result<(T, Evaluated)>;
+
+fn load_placed(repo: &Repo, nix: NixMode) -> (Placed<Definitions>, Placed<Hosts>) {
     std::thread::scope(|scope| {
-        let hosts = scope.spawn(|| Hosts::load(repo, nix));
-        let definitions = Definitions::load(repo, nix);
+        let hosts = scope.spawn(|| Hosts::load_placed(repo, nix));
+        let definitions = Definitions::load_placed(repo, nix);
         let hosts = hosts.join().unwrap_or_else(|_| Err(Error::failed("reading hosts.nix panicked")));
         (definitions, hosts)
     })
 }
 
+/// Where an attribute is, or else the last one on the way to it that the file has.
+fn place(evaluated: &Evaluated, path: &[&str]) -> Option<Location> {
+    let mut value = &evaluated.value;
+    let mut at = value.at;
+    for name in path {
+        let Some(attr) = value.get(name) else { break };
+        at = attr.key;
+        value = &attr.value;
+        if Some(name) == path.last() {
+            at = value.at.or(at);
+        }
+    }
+    evaluated.locate(at)
+}
+
 /// Checks definitions, hosts and host directories against each other. Reads files only.
 pub fn repository(repo: &Repo, nix: NixMode) -> Report {
     let mut report = Report::default();
-    let (definitions, hosts) = load(repo, nix);
+    let (definitions, hosts) = load_placed(repo, nix);
     match definitions {
-        Ok(definitions) => report.definitions = Some(definitions),
+        Ok((definitions, evaluated)) => {
+            report.faults.extend(host_dirs(repo, &definitions, &evaluated));
+            report.definitions = Some(definitions);
+        }
         Err(error) => report.faults.extend(faults_of(&error, &repo.definitions(), repo.root())),
     }
     match hosts {
-        Ok(hosts) => report.hosts = Some(hosts),
+        Ok((hosts, evaluated)) => {
+            report.faults.extend(host_files(repo, &hosts, &evaluated));
+            report.hosts = Some(hosts);
+        }
         Err(error) => report.faults.extend(faults_of(&error, &repo.hosts(), repo.root())),
-    }
-    if let Some(definitions) = &report.definitions {
-        report.faults.extend(host_dirs(repo, definitions));
-    }
-    if let Some(hosts) = &report.hosts {
-        report.faults.extend(host_files(repo, hosts));
     }
     report
 }
@@ -78,7 +100,7 @@ fn faults_of(error: &Error, file: &Path, base: &Path) -> Vec<Fault> {
 }
 
 /// Managed VMs whose NixOS configuration is not there.
-fn host_dirs(repo: &Repo, definitions: &Definitions) -> Vec<Fault> {
+fn host_dirs(repo: &Repo, definitions: &Definitions, evaluated: &Evaluated) -> Vec<Fault> {
     let mut faults = Vec::new();
     let known: Vec<String> = std::fs::read_dir(repo.root().join("hosts"))
         .into_iter()
@@ -89,7 +111,8 @@ fn host_dirs(repo: &Repo, definitions: &Definitions) -> Vec<Fault> {
         let dir = repo.host_dir(&vm.nixos_config);
         let path = format!("managed.{}.nixosConfig", vm.name);
         let shown = dir.strip_prefix(repo.root()).unwrap_or(&dir).display().to_string();
-        let new = |message: String| Fault::new(&definitions.path, repo.root(), None, &path, message);
+        let at = place(evaluated, &["managed", vm.name.as_str(), "nixosConfig"]);
+        let new = |message: String| Fault::new(&definitions.path, repo.root(), at.as_ref(), &path, message);
         if !dir.is_dir() {
             let near = nearest(&vm.nixos_config, known.iter().map(String::as_str));
             let help = match near {
@@ -109,14 +132,16 @@ fn host_dirs(repo: &Repo, definitions: &Definitions) -> Vec<Fault> {
 }
 
 /// Paths in hosts.nix that lead nowhere.
-fn host_files(repo: &Repo, hosts: &Hosts) -> Vec<Fault> {
+fn host_files(repo: &Repo, hosts: &Hosts, evaluated: &Evaluated) -> Vec<Fault> {
     let mut faults = Vec::new();
     for host in &hosts.hosts {
         for (attr, file) in [("configurationFile", &host.configuration_file), ("homeFile", &host.home_file)] {
             let Some(file) = file.as_ref().filter(|file| !file.exists()) else { continue };
             let shown = file.strip_prefix(repo.root()).unwrap_or(file).display();
             let path = format!("{}.{attr}", host.name);
-            faults.push(Fault::new(&hosts.path, repo.root(), None, &path, format!("{shown} does not exist")));
+            let at = place(evaluated, &[&host.name, attr]);
+            let message = format!("{shown} does not exist");
+            faults.push(Fault::new(&hosts.path, repo.root(), at.as_ref(), &path, message));
         }
     }
     faults

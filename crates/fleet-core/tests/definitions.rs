@@ -139,7 +139,10 @@ fn the_repository_as_a_whole() {
     1 | { web = { configurationFile = ./hosts/web/configuration.nix; user = 1; }; }
       |                                                                     ^
       = for example: user = "…";
-    vms/definitions.nix: managed.web.nixosConfig: hosts/web/ does not exist
+    vms/definitions.nix:2:11: managed.web.nixosConfig: hosts/web/ does not exist
+      |
+    2 |   managed.web = { vmid = 110; cores = 1; memory = 512; disk = "1G"; };
+      |           ^^^
       = did you mean `webb`? Else create hosts/web/ with configuration.nix and disko.nix
     "#);
 }

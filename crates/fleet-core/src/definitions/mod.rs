@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::{
     Error, Result,
-    nix::NixMode,
+    nix::{NixMode, eval::Evaluated},
     repo::Repo,
     types::{BridgeName, Cidr, DiskSize, MacAddr, NodeName, StorageId, Tag, UserName, VmName, VmRef, Vmid},
 };
@@ -225,9 +225,14 @@ pub enum Entry<'a> {
 impl Definitions {
     /// Reads and validates the repository's definitions; every fault of every VM is in the one error.
     pub fn load(repo: &Repo, nix: NixMode) -> Result<Definitions> {
+        Definitions::load_placed(repo, nix).map(|(definitions, _)| definitions)
+    }
+
+    /// As [`Definitions::load`], with the value they come from, which knows its places.
+    pub(crate) fn load_placed(repo: &Repo, nix: NixMode) -> Result<(Definitions, Evaluated)> {
         let file = repo.definitions();
         let evaluated = crate::nix::read(&file, repo.root(), nix)?;
-        load::load(&evaluated, &file, repo.root())
+        Ok((load::load(&evaluated, &file, repo.root())?, evaluated))
     }
 
     /// The lowest VMID that is neither in these definitions nor in `taken`: in the range of this name, or else in

@@ -6,7 +6,11 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::{Error, Result, nix::NixMode, repo::Repo};
+use crate::{
+    Error, Result,
+    nix::{NixMode, eval::Evaluated},
+    repo::Repo,
+};
 
 /// Everything that `hosts.nix` says.
 #[derive(Debug, Clone, Serialize)]
@@ -46,9 +50,14 @@ pub struct Host {
 impl Hosts {
     /// Reads the repository's `hosts.nix`.
     pub fn load(repo: &Repo, nix: NixMode) -> Result<Hosts> {
+        Hosts::load_placed(repo, nix).map(|(hosts, _)| hosts)
+    }
+
+    /// As [`Hosts::load`], with the value they come from, which knows its places.
+    pub(crate) fn load_placed(repo: &Repo, nix: NixMode) -> Result<(Hosts, Evaluated)> {
         let file = repo.hosts();
         let evaluated = crate::nix::read(&file, repo.root(), nix)?;
-        load::load(&evaluated, &file, repo.root())
+        Ok((load::load(&evaluated, &file, repo.root())?, evaluated))
     }
 
     /// The host of this attribute name.
