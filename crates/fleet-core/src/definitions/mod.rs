@@ -1,6 +1,7 @@
 //! `vms/definitions.nix` as typed, validated models.
 
 mod load;
+mod managed;
 mod rules;
 
 use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};

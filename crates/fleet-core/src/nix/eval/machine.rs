@@ -11,8 +11,9 @@ use super::{
     Budget,
     builtins::Builtin,
     error::{Outcome, Sort, Stop},
-    expr::{Binding, Expr, ExprId, Key, Lambda, Op, Param, SelectExpr, Sym},
-    lower::{Code, Names, canonical},
+    expr::{Expr, ExprId, Lambda, Op, Sym},
+    literals::canonical,
+    lower::{Code, Names},
 };
 use crate::nix::source::{Sources, Span};
 
@@ -51,7 +52,7 @@ pub(super) struct Slot {
 pub(super) const NOWHERE: Span = Span { file: u32::MAX, start: 0, end: 0 };
 
 #[derive(Debug, Clone)]
-enum State {
+pub(super) enum State {
     /// Not needed yet.
     Suspended(EnvId),
     /// A function to be applied to one or two values, for what builtins return lazily.
@@ -69,10 +70,10 @@ struct Thunk {
 }
 
 #[derive(Debug)]
-struct Env {
-    parent: EnvId,
-    with: Option<ThunkId>,
-    slots: Box<[ThunkId]>,
+pub(super) struct Env {
+    pub parent: EnvId,
+    pub with: Option<ThunkId>,
+    pub slots: Box<[ThunkId]>,
 }
 
 /// One evaluation.
@@ -81,7 +82,7 @@ pub(super) struct Machine {
     pub(super) code: Code,
     pub(super) sources: Sources,
     thunks: Vec<Thunk>,
-    envs: Vec<Env>,
+    pub(super) envs: Vec<Env>,
     /// Files imported so far; `None` while one is being evaluated.
     pub(super) imports: HashMap<PathBuf, Option<ThunkId>>,
     pub(super) budget: Budget,
@@ -91,7 +92,7 @@ pub(super) struct Machine {
 }
 
 /// The outermost environment.
-const ROOT: EnvId = 0;
+pub(super) const ROOT: EnvId = 0;
 
 impl Machine {
     pub(super) fn new(budget: Budget) -> Machine {
@@ -158,7 +159,7 @@ impl Machine {
 
     // --- thunks and environments ---------------------------------------------------------------------------
 
-    fn add_thunk(&mut self, state: State, expr: ExprId) -> Outcome<ThunkId> {
+    pub(super) fn add_thunk(&mut self, state: State, expr: ExprId) -> Outcome<ThunkId> {
         self.charge(size_of::<Thunk>())?;
         self.thunks.push(Thunk { state, expr });
         // The memory budget ends an evaluation long before the numbers do.
@@ -184,7 +185,12 @@ impl Machine {
         self.thunks[id as usize].expr
     }
 
-    fn add_env(&mut self, parent: EnvId, with: Option<ThunkId>, slots: Box<[ThunkId]>) -> Outcome<EnvId> {
+    pub(super) fn add_env(
+        &mut self,
+        parent: EnvId,
+        with: Option<ThunkId>,
+        slots: Box<[ThunkId]>,
+    ) -> Outcome<EnvId> {
         self.charge(size_of::<Env>() + slots.len() * size_of::<ThunkId>())?;
         self.envs.push(Env { parent, with, slots });
         EnvId::try_from(self.envs.len() - 1).map_err(|_| Stop::new(Sort::Budget, "too many scopes", None))
@@ -199,7 +205,7 @@ impl Machine {
     }
 
     /// The value of an expression, when it is needed.
-    fn suspend(&mut self, id: ExprId, env: EnvId) -> Outcome<ThunkId> {
+    pub(super) fn suspend(&mut self, id: ExprId, env: EnvId) -> Outcome<ThunkId> {
         let value = match &self.code.exprs[id as usize] {
             Expr::Var { up, slot } => return Ok(self.lookup(env, *up, *slot)),
             Expr::Null => Val::Null,
@@ -257,7 +263,7 @@ impl Machine {
 
     // --- expressions ---------------------------------------------------------------------------------------
 
-    fn eval(&mut self, id: ExprId, env: EnvId) -> Outcome<Val> {
+    pub(super) fn eval(&mut self, id: ExprId, env: EnvId) -> Outcome<Val> {
         self.charge_steps(1).map_err(|stop| stop.or_at(self.span(id)))?;
         let expr = self.code.exprs[id as usize].clone();
         self.nested(|m| m.eval_expr(id, &expr, env)).map_err(|stop| stop.or_at(self.span(id)))
@@ -337,154 +343,6 @@ impl Machine {
         self.eval(id, env)
     }
 
-    fn with_variable(&mut self, name: Sym, env: EnvId, id: ExprId) -> Outcome<Val> {
-        let mut env = env;
-        loop {
-            let (parent, with) = (self.envs[env as usize].parent, self.envs[env as usize].with);
-            if let Some(namespace) = with {
-                match self.force(namespace)? {
-                    Val::Attrs(attrs) => {
-                        if let Some(slot) = find(&attrs, name) {
-                            return self.force(slot.value);
-                        }
-                    }
-                    Val::Builtins => return self.builtin_named(name, id),
-                    other => {
-                        let message = format!("`with` needs a set, found {}", self.kind(&other, id)?);
-                        return self.fail(message, id);
-                    }
-                }
-            }
-            if env == ROOT {
-                return self.fail(format!("undefined variable '{}'", self.names.text(name)), id);
-            }
-            env = parent;
-        }
-    }
-
-    /// An environment whose bindings see each other.
-    fn recursive_env(&mut self, bindings: &[Binding], outer: EnvId) -> Outcome<EnvId> {
-        let env = self.add_env(outer, None, vec![0; bindings.len()].into())?;
-        // Variables that stand for another one of the same scope can only be followed once that one is there.
-        let mut slots = Vec::with_capacity(bindings.len());
-        for binding in bindings {
-            let home = if binding.outer { outer } else { env };
-            let aliased = matches!(self.code.exprs[binding.value as usize], Expr::Var { up: 0, .. });
-            slots.push(if aliased && !binding.outer {
-                self.add_thunk(State::Suspended(home), binding.value)?
-            } else {
-                self.suspend(binding.value, home)?
-            });
-        }
-        self.envs[env as usize].slots = slots.into();
-        Ok(env)
-    }
-
-    fn attrs(&mut self, attrs: &super::expr::AttrsExpr, env: EnvId) -> Outcome<Val> {
-        self.charge((attrs.statics.len() + attrs.dynamics.len()) * size_of::<Slot>())?;
-        let mut slots = Vec::with_capacity(attrs.statics.len() + attrs.dynamics.len());
-        let mut home = env;
-        if attrs.recursive {
-            home = self.recursive_env(&attrs.statics, env)?;
-            let values = self.envs[home as usize].slots.iter();
-            slots.extend(attrs.statics.iter().zip(values).map(|(b, value)| Slot {
-                name: b.name,
-                value: *value,
-                key: b.key,
-            }));
-            slots.sort_unstable_by_key(|slot| slot.name);
-        } else {
-            for binding in &attrs.statics {
-                slots.push(Slot {
-                    name: binding.name,
-                    value: self.suspend(binding.value, env)?,
-                    key: binding.key,
-                });
-            }
-        }
-        for (name, value, key) in &attrs.dynamics {
-            let text = match self.eval(*name, home)? {
-                Val::Str(text) => text,
-                // A null name defines nothing.
-                Val::Null => continue,
-                other => {
-                    let message =
-                        format!("an attribute name must be a string, not {}", self.kind(&other, *name)?);
-                    return self.fail(message, *name);
-                }
-            };
-            let name_id = self.names.intern(&text);
-            match slots.binary_search_by_key(&name_id, |slot| slot.name) {
-                Ok(_) => return self.fail(format!("attribute '{text}' is already defined"), *name),
-                Err(at) => {
-                    let value = self.suspend(*value, home)?;
-                    slots.insert(at, Slot { name: name_id, value, key: *key });
-                }
-            }
-        }
-        Ok(Val::Attrs(slots.into()))
-    }
-
-    fn key(&mut self, key: Key, env: EnvId) -> Outcome<Sym> {
-        match key {
-            Key::Static(name) => Ok(name),
-            Key::Dynamic(id) => match self.eval(id, env)? {
-                Val::Str(text) => Ok(self.names.intern(&text)),
-                other => {
-                    let message =
-                        format!("an attribute name must be a string, not {}", self.kind(&other, id)?);
-                    self.fail(message, id)
-                }
-            },
-        }
-    }
-
-    fn select(&mut self, select: &SelectExpr, env: EnvId, id: ExprId) -> Outcome<Val> {
-        let mut value = self.eval(select.of, env)?;
-        for (key, at) in &select.path {
-            let name = self.key(*key, env)?;
-            value = match (&value, select.default) {
-                (Val::Builtins, _) => self.builtin_named(name, id)?,
-                (Val::Attrs(attrs), default) => match (find(attrs, name), default) {
-                    (Some(slot), _) => self.force(slot.value)?,
-                    (None, Some(default)) => return self.eval(default, env),
-                    (None, None) => {
-                        let message = format!("attribute '{}' is missing", self.names.text(name));
-                        return Err(Stop::new(Sort::Eval, message, Some(*at)));
-                    }
-                },
-                (_, Some(default)) => return self.eval(default, env),
-                (other, None) => {
-                    let kind = self.kind(other, id)?;
-                    let message = format!("expected a set with '{}', found {kind}", self.names.text(name));
-                    return Err(Stop::new(Sort::Eval, message, Some(*at)));
-                }
-            };
-        }
-        Ok(value)
-    }
-
-    fn has_attr(&mut self, select: &SelectExpr, env: EnvId) -> Outcome<bool> {
-        let mut value = self.eval(select.of, env)?;
-        let last = select.path.len().saturating_sub(1);
-        for (index, (key, at)) in select.path.iter().enumerate() {
-            let name = self.key(*key, env)?;
-            let slot = match &value {
-                Val::Attrs(attrs) => find(attrs, name),
-                Val::Builtins => {
-                    return Err(Stop::new(Sort::Unsupported, "asking what `builtins` has", Some(*at)));
-                }
-                _ => None,
-            };
-            match slot {
-                None => return Ok(false),
-                Some(_) if index == last => return Ok(true),
-                Some(slot) => value = self.force(slot.value)?,
-            }
-        }
-        Ok(true)
-    }
-
     fn concat_path(&mut self, parts: &[ExprId], env: EnvId) -> Outcome<Val> {
         let mut text = String::new();
         for part in parts {
@@ -508,96 +366,6 @@ impl Machine {
             text.push_str(&part);
         }
         Ok(Val::Str(text.into()))
-    }
-
-    // --- functions -----------------------------------------------------------------------------------------
-
-    /// Applies a function to one argument.
-    pub(super) fn call(&mut self, function: Val, argument: ThunkId, id: ExprId) -> Outcome<Val> {
-        match function {
-            Val::Lambda(lambda, env) => {
-                let env = self.bind(&lambda, env, argument, id)?;
-                self.eval(lambda.body, env)
-            }
-            Val::Builtin(builtin, args) => {
-                let args: Rc<[ThunkId]> = args.iter().copied().chain([argument]).collect();
-                if args.len() < builtin.arity {
-                    return Ok(Val::Builtin(builtin, args));
-                }
-                self.charge_steps(1)?;
-                self.nested(|m| (builtin.run)(m, &args, id)).map_err(|stop| stop.or_at(self.span(id)))
-            }
-            Val::Attrs(attrs) => {
-                let functor = self.names.find("__functor").and_then(|name| find(&attrs, name));
-                let Some(functor) = functor else {
-                    return self.fail("a set can not be called like a function", id);
-                };
-                self.nested(|m| {
-                    let function = m.force(functor.value)?;
-                    let this = m.done(Val::Attrs(attrs), id)?;
-                    let method = m.call(function, this, id)?;
-                    m.call(method, argument, id)
-                })
-            }
-            other => {
-                let message = format!("{} can not be called like a function", self.kind(&other, id)?);
-                self.fail(message, id)
-            }
-        }
-    }
-
-    fn bind(&mut self, lambda: &Lambda, outer: EnvId, argument: ThunkId, id: ExprId) -> Outcome<EnvId> {
-        let Param::Pattern { formals, ellipsis, bound } = &lambda.param else {
-            return self.add_env(outer, None, [argument].into());
-        };
-        let value = self.force(argument)?;
-        let Val::Attrs(given) = value else {
-            let message = format!("the function wants a set, found {}", self.kind(&value, id)?);
-            return self.fail(message, id);
-        };
-        let count = formals.len() + usize::from(*bound);
-        let env = self.add_env(outer, None, vec![0; count].into())?;
-        let mut slots = Vec::with_capacity(count);
-        let mut used = 0;
-        for formal in formals {
-            slots.push(match (find(&given, formal.name), formal.default) {
-                (Some(slot), _) => {
-                    used += 1;
-                    slot.value
-                }
-                // A default may name any argument, also one whose slot is not filled yet.
-                (None, Some(default)) => self.add_thunk(State::Suspended(env), default)?,
-                (None, None) => {
-                    return self.fail(format!("argument '{}' is missing", self.names.text(formal.name)), id);
-                }
-            });
-        }
-        if used < given.len() && !ellipsis {
-            let known = |slot: &&Slot| formals.iter().any(|formal| formal.name == slot.name);
-            let extra = given.iter().find(|slot| !known(slot)).map_or(0, |slot| slot.name);
-            return self.fail(format!("unexpected argument '{}'", self.names.text(extra)), id);
-        }
-        if *bound {
-            slots.push(argument);
-        }
-        self.envs[env as usize].slots = slots.into();
-        Ok(env)
-    }
-
-    /// What people call a value's type. `builtins` as a value is not covered.
-    pub(super) fn kind(&self, value: &Val, at: ExprId) -> Outcome<&'static str> {
-        Ok(match value {
-            Val::Null => "null",
-            Val::Bool(_) => "a boolean",
-            Val::Int(_) => "an integer",
-            Val::Float(_) => "a floating-point number",
-            Val::Str(_) => "a string",
-            Val::Path(_) => "a path",
-            Val::List(_) => "a list",
-            Val::Attrs(_) => "a set",
-            Val::Lambda(..) | Val::Builtin(..) => "a function",
-            Val::Builtins => return self.unsupported("`builtins` as a value", at),
-        })
     }
 }
 

@@ -4,13 +4,16 @@
 //! [`EvalError::Unsupported`] that names the construct and its place, also where versions of Nix disagree.
 
 mod builtins;
+mod call;
 mod defs;
 mod error;
 mod expr;
+mod literals;
 mod lower;
 mod machine;
 mod ops;
 mod output;
+mod scopes;
 mod strings;
 mod value;
 
@@ -80,7 +83,7 @@ pub(super) fn resolve(path: &Path) -> std::path::PathBuf {
     for _ in 0..40 {
         let Ok(target) = std::fs::read_link(&file) else { break };
         let base = file.parent().map(Path::to_path_buf).unwrap_or_default();
-        file = lower::absolute(&base, &target.to_string_lossy()).into();
+        file = literals::absolute(&base, &target.to_string_lossy()).into();
     }
     if file.is_dir() { file.join("default.nix") } else { file }
 }
@@ -92,5 +95,5 @@ pub(super) fn unescape(raw: &str) -> Option<String> {
 
 /// A path made absolute against a directory, without looking at the file system.
 pub(super) fn absolute(base: &Path, path: &str) -> String {
-    lower::absolute(base, path)
+    literals::absolute(base, path)
 }

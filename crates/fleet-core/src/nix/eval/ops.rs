@@ -48,7 +48,7 @@ impl Machine {
             Val::Path(path) => {
                 let added = self.coerce(b, right, false)?;
                 self.charge(path.len() + added.len())?;
-                Ok(Val::Path(super::lower::canonical(&format!("{path}{added}")).into()))
+                Ok(Val::Path(super::literals::canonical(&format!("{path}{added}")).into()))
             }
             _ => {
                 if matches!(b, Val::Path(_)) {

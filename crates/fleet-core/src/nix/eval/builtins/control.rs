@@ -144,7 +144,7 @@ fn function_args(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> 
 fn path_of(m: &mut Machine, thunk: ThunkId, at: ExprId) -> Outcome<PathBuf> {
     match m.force(thunk)? {
         Val::Path(path) => Ok(PathBuf::from(path.as_ref())),
-        Val::Str(text) if text.starts_with('/') => Ok(crate::nix::eval::lower::canonical(&text).into()),
+        Val::Str(text) if text.starts_with('/') => Ok(crate::nix::eval::literals::canonical(&text).into()),
         Val::Str(text) => m.fail(format!("'{text}' is not an absolute path"), at),
         Val::Attrs(_) => m.unsupported("a set as a path", at),
         other => {
