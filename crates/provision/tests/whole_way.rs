@@ -226,3 +226,13 @@ fn ctrl_c_stops_at_a_safe_point_and_the_same_command_goes_on() {
     let again = bench.run(&["test-automation", "--yes"]);
     assert!(again.status.success(), "{}", bench.seen(&again));
 }
+
+#[test]
+fn a_new_address_that_the_node_hears_nothing_of_is_found_by_asking() {
+    let bench = Bench::new();
+    bench.sim.inject(pve_sim::faults::Fault::QuietNeighbours { vmid: 110 });
+    let output = bench.run(&["test-automation", "--yes"]);
+    assert!(output.status.success(), "{}", bench.seen(&output));
+    let asked = bench.sim.requests().iter().filter(|r| format!("{r:?}").contains("perl -MSocket")).count();
+    assert!(asked > 0, "the network was never asked");
+}

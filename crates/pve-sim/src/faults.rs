@@ -86,6 +86,11 @@ pub enum Fault {
         /// Which VM.
         vmid: u32,
     },
+    /// The node hears nothing of a VM's new address until it asks for it (the DHCP server is elsewhere).
+    QuietNeighbours {
+        /// Which VM.
+        vmid: u32,
+    },
     /// A VM never boots so far that its sshd answers.
     NeverBoots {
         /// Which VM.

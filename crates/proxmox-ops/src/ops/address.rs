@@ -15,14 +15,14 @@ use fleet_core::{
     deadline::Deadline,
     protocol::{Address, Candidate, VmConfig},
     ssh::ExecStatus,
-    types::{MacAddr, Vmid},
+    types::{BridgeName, MacAddr, Vmid},
 };
 use serde_json::Value;
 
 use super::{
     Progress,
     candidates::{Interface, Neighbour, Seen, parse_neighbours, unfit, weigh},
-    config, power,
+    config, power, sweep,
 };
 use crate::{api::call::vm_path, node::Node};
 
@@ -31,6 +31,11 @@ pub const NEIGHBOURS: &str = "ip -j neigh";
 /// How long the agent is waited for once the neighbour table has an address: it knows better, but a dead
 /// one takes 3 s to be told so.
 const GRACE: Duration = Duration::from_millis(1000);
+
+/// A machine that is just booting is heard of by itself in most networks: the first sweep waits so long.
+const SWEEP_FIRST: Duration = Duration::from_secs(5);
+/// Between two sweeps.
+const SWEEP_PAUSE: Duration = Duration::from_secs(10);
 
 /// Finds a VM's address now, looking again until the deadline; looks once when it has passed already.
 pub fn find(
@@ -50,6 +55,8 @@ pub fn find(
     let mut agent = Agent::new(&config);
     let mut told = false;
     let mut next_status = Instant::now();
+    let mut next_sweep = Instant::now() + if once { Duration::ZERO } else { SWEEP_FIRST };
+    let mut swept = false;
     loop {
         // Seldom: a question to an agent that is not there holds up the daemon's other answers.
         if Instant::now() >= next_status {
@@ -71,6 +78,18 @@ pub fn find(
         seen.agent = agent.answer(patience);
         if seen.agent.is_none() {
             seen.answered = tried(node, mac, &seen);
+            // An old entry that does not answer any more: it moved, or boots. No entry: it may just not be up yet.
+            let moved = known && seen.answered.is_empty() && !fresh(mac, &seen);
+            let missing = !known && Instant::now() >= next_sweep;
+            if (moved && !swept) || missing {
+                swept = true;
+                if let Some(bridge) = bridge_of(&config) {
+                    sweep::sweep(node, &bridge);
+                    seen.neighbours = neighbours(node);
+                    seen.answered = tried(node, mac, &seen);
+                }
+                next_sweep = Instant::now() + SWEEP_PAUSE;
+            }
         }
         let candidates = weigh(mac, &seen);
         // A fixed address that nothing was seen of is believed only after looking for a while.
@@ -103,15 +122,27 @@ fn none_yet(vmid: Vmid, mac: MacAddr, agent: &Agent, candidates: &[Candidate]) -
         .details(serde_json::json!({ "candidates": candidates }))
 }
 
-/// Of several fresh neighbours of one MAC, those where something answers on the SSH port.
+/// Whether a neighbour with this MAC answered the node just now.
+fn fresh(mac: MacAddr, seen: &Seen) -> bool {
+    seen.neighbours.iter().any(|n| n.has(mac) && n.age() == Some(0))
+}
+
+/// The bridge of `net0`.
+fn bridge_of(config: &VmConfig) -> Option<BridgeName> {
+    config.settings.get("net0")?.split(',').find_map(|part| part.strip_prefix("bridge="))?.parse().ok()
+}
+
+/// Of the neighbours with this MAC, those where something answers on the SSH port. A single one that answered
+/// the node just now needs no trying.
 fn tried(node: &Node, mac: MacAddr, seen: &Seen) -> Vec<IpAddr> {
-    let fit: Vec<IpAddr> = seen
+    let fit: Vec<&Neighbour> = seen
         .neighbours
         .iter()
         .filter(|n| n.has(mac) && n.age().is_some() && unfit(n.dst).is_none())
-        .map(|n| n.dst)
         .collect();
-    if fit.len() < 2 {
+    if let [only] = fit.as_slice()
+        && only.age() == Some(0)
+    {
         return Vec::new();
     }
     let answers = |address: &IpAddr| {
@@ -120,7 +151,7 @@ fn tried(node: &Node, mac: MacAddr, seen: &Seen) -> Vec<IpAddr> {
             .open_tcp(&address.to_string(), 22, Deadline::after(Duration::from_millis(1500)))
             .is_ok()
     };
-    fit.into_iter().filter(answers).collect()
+    fit.into_iter().map(|n| n.dst).filter(answers).collect()
 }
 
 fn neighbours(node: &Node) -> Vec<Neighbour> {

@@ -11,6 +11,7 @@ pub mod host;
 pub mod power;
 pub mod resize;
 pub mod snapshot;
+pub mod sweep;
 pub mod template;
 pub mod upload;
 

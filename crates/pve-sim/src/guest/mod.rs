@@ -126,6 +126,10 @@ pub struct Guest {
     pub running: Option<Running>,
     /// Addresses it had; the node's neighbour table remembers them for a while.
     pub old_addresses: Vec<String>,
+    /// The address that the node learnt by asking the whole network; only matters where it hears of none
+    /// otherwise ([`Fault::QuietNeighbours`]).
+    #[serde(default)]
+    pub noticed: Option<String>,
 }
 
 impl Guest {
@@ -226,6 +230,16 @@ pub fn at_address(node: &Node, address: &str) -> Option<(u32, u64)> {
     (!silent && is_up(node, found.0)).then_some(found)
 }
 
+/// The node asks its whole network who is there: every machine that is up answers.
+pub fn notice(node: &Node) {
+    node.change(|d| {
+        for guest in d.guests.values_mut() {
+            guest.noticed =
+                guest.running.as_ref().filter(|r| is_after(r, Duration::ZERO)).map(|r| r.address.clone());
+        }
+    });
+}
+
 /// `ip -j neigh` on the node: current addresses, and stale ones of the same MAC.
 pub fn neighbours(node: &Node) -> Value {
     let mut list = Vec::new();
@@ -240,7 +254,10 @@ pub fn neighbours(node: &Node) -> Value {
                 entry(address, "STALE");
             }
             let silent = node.has_fault(|f| matches!(f, Fault::NoAddress { vmid: v } if v == vmid));
-            if let Some(run) = guest.running.as_ref().filter(|r| !silent && is_after(r, Duration::ZERO)) {
+            let quiet = node.has_fault(|f| matches!(f, Fault::QuietNeighbours { vmid: v } if v == vmid));
+            let heard = |r: &&Running| !quiet || guest.noticed.as_ref() == Some(&r.address);
+            let up = |r: &&Running| !silent && is_after(r, Duration::ZERO);
+            if let Some(run) = guest.running.as_ref().filter(up).filter(heard) {
                 entry(&run.address, "REACHABLE");
             }
         }

@@ -1,0 +1,89 @@
+//! Making the node notice a machine that changed its address without a word to it: every address of the
+//! bridge's network is asked for once, by ARP, and the answers end up in the node's neighbour table.
+//!
+//! Only for when neither the agent nor the table has an address that answers: after kexec the installer has no
+//! agent, and in a network whose DHCP server is elsewhere the node hears nothing of its new lease.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use fleet_core::{child::quote, deadline::Deadline, ssh::ExecStatus, types::BridgeName};
+use serde::Deserialize;
+
+use crate::node::Node;
+
+/// The largest network that is asked through: 1022 addresses take 2 s. In a larger one the asking itself would
+/// be a burden.
+const LARGEST_PREFIX: u32 = 22;
+
+/// One empty datagram to the discard port (RFC 863) of each address from the first to the second argument:
+/// sending it is what makes the kernel ask who has the address. 2 ms between two.
+const SEND: &str = r#"socket(my $s,PF_INET,SOCK_DGRAM,0) or die "$!\n"; for my $n ($ARGV[0]..$ARGV[1]) { send($s,"",0,pack_sockaddr_in(9,pack("N",$n))); select(undef,undef,undef,0.002) }"#;
+
+#[derive(Deserialize)]
+struct Link {
+    #[serde(default)]
+    addr_info: Vec<LinkAddress>,
+}
+
+#[derive(Deserialize)]
+struct LinkAddress {
+    local: Ipv4Addr,
+    prefixlen: u32,
+}
+
+/// The ranges of addresses to ask for, first and last host of each network that the bridge is in, from
+/// `ip -j -4 addr show dev BRIDGE`. Networks larger than a /22 and point-to-point links are left out.
+fn ranges(json: &[u8]) -> Vec<(Ipv4Addr, Ipv4Addr)> {
+    let links: Vec<Link> = serde_json::from_slice(json).unwrap_or_default();
+    let addresses = links.into_iter().flat_map(|link| link.addr_info);
+    addresses
+        .filter(|a| (LARGEST_PREFIX..=30).contains(&a.prefixlen) && !a.local.is_loopback())
+        .map(|a| {
+            let mask = u32::MAX << (32 - a.prefixlen);
+            let network = u32::from(a.local) & mask;
+            (Ipv4Addr::from(network + 1), Ipv4Addr::from((network | !mask) - 1))
+        })
+        .collect()
+}
+
+/// Asks for every address of the networks that `bridge` of the node is in, and leaves the machines a moment to
+/// answer. What goes wrong is only told as a detail: it was one more try.
+pub fn sweep(node: &Node, bridge: &BridgeName) {
+    let exec = |command: &str| match node.api.transport().exec(command, b"", Deadline::secs(15)) {
+        Ok(output) if output.status == ExecStatus::Code(0) => Some(output.stdout),
+        Ok(output) => {
+            node.ui.detail(format!("`{command}`: {}", String::from_utf8_lossy(&output.stderr).trim()));
+            None
+        }
+        Err(error) => {
+            node.ui.detail(error.chain());
+            None
+        }
+    };
+    let Some(json) = exec(&format!("ip -j -4 addr show dev {}", quote(bridge.as_str()))) else { return };
+    let ranges = ranges(&json);
+    for (first, last) in &ranges {
+        node.ui.detail(format!("asking the network of {bridge} who has {first} to {last}"));
+        exec(&format!("perl -MSocket -e {} {} {}", quote(SEND), u32::from(*first), u32::from(*last)));
+    }
+    if !ranges.is_empty() {
+        std::thread::sleep(Duration::from_millis(300));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosts_of_small_networks_are_asked_for() {
+        let json = br#"[{"ifname":"vmbr0","addr_info":[
+            {"family":"inet","local":"192.0.2.1","prefixlen":24},
+            {"family":"inet","local":"198.51.100.9","prefixlen":30},
+            {"family":"inet","local":"10.0.0.1","prefixlen":8},
+            {"family":"inet","local":"203.0.113.7","prefixlen":32}]},{}]"#;
+        let as_text: Vec<String> = ranges(json).iter().map(|(a, b)| format!("{a}-{b}")).collect();
+        assert_eq!(as_text, ["192.0.2.1-192.0.2.254", "198.51.100.9-198.51.100.10"]);
+        assert!(ranges(b"").is_empty());
+    }
+}
