@@ -5,7 +5,7 @@
 use crate::{
     Error, Result,
     definitions::{Definitions, Entry},
-    types::Vmid,
+    types::{VmName, Vmid},
 };
 
 /// What an operation does to a VM.
@@ -26,6 +26,7 @@ pub enum Operation {
 pub struct Permit {
     vmid: Vmid,
     operation: Operation,
+    name: Option<VmName>,
 }
 
 impl Permit {
@@ -37,6 +38,12 @@ impl Permit {
     /// What it allows.
     pub fn operation(&self) -> Operation {
         self.operation
+    }
+
+    /// The name that the VM must bear, or its marker name, for the permit to hold: a definition speaks of its own
+    /// VM, not of whatever has taken the VMID since. Nothing for a VM that the user named with `--unmanaged`.
+    pub fn name(&self) -> Option<&VmName> {
+        self.name.as_ref()
     }
 }
 
@@ -57,7 +64,7 @@ impl<'a> Guard<'a> {
     /// to change it.
     pub fn permit(&self, vmid: Vmid, operation: Operation, verb: &str) -> Result<Permit> {
         let path = self.definitions.path.display();
-        let permit = Permit { vmid, operation };
+        let permit = Permit { vmid, operation, name: None };
         match self.definitions.by_vmid(vmid) {
             Some(Entry::Imported(vm)) => Err(Error::refused(format!(
                 "refused to {verb} VM {vmid}: '{}' is imported and read-only",
@@ -83,7 +90,8 @@ impl<'a> Guard<'a> {
                 vm.name
             ))
             .now("nothing was sent to the node")),
-            Some(Entry::Managed(_)) => Ok(permit),
+            Some(Entry::Managed(_)) if self.unmanaged == Some(vmid) => Ok(permit),
+            Some(Entry::Managed(vm)) => Ok(Permit { name: Some(vm.name.clone()), ..permit }),
             Some(Entry::Template(_)) if operation == Operation::Template => Ok(permit),
             Some(Entry::Template(template)) => Err(Error::refused(format!(
                 "refused to {verb} VM {vmid}: it is the template '{}'",

@@ -100,9 +100,11 @@ pub(crate) fn definitions() -> Definitions {
     }
 }
 
+/// Leave for a VM that the user named: whose it is is not asked again.
 pub(crate) fn permit(vmid: u32) -> Permit {
     let definitions = definitions();
-    Guard::new(&definitions, None).permit(Vmid::new(vmid).unwrap(), Operation::Change, "change").unwrap()
+    let vmid = Vmid::new(vmid).unwrap();
+    Guard::new(&definitions, Some(vmid)).permit(vmid, Operation::Change, "change").unwrap()
 }
 
 pub(crate) fn settings() -> Settings {

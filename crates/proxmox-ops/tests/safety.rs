@@ -285,3 +285,30 @@ fn a_dry_run_shows_the_requests_and_sends_none() {
         serde_json::from_str(&dry(&["configure", "110", "2", "4096", "--json"])).unwrap();
     assert_eq!(json[0]["params"], serde_json::json!({"cores": "2", "memory": "4096"}));
 }
+
+#[test]
+fn a_strangers_vm_under_our_vmid_is_not_changed() {
+    let world = pve_sim::world::World::default().with_vm(
+        110,
+        true,
+        &[("name", "pihole"), ("scsi0", "nvmeprom:110/d,size=8G")],
+    );
+    let bench = Bench::with(world);
+    for args in [
+        &["stop", "110"][..],
+        &["stop", "test-automation"],
+        &["shutdown", "110"],
+        &["reboot", "110"],
+        &["configure", "110", "2", "2048"],
+        &["resize", "110", "scsi0", "20G"],
+        &["cloudinit-config", "110", KEY],
+        &["snapshot", "110", "before"],
+        &["create-disk", "110", "8G"],
+    ] {
+        let ran = bench.run(args);
+        assert_eq!(ran.code, 3, "{args:?}: {}", ran.err);
+        assert!(ran.err.contains("VM 110 is not 'test-automation'"), "{args:?}: {}", ran.err);
+        assert_eq!(bench.sim.changes(), [] as [String; 0], "{args:?}");
+    }
+    assert_eq!(bench.run(&["stop", "110", "--unmanaged", "110"]).code, 0);
+}

@@ -76,6 +76,11 @@ impl Call {
         }
     }
 
+    /// The path of the VM that it changes, then `rest`.
+    pub fn vm_path(&self, rest: &str) -> String {
+        vm_path(&self.node, self.vmid, rest)
+    }
+
     /// Clones a template; the permit is for the VM that comes to be.
     pub fn clone_vm(permit: &Permit, node: &NodeName, request: &CloneRequest) -> Call {
         let mut params = vec![

@@ -12,6 +12,7 @@ pub mod wire;
 
 use std::{
     cell::{Cell, RefCell},
+    collections::BTreeSet,
     rc::Rc,
     time::Duration,
 };
@@ -19,8 +20,10 @@ use std::{
 use fleet_core::{
     Error, Kind, Result,
     deadline::Deadline,
-    guard::Permit,
+    guard::{Operation, Permit},
+    protocol::Marker,
     ssh::{Stream, Transport, forwarding_forbidden},
+    types::Vmid,
     ui::Ui,
 };
 use serde::de::DeserializeOwned;
@@ -52,6 +55,8 @@ pub struct Client {
     auth: RefCell<Auth>,
     connection: RefCell<Option<Connection>>,
     relays: Cell<bool>,
+    /// VMs that were seen to be who the definitions say they are.
+    proven: RefCell<BTreeSet<Vmid>>,
     ui: Ui,
 }
 
@@ -86,6 +91,7 @@ impl Client {
             auth: RefCell::new(auth),
             connection: RefCell::new(None),
             relays: Cell::new(false),
+            proven: RefCell::default(),
             ui,
         }
     }
@@ -136,6 +142,41 @@ impl Client {
         })
     }
 
+    /// Before the first change of a VM: does it bear the definition's name, or our marker with it? Somebody
+    /// else's VM may have the VMID by now.
+    fn prove_ours(&self, permit: &Permit, call: &Call, deadline: Deadline) -> Result<()> {
+        let Some(name) = permit.name().filter(|_| permit.operation() != Operation::Create) else {
+            return Ok(());
+        };
+        let vmid = permit.vmid();
+        if self.proven.borrow().contains(&vmid) {
+            return Ok(());
+        }
+        let path = call.vm_path("/config");
+        let config = match self.get(&format!("read the configuration of VM {vmid}"), &path, &[], deadline) {
+            Ok(config) => config,
+            // There is nothing to harm: the request itself tells what is missing.
+            Err(error) if error.kind() == Kind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let text = |key: &str| config.get(key).and_then(Value::as_str);
+        let marked =
+            text("description").and_then(Marker::find).is_some_and(|m| m.vmid == vmid && m.name == *name);
+        // A clone that is still being written has neither.
+        let nobodys = text("name").is_none() && text("lock").is_some();
+        if marked || nobodys || text("name") == Some(name.as_str()) {
+            self.proven.borrow_mut().insert(vmid);
+            return Ok(());
+        }
+        let called =
+            text("name").map_or_else(|| "it has no name".to_owned(), |n| format!("it is called '{n}'"));
+        Err(Error::refused(format!("refused to {}: VM {vmid} is not '{name}'", call.what()))
+            .now(format!("{called}, and does not carry the marker of '{name}'"))
+            .now("nothing was changed")
+            .hint(format!("`proxmox-ops config {vmid}` shows what it is"))
+            .hint(format!("give '{name}' another VMID, or name this VM with --unmanaged {vmid} if you are sure it is yours")))
+    }
+
     /// Sends a request that changes the VM that `permit` is for. An answer that never comes is
     /// [`Kind::OutcomeUnknown`]: the caller looks at what is there before anything is sent again.
     pub fn send(&self, permit: &Permit, call: &Call, deadline: Deadline) -> Result<Value> {
@@ -146,6 +187,7 @@ impl Client {
                 permit.vmid()
             )));
         }
+        self.prove_ours(permit, call, deadline)?;
         self.ui.detail(format!("{call}"));
         let form = encode::form(call.params());
         let deadline = deadline.at_most(ANSWER);
