@@ -41,6 +41,10 @@ integrate *ARGS: build
 build:
     cargo build --quiet --workspace --bins
 
+# The fleet's files, checked without a connection
+check: build
+    target/debug/provision-vm check
+
 # All tests
 test *ARGS:
     cargo test --workspace "$@"

@@ -12,13 +12,7 @@ use crate::{
 /// Takes a VM into the fleet: host key, hosts.nix, sops recipients, secrets, inventory, commit. All files change or
 /// none does; a second run finishes what a first one could not.
 #[derive(Debug, Parser)]
-#[command(
-    name = "post-provision-vm",
-    version,
-    args_conflicts_with_subcommands = true,
-    subcommand_negates_reqs = true,
-    arg_required_else_help = true
-)]
+#[command(name = "post-provision-vm", version, subcommand_negates_reqs = true, arg_required_else_help = true)]
 pub struct Cli {
     /// Options of every tool.
     #[command(flatten)]

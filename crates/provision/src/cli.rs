@@ -11,13 +11,7 @@ use fleet_core::cli::{ChangeArgs, CommonArgs, ConnectionArgs};
 /// into the fleet with post-provision-vm. The same command again finishes a run that was cut short: each step
 /// first looks whether it is already done. A VM that this tool did not create is never touched.
 #[derive(Debug, Parser)]
-#[command(
-    name = "provision-vm",
-    version,
-    max_term_width = 100,
-    args_conflicts_with_subcommands = true,
-    subcommand_negates_reqs = true
-)]
+#[command(name = "provision-vm", version, max_term_width = 100, subcommand_negates_reqs = true)]
 pub struct Cli {
     /// What else to do; without a verb the named VMs are provisioned.
     #[command(subcommand)]
@@ -57,6 +51,9 @@ pub struct Cli {
 pub enum Verb {
     /// Compare the definitions with the cluster; exit code 0 when they are equal, 2 when not
     Plan(PlanArgs),
+    /// Check the whole repository without a connection: definitions, hosts, host directories, sops rules and the
+    /// secrets they govern, inventory; exit code 0 or 1
+    Check,
 }
 
 /// Arguments of `plan`.

@@ -7,6 +7,7 @@
 //! Data flows one way: definition → [`world::World`] (what is there) → [`plan::Plan`] (what will be done, pure
 //! data) → [`execute`] → report. Every step first looks whether it is already done.
 
+pub mod check;
 pub mod cli;
 pub mod compare;
 pub mod execute;
@@ -29,6 +30,7 @@ pub fn run(cli: &cli::Cli) -> Result<()> {
     interrupt::announce(cli.common.ui())?;
     match &cli.verb {
         Some(cli::Verb::Plan(args)) => compare::run(cli, args),
+        Some(cli::Verb::Check) => check::run(cli),
         None => provision(cli),
     }
 }

@@ -1,0 +1,95 @@
+//! `provision-vm check`: the whole repository, offline. For a pre-commit hook and a flake check.
+
+use fleet_core::{
+    Error, Kind, Result,
+    faults::{self, Fault},
+    repo::Repo,
+    ui::Ui,
+    validate,
+};
+use serde::Deserialize;
+
+use crate::{cli::Cli, tools::Tools};
+
+/// What `post-provision-vm --json inventory --check` answers.
+#[derive(Deserialize)]
+struct Inventory {
+    fresh: bool,
+}
+
+/// What `post-provision-vm --json secrets --check` answers.
+#[derive(Deserialize)]
+struct Secrets {
+    fresh: usize,
+    differs: Vec<serde_json::Value>,
+    #[serde(default)]
+    warnings: Vec<String>,
+}
+
+/// Runs the verb: definitions, hosts and host directories; then, where these are valid, the sops rules with the
+/// secrets they govern, and the inventory. Every fault is in the one error; exit code 0 or 1.
+pub fn run(cli: &Cli) -> Result<()> {
+    let ui = cli.common.ui();
+    let repo = cli.common.repo("provision-vm --repo DIR check")?;
+    let tools = Tools::find(cli, &repo)?;
+    let report = validate::repository(&repo, cli.common.nix);
+    let mut found = report.faults;
+    if let (Some(definitions), Some(hosts), true) = (&report.definitions, &report.hosts, found.is_empty()) {
+        ui.done(format!(
+            "Definitions: {} managed, {} imported; {} hosts",
+            definitions.managed.len(),
+            definitions.imported.len(),
+            hosts.hosts.len()
+        ));
+        found.extend(secrets(&tools, &repo, ui));
+        found.extend(inventory(&tools, &repo, ui));
+    }
+    faults::check("the fleet repository", found).map_err(|error| error.with_kind(Kind::Failed))?;
+    if cli.common.json {
+        return ui.json_line(&serde_json::json!({ "valid": true }));
+    }
+    Ok(())
+}
+
+fn secrets(tools: &Tools, repo: &Repo, ui: Ui) -> Option<Fault> {
+    let rules = repo.sops_rules()?;
+    let fault = |message: String| Fault::new(&rules, repo.root(), None, "", message);
+    match tools.ask_post_provision::<Secrets>(&["secrets", "--check"]) {
+        Ok(answer) if answer.differs.is_empty() => {
+            for warning in &answer.warnings {
+                ui.warn(warning);
+            }
+            ui.done(format!("Secrets: {} open for exactly whom their rules name", answer.fresh));
+            None
+        }
+        Ok(answer) => Some(
+            fault(format!("{} secrets do not open for exactly whom their rules name", answer.differs.len()))
+                .help("`post-provision-vm secrets --check` says how they differ, `post-provision-vm secrets` mends it"),
+        ),
+        Err(error) => Some(told(fault, &error)),
+    }
+}
+
+fn inventory(tools: &Tools, repo: &Repo, ui: Ui) -> Option<Fault> {
+    let file = repo.inventory();
+    let fault = |message: String| Fault::new(&file, repo.root(), None, "", message);
+    match tools.ask_post_provision::<Inventory>(&["inventory", "--check"]) {
+        Ok(Inventory { fresh: true }) => {
+            ui.done("Inventory: fresh");
+            None
+        }
+        Ok(Inventory { fresh: false }) => Some(
+            fault("not what the definitions and hosts.nix give".to_owned())
+                .help("`post-provision-vm inventory` brings it up to date"),
+        ),
+        Err(error) => Some(told(fault, &error)),
+    }
+}
+
+fn told(fault: impl Fn(String) -> Fault, error: &Error) -> Fault {
+    let fault = fault(error.chain());
+    match error.hints().first() {
+        Some(hint) => fault.help(hint),
+        None => fault,
+    }
+}

@@ -1,0 +1,59 @@
+//! The whole repository, checked without a connection.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod common;
+
+use common::Bench;
+use insta::assert_snapshot;
+
+fn check(bench: &Bench) -> String {
+    let output = bench.run(&["check"]);
+    assert_eq!(bench.sim.connections(), 0);
+    bench.seen(&output)
+}
+
+#[test]
+fn the_example_fleet_is_valid() {
+    assert_snapshot!("valid", check(&Bench::new()));
+}
+
+#[test]
+fn faults_of_both_files_are_shown_at_their_place() {
+    let bench = Bench::new();
+    bench.fleet.edit("vms/definitions.nix", "memory = 4096;", "memory = 256;");
+    bench.fleet.edit(
+        "vms/definitions.nix",
+        "nixosConfig = \"test-automation\"",
+        "nixosConfig = \"test-automaton\"",
+    );
+    bench.fleet.edit("hosts.nix", "homeFile = ./hosts/doc1/home.nix;", "homeFile = ./hosts/doc1/hmoe.nix;");
+    assert_snapshot!("faults", check(&bench));
+}
+
+#[test]
+fn rules_and_inventory_that_are_behind_are_faults() {
+    let bench = Bench::new();
+    bench.fleet.edit("secrets/.sops.yaml", "          - *igp\n", "");
+    bench.fleet.edit(
+        "vms/definitions.nix",
+        "purpose = \"Testing automated provisioning\"",
+        "purpose = \"Other\"",
+    );
+    assert_snapshot!("behind", check(&bench));
+}
+
+#[test]
+fn broken_rules_are_a_fault() {
+    let bench = Bench::new();
+    bench.fleet.edit("secrets/.sops.yaml", "creation_rules:", "creation_rules: [");
+    let seen = check(&bench);
+    assert!(seen.starts_with("exit code: 1\n"), "{seen}");
+    assert!(seen.contains("secrets/.sops.yaml"), "{seen}");
+}
+
+#[test]
+fn options_may_stand_before_the_verb() {
+    let bench = Bench::new();
+    let output = bench.run(&["--json", "--quiet", "check"]);
+    assert_eq!(bench.seen(&output), "exit code: 0\n--- stdout\n{\"valid\":true}\n");
+}
