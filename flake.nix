@@ -158,7 +158,13 @@
             else
               throw "vms/definitions.nix:\n  ${lib.concatStringsSep "\n  " vms.faults}";
 
-          # The same file, as the tools themselves read it.
+          # The whole repository, as the tools themselves read it.
+          fleet = pkgs.runCommand "fleet" { } ''
+            ${self.packages.${system}.fleet-tools}/bin/provision-vm --repo ${self} --nix embedded check
+            touch $out
+          '';
+
+          # What a new VM reads first.
           cloud-init = pkgs.runCommand "cloud-init" { } ''
             ${self.packages.${system}.fleet-tools}/bin/cloudinit-gen --repo ${self} --nix embedded \
               user-data test-automation > $out
