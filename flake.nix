@@ -172,17 +172,27 @@
         }
       );
 
-      nixosConfigurations.test-automation = lib.nixosSystem {
-        modules = [
-          disko.nixosModules.disko
-          home-manager.nixosModules.home-manager
-          ./hosts/test-automation/configuration.nix
-          {
-            home-manager.useGlobalPkgs = true;
-            home-manager.users.fleet = import ./hosts/test-automation/home.nix;
+      # Every managed VM: its configuration under hosts/, by the name that its definition gives it.
+      nixosConfigurations = lib.mapAttrs' (
+        name: vm:
+        let
+          config = vm.nixosConfig or name;
+          host = ./hosts + "/${config}";
+        in
+        lib.nameValuePair config (
+          lib.nixosSystem {
+            modules = [
+              disko.nixosModules.disko
+              home-manager.nixosModules.home-manager
+              (host + "/configuration.nix")
+            ]
+            ++ lib.optional (builtins.pathExists (host + "/home.nix")) {
+              home-manager.useGlobalPkgs = true;
+              home-manager.users.${vm.user or "fleet"} = import (host + "/home.nix");
+            };
           }
-        ];
-      };
+        )
+      ) (import ./vms/definitions.nix).managed;
 
       formatter = forAllSystems (system: (pkgsFor system).nixfmt-tree);
     };

@@ -259,9 +259,15 @@ impl Command {
             }
             if deadline.passed() {
                 running.end();
-                return Err(deadline
+                let error = deadline
                     .error(format_args!("`{self}` to end"))
-                    .now("the command and what it started were stopped"));
+                    .now("the command and what it started were stopped");
+                let said = tail(&format!(
+                    "{}{}",
+                    String::from_utf8_lossy(&stdout),
+                    String::from_utf8_lossy(&stderr)
+                ));
+                return Err(if said.is_empty() { error } else { error.now(format!("it said last: {said}")) });
             }
         }
         let status = running.wait(deadline.at_most(Duration::from_secs(3600)), self)?;

@@ -27,8 +27,12 @@ pub struct Cli {
     /// Stop when the VM answers over SSH, and print the commands that remain
     #[arg(long)]
     pub no_install: bool,
-    /// Do not take the VM into the fleet, and print the command that does
-    #[arg(long)]
+    /// When to take the VM into the fleet: before the installation, so that what is installed knows the VM and its
+    /// secrets open on first boot, or after it
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub integrate: Integrate,
+    /// The same as --integrate never: print the command that does it
+    #[arg(long, conflicts_with = "integrate")]
     pub no_integrate: bool,
     /// Private key to log in to the VM with; its public half must be among the fleet's keys
     /// [default: the first of ~/.ssh/id_ed25519, id_ecdsa, id_rsa that is]
@@ -44,6 +48,25 @@ pub struct Cli {
     /// Options of every tool.
     #[command(flatten)]
     pub common: CommonArgs,
+}
+
+/// When a VM is taken into the fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Integrate {
+    /// Between the start of the installer and the installation.
+    #[default]
+    Before,
+    /// When NixOS is verified.
+    After,
+    /// Not at all.
+    Never,
+}
+
+impl Cli {
+    /// When to take VMs into the fleet.
+    pub fn integrate(&self) -> Integrate {
+        if self.no_integrate { Integrate::Never } else { self.integrate }
+    }
 }
 
 /// What `provision-vm` can do besides provisioning. A VM may not bear one of these names.

@@ -17,7 +17,7 @@ use fleet_core::{
 };
 
 use crate::{
-    cli::Cli,
+    cli::{Cli, Integrate},
     guest::{self, Guest, System},
     host_key::{HostKey, PrivateDir},
     install::{self, Installer, Phase},
@@ -79,7 +79,7 @@ pub fn run(job: &Job<'_>, session: &mut Session, plan: Plan) -> Result<Outcome> 
     let mut state = State::load(&marker);
     prepare(job, session, plan).map_err(|e| again(job, e))?;
     let address = job.find_address(session).map_err(|e| again(job, e))?;
-    let guest = job.guest();
+    let guest = job.guest(address);
     let known = job.host_keys(session, &state).map_err(|e| again(job, e))?;
     let (system, bootstrap_key) = job.wait_for_ssh(&guest, &known).map_err(|e| again(job, e))?;
     state.remember(&marker, &bootstrap_key)?;
@@ -88,6 +88,7 @@ pub fn run(job: &Job<'_>, session: &mut Session, plan: Plan) -> Result<Outcome> 
         return Ok(Outcome { address, installed: false, integrated: false });
     }
     let private = PrivateDir::new()?;
+    let mut integrated = false;
     let host_key = match system {
         System::Nixos => {
             job.ui.done("NixOS is installed already");
@@ -96,7 +97,14 @@ pub fn run(job: &Job<'_>, session: &mut Session, plan: Plan) -> Result<Outcome> 
         System::Installer | System::Other(_) => {
             let host_key = HostKey::generate(&job.vm.name, &private)?;
             state.remember(&marker, host_key.public())?;
-            job.install(&guest, &host_key, &system, &bootstrap_key).map_err(|e| again(job, e))?;
+            let installer = job.installer(&host_key, address)?;
+            let started = || job.start_installer(&installer.0, &guest, &system, &bootstrap_key);
+            started().map_err(|e| again(job, e))?;
+            if job.cli.integrate() == Integrate::Before {
+                job.integrate(host_key.public_file(), true, "the installer runs on it")?;
+                integrated = true;
+            }
+            job.install(&installer.0).map_err(|e| again(job, e))?;
             Some(host_key)
         }
     };
@@ -104,14 +112,20 @@ pub fn run(job: &Job<'_>, session: &mut Session, plan: Plan) -> Result<Outcome> 
     let old_key = host_key.as_ref().map(|_| bootstrap_key.as_str());
     job.verify(&guest, key_line, old_key).map_err(|e| again(job, e))?;
     let address = job.find_address(session).map_err(|e| again(job, e))?;
+    if let Some(fixed) = plan::fixed_address(job.vm).filter(|fixed| *fixed != address) {
+        job.ui.warn(format!(
+            "the definition says {fixed}, but the new system answers at {address}: give hosts/{}/ the fixed address",
+            job.vm.nixos_config
+        ));
+    }
     job.detach_cloudinit(session)?;
     let public_file = match &host_key {
         Some(key) => key.public_file().to_owned(),
         None => private.write("host_key.pub", format!("{key_line}\n").as_bytes(), 0o644)?,
     };
-    let integrated = !job.cli.no_integrate;
-    if integrated {
-        job.integrate(address, &public_file)?;
+    if !integrated && job.cli.integrate() != Integrate::Never {
+        job.integrate(&public_file, state.knows(key_line), &format!("NixOS answers at {address}"))?;
+        integrated = true;
     }
     job.farewell(address, started.elapsed());
     Ok(Outcome { address, installed: true, integrated })
@@ -196,6 +210,12 @@ fn owned(vm: &ManagedVm, config: &VmConfig) -> Result<()> {
 /// Waits until a clone that an earlier run started is written.
 pub fn wait_for_clone(session: &mut Session, vm: &ManagedVm, ui: Ui) -> Result<()> {
     ui.step(format!("VM {} is being cloned by an earlier run: waiting for it...", vm.vmid));
+    let left_over = |error: Error| {
+        error
+            .now(format!("VM {} is still locked by a clone", vm.vmid))
+            .hint("`pvenode task list` on the node shows whether a clone still runs; if none does, the lock is a leftover")
+            .hint(format!("then look at the VM, and remove what is left of it: `qm unlock {0}`, `qm destroy {0}`", vm.vmid))
+    };
     poll(Deadline::secs(limit::CLONE), format_args!("the clone of VM {}", vm.vmid), || {
         Ok(match world::existing(session, vm.vmid)? {
             Some((config, status)) if status.lock.is_some() || config.settings.contains_key("lock") => {
@@ -203,7 +223,8 @@ pub fn wait_for_clone(session: &mut Session, vm: &ManagedVm, ui: Ui) -> Result<(
             }
             _ => Ok(()),
         })
-    })?;
+    })
+    .map_err(left_over)?;
     ui.done("The clone is written");
     Ok(())
 }
@@ -215,7 +236,7 @@ fn is_nixos(job: &Job<'_>, session: &mut Session) -> Result<bool> {
         return Ok(false);
     };
     for user in [job.user.as_ref(), BOOTSTRAP_USER] {
-        match job.guest().log_in(user, &key, quick) {
+        match job.guest_anywhere().log_in(user, &key, quick) {
             Ok(login) => return Ok(guest::system(&login)? == System::Nixos),
             Err(error) if error.is_host_key_mismatch() => return Err(error),
             Err(_) => {}
@@ -229,8 +250,13 @@ impl Job<'_> {
         self.cli.no_install || self.vm.install == fleet_core::definitions::Install::None
     }
 
-    fn guest(&self) -> Guest<'_> {
+    fn guest(&self, last: IpAddr) -> Guest<'_> {
+        Guest { last: Some(last), ..self.guest_anywhere() }
+    }
+
+    fn guest_anywhere(&self) -> Guest<'_> {
         Guest {
+            last: plan::fixed_address(self.vm),
             tools: self.tools,
             vmid: self.vm.vmid,
             name: self.vm.name.as_str(),
@@ -297,13 +323,8 @@ impl Job<'_> {
         Ok((system, session.host_key().to_owned()))
     }
 
-    fn install(
-        &self,
-        guest: &Guest<'_>,
-        host_key: &HostKey,
-        system: &System,
-        bootstrap_key: &str,
-    ) -> Result<()> {
+    /// The installer's settings, and the directory that must stay as long as they are used.
+    fn installer(&self, host_key: &HostKey, last: IpAddr) -> Result<(Installer, tempfile::TempDir)> {
         let scripts = tempfile::tempdir()
             .map_err(|e| Error::failed("can not make a temporary directory").caused_by(e))?;
         let installer = Installer {
@@ -311,11 +332,22 @@ impl Job<'_> {
             flake: self.flake.to_owned(),
             target: format!("{BOOTSTRAP_USER}@{}.fleet.invalid", self.vm.name),
             identity: self.identity.to_owned(),
-            proxy: install::proxy_script(&self.tools.connect(self.vm.vmid), scripts.path())?,
+            proxy: install::proxy_script(&self.tools.connect(self.vm.vmid, Some(last)), scripts.path())?,
             extra_files: host_key.extra_files().to_owned(),
         };
+        Ok((installer, scripts))
+    }
+
+    /// Boots the installer, unless it runs already, and proves that it is still the same machine.
+    fn start_installer(
+        &self,
+        installer: &Installer,
+        guest: &Guest<'_>,
+        system: &System,
+        bootstrap_key: &str,
+    ) -> Result<()> {
         if *system != System::Installer {
-            self.phase(&installer, Phase::Kexec)?;
+            self.phase(installer, Phase::Kexec)?;
         }
         // nixos-anywhere checks no host key. kexec carries the keys over: before the new system's private key is
         // sent, the machine at the other end proves that it is still the same.
@@ -327,8 +359,12 @@ impl Job<'_> {
             ))
             .hint("run again with --verbose to see what nixos-anywhere says"));
         }
-        self.phase(&installer, Phase::Install)?;
-        self.phase(&installer, Phase::Reboot)
+        Ok(())
+    }
+
+    fn install(&self, installer: &Installer) -> Result<()> {
+        self.phase(installer, Phase::Install)?;
+        self.phase(installer, Phase::Reboot)
     }
 
     fn phase(&self, installer: &Installer, phase: Phase) -> Result<()> {
@@ -375,30 +411,34 @@ impl Job<'_> {
         Ok(())
     }
 
-    fn integrate(&self, address: IpAddr, host_key: &Path) -> Result<()> {
+    /// Runs `post-provision-vm`. `made` says that this host key was made or recorded by us for this very VM: it
+    /// replaces the one that an earlier VM of the name had.
+    fn integrate(&self, host_key: &Path, made: bool, now: &str) -> Result<()> {
+        interrupt::check()?;
         self.ui.step("Integrating with the fleet...");
         let name = self.vm.name.to_string();
-        let args = [
+        let mut args = vec![
             name.clone(),
-            address.to_string(),
-            self.vm.vmid.to_string(),
             "--yes".to_owned(),
             "--host-key".to_owned(),
             host_key.to_string_lossy().into_owned(),
         ];
+        if made {
+            args.push("--rotate".to_owned());
+        }
+        let partly = |why: &str| {
+            Error::partly_done(format!("VM '{name}' runs, but it is not in the fleet yet: {why}"))
+                .now(now)
+                .hint(format!("mend what post-provision-vm says, then run `provision-vm {name}` again"))
+        };
         let command = self.tools.post_provision(args);
-        let output =
-            command.run(Deadline::secs(limit::INTEGRATE), |line| self.ui.say(format!("  {line}")))?;
+        let output = command
+            .run(Deadline::secs(limit::INTEGRATE), |line| self.ui.say(format!("  {line}")))
+            .map_err(|e| partly("post-provision-vm did not end").caused_by(e))?;
         if output.success() {
             return Ok(());
         }
-        let kind = output.status.code().map_or(Kind::Failed, Kind::from_exit_code);
-        Err(Error::partly_done(format!("VM '{name}' runs, but it is not in the fleet yet ({kind:?})"))
-            .now(format!("NixOS answers at {address}"))
-            .hint(format!(
-                "mend what post-provision-vm says, then run `post-provision-vm {name} {address} {}`",
-                self.vm.vmid
-            )))
+        Err(partly(&format!("post-provision-vm {}", fleet_core::child::describe(output.status))))
     }
 
     fn say_what_remains(&self, address: IpAddr) {
@@ -415,7 +455,7 @@ impl Job<'_> {
         ui.say("");
         ui.done(format!("VM '{}' (VMID {}) is ready after {:.1} s", vm.name, vm.vmid, took.as_secs_f64()));
         ui.say(format!("  ssh {}@{address}", self.user));
-        if self.cli.no_integrate {
+        if self.cli.integrate() == Integrate::Never {
             ui.say("One command remains:");
             ui.say(format!("  post-provision-vm {} {address} {}", vm.name, vm.vmid));
         }

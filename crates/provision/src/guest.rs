@@ -1,6 +1,9 @@
 //! The VM itself, over SSH: always through `proxmox-ops connect`, always with its host key pinned.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use fleet_core::{
     Error, Kind, Result,
@@ -52,6 +55,8 @@ pub struct Guest<'a> {
     pub tools: &'a Tools,
     /// Which VM.
     pub vmid: Vmid,
+    /// Where it was last, when that is known.
+    pub last: Option<IpAddr>,
     /// Name for messages.
     pub name: &'a str,
     /// Private key to log in with.
@@ -68,7 +73,7 @@ impl Guest<'_> {
             user: Some(user.to_owned()),
             host_key: HostKeyPolicy::Pinned(host_key.to_owned()),
             identities: vec![self.identity.to_owned()],
-            proxy: Some(self.tools.connect(self.vmid).silent()),
+            proxy: Some(self.tools.connect(self.vmid, self.last).silent()),
         };
         Session::connect(&target, self.ui, deadline)
     }
@@ -85,7 +90,8 @@ impl Guest<'_> {
         Err(last.unwrap_or_else(|| Error::unreachable(format!("no host key of '{}' is known", self.name))))
     }
 
-    /// Tries to log in until it works. A wrong host key and a refused login end the wait at once.
+    /// Tries to log in until it works. A wrong host key ends the wait at once; a refused login does not,
+    /// because sshd may answer before the keys are in place.
     pub fn wait(&self, user: &str, host_key: &str, deadline: Deadline) -> Result<Session> {
         poll(deadline, format_args!("SSH on '{}' as {user}", self.name), || {
             match self.log_in(user, host_key, deadline.at_most(std::time::Duration::from_secs(TRY_LIMIT))) {
@@ -161,7 +167,7 @@ pub fn identity(given: Option<&Path>, keys: &[String]) -> Result<PathBuf> {
     let fits = |path: &Path| public_half(path).is_some_and(|key| allowed.contains(key.key_data()));
     if let Some(path) = given {
         if fits(path) {
-            return Ok(path.to_owned());
+            return unencrypted(path);
         }
         let why = if public_half(path).is_some() {
             "is not among the fleet's keys"
@@ -177,14 +183,29 @@ pub fn identity(given: Option<&Path>, keys: &[String]) -> Result<PathBuf> {
     }
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
     let usual = ["id_ed25519", "id_ecdsa", "id_rsa"].map(|name| home.join(".ssh").join(name));
-    usual.iter().find(|path| fits(path)).cloned().ok_or_else(|| {
-        Error::not_found(
-            "none of the usual private keys belongs to the fleet's keys: the VM could not be reached",
-        )
-        .now(format!("looked at {}", usual.map(|p| p.display().to_string()).join(", ")))
+    if let Some(path) = usual.iter().find(|path| fits(path)) {
+        return unencrypted(path);
+    }
+    Err(Error::not_found(
+        "none of the usual private keys belongs to the fleet's keys: the VM could not be reached",
+    )
+    .now(format!("looked at {}", usual.map(|p| p.display().to_string()).join(", ")))
+    .now("nothing was changed")
+    .hint("give a private key whose public half is in hosts.nix with --identity FILE"))
+}
+
+/// nixos-anywhere can not ask for a passphrase where we run it, and has no use for an agent.
+fn unencrypted(path: &Path) -> Result<PathBuf> {
+    if ssh_key::PrivateKey::read_openssh_file(path).is_ok_and(|key| key.is_encrypted()) {
+        return Err(Error::failed(format!(
+            "the key {} is protected by a passphrase: nixos-anywhere can not log in with it",
+            path.display()
+        ))
         .now("nothing was changed")
-        .hint("give a private key whose public half is in hosts.nix with --identity FILE")
-    })
+        .hint("make a key for installations: ssh-keygen -t ed25519 -N '' -f ~/.ssh/fleet-install")
+        .hint("put its public half into hosts.nix, and give it with --identity ~/.ssh/fleet-install"));
+    }
+    Ok(path.to_owned())
 }
 
 fn public_half(path: &Path) -> Option<ssh_key::PublicKey> {

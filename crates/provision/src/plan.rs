@@ -95,13 +95,22 @@ fn describe(resource: &Resource) -> String {
 }
 
 /// The plan for `vm`, or everything that stands in its way at once.
-pub fn plan(vm: &ManagedVm, template: Vmid, keys: &[String], world: &World, install: bool) -> Result<Plan> {
+///
+/// `install` says that NixOS will be installed, `uefi` that the host's disk layout boots by UEFI.
+pub fn plan(
+    vm: &ManagedVm,
+    template: Vmid,
+    keys: &[String],
+    world: &World,
+    install: bool,
+    uefi: bool,
+) -> Result<Plan> {
     let standing = standing(vm, world)?;
     let mut faults = Vec::new();
     faults.extend(installer_faults(vm, install));
     faults.extend(bridge_fault(vm, world));
     if standing == Standing::Free {
-        faults.extend(template_fault(template, world));
+        faults.extend(template_fault(template, world, install && uefi));
         faults.extend(storage_fault(vm, &world.storages));
     }
     if let Some(first) = faults.first() {
@@ -171,7 +180,7 @@ fn bridge_fault(vm: &ManagedVm, world: &World) -> Option<String> {
     })
 }
 
-fn template_fault(template: Vmid, world: &World) -> Option<String> {
+fn template_fault(template: Vmid, world: &World, uefi: bool) -> Option<String> {
     let Some(config) = &world.template else {
         return Some(format!(
             "template {template} does not exist on node {}; make one, or name another in vms/definitions.nix",
@@ -179,8 +188,20 @@ fn template_fault(template: Vmid, world: &World) -> Option<String> {
         ));
     };
     let is_template = config.settings.get("template").is_some_and(|value| value == "1");
-    (!is_template).then(|| {
-        format!("VM {template} is not a template; `qm template {template}` on the node makes it one")
+    if !is_template {
+        return Some(format!(
+            "VM {template} is not a template; `qm template {template}` on the node makes it one"
+        ));
+    }
+    let setting = |name: &str| config.settings.get(name).map_or("", String::as_str);
+    if uefi && setting("bios") != "ovmf" {
+        return Some(format!(
+            "template {template} boots by BIOS, but the host's disko.nix lays out an ESP: it would never boot; \
+             `proxmox-ops create-template` makes one that fits"
+        ));
+    }
+    (uefi && setting("efidisk0").contains("pre-enrolled-keys=1")).then(|| {
+        format!("template {template} has Secure Boot keys enrolled, which stop NixOS; make one with pre-enrolled-keys=0")
     })
 }
 
@@ -289,7 +310,7 @@ pub(crate) mod tests {
             ]))
             .unwrap(),
             bridges: None,
-            template: Some(config(9002, &[("template", "1"), ("scsi0", "nvmeprom:base-9002-disk-0,size=2G")], None)),
+            template: Some(config(9002, &[("template", "1"), ("bios", "ovmf"), ("scsi0", "nvmeprom:base-9002-disk-0,size=2G")], None)),
             existing: None,
         }
     }
@@ -320,7 +341,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_free_number_is_cloned() {
-        let plan = plan(&vm(), template(), &["k".into()], &world(), true).unwrap();
+        let plan = plan(&vm(), template(), &["k".into()], &world(), true, true).unwrap();
         let Origin::Clone(clone) = &plan.origin else { panic!("{plan:?}") };
         assert_eq!(
             (clone.vmid.get(), clone.full, clone.marker.name.as_str()),
@@ -347,7 +368,7 @@ pub(crate) mod tests {
             if kind == "qemu" && node == "prom" {
                 world.existing = Some((config(110, &[], None), status(None)));
             }
-            let error = plan(&vm(), template(), &[], &world, true).unwrap_err();
+            let error = plan(&vm(), template(), &[], &world, true, true).unwrap_err();
             assert_eq!((error.kind(), error.message()), (Kind::Conflict, words));
         }
     }
@@ -360,14 +381,14 @@ pub(crate) mod tests {
             Marker { vmid: Vmid::new(111).unwrap(), ..Marker::fresh(&vm().name, vm().vmid).unwrap() };
         for marker in [None, Some(copied)] {
             world.existing = Some((config(110, &[], marker), status(None)));
-            assert_eq!(plan(&vm(), template(), &[], &world, true).unwrap_err().kind(), Kind::Conflict);
+            assert_eq!(plan(&vm(), template(), &[], &world, true, true).unwrap_err().kind(), Kind::Conflict);
         }
     }
 
     #[test]
     fn our_own_is_continued_and_a_running_clone_is_waited_for() {
         let mut world = ours(&[("scsi0", "x,size=30G")]);
-        let plan = plan(&vm(), template(), &[], &world, true).unwrap();
+        let plan = plan(&vm(), template(), &[], &world, true, true).unwrap();
         assert!(matches!(&plan.origin, Origin::Continue(_)));
         assert_eq!(plan.grow, None);
         assert_eq!(plan.warnings.len(), 1, "{plan:?}");
@@ -379,11 +400,21 @@ pub(crate) mod tests {
     fn another_vm_of_the_same_name_is_a_conflict() {
         let mut world = world();
         world.resources.push(resource(150, "qemu", "test-automation", "prom"));
-        let error = plan(&vm(), template(), &[], &world, true).unwrap_err();
+        let error = plan(&vm(), template(), &[], &world, true, true).unwrap_err();
         assert_eq!(
             error.message(),
             "the name 'test-automation' is taken by VM 150 'test-automation' on node prom"
         );
+    }
+
+    #[test]
+    fn a_template_that_could_not_boot_the_disk_layout_is_a_fault() {
+        let mut world = world();
+        world.template = Some(config(9002, &[("template", "1"), ("scsi0", "x,size=2G")], None));
+        let error = plan(&vm(), template(), &[], &world, true, true).unwrap_err();
+        assert!(error.message().contains("boots by BIOS"), "{error}");
+        plan(&vm(), template(), &[], &world, true, false).unwrap();
+        plan(&vm(), template(), &[], &world, false, true).unwrap();
     }
 
     #[test]
@@ -393,7 +424,7 @@ pub(crate) mod tests {
         vm.storage = "local".parse().unwrap();
         let mut world = world();
         world.template = None;
-        let error = plan(&vm, template(), &[], &world, true).unwrap_err();
+        let error = plan(&vm, template(), &[], &world, true, true).unwrap_err();
         assert_eq!(error.message(), "'test-automation' can not be provisioned, for 3 reasons");
         assert_eq!(
             error.facts(),
@@ -408,7 +439,7 @@ pub(crate) mod tests {
         vm.memory = 2048;
         vm.disk = "1T".parse().unwrap();
         world.template = self::world().template;
-        let error = plan(&vm, template(), &[], &world, true).unwrap_err();
+        let error = plan(&vm, template(), &[], &world, true, true).unwrap_err();
         assert_eq!(
             error.message(),
             "'test-automation' can not be provisioned: storage 'nvmeprom' has 500 GiB free, the disk needs 1T"

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use fleet_core::{
     Error, Result,
+    child::{self, Command},
+    deadline::Deadline,
     definitions::{Definitions, Install, ManagedVm},
     hosts::Hosts,
     repo::Repo,
@@ -13,10 +15,11 @@ use fleet_core::{
 use serde::Serialize;
 
 use crate::{
-    cli::Cli,
+    cli::{Cli, Integrate},
     execute::{self, Job},
     guest, install,
     plan::{self, Plan, Standing},
+    state::Hold,
     tools::Tools,
     world,
 };
@@ -65,6 +68,7 @@ pub(crate) fn provision(cli: &Cli, ui: Ui, repo: &Repo, tools: &Tools, name: &st
     let identity = guest::identity(cli.identity.as_deref(), &keys)?;
     let flake = install::flake_of(repo.root(), &vm.nixos_config)?;
 
+    let _hold = if cli.change.dry_run { None } else { Some(Hold::take(&vm.name, vm.vmid)?) };
     let mut session = tools.session()?;
     let template = world::template_of(&definitions, vm)?;
     let mut found = world::survey(&mut session, template, vm)?;
@@ -72,7 +76,8 @@ pub(crate) fn provision(cli: &Cli, ui: Ui, repo: &Repo, tools: &Tools, name: &st
         execute::wait_for_clone(&mut session, vm, ui)?;
         found = world::survey(&mut session, template, vm)?;
     }
-    let plan = plan::plan(vm, template, &keys, &found, install)?;
+    let uefi = install && lays_out_an_esp(repo, vm);
+    let plan = plan::plan(vm, template, &keys, &found, install, uefi)?;
     ui.done("VM configuration valid");
     describe(vm, ui);
     for warning in &plan.warnings {
@@ -116,7 +121,7 @@ fn host_files(repo: &Repo, vm: &ManagedVm) -> Result<()> {
         .map(|path| path.strip_prefix(repo.root()).unwrap_or(&path).display().to_string())
         .collect();
     if missing.is_empty() {
-        return Ok(());
+        return tracked(repo, &dir);
     }
     let verb = if missing.len() == 1 { "is" } else { "are" };
     let missing = missing.join(" and ");
@@ -126,6 +131,37 @@ fn host_files(repo: &Repo, vm: &ManagedVm) -> Result<()> {
             "write hosts/{0}/configuration.nix and hosts/{0}/disko.nix, or name another directory with nixosConfig",
             vm.nixos_config
         )))
+}
+
+/// Whether the host's disk layout has an EFI system partition: sgdisk's type code `EF00`, as disko takes it.
+fn lays_out_an_esp(repo: &Repo, vm: &ManagedVm) -> bool {
+    let file = repo.host_dir(&vm.nixos_config).join("disko.nix");
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    fleet_core::nix::string_literals(&text).iter().any(|text| text.eq_ignore_ascii_case("EF00"))
+}
+
+/// A flake in a git repository sees only what git knows: files that were never added are not there for it.
+fn tracked(repo: &Repo, dir: &std::path::Path) -> Result<()> {
+    if !repo.root().join(".git").exists() {
+        return Ok(());
+    }
+    let git = Command::new("git")
+        .dir(repo.root())
+        .args(["ls-files", "--others", "--exclude-standard", "--"])
+        .arg(dir);
+    let output = git.output(Deadline::secs(30))?.checked()?;
+    let others = output.stdout_text();
+    match others.lines().next() {
+        None => Ok(()),
+        Some(first) => {
+            Err(Error::failed(format!("git does not know {first} yet: the flake could not see it"))
+                .now("nothing was changed")
+                .hint(format!(
+                    "git add {}",
+                    child::quote(&dir.strip_prefix(repo.root()).unwrap_or(dir).to_string_lossy())
+                )))
+        }
+    }
 }
 
 /// Who logs in on the finished VM: the definition says, or the host's entry, or all hosts say the same.
@@ -165,7 +201,7 @@ fn announce(vm: &ManagedVm, plan: &Plan, cli: &Cli, install: bool, ui: Ui) {
         plan::Origin::Clone(_) => "Clone template VM".to_owned(),
         plan::Origin::Continue(_) => format!("Continue with VM {}, which an earlier run made", vm.vmid),
     };
-    let last = match (install, cli.no_integrate) {
+    let last = match (install, cli.integrate() == Integrate::Never) {
         (true, false) => "Install NixOS (nixos-anywhere) and integrate with the fleet",
         (true, true) => "Install NixOS (nixos-anywhere)",
         (false, _) => "Stop there and print the commands that remain",
@@ -186,8 +222,12 @@ fn dry_run(vm: &ManagedVm, plan: &Plan, cli: &Cli, install: bool, flake: &str, u
         lines.push(
             "verify: SSH as the fleet user, host key, host name; detach the cloud-init drive".to_owned(),
         );
-        if !cli.no_integrate {
-            lines.push(format!("post-provision-vm {} ADDRESS {} --yes", vm.name, vm.vmid));
+        let integration = format!("post-provision-vm {} --yes --host-key FILE", vm.name);
+        match cli.integrate() {
+            // After the installer was started, before the installation.
+            Integrate::Before => lines.insert(lines.len() - 3, integration),
+            Integrate::After => lines.push(integration),
+            Integrate::Never => {}
         }
     }
     let value = serde_json::json!({

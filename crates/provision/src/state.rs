@@ -7,7 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use fleet_core::{Error, Result, protocol::Marker};
+use fleet_core::{
+    Error, Result,
+    protocol::Marker,
+    types::{VmName, Vmid},
+};
 use serde::{Deserialize, Serialize};
 
 /// The record of one VM.
@@ -33,6 +37,12 @@ impl State {
             .and_then(|text| serde_json::from_slice::<State>(&text).ok())
             .filter(|state| state.nonce == marker.nonce)
             .unwrap_or_else(|| State { nonce: marker.nonce.clone(), host_keys: Vec::new() })
+    }
+
+    /// Whether this key was seen or made for this VM.
+    pub fn knows(&self, host_key: &str) -> bool {
+        let blob = |line: &str| line.split_whitespace().nth(1).map(str::to_owned);
+        self.host_keys.iter().any(|key| blob(key) == blob(host_key))
     }
 
     /// Notes a host key of this VM.
@@ -67,6 +77,37 @@ fn directory() -> PathBuf {
     state.unwrap_or_else(|| home().join(".local/state")).join("fleet/vms")
 }
 
+/// Keeps every other run away from a VM until it is dropped, also when this one is killed.
+#[derive(Debug)]
+pub struct Hold(#[allow(dead_code, reason = "held, never read")] fs::File);
+
+impl Hold {
+    /// Takes hold of the VM, or says who has it (a conflict).
+    pub fn take(name: &VmName, vmid: Vmid) -> Result<Hold> {
+        Hold::take_in(&directory(), name, vmid)
+    }
+
+    fn take_in(dir: &Path, name: &VmName, vmid: Vmid) -> Result<Hold> {
+        fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+        let path = dir.join(format!("{name}-{vmid}.lock"));
+        let open = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut file = open.map_err(|e| Error::io("open", &path, e))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                let who = fs::read_to_string(&path).unwrap_or_default();
+                return Err(Error::conflict(format!("another run is at work on '{name}' ({})", who.trim()))
+                    .now("nothing was changed")
+                    .hint("wait for it, or end it with Ctrl-C where it runs"));
+            }
+            Err(fs::TryLockError::Error(e)) => return Err(Error::io("lock", &path, e)),
+        }
+        let write = file.set_len(0).and_then(|()| writeln!(file, "process {}", std::process::id()));
+        write.map_err(|e| Error::io("write", &path, e))?;
+        Ok(Hold(file))
+    }
+}
+
 fn file(dir: &Path, marker: &Marker) -> PathBuf {
     dir.join(format!("{}-{}.json", marker.name, marker.vmid))
 }
@@ -74,6 +115,18 @@ fn file(dir: &Path, marker: &Marker) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_run_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let (name, vmid) = ("web".parse().unwrap(), "110".parse().unwrap());
+        let held = Hold::take_in(dir.path(), &name, vmid).unwrap();
+        let error = Hold::take_in(dir.path(), &name, vmid).unwrap_err();
+        let who = format!("another run is at work on 'web' (process {})", std::process::id());
+        assert_eq!((error.kind(), error.message()), (fleet_core::Kind::Conflict, who.as_str()));
+        drop(held);
+        Hold::take_in(dir.path(), &name, vmid).unwrap();
+    }
 
     #[test]
     fn a_record_belongs_to_one_vm_only() {

@@ -1,6 +1,9 @@
 //! The other programs: found once, before anything else, and called with the same connection settings.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use fleet_core::{
     Error, Kind, Result,
@@ -84,14 +87,20 @@ impl Tools {
         Session::start(&self.proxmox_ops().arg("session"))
     }
 
-    /// `proxmox-ops connect VMID 22`: the bytes of an SSH connection to the VM's current address.
-    pub fn connect(&self, vmid: Vmid) -> Command {
-        self.proxmox_ops().args(["--quiet", "connect"]).arg(vmid.to_string()).arg("22")
+    /// `proxmox-ops connect VMID 22`: the bytes of an SSH connection to the VM's current address; `last` is where
+    /// it was last, for when neither agent nor neighbour table tells.
+    pub fn connect(&self, vmid: Vmid, last: Option<IpAddr>) -> Command {
+        let command = self.proxmox_ops().args(["--quiet", "connect"]).arg(vmid.to_string()).arg("22");
+        match last {
+            Some(last) => command.arg("--last").arg(last.to_string()),
+            None => command,
+        }
     }
 
     /// `post-provision-vm NAME [ADDRESS] [VMID] --yes`, with the host key to record when it is known.
     pub fn post_provision(&self, args: impl IntoIterator<Item = String>) -> Command {
-        self.sibling(&self.post_provision).args(args)
+        // In our own group: git may have to ask for the passphrase of a signing key.
+        self.sibling(&self.post_provision).args(args).foreground()
     }
 
     /// Asks `post-provision-vm --json …` something that only reads. Exit code 2 is an answer too: "it differs".

@@ -236,3 +236,56 @@ fn a_new_address_that_the_node_hears_nothing_of_is_found_by_asking() {
     let asked = bench.sim.requests().iter().filter(|r| format!("{r:?}").contains("perl -MSocket")).count();
     assert!(asked > 0, "the network was never asked");
 }
+
+#[test]
+fn a_vm_that_was_destroyed_is_made_again() {
+    let bench = Bench::new();
+    let first = bench.run(&["test-automation", "--yes"]);
+    assert!(first.status.success(), "{}", bench.seen(&first));
+    let key = bench.sim.guest_host_key(110).unwrap();
+    let mut destroy = bench.sim.command("proxmox-ops", &bench.fleet);
+    let destroyed = destroy.args(["destroy", "--stop", "test-automation", "yes"]).output().unwrap();
+    assert!(destroyed.status.success(), "{}", bench.seen(&destroyed));
+    let again = bench.run(&["test-automation", "--yes"]);
+    assert!(again.status.success(), "{}", bench.seen(&again));
+    let hosts = bench.fleet.read("hosts.nix");
+    let blob = |line: &str| line.split_whitespace().nth(1).unwrap().to_owned();
+    assert!(!hosts.contains(&blob(&key)), "{hosts}");
+    assert!(hosts.contains(&blob(&bench.sim.guest_host_key(110).unwrap())), "{hosts}");
+}
+
+#[test]
+fn the_fleet_knows_the_vm_before_it_is_installed() {
+    let bench = Bench::new();
+    bench.sim.inject(pve_sim::faults::Fault::InstallFails { vmid: 110, phase: "install".to_owned() });
+    let output = bench.run(&["test-automation", "--yes"]);
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(1), "{seen}");
+    assert!(bench.fleet.read("hosts.nix").contains("test-automation = {"), "{seen}");
+    bench.sim.clear_faults();
+    let again = bench.run(&["test-automation", "--yes"]);
+    assert!(again.status.success(), "{}", bench.seen(&again));
+    let key = bench.sim.guest_host_key(110).unwrap();
+    assert!(bench.fleet.read("hosts.nix").contains(key.split_whitespace().nth(1).unwrap()));
+}
+
+#[test]
+fn two_runs_of_one_vm_do_not_meet() {
+    let bench = Bench::new();
+    let mut first = bench
+        .command(&["test-automation", "--yes"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let limit = Instant::now() + Duration::from_secs(60);
+    while !requested(&bench, "/clone") {
+        assert!(Instant::now() < limit, "the clone never came");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let second = bench.run(&["test-automation", "--yes"]);
+    assert_eq!(second.status.code(), Some(4), "{}", bench.seen(&second));
+    assert!(bench.seen(&second).contains("another run is at work on 'test-automation' (process "));
+    assert!(first.wait().unwrap().success());
+}

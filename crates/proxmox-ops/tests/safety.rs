@@ -312,3 +312,20 @@ fn a_strangers_vm_under_our_vmid_is_not_changed() {
     }
     assert_eq!(bench.run(&["stop", "110", "--unmanaged", "110"]).code, 0);
 }
+
+#[test]
+fn a_strangers_clone_that_ends_while_we_wait_is_not_changed() {
+    let world = pve_sim::world::World::default().with_vm(110, false, &[("lock", "clone")]);
+    let bench = Bench::with(world);
+    std::thread::scope(|scope| {
+        let ran = scope.spawn(|| bench.run(&["configure", "110", "1", "777"]));
+        // The clone is seen, the change is tried and refused by its lock; then the clone is done.
+        while !bench.sim.changes().iter().any(|c| c.ends_with("/qemu/110/config")) && !ran.is_finished() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        bench.sim.edit(110, |conf| *conf = pve_sim::conf::VmConf::from_pairs(&[("name", "intruder")]));
+        let ran = ran.join().unwrap();
+        assert_ne!(ran.code, 0, "{}", ran.err);
+    });
+    assert_eq!(bench.sim.config(110).unwrap().get("memory"), None);
+}

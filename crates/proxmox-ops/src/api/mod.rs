@@ -160,18 +160,27 @@ impl Client {
             Err(error) => return Err(error),
         };
         let text = |key: &str| config.get(key).and_then(Value::as_str);
-        let marked =
-            text("description").and_then(Marker::find).is_some_and(|m| m.vmid == vmid && m.name == *name);
-        // A clone that is still being written has neither.
-        let nobodys = text("name").is_none() && text("lock").is_some();
-        if marked || nobodys || text("name") == Some(name.as_str()) {
+        let marker = text("description").and_then(Marker::find).filter(|marker| marker.vmid == vmid);
+        let ours = match &marker {
+            Some(marker) => marker.name == *name,
+            None => text("name") == Some(name.as_str()),
+        };
+        if ours {
             self.proven.borrow_mut().insert(vmid);
+            return Ok(());
+        }
+        // A clone that is still being written has neither. The node refuses the change while it is locked, and
+        // before it is sent once more the VM is looked at again.
+        if marker.is_none() && text("name").is_none() && text("lock").is_some() {
             return Ok(());
         }
         let called =
             text("name").map_or_else(|| "it has no name".to_owned(), |n| format!("it is called '{n}'"));
         Err(Error::refused(format!("refused to {}: VM {vmid} is not '{name}'", call.what()))
-            .now(format!("{called}, and does not carry the marker of '{name}'"))
+            .now(match &marker {
+                Some(other) => format!("{called}, and carries the marker of '{}'", other.name),
+                None => format!("{called}, and does not carry the marker of '{name}'"),
+            })
             .now("nothing was changed")
             .hint(format!("`proxmox-ops config {vmid}` shows what it is"))
             .hint(format!("give '{name}' another VMID, or name this VM with --unmanaged {vmid} if you are sure it is yours")))

@@ -20,6 +20,9 @@ pub struct Connect {
     /// TCP port
     #[arg(default_value_t = 22, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
+    /// Where it was last: tried when nothing better is seen
+    #[arg(long, value_name = "ADDRESS")]
+    last: Option<IpAddr>,
     /// Seconds to look for the address and to connect
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
@@ -43,7 +46,7 @@ impl Connect {
                 let vm: VmRef = self.vm.parse()?;
                 let node = connected()?;
                 let vmid = cx.vmid(&vm, &node)?;
-                let fixed = address::fixed(&cx.definitions).get(&vmid).copied();
+                let fixed = address::fixed(&cx.definitions).get(&vmid).copied().or(self.last);
                 let mut progress = cx.progress();
                 address::find(&node, vmid, fixed, deadline, &mut progress)?.address
             }
