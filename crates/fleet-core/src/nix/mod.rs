@@ -79,7 +79,6 @@ pub fn explain(error: &EvalError, path: &Path, base: &Path) -> Error {
 /// The plain texts of all string literals in a Nix file, as they are written, without evaluating anything.
 pub fn string_literals(text: &str) -> Vec<String> {
     rnix::tokenize(text)
-        .into_iter()
         .filter(|(kind, _)| *kind == rnix::SyntaxKind::TOKEN_STRING_CONTENT)
         .map(|(_, literal)| literal.to_owned())
         .collect()
