@@ -29,6 +29,13 @@ impl Edits {
             at = end;
         }
         out.push_str(text.get(at..).unwrap_or_default());
+        // A file without a newline at its end stays one, also when its last line went.
+        if !text.ends_with('\n') {
+            let kept = out
+                .strip_suffix('\n')
+                .map_or(out.len(), |kept| kept.strip_suffix('\r').unwrap_or(kept).len());
+            out.truncate(kept);
+        }
         Ok(out)
     }
 }
