@@ -315,17 +315,27 @@ fn a_strangers_vm_under_our_vmid_is_not_changed() {
 
 #[test]
 fn a_strangers_clone_that_ends_while_we_wait_is_not_changed() {
-    let world = pve_sim::world::World::default().with_vm(110, false, &[("lock", "clone")]);
-    let bench = Bench::with(world);
+    let bench = Bench::new();
+    let by = std::time::Duration::from_secs(2);
+    bench.sim.inject(pve_sim::faults::Fault::TaskSlow { kind: "qmclone".to_owned(), by });
+    // Another fleet, which has given the same VMID away.
+    let other = bench.sim.scratch_fleet();
+    other.edit("vms/definitions.nix", "test-automation = {", "intruder = {");
+    let mut stranger = bench.sim.command("proxmox-ops", &other);
+    stranger.args(["clone", "9002", "110", "intruder"]);
     std::thread::scope(|scope| {
-        let ran = scope.spawn(|| bench.run(&["configure", "110", "1", "777"]));
-        // The clone is seen, the change is tried and refused by its lock; then the clone is done.
-        while !bench.sim.changes().iter().any(|c| c.ends_with("/qemu/110/config")) && !ran.is_finished() {
+        let clone = scope.spawn(move || stranger.output().unwrap());
+        while bench.sim.config(110).is_none_or(|conf| conf.get("lock").is_none()) {
+            assert!(!clone.is_finished(), "the clone was never seen under way");
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
-        bench.sim.edit(110, |conf| *conf = pve_sim::conf::VmConf::from_pairs(&[("name", "intruder")]));
-        let ran = ran.join().unwrap();
-        assert_ne!(ran.code, 0, "{}", ran.err);
+        // Tried while the clone is under way, held up by its lock, and tried again when it is done.
+        let ran = bench.run(&["configure", "110", "1", "777"]);
+        let cloned = clone.join().unwrap();
+        assert!(cloned.status.success(), "{cloned:?}");
+        assert_eq!(ran.code, 3, "{}", ran.err);
+        assert!(ran.err.contains("carries the marker of 'intruder'"), "{}", ran.err);
     });
-    assert_eq!(bench.sim.config(110).unwrap().get("memory"), None);
+    assert!(bench.sim.changes().iter().any(|c| c.ends_with("/qemu/110/config")), "it was never tried");
+    assert_ne!(bench.sim.config(110).unwrap().get("memory"), Some("777"));
 }
