@@ -21,7 +21,7 @@ use fleet_core::{
 use serde_json::{Value, json};
 
 use crate::{
-    api::auth::Auth,
+    api::auth::{Auth, Minter},
     node::Node,
     settings::{Route, Settings},
 };
@@ -118,7 +118,7 @@ pub(crate) fn settings() -> Settings {
 }
 
 pub(crate) fn node(fake: &Fake) -> Node {
-    Node::over(Rc::new(fake.clone()), &settings(), Auth::Ticket(None), Ui::silent())
+    Node::over(Rc::new(fake.clone()), &settings(), Auth::Ticket(Minter::default()), Ui::silent())
 }
 
 /// What happens to one request.
@@ -142,6 +142,7 @@ struct State {
     writes: Vec<usize>,
     opened: usize,
     minted: usize,
+    minted_full: usize,
     execs: Vec<(String, ExecOutput)>,
 }
 
@@ -198,8 +199,10 @@ impl Fake {
         self.0.lock().unwrap().opened
     }
 
-    pub(crate) fn minted(&self) -> usize {
-        self.0.lock().unwrap().minted
+    /// How many tickets were made, and how many of them the long way.
+    pub(crate) fn minted(&self) -> (usize, usize) {
+        let state = self.0.lock().unwrap();
+        (state.minted, state.minted_full)
     }
 
     /// Lengths of the writes that made each request.
@@ -213,6 +216,7 @@ impl Transport for Fake {
         let mut state = self.0.lock().unwrap();
         if command.contains("assemble_ticket") {
             state.minted += 1;
+            state.minted_full += usize::from(command.ends_with(" full"));
             let stdout = format!("PVE:root@pam:{:08X}::sig+/=\n6B:csrf\n", state.minted);
             return Ok(ExecOutput { stdout: stdout.into(), stderr: vec![], status: ExecStatus::Code(0) });
         }

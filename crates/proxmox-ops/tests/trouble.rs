@@ -6,7 +6,11 @@ mod common;
 use std::time::Duration;
 
 use common::Bench;
-use pve_sim::{faults::Fault, world::World};
+use pve_sim::{
+    faults::Fault,
+    log::{Record, What},
+    world::World,
+};
 
 #[test]
 fn a_node_that_is_not_there_is_unreachable() {
@@ -313,6 +317,39 @@ fn a_ticket_that_is_refused_is_made_anew() {
         times: 1,
     });
     assert_eq!(bench.ok(&["status", "104"]), "running\n");
+}
+
+#[test]
+fn a_ticket_made_the_short_way_that_is_refused_is_made_the_long_way_once() {
+    let bench = Bench::new();
+    bench.ok(&["status", "104"]);
+    assert_eq!(mints(&bench), ["short"]);
+    bench.sim.inject(Fault::ShortTicketRefused);
+    assert_eq!(bench.ok(&["status", "104"]), "running\n");
+    assert_eq!(mints(&bench)[1..], ["short", "full"]);
+    // Whatever is refused for another reason is not asked for ever.
+    bench.sim.clear_faults();
+    bench.sim.inject(Fault::Answer {
+        method: "GET".into(),
+        path: "/status/current".into(),
+        status: 401,
+        message: "No ticket".into(),
+        times: 9,
+    });
+    let ran = bench.run(&["status", "104"]);
+    assert_eq!(ran.code, 6, "{}", ran.err);
+    assert_eq!(mints(&bench)[3..], ["short", "full"]);
+}
+
+/// How each ticket was made so far.
+fn mints(bench: &Bench) -> Vec<&'static str> {
+    let kind = |record: Record| match record.what {
+        What::Exec { command, .. } if command.contains("assemble_ticket") => {
+            Some(if command.ends_with(" full") { "full" } else { "short" })
+        }
+        _ => None,
+    };
+    bench.sim.requests().into_iter().filter_map(kind).collect()
 }
 
 #[test]

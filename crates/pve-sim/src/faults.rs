@@ -110,6 +110,8 @@ pub enum Fault {
     ApiDown,
     /// The node's SSH server forbids forwarding.
     ForwardingForbidden,
+    /// The daemon takes no ticket that was made without `PVE::AccessControl`.
+    ShortTicketRefused,
     /// Nobody may log in to the node.
     LoginRefused,
     /// The API forgets the user when a request's head and body come in two writes.

@@ -231,6 +231,9 @@ impl Connection {
         split: bool,
     ) -> Reply<(Value, Map<String, Value>)> {
         let node = &self.node;
+        if method == "GET" {
+            tokio::time::sleep(node.latency().read).await;
+        }
         if split && node.has_fault(|f| *f == Fault::TwoWrites) {
             return Err(Fail::new("user name not set"));
         }

@@ -16,6 +16,7 @@ pub mod keys;
 pub mod log;
 pub mod node;
 pub mod params;
+pub mod qm;
 pub mod schema;
 pub mod server;
 pub mod tar;

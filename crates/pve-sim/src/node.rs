@@ -285,6 +285,11 @@ impl Node {
         lock(&self.tickets).contains(ticket)
     }
 
+    /// Forgets one ticket.
+    pub fn revoke_ticket(&self, ticket: &str) {
+        lock(&self.tickets).remove(ticket);
+    }
+
     /// Forgets all tickets, as the end of their two hours does.
     pub fn expire_tickets(&self) {
         lock(&self.tickets).clear();

@@ -117,6 +117,9 @@ impl Handler for NodeHandler {
         let accepted = !refused
             && user == "root"
             && keys::is_authorized(&self.node.world().authorized_keys, key.public_key);
+        if accepted {
+            tokio::time::sleep(self.node.latency().login).await;
+        }
         self.node.log.add(What::Login { connection: self.connection, user: user.to_owned(), accepted });
         Ok(if accepted { Auth::Accept } else { Auth::reject() })
     }

@@ -12,22 +12,31 @@ use fleet_core::{
 /// A ticket is good for two hours; one of this age is replaced before it is used again.
 const RENEW_AFTER: Duration = Duration::from_secs(100 * 60);
 
-/// Root's own ticket and its CSRF token, one a line (`PVE::AccessControl` of pve-access-control). Without quotes
-/// and blanks that a shell would have to be told about: `$/` is the end of a line.
-const MINT: &str = "my $user = q(root@pam); \
-    print PVE::AccessControl::assemble_ticket($user), $/, \
-    PVE::AccessControl::assemble_csrf_prevention_token($user), $/";
+/// The program that mints: signs with the node's own key, as `PVE::AccessControl` of pve-access-control does but
+/// without loading it, and has it do so where anything is not as expected (see docs/architecture.md).
+const MINT: &str = include_str!("mint.pl");
+/// Where a node keeps the cluster's files.
+const ETC: &str = "/etc/pve";
 
 /// How a request proves who sends it.
 pub enum Auth {
     /// A ticket of root, minted when first needed.
-    Ticket(Option<Ticket>),
+    Ticket(Minter),
     /// An API token, `USER@REALM!ID=SECRET`.
     Token(String),
 }
 
+/// Root's ticket, and how the next one is made.
+#[derive(Default)]
+pub struct Minter {
+    ticket: Option<Ticket>,
+    /// A ticket was refused: the next ones are made by `PVE::AccessControl` itself. A 401 costs three seconds, so
+    /// the short way is not tried twice.
+    full: bool,
+}
+
 /// A ticket and what goes with it.
-pub struct Ticket {
+struct Ticket {
     cookie: String,
     csrf: String,
     minted: Instant,
@@ -57,7 +66,7 @@ impl Auth {
             return Auth::token(text.trim(), "PROXMOX_TOKEN_FILE");
         }
         if user == "root" {
-            return Ok(Auth::Ticket(None));
+            return Ok(Auth::Ticket(Minter::default()));
         }
         Err(Error::new(
             fleet_core::Kind::Unreachable,
@@ -96,10 +105,10 @@ impl Auth {
     ) -> Result<Vec<(&'static str, String)>> {
         match self {
             Auth::Token(token) => Ok(vec![("Authorization", format!("PVEAPIToken={token}"))]),
-            Auth::Ticket(slot) => {
-                let ticket = match slot {
+            Auth::Ticket(Minter { ticket, full }) => {
+                let ticket = match ticket {
                     Some(ticket) if ticket.minted.elapsed() < RENEW_AFTER => ticket,
-                    _ => slot.insert(mint(transport, deadline)?),
+                    _ => ticket.insert(mint(transport, *full, deadline)?),
                 };
                 Ok(vec![
                     ("Cookie", format!("PVEAuthCookie={}", super::encode::percent(&ticket.cookie))),
@@ -112,19 +121,23 @@ impl Auth {
     /// Forgets a ticket that the daemon refused. Whether there was one to forget: a token can not be renewed.
     pub fn forget(&mut self) -> bool {
         match self {
-            Auth::Ticket(slot) => slot.take().is_some(),
+            Auth::Ticket(minter) => {
+                minter.full = true;
+                minter.ticket.take().is_some()
+            }
             Auth::Token(_) => false,
         }
     }
 }
 
-/// The command line that mints a ticket on the node.
-pub fn mint_command() -> String {
-    format!("perl -MPVE::AccessControl -e {}", quote(MINT))
+/// The command line that mints a ticket on the node, from the files below `etc`; `full`: by `PVE::AccessControl`.
+fn mint_command(etc: &str, full: bool) -> String {
+    let line = format!("perl -e {} {}", quote(MINT), quote(etc));
+    if full { line + " full" } else { line }
 }
 
-fn mint(transport: &dyn Transport, deadline: Deadline) -> Result<Ticket> {
-    let output = transport.exec(&mint_command(), b"", deadline.at_most(Duration::from_secs(20)))?;
+fn mint(transport: &dyn Transport, full: bool, deadline: Deadline) -> Result<Ticket> {
+    let output = transport.exec(&mint_command(ETC, full), b"", deadline.at_most(Duration::from_secs(20)))?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     let failed = |why: String| {
         Error::new(fleet_core::Kind::Unreachable, format!("can not make a ticket on the node: {why}"))
@@ -154,6 +167,7 @@ fn mint(transport: &dyn Transport, deadline: Deadline) -> Result<Ticket> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fleet_core::child::Command;
 
     #[test]
     fn tokens_are_checked_and_never_shown() {
@@ -168,22 +182,134 @@ mod tests {
         assert!(!shown.contains("verysecret"));
     }
 
-    #[test]
-    fn the_minting_line_is_one_shell_word_of_perl() {
-        let line = mint_command();
-        let words = shlex_split(&line);
-        assert_eq!(words[..3], ["perl", "-MPVE::AccessControl", "-e"]);
-        assert_eq!(words[3], MINT);
-        assert_eq!(words.len(), 4);
+    /// A node's files, and a `PVE::AccessControl` that says that it was asked.
+    struct Etc(tempfile::TempDir);
+
+    impl Etc {
+        fn new() -> Etc {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::create_dir_all(dir.path().join("priv")).unwrap();
+            std::fs::create_dir(dir.path().join("PVE")).unwrap();
+            std::fs::write(dir.path().join("pve-www.key"), "www key\n").unwrap();
+            let stub = "package PVE::AccessControl; \
+                sub assemble_ticket { qq(PVE:$_[0]:FULL) } sub assemble_csrf_prevention_token { qq(FULL:csrf) } 1;";
+            std::fs::write(dir.path().join("PVE/AccessControl.pm"), stub).unwrap();
+            let etc = Etc(dir);
+            etc.openssl("genrsa -traditional -out priv/authkey.key 2048");
+            etc.openssl("rsa -in priv/authkey.key -pubout -out authkey.pub");
+            etc
+        }
+
+        fn openssl(&self, line: &str) -> String {
+            let mut command = Command::new("openssl");
+            for word in line.split(' ') {
+                let file = self.0.path().join(word);
+                command = if word.contains('.') || word.contains('/') {
+                    command.arg(file)
+                } else {
+                    command.arg(word)
+                };
+            }
+            command.output(Deadline::secs(20)).unwrap().checked().unwrap().stdout_text()
+        }
+
+        /// The two lines that it prints, through a shell.
+        fn mint(&self, full: bool) -> (String, String) {
+            let command = mint_command(&self.0.path().to_string_lossy(), full);
+            let output = Command::new("sh").arg("-c").arg(command).env("PERL5LIB", self.0.path());
+            let text = output.output(Deadline::secs(20)).unwrap().checked().unwrap().stdout_text();
+            let (ticket, csrf) = text.trim_end().split_once('\n').unwrap();
+            (ticket.to_owned(), csrf.to_owned())
+        }
+
+        fn is_full(&self) -> bool {
+            self.mint(false) == ("PVE:root@pam:FULL".to_owned(), "FULL:csrf".to_owned())
+        }
     }
 
-    /// What a POSIX shell makes of quotes, enough for the line above.
-    fn shlex_split(line: &str) -> Vec<String> {
-        let output = fleet_core::child::Command::new("sh")
-            .arg("-c")
-            .arg(format!("printf '%s\\0' {line}"))
-            .output(Deadline::secs(10))
+    /// What the short way needs on a node is not everywhere: Debian's libcrypt-openssl-rsa-perl.
+    fn has_modules() -> bool {
+        let perl = Command::new("perl").args(["-MCrypt::OpenSSL::RSA", "-MDigest::SHA", "-e1"]);
+        let there = perl.output(Deadline::secs(20)).is_ok_and(|output| output.success());
+        assert!(
+            there || std::env::var_os("FLEET_REQUIRE_ORACLES").is_none_or(|v| v != "1"),
+            "Crypt::OpenSSL::RSA is not installed, and FLEET_REQUIRE_ORACLES=1 asks for it"
+        );
+        if !there {
+            println!("skipped: no Crypt::OpenSSL::RSA");
+        }
+        there
+    }
+
+    #[test]
+    fn the_short_way_signs_as_the_daemon_verifies() {
+        if !has_modules() {
+            return;
+        }
+        let etc = Etc::new();
+        let (ticket, csrf) = etc.mint(false);
+        let (plain, signature) = ticket.split_once("::").unwrap();
+        let stamp = plain.strip_prefix("PVE:root@pam:").unwrap();
+        assert!(stamp.len() == 8 && u32::from_str_radix(stamp, 16).is_ok(), "{ticket}");
+        assert_eq!(stamp, stamp.to_uppercase());
+        std::fs::write(etc.0.path().join("plain.txt"), plain).unwrap();
+        std::fs::write(etc.0.path().join("sig.b64"), signature).unwrap();
+        etc.openssl("base64 -d -A -in sig.b64 -out sig.bin");
+        // The digest is the Perl module's own default, which the daemon verifies with; it is not ours to choose.
+        let verified = ["-sha1", "-sha256"].into_iter().any(|digest| {
+            let line = format!("dgst {digest} -verify authkey.pub -signature sig.bin plain.txt");
+            let run = line.split(' ').fold(Command::new("openssl"), |command, word| {
+                if word.contains('.') { command.arg(etc.0.path().join(word)) } else { command.arg(word) }
+            });
+            run.output(Deadline::secs(20)).unwrap().success()
+        });
+        assert!(verified, "openssl does not verify {ticket}");
+        let proof = Command::new("perl")
+            .args(["-MDigest::SHA=hmac_sha256_base64", "-e"])
+            .arg("print hmac_sha256_base64(qq($ARGV[0]:root\\@pam), hmac_sha256_base64(qq(www key\\n)))")
+            .arg(stamp)
+            .output(Deadline::secs(20))
             .unwrap();
-        output.stdout_text().split_terminator('\0').map(str::to_owned).collect()
+        assert_eq!(csrf, format!("{stamp}:{}", proof.stdout_text()));
+    }
+
+    #[test]
+    fn whatever_is_not_as_expected_is_left_to_the_node_s_own_code() {
+        let etc = Etc::new();
+        let file = |name: &str| etc.0.path().join(name);
+        let dated = |seconds: i64| {
+            let now = std::time::SystemTime::now();
+            let ago = Duration::from_secs(seconds.unsigned_abs());
+            let then = if seconds < 0 { now + ago } else { now - ago };
+            std::fs::File::options()
+                .append(true)
+                .open(file("authkey.pub"))
+                .unwrap()
+                .set_modified(then)
+                .unwrap();
+        };
+        assert_eq!(etc.mint(true).0, "PVE:root@pam:FULL");
+        if !has_modules() {
+            assert!(etc.is_full());
+            return;
+        }
+        assert!(!etc.is_full());
+        // Due for rotation, or from a clock that is ahead.
+        dated(86_390);
+        assert!(etc.is_full());
+        dated(-400);
+        assert!(etc.is_full());
+        dated(80_000);
+        assert!(!etc.is_full());
+        // Half of a rotation.
+        std::fs::rename(file("priv/authkey.key"), file("kept.key")).unwrap();
+        etc.openssl("genrsa -traditional -out priv/authkey.key 2048");
+        assert!(etc.is_full());
+        std::fs::rename(file("kept.key"), file("priv/authkey.key")).unwrap();
+        assert!(!etc.is_full());
+        std::fs::remove_file(file("pve-www.key")).unwrap();
+        assert!(etc.is_full());
+        std::fs::remove_file(file("authkey.pub")).unwrap();
+        assert!(etc.is_full());
     }
 }

@@ -190,7 +190,7 @@ mod tests {
         );
         assert_eq!(fake.writes().len(), fake.log().len(), "one write a request");
         assert_eq!(fake.opened(), 1, "one connection");
-        assert_eq!(fake.minted(), 1);
+        assert_eq!(fake.minted(), (1, 0));
     }
 
     #[test]

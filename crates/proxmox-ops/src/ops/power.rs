@@ -258,9 +258,10 @@ mod tests {
     fn a_ticket_that_expires_in_the_middle_is_renewed_once() {
         let fake = fake().on("GET", STATUS, 401, Value::Null).get(STATUS, json!({"status": "running"}));
         assert!(!start(&fake).unwrap());
-        assert_eq!(fake.minted(), 2);
+        // The second one the long way: what refused the first may refuse its like.
+        assert_eq!(fake.minted(), (2, 1));
         let fake = Fake::new().on("GET", "/cluster/status", 401, Value::Null);
         assert_eq!(start(&fake).unwrap_err().kind(), Kind::Unreachable);
-        assert_eq!(fake.minted(), 2);
+        assert_eq!(fake.minted(), (2, 1));
     }
 }

@@ -1,0 +1,73 @@
+//! `qm`, as far as it is measured against: the program's own start, then what the API does.
+
+use std::{sync::Arc, time::Duration};
+
+use indexmap::IndexMap;
+
+use crate::{
+    api::{self, Call},
+    guest::Outcome,
+    node::Node,
+    params::{Param, Params},
+};
+
+/// Runs `qm VERB VMID …`. A task is waited for, as `qm` does.
+pub async fn run(node: &Arc<Node>, words: &[&str]) -> Outcome {
+    tokio::time::sleep(node.latency().qm).await;
+    let Some((call, shows)) = call(node, words) else {
+        return failed(255, format!("the simulated node has no `qm {}`", words.join(" ")));
+    };
+    let data = match api::answer(node, &call).await {
+        Ok((data, _)) => data,
+        Err(fail) => return failed(if fail.status == 400 { 2 } else { 255 }, fail.text()),
+    };
+    if let Some(name) = shows {
+        let shown = data[name].as_str().unwrap_or_default();
+        return Outcome { stdout: format!("{name}: {shown}\n").into_bytes(), ..Outcome::default() };
+    }
+    let Some(upid) = data.as_str() else { return Outcome::default() };
+    loop {
+        let exit = node.read(|d| d.tasks.iter().find(|t| t.upid == upid).and_then(|t| t.exit.clone()));
+        match exit.as_deref() {
+            Some("OK") => return Outcome::default(),
+            Some(other) => return failed(255, other.to_owned()),
+            None => tokio::time::sleep(Duration::from_millis(2)).await,
+        }
+    }
+}
+
+/// The request that a command line stands for, and the one value of its answer that is printed.
+fn call(node: &Node, words: &[&str]) -> Option<(Call, Option<&'static str>)> {
+    let (verb, vmid, rest) = match words {
+        [verb, vmid, rest @ ..] => (*verb, *vmid, rest),
+        _ => return None,
+    };
+    let plain: Vec<&str> = rest.iter().copied().take_while(|word| !word.starts_with("--")).collect();
+    let mut params: Vec<(&str, &str)> = rest[plain.len()..]
+        .chunks(2)
+        .map(|pair| Some((pair.first()?.strip_prefix("--")?, *pair.get(1)?)))
+        .collect::<Option<_>>()?;
+    let (method, below, shows) = match (verb, plain.as_slice()) {
+        ("status", []) => ("GET", "status/current", Some("status")),
+        ("clone", [newid]) => {
+            params.push(("newid", newid));
+            ("POST", "clone", None)
+        }
+        ("set", []) => ("PUT", "config", None),
+        ("resize", [disk, size]) => {
+            params.extend([("disk", *disk), ("size", *size)]);
+            ("PUT", "resize", None)
+        }
+        ("start", []) => ("POST", "status/start", None),
+        _ => return None,
+    };
+    let path = format!("nodes/{}/qemu/{vmid}/{below}", node.name());
+    let params: IndexMap<String, Param> =
+        params.into_iter().map(|(key, value)| (key.to_owned(), Param::One(value.to_owned()))).collect();
+    let path = path.split('/').map(str::to_owned).collect();
+    Some((Call { method: method.to_owned(), path, params: Params(params) }, shows))
+}
+
+fn failed(status: u32, text: String) -> Outcome {
+    Outcome { stderr: (text + "\n").into_bytes(), status, ..Outcome::default() }
+}
