@@ -190,7 +190,11 @@ let
   # Names that mean something else to `provision-vm`.
   verbs = [
     "plan"
+    "apply"
     "status"
+    "new"
+    "destroy"
+    "log"
     "check"
     "help"
   ];

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use fleet_core::cli::{ChangeArgs, CommonArgs, ConnectionArgs};
 
+use crate::log::LogArgs;
+
 /// Turn an entry in vms/definitions.nix into a running NixOS VM that is a full member of the fleet
 ///
 /// Clones the template, sets the VM up, starts it, installs NixOS with nixos-anywhere, verifies it, and takes it
@@ -74,6 +76,8 @@ impl Cli {
 pub enum Verb {
     /// Compare the definitions with the cluster; exit code 0 when they are equal, 2 when not
     Plan(PlanArgs),
+    /// Show what the last run did: its steps, how long they took, how it ended
+    Log(LogArgs),
     /// Check the whole repository without a connection: definitions, hosts, host directories, sops rules and the
     /// secrets they govern, inventory; exit code 0 or 1
     Check,
@@ -85,4 +89,23 @@ pub struct PlanArgs {
     /// VMs to compare [default: every managed VM]
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn no_vm_may_bear_the_name_of_a_verb() {
+        let mut command = Cli::command();
+        command.build();
+        for verb in command.get_subcommands() {
+            let name = verb.get_name();
+            assert!(
+                fleet_core::definitions::VERBS.contains(&name),
+                "add '{name}' to VERBS, and to vms/lib.nix"
+            );
+        }
+    }
 }

@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use fleet_core::{
     Error, Result,
     child::{Command, quote},
-    deadline::Deadline,
-    ui::Ui,
+    types::VmName,
 };
 
-use crate::host_key;
+use crate::{host_key, settings::BOOTSTRAP_USER};
 
 /// One call of nixos-anywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +32,7 @@ impl Phase {
 
     /// How long it may take, in seconds. kexec downloads an installer of some 400 MB; the installation builds
     /// and copies a whole system.
-    fn limit(self) -> u64 {
+    pub fn limit(self) -> u64 {
         match self {
             Phase::Kexec => 30 * 60,
             Phase::Install => 3 * 60 * 60,
@@ -89,14 +88,6 @@ impl Installer {
         };
         command.args(["--target-host", &self.target])
     }
-
-    /// Runs one phase. Its output is shown with `--verbose`, else only its end when it fails.
-    pub fn run(&self, phase: Phase, ui: Ui) -> Result<()> {
-        let command = self.command(phase);
-        ui.detail(command.to_string());
-        let output = command.run(Deadline::secs(phase.limit()), |line| ui.detail(line))?;
-        output.checked().map(drop).map_err(|error| error.context(phase.title()))
-    }
 }
 
 /// The program for OpenSSH's `ProxyCommand`: `connect`, wrapped so that its name holds no blank.
@@ -104,6 +95,11 @@ pub fn proxy_script(connect: &Command, dir: &std::path::Path) -> Result<PathBuf>
     let path = dir.join("connect");
     host_key::write_new(&path, format!("#!/bin/sh\nexec {connect}\n").as_bytes(), 0o700)?;
     Ok(path)
+}
+
+/// Whom nixos-anywhere is told to log in to: a name that no entry in anybody's ssh_config speaks of.
+pub fn target_of(name: &VmName) -> String {
+    format!("{BOOTSTRAP_USER}@{name}.fleet.invalid")
 }
 
 /// The user's way to do by hand what `--no-install` left out.

@@ -14,9 +14,12 @@ pub mod execute;
 pub mod guest;
 pub mod host_key;
 pub mod install;
+pub mod journal;
+pub mod log;
 pub mod plan;
 pub mod settings;
 pub mod state;
+pub mod steps;
 pub mod tools;
 pub mod world;
 
@@ -30,6 +33,7 @@ pub fn run(cli: &cli::Cli) -> Result<()> {
     interrupt::announce(cli.common.ui())?;
     match &cli.verb {
         Some(cli::Verb::Plan(args)) => compare::run(cli, args),
+        Some(cli::Verb::Log(args)) => log::run(cli, args),
         Some(cli::Verb::Check) => check::run(cli),
         None => provision(cli),
     }

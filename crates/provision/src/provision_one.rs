@@ -18,10 +18,12 @@ use crate::{
     cli::{Cli, Integrate},
     execute::{self, Job},
     guest, install,
+    journal::{Event, Journal},
     plan::{self, Plan, Standing},
     state::Hold,
+    steps::{self, Step},
     tools::Tools,
-    world,
+    world::{self, World},
 };
 
 /// What a run left, for `--json`.
@@ -96,8 +98,25 @@ pub(crate) fn provision(cli: &Cli, ui: Ui, repo: &Repo, tools: &Tools, name: &st
         }
     }
     ui.say("");
-    let job = Job { cli, ui, tools, vm, keys: &keys, identity: &identity, user: &user, flake: &flake };
-    let outcome = execute::run(&job, &mut session, plan)?;
+    let journal = Journal::begin(&beginning(vm, &found, steps::way(install, cli.integrate())))?;
+    let job = Job {
+        cli,
+        ui,
+        journal: &journal,
+        tools,
+        vm,
+        keys: &keys,
+        identity: &identity,
+        user: &user,
+        flake: &flake,
+    };
+    let outcome = execute::run(&job, &mut session, plan);
+    let (outcome, ended) = match outcome {
+        Ok(outcome) => (Some(outcome), Ok(())),
+        Err(error) => (None, Err(error)),
+    };
+    journal.end(&ended);
+    let Some(outcome) = outcome else { return ended };
     if cli.common.json {
         ui.json_line(&Report {
             name,
@@ -109,6 +128,19 @@ pub(crate) fn provision(cli: &Cli, ui: Ui, repo: &Repo, tools: &Tools, name: &st
         })?;
     }
     Ok(())
+}
+
+/// What stands at the head of the journal.
+fn beginning(vm: &ManagedVm, world: &World, steps: Vec<Step>) -> Event {
+    let versions =
+        [("provision-vm", env!("CARGO_PKG_VERSION").to_owned()), ("proxmox-ve", world.node.version.clone())];
+    Event::Begin {
+        name: vm.name.clone(),
+        vmid: vm.vmid,
+        command: std::env::args().collect(),
+        versions: versions.into_iter().map(|(name, version)| (name.to_owned(), version)).collect(),
+        steps,
+    }
 }
 
 /// Everything under `hosts/NAME/` that the installation reads must be there.

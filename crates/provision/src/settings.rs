@@ -7,7 +7,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use fleet_core::{
     definitions::{Addressing, ManagedVm},
-    types::{DiskSize, DiskSlot, MacAddr},
+    protocol::Op,
+    types::{DiskSize, DiskSlot, MacAddr, Vmid},
 };
 
 /// The login of the bootstrap system that nixos-anywhere starts from.
@@ -101,6 +102,11 @@ pub fn cloudinit_drive(settings: &Settings) -> Option<&str> {
             is_drive(name) && value.split(',').next().is_some_and(|v| v.contains("cloudinit"))
         })
         .map(|(name, _)| name.as_str())
+}
+
+/// The request that takes the cloud-init drive away.
+pub fn detach(vmid: Vmid, drive: &str) -> Op {
+    Op::Configure { vmid, settings: Settings::new(), delete: vec![drive.to_owned()] }
 }
 
 fn is_drive(name: &str) -> bool {

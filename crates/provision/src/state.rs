@@ -70,11 +70,15 @@ impl State {
     }
 }
 
-/// `$XDG_STATE_HOME/fleet/vms`, by default below `~/.local/state` (XDG Base Directory Specification).
 fn directory() -> PathBuf {
+    home().join("vms")
+}
+
+/// `$XDG_STATE_HOME/fleet`, by default below `~/.local/state` (XDG Base Directory Specification).
+pub(crate) fn home() -> PathBuf {
     let home = || std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
     let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    state.unwrap_or_else(|| home().join(".local/state")).join("fleet/vms")
+    state.unwrap_or_else(|| home().join(".local/state")).join("fleet")
 }
 
 /// Keeps every other run away from a VM until it is dropped, also when this one is killed.

@@ -12,7 +12,7 @@ use fleet_core::{
     nix::NixMode,
     protocol::Session,
     repo::Repo,
-    types::Vmid,
+    types::{VmName, Vmid},
 };
 use serde::Deserialize;
 
@@ -97,10 +97,16 @@ impl Tools {
         }
     }
 
-    /// `post-provision-vm NAME [ADDRESS] [VMID] --yes`, with the host key to record when it is known.
-    pub fn post_provision(&self, args: impl IntoIterator<Item = String>) -> Command {
+    /// `post-provision-vm …`.
+    pub fn post_provision(&self) -> Command {
         // In our own group: git may have to ask for the passphrase of a signing key.
-        self.sibling(&self.post_provision).args(args).foreground()
+        self.sibling(&self.post_provision).foreground()
+    }
+
+    /// `post-provision-vm NAME --yes --host-key FILE`; `made` says that the key is ours to replace another with.
+    pub fn integrate(&self, name: &VmName, host_key: &Path, made: bool) -> Command {
+        let command = self.post_provision().arg(name.as_str()).args(["--yes", "--host-key"]).arg(host_key);
+        if made { command.arg("--rotate") } else { command }
     }
 
     /// Asks `post-provision-vm --json …` something that only reads. Exit code 2 is an answer too: "it differs".

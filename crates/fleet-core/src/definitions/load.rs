@@ -63,8 +63,8 @@ pub(super) const MANAGED: &[&str] = &[
 /// The largest VMID that a managed VM may have.
 pub(super) const LAST_MANAGED: i64 = 9999;
 
-/// Names that mean something else on `provision-vm`'s command line.
-pub(super) const VERBS: &[&str] = &["plan", "status", "check", "help"];
+/// Names that mean something else on `provision-vm`'s command line: no VM may bear one.
+pub const VERBS: &[&str] = &["plan", "apply", "status", "new", "destroy", "log", "check", "help"];
 
 /// Reads everything; all faults are in the one error.
 pub(super) fn load(evaluated: &Evaluated, file: &Path, base: &Path) -> Result<Definitions> {

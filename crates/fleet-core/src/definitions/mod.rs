@@ -8,6 +8,7 @@ use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
 
 use serde::Serialize;
 
+pub use self::load::VERBS;
 use crate::{
     Error, Result,
     nix::{NixMode, eval::Evaluated},

@@ -30,7 +30,10 @@ pub fn run(
     let mut pause = Duration::from_millis(500);
     loop {
         let outcome = client.send(permit, call, deadline).and_then(|data| match Upid::of(&data) {
-            Some(upid) => follow(client, &upid, call.what(), deadline, progress),
+            Some(upid) => {
+                progress(&format!("task {upid}"));
+                follow(client, &upid, call.what(), deadline, progress)
+            }
             None => Ok(()),
         });
         match outcome {

@@ -1,0 +1,115 @@
+//! Installing NixOS, and taking the VM into the fleet.
+
+use std::{net::IpAddr, path::Path};
+
+use fleet_core::{Error, Result, child, deadline::Deadline};
+
+use super::{Job, limit};
+use crate::{
+    guest::{self, Guest, System},
+    host_key::HostKey,
+    install::{self, Installer, Phase},
+    settings::BOOTSTRAP_USER,
+    steps::Step,
+};
+
+impl Job<'_> {
+    /// The installer's settings, and the directory that must stay as long as they are used.
+    pub(super) fn installer(
+        &self,
+        host_key: &HostKey,
+        last: IpAddr,
+    ) -> Result<(Installer, tempfile::TempDir)> {
+        let scripts = tempfile::tempdir()
+            .map_err(|e| Error::failed("can not make a temporary directory").caused_by(e))?;
+        let installer = Installer {
+            program: self.tools.installer()?,
+            flake: self.flake.to_owned(),
+            target: install::target_of(&self.vm.name),
+            identity: self.identity.to_owned(),
+            proxy: install::proxy_script(&self.tools.connect(self.vm.vmid, Some(last)), scripts.path())?,
+            extra_files: host_key.extra_files().to_owned(),
+        };
+        Ok((installer, scripts))
+    }
+
+    /// Boots the installer, unless it runs already, and proves that it is still the same machine.
+    pub(super) fn start_installer(
+        &self,
+        installer: &Installer,
+        guest: &Guest<'_>,
+        system: &System,
+        bootstrap_key: &str,
+    ) -> Result<()> {
+        self.step(Step::Kexec, Phase::Kexec.title(), || {
+            if *system != System::Installer {
+                self.phase(installer, Phase::Kexec)?;
+            }
+            // nixos-anywhere checks no host key. kexec carries the keys over: before the new system's private key
+            // is sent, the machine at the other end proves that it is still the same.
+            let login = guest.wait(BOOTSTRAP_USER, bootstrap_key, Deadline::secs(limit::SSH))?;
+            if guest::system(&login)? != System::Installer {
+                return Err(Error::failed(format!(
+                    "'{}' answers, but the NixOS installer does not run on it",
+                    self.vm.name
+                ))
+                .hint(format!("what nixos-anywhere said: {}", self.journal.output_file().display())));
+            }
+            Ok(((), "The NixOS installer runs".to_owned()))
+        })
+    }
+
+    pub(super) fn install(&self, installer: &Installer) -> Result<()> {
+        for (step, phase, done) in [
+            (Step::Install, Phase::Install, "NixOS is installed"),
+            (Step::Reboot, Phase::Reboot, "Rebooting"),
+        ] {
+            self.step(step, phase.title(), || {
+                self.phase(installer, phase)?;
+                Ok(((), done.to_owned()))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Runs one phase of nixos-anywhere. Its output is shown with `--verbose`, and kept.
+    fn phase(&self, installer: &Installer, phase: Phase) -> Result<()> {
+        let command = installer.command(phase);
+        self.journal.command(&command);
+        self.ui.detail(command.to_string());
+        let output = command.run(Deadline::secs(phase.limit()), |line| {
+            self.journal.output(line);
+            self.ui.detail(line);
+        })?;
+        output.checked().map(drop).map_err(|error| {
+            error
+                .context(phase.title())
+                .hint(format!("all that it said: {}", self.journal.output_file().display()))
+        })
+    }
+
+    /// Runs `post-provision-vm`. `made` says that this host key was made or recorded by us for this very VM: it
+    /// replaces the one that an earlier VM of the name had.
+    pub(super) fn integrate(&self, host_key: &Path, made: bool, now: &str) -> Result<()> {
+        let name = &self.vm.name;
+        let partly = |why: &str| {
+            Error::partly_done(format!("VM '{name}' runs, but it is not in the fleet yet: {why}"))
+                .now(now)
+                .hint(format!("mend what post-provision-vm says, then run `provision-vm {name}` again"))
+        };
+        self.step(Step::Integrate, "Integrating with the fleet", || {
+            let command = self.tools.integrate(name, host_key, made);
+            self.journal.command(&command);
+            let output = command
+                .run(Deadline::secs(limit::INTEGRATE), |line| {
+                    self.journal.output(line);
+                    self.ui.say(format!("  {line}"));
+                })
+                .map_err(|e| partly("post-provision-vm did not end").caused_by(e))?;
+            if !output.success() {
+                return Err(partly(&format!("post-provision-vm {}", child::describe(output.status))));
+            }
+            Ok(((), "In the fleet".to_owned()))
+        })
+    }
+}

@@ -1,0 +1,131 @@
+//! Finding the VM, knowing it, and logging in to it.
+
+use std::{net::IpAddr, time::Duration};
+
+use fleet_core::{
+    Error, Result,
+    deadline::{Deadline, poll},
+    protocol::{Address, Op, Session},
+};
+
+use super::{Job, fingerprint, limit};
+use crate::{
+    guest::{self, Guest, System},
+    plan,
+    settings::BOOTSTRAP_USER,
+    state::State,
+    steps::Step,
+};
+
+impl Job<'_> {
+    /// The way to the VM, which was at `last` when that is known.
+    pub(super) fn guest(&self, last: Option<IpAddr>) -> Guest<'_> {
+        Guest {
+            last: last.or_else(|| plan::fixed_address(self.vm)),
+            tools: self.tools,
+            vmid: self.vm.vmid,
+            name: self.vm.name.as_str(),
+            identity: self.identity,
+            ui: self.ui,
+        }
+    }
+
+    pub(super) fn find_address(&self, session: &mut Session) -> Result<IpAddr> {
+        self.step(Step::Address, "Finding the VM's address", || {
+            let address = self.address(session)?;
+            Ok((address, format!("Address: {address}")))
+        })
+    }
+
+    fn address(&self, session: &mut Session) -> Result<IpAddr> {
+        let op = Op::Address { vmid: self.vm.vmid, timeout: limit::ADDRESS };
+        let answer: Address = self.ask(session, op, Deadline::secs(limit::ADDRESS + 30))?;
+        Ok(answer.address)
+    }
+
+    /// The host keys that the VM may show, the likeliest first: the one that the guest agent reads now, and
+    /// those that an earlier run read or made (the installer has no agent).
+    pub(super) fn host_keys(&self, session: &mut Session, state: &State) -> Result<Vec<String>> {
+        self.step(Step::HostKey, "Reading the VM's host key through the hypervisor", || {
+            let timeout = if state.host_keys.is_empty() { limit::AGENT } else { limit::AGENT_AGAIN };
+            let op = Op::HostKey { vmid: self.vm.vmid, timeout };
+            let answer: Result<String> = self.ask(session, op, Deadline::secs(timeout + 30));
+            let mut keys = state.host_keys.clone();
+            match answer {
+                Ok(key) => keys.insert(0, key.trim().to_owned()),
+                Err(error) if keys.is_empty() => {
+                    return Err(error
+                        .now("without its host key the VM could be anybody: nothing was sent to it")
+                        .hint("the template needs the QEMU guest agent (package qemu-guest-agent) and an ed25519 host key"));
+                }
+                Err(error) => self.ui.detail(format!("the guest agent does not answer: {}", error.chain())),
+            }
+            keys.dedup();
+            let said = format!("Host key: {}", fingerprint(&keys[0])?);
+            Ok((keys, said))
+        })
+    }
+
+    /// Waits for a login that works: as root on the bootstrap system and the installer, as the fleet user on
+    /// NixOS. Gives what runs there and the host key that it showed.
+    pub(super) fn wait_for_ssh(&self, guest: &Guest<'_>, known: &[String]) -> Result<(System, String)> {
+        self.step(Step::Ssh, "Waiting for SSH", || {
+            let deadline = Deadline::secs(limit::SSH);
+            let session = poll(deadline, format_args!("SSH on '{}'", self.vm.name), || {
+                let mut last = String::new();
+                for user in [BOOTSTRAP_USER, self.user.as_ref()] {
+                    match guest.log_in_with_any(user, known, deadline.at_most(Duration::from_secs(20))) {
+                        Ok(session) => return Ok(Ok(session)),
+                        Err(error) if error.is_host_key_mismatch() => return Err(error),
+                        Err(error) => last = error.chain(),
+                    }
+                }
+                self.ui.detail(format!("not yet: {last}"));
+                Ok(Err(last))
+            })?;
+            let system = guest::system(&session)?;
+            let said = match &system {
+                System::Nixos => "SSH works; NixOS is running".to_owned(),
+                System::Installer => "SSH works; the NixOS installer is running".to_owned(),
+                System::Other(id) => format!("SSH works; {id} is running"),
+            };
+            Ok(((system, session.host_key().to_owned()), said))
+        })
+    }
+
+    /// Proves that NixOS runs, as the fleet user, with its own host key and name; gives its address now.
+    pub(super) fn verify(
+        &self,
+        session: &mut Session,
+        guest: &Guest<'_>,
+        host_key: &str,
+        old_key: Option<&str>,
+    ) -> Result<IpAddr> {
+        self.step(Step::Verify, "Verifying the new system", || {
+            let deadline = Deadline::secs(limit::BOOT);
+            let login = guest.wait_for_new_key(self.user.as_ref(), host_key, old_key, deadline)?;
+            let system = guest::system(&login)?;
+            if system != System::Nixos {
+                return Err(Error::failed(format!(
+                    "'{}' answers with its key, but runs {system:?} and not NixOS",
+                    self.vm.name
+                )));
+            }
+            let hostname = guest::output(&login, "uname -n")?;
+            let (hostname, wanted) = (hostname.trim(), self.vm.hostname.as_str());
+            if hostname != wanted {
+                return Err(Error::failed(format!(
+                    "the new system calls itself '{hostname}', not '{wanted}'"
+                ))
+                .hint(format!(
+                    "set networking.hostName in hosts/{}/configuration.nix",
+                    self.vm.nixos_config
+                )));
+            }
+            let address = self.address(session)?;
+            let said =
+                format!("NixOS answers as {}@{hostname} with its own host key at {address}", self.user);
+            Ok((address, said))
+        })
+    }
+}

@@ -1,0 +1,60 @@
+//! A journal read again.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use fleet_core::types::VmName;
+
+use super::{Event, Outcome, Record, directory, journals};
+use crate::steps::Step;
+
+/// A journal that was read again.
+#[derive(Debug, Clone)]
+pub struct Past {
+    /// The file.
+    pub path: PathBuf,
+    /// What it says. A line that was cut short by a crash is left out.
+    pub records: Vec<Record>,
+}
+
+impl Past {
+    /// The last run of this VM.
+    pub fn last_of(name: &VmName) -> Option<Past> {
+        Past::last_in(&directory().join(name.as_str()))
+    }
+
+    pub(super) fn last_in(dir: &Path) -> Option<Past> {
+        Past::read(journals(dir).pop()?)
+    }
+
+    /// The last run of any VM.
+    pub fn last() -> Option<Past> {
+        let dirs = fs::read_dir(directory()).into_iter().flatten().flatten();
+        let newest = dirs.filter_map(|dir| journals(&dir.path()).pop());
+        newest.max_by(|a, b| a.file_name().cmp(&b.file_name())).and_then(Past::read)
+    }
+
+    fn read(path: PathBuf) -> Option<Past> {
+        let text = fs::read_to_string(&path).ok()?;
+        let records = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        Some(Past { path, records })
+    }
+
+    /// How it ended; none when it was cut short, or is still going on.
+    pub fn end(&self) -> Option<(Outcome, u8)> {
+        self.records.iter().rev().find_map(|record| match &record.event {
+            Event::End { outcome, exit_code, .. } => Some((*outcome, *exit_code)),
+            _ => None,
+        })
+    }
+
+    /// The step that it was in last.
+    pub fn last_step(&self) -> Option<Step> {
+        self.records.iter().rev().find_map(|record| match &record.event {
+            Event::Started { step } | Event::Ended { step, .. } => Some(*step),
+            _ => None,
+        })
+    }
+}

@@ -1,0 +1,101 @@
+//! The steps of a run, by the names that the journal, the progress, `--dry-run`, `status` and `log` have for them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::cli::Integrate;
+
+/// One step of the way from a definition to a machine in the fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// The template becomes a VM with our marker.
+    Clone,
+    /// Resources, network, keys: one change of the configuration.
+    Configure,
+    /// The boot disk gets the defined size.
+    Grow,
+    /// Power on.
+    Start,
+    /// Where it is.
+    Address,
+    /// Who it is: its SSH host key, through the hypervisor.
+    HostKey,
+    /// A login that works, and what runs there.
+    Ssh,
+    /// The NixOS installer takes the place of the bootstrap system.
+    Kexec,
+    /// `post-provision-vm` takes it into the fleet.
+    Integrate,
+    /// Disk layout and NixOS.
+    Install,
+    /// Into NixOS.
+    Reboot,
+    /// NixOS answers as the fleet user, with its own host key and name.
+    Verify,
+    /// Nothing makes cloud-init run again.
+    Detach,
+}
+
+impl Step {
+    /// Its name: one word, in lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            Step::Clone => "clone",
+            Step::Configure => "configure",
+            Step::Grow => "grow",
+            Step::Start => "start",
+            Step::Address => "address",
+            Step::HostKey => "host-key",
+            Step::Ssh => "ssh",
+            Step::Kexec => "kexec",
+            Step::Integrate => "integrate",
+            Step::Install => "install",
+            Step::Reboot => "reboot",
+            Step::Verify => "verify",
+            Step::Detach => "detach",
+        }
+    }
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The steps of a run in their order: the whole way, or only as far as SSH.
+pub fn way(install: bool, integrate: Integrate) -> Vec<Step> {
+    let mut steps =
+        vec![Step::Clone, Step::Configure, Step::Grow, Step::Start, Step::Address, Step::HostKey, Step::Ssh];
+    if install {
+        steps.push(Step::Kexec);
+        steps.extend((integrate == Integrate::Before).then_some(Step::Integrate));
+        steps.extend([Step::Install, Step::Reboot, Step::Verify, Step::Detach]);
+        steps.extend((integrate == Integrate::After).then_some(Step::Integrate));
+    }
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_what_the_journal_says() {
+        for step in way(true, Integrate::After) {
+            assert_eq!(serde_json::to_value(step).unwrap(), step.name());
+        }
+    }
+
+    #[test]
+    fn the_fleet_knows_the_vm_before_or_after_the_installation_or_not_at_all() {
+        let names = |integrate| {
+            let names: Vec<&str> = way(true, integrate).into_iter().skip(7).map(Step::name).collect();
+            names.join(" ")
+        };
+        assert_eq!(names(Integrate::Before), "kexec integrate install reboot verify detach");
+        assert_eq!(names(Integrate::After), "kexec install reboot verify detach integrate");
+        assert_eq!(names(Integrate::Never), "kexec install reboot verify detach");
+        assert_eq!(way(false, Integrate::Before).last(), Some(&Step::Ssh));
+    }
+}
