@@ -68,8 +68,23 @@
           ]) packages;
           # The tests need the whole repository, git, ssh and the simulator: `just ci` runs them.
           doCheck = false;
-          nativeBuildInputs = [ pkgs.pkg-config ];
+          nativeBuildInputs = [
+            pkgs.installShellFiles
+            pkgs.pkg-config
+          ];
           buildInputs = [ pkgs.openssl ];
+          # Both are made by the tools themselves, which have to run for it.
+          postInstall = lib.optionalString (pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform) ''
+            for tool in ${lib.concatStringsSep " " (lib.attrNames crates)}; do
+              $out/bin/$tool --quiet man --output-dir man
+              for shell in bash fish zsh; do
+                $out/bin/$tool completions $shell > $tool.$shell
+              done
+              installShellCompletion --cmd $tool \
+                --bash $tool.bash --fish $tool.fish --zsh $tool.zsh
+            done
+            installManPage man/*.1
+          '';
           meta = {
             inherit mainProgram;
             license = with lib.licenses; [

@@ -196,6 +196,8 @@ let
     "destroy"
     "log"
     "check"
+    "completions"
+    "man"
     "help"
   ];
 

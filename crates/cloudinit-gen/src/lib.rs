@@ -15,8 +15,14 @@ pub mod user_data;
 pub mod vendor_data;
 pub mod yaml;
 
-use clap::{Parser, Subcommand};
-use fleet_core::{Result, cli::CommonArgs, definitions::Definitions, hosts::Hosts, ui::Ui};
+use clap::{CommandFactory, Parser, Subcommand};
+use fleet_core::{
+    Result,
+    cli::{CommonArgs, Completions, Man},
+    definitions::Definitions,
+    hosts::Hosts,
+    ui::Ui,
+};
 use serde::Serialize;
 
 use crate::subject::Subject;
@@ -52,6 +58,8 @@ enum Verb {
     Seed(seed::Args),
     /// Check documents: size, first line, our own rules, and cloud-init's schema where cloud-init is installed
     Check(check::Args),
+    Completions(Completions),
+    Man(Man),
 }
 
 /// Runs the verb that the command line names.
@@ -66,6 +74,8 @@ pub fn run(cli: &Cli) -> Result<()> {
         Verb::All(args) => all::run(&context()?, args),
         Verb::Seed(args) => seed::run(&context()?, args),
         Verb::Check(args) => check::run(cli.common.ui(), args),
+        Verb::Completions(args) => args.run(cli.common.ui(), Cli::command()),
+        Verb::Man(args) => args.run(cli.common.ui(), Cli::command()),
     }
 }
 
@@ -118,6 +128,9 @@ impl Verb {
             }
             Verb::Seed(args) => format!("seed {} --output {}", args.choices.name, args.output.display()),
             Verb::Check(_) => "check FILE".to_owned(),
+            // These need no repository.
+            Verb::Completions(_) => "completions SHELL".to_owned(),
+            Verb::Man(_) => "man".to_owned(),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What every tool's command line has in common, and the way from an error to an exit code.
 
+mod pages;
+
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
@@ -11,6 +13,8 @@ use crate::{
     repo::Repo,
     ui::{ColorChoice, Ui},
 };
+
+pub use pages::{Completions, Man};
 
 /// Options of every tool.
 #[derive(Debug, Clone, Args)]

@@ -1,7 +1,7 @@
 //! The command line.
 
-use clap::{Parser, Subcommand};
-use fleet_core::cli::CommonArgs;
+use clap::{CommandFactory, Parser, Subcommand};
+use fleet_core::cli::{CommonArgs, Completions, Man};
 
 use crate::{
     add::Add,
@@ -34,6 +34,10 @@ pub enum Verb {
     Secrets(Secrets),
     /// Bring the inventory in docs/machines.md up to date
     Inventory(Inventory),
+    /// Print the completions of a shell for this program
+    Completions(Completions),
+    /// Print the manual page of this program or of one of its verbs, in roff, or write them all
+    Man(Man),
 }
 
 /// Runs what the command line says.
@@ -42,6 +46,8 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         Some(Verb::Remove(remove)) => remove.run(&cli.common)?,
         Some(Verb::Secrets(secrets)) => secrets.run(&cli.common)?,
         Some(Verb::Inventory(inventory)) => inventory.run(&cli.common)?,
+        Some(Verb::Completions(completions)) => completions.run(cli.common.ui(), Cli::command())?,
+        Some(Verb::Man(man)) => man.run(cli.common.ui(), Cli::command())?,
         None => cli.add.run(&cli.common)?,
     }
     Ok(())

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use fleet_core::cli::{ChangeArgs, CommonArgs, ConnectionArgs};
+use fleet_core::cli::{ChangeArgs, CommonArgs, Completions, ConnectionArgs, Man};
 
 use crate::log::LogArgs;
 
@@ -81,6 +81,10 @@ pub enum Verb {
     /// Check the whole repository without a connection: definitions, hosts, host directories, sops rules and the
     /// secrets they govern, inventory; exit code 0 or 1
     Check,
+    /// Print the completions of a shell for this program
+    Completions(Completions),
+    /// Print the manual page of this program or of one of its verbs, in roff, or write them all
+    Man(Man),
 }
 
 /// Arguments of `plan`.

@@ -25,16 +25,24 @@ pub mod world;
 
 mod provision_one;
 
+use clap::CommandFactory;
 use fleet_core::{Error, Kind, Result, definitions::Definitions, interrupt};
 
 /// Runs the command line.
 pub fn run(cli: &cli::Cli) -> Result<()> {
+    let ui = cli.common.ui();
+    match &cli.verb {
+        Some(cli::Verb::Completions(args)) => return args.run(ui, cli::Cli::command()),
+        Some(cli::Verb::Man(args)) => return args.run(ui, cli::Cli::command()),
+        _ => {}
+    }
     interrupt::install()?;
-    interrupt::announce(cli.common.ui())?;
+    interrupt::announce(ui)?;
     match &cli.verb {
         Some(cli::Verb::Plan(args)) => compare::run(cli, args),
         Some(cli::Verb::Log(args)) => log::run(cli, args),
         Some(cli::Verb::Check) => check::run(cli),
+        Some(cli::Verb::Completions(_) | cli::Verb::Man(_)) => Ok(()),
         None => provision(cli),
     }
 }

@@ -3,7 +3,7 @@
 use clap::{CommandFactory, Parser, Subcommand};
 use fleet_core::{
     Result,
-    cli::{CommonArgs, ConnectionArgs},
+    cli::{CommonArgs, Completions, ConnectionArgs, Man},
     interrupt,
     ui::Ui,
 };
@@ -60,8 +60,8 @@ enum Verb {
     HostKey(verbs::host_key::HostKey),
     Connect(verbs::connect::Connect),
     Session(verbs::session::Session),
-    Completions(verbs::completions::Completions),
-    Man(verbs::completions::Man),
+    Completions(Completions),
+    Man(Man),
 }
 
 impl Cli {

@@ -294,23 +294,6 @@ fn a_restore_never_overwrites() {
 }
 
 #[test]
-fn completions_and_manual_pages_need_no_repository() {
-    let bench = Bench::new();
-    let elsewhere = tempfile::tempdir_in(bench.sim.dir()).unwrap();
-    for (args, words) in [
-        (&["completions", "bash"][..], "\n        proxmox__ops__subcmd__clone)\n"),
-        (&["completions", "zsh"], "#compdef proxmox-ops"),
-        (&["completions", "fish"], "complete -c proxmox-ops"),
-        (&["man"], ".TH proxmox-ops"),
-        (&["man", "clone"], "Clone a template"),
-    ] {
-        let ran = bench.finish(bench.command(args).current_dir(elsewhere.path()));
-        assert_eq!(ran.code, 0, "{}", ran.err);
-        assert!(ran.out.contains(words), "{args:?} lacks {words}");
-    }
-}
-
-#[test]
 fn waiting_for_ssh_can_log_in_and_check_who_answers() {
     let bench = Bench::new();
     bench.clone_110();

@@ -40,7 +40,7 @@ pub async fn run(node: &Arc<Node>, command: &str) -> Outcome {
             Outcome::default()
         }
         ["cat", paths @ ..] => cat(node, paths),
-        ["qm", words @ ..] => qm::run(node, words).await,
+        ["qm", ..] => qm::line(node, command).await,
         ["hostname"] => printed(format!("{}\n", node.name())),
         ["true"] | [":"] => Outcome::default(),
         ["pveversion"] => printed("pve-manager/9.2.11/14a22df35955d97d (running kernel: 6.17.2-1-pve)\n"),

@@ -11,8 +11,24 @@ use crate::{
     params::{Param, Params},
 };
 
+/// Runs a line of such commands, one after the other until one fails (`qm … && qm …`).
+pub async fn line(node: &Arc<Node>, line: &str) -> Outcome {
+    let mut all = Outcome::default();
+    for command in line.split(" && ") {
+        let words: Vec<&str> = command.split_whitespace().skip(1).collect();
+        let one = run(node, &words).await;
+        all.stdout.extend(one.stdout);
+        all.stderr.extend(one.stderr);
+        all.status = one.status;
+        if all.status != 0 {
+            break;
+        }
+    }
+    all
+}
+
 /// Runs `qm VERB VMID …`. A task is waited for, as `qm` does.
-pub async fn run(node: &Arc<Node>, words: &[&str]) -> Outcome {
+async fn run(node: &Arc<Node>, words: &[&str]) -> Outcome {
     tokio::time::sleep(node.latency().qm).await;
     let Some((call, shows)) = call(node, words) else {
         return failed(255, format!("the simulated node has no `qm {}`", words.join(" ")));

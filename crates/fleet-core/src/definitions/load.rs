@@ -64,7 +64,8 @@ pub(super) const MANAGED: &[&str] = &[
 pub(super) const LAST_MANAGED: i64 = 9999;
 
 /// Names that mean something else on `provision-vm`'s command line: no VM may bear one.
-pub const VERBS: &[&str] = &["plan", "apply", "status", "new", "destroy", "log", "check", "help"];
+pub const VERBS: &[&str] =
+    &["plan", "apply", "status", "new", "destroy", "log", "check", "completions", "man", "help"];
 
 /// Reads everything; all faults are in the one error.
 pub(super) fn load(evaluated: &Evaluated, file: &Path, base: &Path) -> Result<Definitions> {

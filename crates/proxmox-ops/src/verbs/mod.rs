@@ -3,7 +3,6 @@
 pub mod clone;
 pub mod cloudinit_config;
 pub mod cloudinit_drive;
-pub mod completions;
 pub mod config;
 pub mod configure;
 pub mod connect;

@@ -1,0 +1,353 @@
+//! How long `proxmox-ops` takes against what one would type instead: `cargo bench -p proxmox-ops`.
+//!
+//! The node is simulated, with the latencies of a genuine one; the alternative is OpenSSH's `ssh` to the same SSH
+//! server. Prints ratios between things measured in the same run, medians of several; asserts nothing about time.
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a benchmark prints, stops where it can not go on, and starts what it measures"
+)]
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use pve_sim::{
+    testing::{ScratchFleet, Sim},
+    world::{Foreign, Latency, World},
+};
+
+fn main() {
+    let genuine = Bench::new(World { latency: Latency::genuine(), ..World::default() });
+    status(&genuine);
+    for full in [false, true] {
+        create_path(full);
+    }
+    list();
+    first_byte(&genuine);
+}
+
+struct Bench {
+    sim: Sim,
+    fleet: ScratchFleet,
+}
+
+impl Bench {
+    fn new(world: World) -> Bench {
+        let sim = Sim::with(world);
+        let fleet = sim.scratch_fleet();
+        Bench { sim, fleet }
+    }
+
+    fn ours(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_proxmox-ops"));
+        self.sim.apply(&mut command);
+        command.current_dir(self.fleet.path()).args(args).stdin(Stdio::null());
+        command
+    }
+
+    /// `ssh OPTIONS node LINE`: a connection of its own, nothing of the user's settings.
+    fn ssh(&self, options: &[&str], line: &str) -> Command {
+        let mut command = Command::new("ssh");
+        self.sim.apply(&mut command);
+        let known_hosts = format!("UserKnownHostsFile={}", self.sim.known_hosts().display());
+        command.args(["-F", "none", "-o", &known_hosts, "-o", "BatchMode=yes", "-i"]);
+        command.arg(self.sim.identity()).args(["-p", &self.sim.port().to_string()]).args(options);
+        command.arg("root@127.0.0.1").args((!line.is_empty()).then_some(line)).stdin(Stdio::null());
+        command
+    }
+}
+
+/// Runs it to its end, which must be a good one.
+fn run(command: &mut Command) -> Duration {
+    let start = Instant::now();
+    let output = command.output().unwrap();
+    let took = start.elapsed();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    took
+}
+
+/// Medians of things that are measured in turns, so that a busy moment meets them all.
+fn medians<const N: usize>(rounds: usize, mut things: [&mut dyn FnMut() -> Duration; N]) -> [Duration; N] {
+    let mut all = [const { Vec::new() }; N];
+    for _ in 0..rounds {
+        for (times, thing) in all.iter_mut().zip(&mut things) {
+            times.push(thing());
+        }
+    }
+    all.map(|mut times| {
+        times.sort_unstable();
+        times[times.len() / 2]
+    })
+}
+
+fn ms(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1000.0)
+}
+
+fn ratio(one: Duration, other: Duration) -> f64 {
+    one.as_secs_f64() / other.as_secs_f64()
+}
+
+fn status(bench: &Bench) {
+    let [ours, theirs] = medians(
+        9,
+        [&mut || run(&mut bench.ours(&["status", "104"])), &mut || run(&mut bench.ssh(&[], "qm status 104"))],
+    );
+    println!("status: {}", ms(ours));
+    println!("  `ssh node qm status`, a new connection: {}", ms(theirs));
+    println!("  ratio {:.2} (wanted: at most 0.33)", ratio(ours, theirs));
+}
+
+/// Conflict check, clone, configuration, resize, start, as `provision` asks for them; and four `qm` in one `ssh`.
+fn create_path(full: bool) {
+    let requests = [
+        r#"{"v":1,"id":1,"op":"resources"}"#.to_owned(),
+        format!(
+            r#"{{"v":1,"id":2,"op":"clone","template":9002,"vmid":110,"name":"test-automation","full":{full},"marker":{{"name":"test-automation","vmid":110,"nonce":"00112233445566778899aabbccddeeff"}}}}"#
+        ),
+        r#"{"v":1,"id":3,"op":"configure","vmid":110,"settings":{"cores":"2","memory":"4096"}}"#.to_owned(),
+        r#"{"v":1,"id":4,"op":"resize","vmid":110,"disk":"scsi0","size":"20G"}"#.to_owned(),
+        r#"{"v":1,"id":5,"op":"start","vmid":110}"#.to_owned(),
+    ];
+    let clone = if full { "--full 1" } else { "--full 0" };
+    let line = format!(
+        "qm clone 9002 110 --name test-automation {clone} && qm set 110 --cores 2 --memory 4096 \
+         && qm resize 110 scsi0 20G && qm start 110"
+    );
+    let genuine = || Bench::new(World { latency: Latency::genuine(), ..World::default() });
+    let [ours, theirs, bare] = medians(
+        5,
+        [
+            &mut || {
+                let bench = genuine();
+                let start = Instant::now();
+                let mut session = Session::start(&bench);
+                for request in &requests {
+                    session.ask(request);
+                }
+                session.end();
+                start.elapsed()
+            },
+            &mut || run(&mut genuine().ssh(&[], &line)),
+            &mut || run(&mut genuine().ssh(&[], "true")),
+        ],
+    );
+    println!("create path, {} clone: {}", if full { "full" } else { "linked" }, ms(ours));
+    println!("  four `qm` in one `ssh`: {} (of which the connection {})", ms(theirs), ms(bare));
+    println!("  ratio {:.2} (wanted: at most 0.45)", ratio(ours, theirs));
+    let node = theirs.saturating_sub(bare + Latency::genuine().qm * 4);
+    let own = ours.saturating_sub(node);
+    println!(
+        "  beyond the node's own {}: {} or {:.0} % (wanted: at most 300 ms or 10 %)",
+        ms(node),
+        ms(own),
+        ratio(own, node) * 100.0
+    );
+}
+
+/// A `proxmox-ops session`.
+struct Session {
+    child: Child,
+    requests: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Session {
+    fn start(bench: &Bench) -> Session {
+        let mut child =
+            bench.ours(&["session"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let requests = child.stdin.take().unwrap();
+        let answers = BufReader::new(child.stdout.take().unwrap());
+        Session { child, requests, answers }
+    }
+
+    /// Asks, and reads up to the answer, which must be a good one.
+    fn ask(&mut self, request: &str) {
+        writeln!(self.requests, "{request}").unwrap();
+        loop {
+            let mut line = String::new();
+            self.answers.read_line(&mut line).unwrap();
+            if line.contains(r#","ok":"#) {
+                return;
+            }
+            assert!(line.contains(r#","progress":"#), "{request}: {line}");
+        }
+    }
+
+    fn end(self) {
+        drop(self.requests);
+        let mut child = self.child;
+        assert!(child.wait().unwrap().success());
+    }
+}
+
+/// Ten thousand VMs, and the same bytes by a plain client through `ssh -W`.
+fn list() {
+    let foreign = |n: u32| Foreign {
+        vmid: 10_000 + n,
+        name: format!("web-{n}"),
+        node: "second".to_owned(),
+        running: n.is_multiple_of(2),
+    };
+    let bench = Bench::new(World {
+        latency: Latency::genuine(),
+        other_nodes: vec!["second".to_owned()],
+        foreign: (0..10_000).map(foreign).collect(),
+        ..World::default()
+    });
+    let mut bytes = 0;
+    let [table, json, theirs] = medians(
+        7,
+        [
+            &mut || run(&mut bench.ours(&["list"])),
+            &mut || run(&mut bench.ours(&["list", "--json"])),
+            &mut || {
+                let start = Instant::now();
+                let plain = Plain::connect(&bench);
+                bytes = plain.transfer();
+                start.elapsed()
+            },
+        ],
+    );
+    println!("list of 10,000 VMs: {}; as JSON: {}", ms(table), ms(json));
+    println!("  the same {} KiB through `ssh -W`, a new connection: {}", bytes / 1024, ms(theirs));
+    println!("  ratio {:.2}, as JSON {:.2} (wanted: at most 1.5)", ratio(table, theirs), ratio(json, theirs));
+
+    // Without what it takes to get there.
+    let mut session = Session::start(&bench);
+    session.ask(r#"{"v":1,"id":1,"op":"node"}"#);
+    let mut plain = Plain::connect(&bench);
+    plain.first();
+    let [ours, theirs] = medians(
+        7,
+        [
+            &mut || {
+                let start = Instant::now();
+                session.ask(r#"{"v":1,"id":2,"op":"resources"}"#);
+                start.elapsed()
+            },
+            &mut || {
+                let mut plain = Plain::connect(&bench);
+                plain.first();
+                let start = Instant::now();
+                plain.transfer();
+                start.elapsed()
+            },
+        ],
+    );
+    println!(
+        "  on connections that are open: {} against {}, ratio {:.2}",
+        ms(ours),
+        ms(theirs),
+        ratio(ours, theirs)
+    );
+    println!("memory at its highest, session with that list: {}", peak(&session.child));
+    session.end();
+    for args in [&["list"][..], &["list", "--json"], &["status", "104"]] {
+        // The list is longer than a pipe: the program waits with it while it is looked at.
+        let mut child = bench.ours(args).stdout(Stdio::piped()).spawn().unwrap();
+        let mut out = child.stdout.take().unwrap();
+        let mut first = [0];
+        out.read_exact(&mut first).unwrap();
+        println!("memory at its highest, {}: {} (wanted: under 20 MiB)", args.join(" "), peak(&child));
+        std::io::copy(&mut out, &mut std::io::sink()).unwrap();
+        child.wait().unwrap();
+    }
+}
+
+/// `VmHWM` of a program that still runs.
+fn peak(child: &Child) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|l| l.trim().strip_suffix(" kB")?.parse::<f64>().ok())
+        .map_or_else(|| "it has ended already".to_owned(), |kib| format!("{:.1} MiB", kib / 1024.0))
+}
+
+/// A client that knows nothing but HTTP, through `ssh -W`.
+struct Plain {
+    child: Child,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+    ticket: String,
+}
+
+impl Plain {
+    fn connect(bench: &Bench) -> Plain {
+        let (ticket, _) = bench.sim.node().mint_ticket();
+        let mut command = bench.ssh(&["-W", "127.0.0.1:85"], "");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let to = child.stdin.take().unwrap();
+        let from = BufReader::with_capacity(1 << 16, child.stdout.take().unwrap());
+        Plain { child, to, from, ticket }
+    }
+
+    fn first(&mut self) {
+        self.get("/version");
+    }
+
+    fn transfer(mut self) -> usize {
+        let bytes = self.get("/cluster/resources?type=vm");
+        drop(self.to);
+        self.child.wait().unwrap();
+        bytes
+    }
+
+    fn get(&mut self, path: &str) -> usize {
+        let ticket = &self.ticket;
+        write!(
+            self.to,
+            "GET /api2/json{path} HTTP/1.1\r\nHost: localhost\r\nCookie: PVEAuthCookie={ticket}\r\n\r\n"
+        )
+        .unwrap();
+        let mut length = None;
+        loop {
+            let mut line = String::new();
+            assert!(self.from.read_line(&mut line).unwrap() > 0, "no answer");
+            let line = line.trim_end().to_ascii_lowercase();
+            if line.is_empty() {
+                break;
+            }
+            length = length.or_else(|| line.strip_prefix("content-length: ")?.parse().ok());
+        }
+        let mut body = vec![0; length.unwrap()];
+        self.from.read_exact(&mut body).unwrap();
+        body.len()
+    }
+}
+
+/// From the start of the program to the first byte that reaches the node.
+fn first_byte(bench: &Bench) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let measure = |args: &[&str], ssh_config: Option<&str>| {
+        let mut command = bench.ours(args);
+        command.env("PROXMOX_HOST", format!("127.0.0.1:{port}")).stderr(Stdio::null()).stdout(Stdio::null());
+        match ssh_config {
+            Some(config) => command.env("FLEET_SSH_CONFIG", config),
+            None => command.env_remove("FLEET_SSH_CONFIG"),
+        };
+        let start = Instant::now();
+        let mut child = command.spawn().unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
+        peer.read_exact(&mut [0]).unwrap();
+        let took = start.elapsed();
+        drop(peer);
+        child.wait().unwrap();
+        took
+    };
+    let [own, none, version] = medians(
+        25,
+        [
+            &mut || measure(&["status", "110"], None),
+            &mut || measure(&["status", "110"], Some("none")),
+            &mut || run(&mut bench.ours(&["--version"])),
+        ],
+    );
+    println!("program start to the first byte sent: {} (wanted: under 15 ms)", ms(own));
+    println!("  without an ssh_config: {}; `--version`, for comparison: {}", ms(none), ms(version));
+}
