@@ -104,3 +104,95 @@ fn files_that_import_each_other() {
     let error = fleet_core::nix::eval::eval_file(&dir.path().join("a.nix"), Budget::default()).unwrap_err();
     assert!(error.to_string().contains("infinite recursion"), "{error}");
 }
+
+/// What a builtin does in one call can take as long as a million expressions: it counts for as many.
+#[test]
+fn work_inside_of_one_call_counts() {
+    let budget = Budget { steps: 100_000, ..Budget::default() };
+    let text =
+        "s = builtins.foldl' (s: x: s + s) \"0123456789abcdef\" (builtins.genList (x: x) 16); t = \"${s}\"; ";
+    let list = "l = builtins.genList (x: \"\") 9000; sets = builtins.genList (x: { }) 9000; ";
+    let set = "a = builtins.listToAttrs (builtins.genList (x: { name = toString x; value = x; }) 500); b = a // { \"499\" = 0; }; ";
+    for work in [
+        "s == t",
+        "s < t",
+        "{ } ? ${s}",
+        "builtins.hasAttr s { }",
+        "builtins.sort builtins.lessThan [ s t ]",
+        "baseNameOf s",
+        "dirOf (/. + s)",
+        "/. + s",
+        "builtins.pathExists \"/${s}\"",
+        "builtins.concatStringsSep \"\" l",
+        "toString l",
+        "builtins.catAttrs \"a\" sets",
+        "builtins.zipAttrsWith (n: v: v) sets",
+        "removeAttrs { } l",
+        "builtins.attrNames a",
+        "a == b",
+        "builtins.intersectAttrs { } a",
+        "builtins.pathExists /nowhere",
+        "builtins.readDir /nowhere/${\"/\"}..",
+        "deep.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x",
+        "deep ? x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x",
+    ] {
+        // Two thousand times: far fewer steps than the budget, were it counted by expressions.
+        let text = format!(
+            "let {text}{list}{set}deep = {{ x = deep; }}; in builtins.foldl' (n: i: builtins.seq ({work}) n) 0 \
+             (builtins.genList (x: x) 6000)"
+        );
+        let error = eval_text(&text, Path::new("/hostile.nix"), budget).unwrap_err();
+        assert!(matches!(error, EvalError::Budget(_)), "{work}: {error}");
+    }
+    let nested = |count: usize| {
+        let scopes: String = (0..count).map(|n| format!("let a{n} = 1; in ")).collect();
+        format!("let b = 1; in {scopes}[ {}]", "b ".repeat(90_000))
+    };
+    let error = outcome(&nested(400));
+    assert!(matches!(error, EvalError::Budget(_)), "{error}");
+    let with = format!("with {{ c = 1; }}; {}builtins.genList (x: c) 2000", "with { }; ".repeat(400));
+    let error = eval_text(&with, Path::new("/hostile.nix"), budget).unwrap_err();
+    assert!(matches!(error, EvalError::Budget(_)), "{error}");
+}
+
+/// A pattern of very long strings that almost match.
+#[test]
+fn long_patterns_count() {
+    let error = outcome(
+        "let s = builtins.foldl' (s: x: s + s) \"aaaaaaaaaaaaaaaa\" (builtins.genList (x: x) 13); \
+         in builtins.replaceStrings [ \"${builtins.substring 0 60000 s}b\" ] [ \"\" ] s",
+    );
+    assert!(matches!(error, EvalError::Budget(_)), "{error}");
+}
+
+#[test]
+fn files_that_do_not_end() {
+    let unsupported = |text: &str| {
+        let error = outcome(text);
+        assert!(matches!(error, EvalError::Unsupported(_)), "{text}: {error}");
+    };
+    unsupported("builtins.readFile /dev/zero");
+    unsupported("import /dev/zero");
+    unsupported("builtins.readFile /proc/self/maps");
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    let made =
+        fleet_core::child::Command::new("mkfifo").arg(&pipe).output(fleet_core::deadline::Deadline::secs(10));
+    assert!(made.unwrap().success());
+    unsupported(&format!("builtins.readFile {}", pipe.display()));
+    unsupported(&format!("import {}", pipe.display()));
+}
+
+#[test]
+fn files_of_millions_of_words() {
+    for text in [
+        format!("[ {}]", "1 ".repeat(1_100_000)),
+        "}".repeat(2_100_000),
+        "<a".repeat(200_000),
+        format!("{{ {} }}: 1", (0..50_000).map(|n| format!("a{n}")).collect::<Vec<_>>().join(", ")),
+        format!("{{ {} }}", (0..50_000).map(|n| format!("${{\"a\" + \"{n}\"}} = 1;")).collect::<String>()),
+    ] {
+        // Whatever it comes to, it comes to it soon.
+        let _ = eval_text(&text, Path::new("/hostile.nix"), Budget::default());
+    }
+}

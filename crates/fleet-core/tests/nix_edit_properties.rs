@@ -20,6 +20,10 @@ struct Style {
     blank: bool,
     one_line_hosts: bool,
     one_line_file: bool,
+    /// Hosts as `NAME.attr = …;`.
+    paths: bool,
+    /// What stands between the braces of an empty set.
+    empty: &'static str,
     head: &'static str,
     tail: &'static str,
     final_newline: bool,
@@ -33,8 +37,11 @@ fn style() -> impl Strategy<Value = Style> {
         any::<bool>(),
         any::<bool>(),
         prop::bool::weighted(0.1),
+        (prop::bool::weighted(0.15), choose(vec!["", " ", "\n", "\n\n", "  ", " \n", "\n\t"])),
         choose(vec![
             "",
+            "let keys = [\"k\"]; in ",
+            "(rec ",
             "let keys = [ \"k\" ]; in ",
             "# file\n",
             "rec ",
@@ -45,12 +52,24 @@ fn style() -> impl Strategy<Value = Style> {
         any::<bool>(),
     )
         .prop_map(
-            |(newline, indent, blank, one_line_hosts, one_line_file, head, tail, final_newline)| Style {
+            |(
                 newline,
                 indent,
                 blank,
                 one_line_hosts,
                 one_line_file,
+                (paths, empty),
+                head,
+                tail,
+                final_newline,
+            )| Style {
+                newline,
+                indent,
+                blank,
+                one_line_hosts,
+                one_line_file,
+                paths,
+                empty,
                 head,
                 tail,
                 final_newline,
@@ -98,9 +117,21 @@ fn file(style: &Style, hosts: &[HostText]) -> String {
                 seen.push(*attr);
             }
         }
-        // An empty set is `{ }`: of its other forms nothing could tell which it was.
-        let close =
-            if style.one_line_hosts || inner.is_empty() { " ".to_owned() } else { format!("\n{indent}") };
+        if style.paths && !seen.is_empty() {
+            let pairs = inner.split("; ").flat_map(|line| line.split(";\n"));
+            let lines: Vec<String> =
+                pairs.map(|pair| format!("{indent}{name}.{};", pair.trim().trim_end_matches(';'))).collect();
+            text.push_str(&format!("{}{beside}", lines.join("\n")));
+            names.push(plain);
+            continue;
+        }
+        let close = if inner.is_empty() {
+            style.empty.to_owned()
+        } else if style.one_line_hosts {
+            " ".to_owned()
+        } else {
+            format!("\n{indent}")
+        };
         text.push_str(&format!("{indent}{name} = {{{inner}{close}}};{beside}"));
         names.push(plain);
     }
@@ -113,9 +144,12 @@ fn file(style: &Style, hosts: &[HostText]) -> String {
     });
     if names.is_empty() && !style.one_line_file && style.tail.trim().is_empty() {
         text.truncate(style.head.len() + 1);
-        text.push(' ');
+        text.push_str(style.empty);
     }
     text.push('}');
+    if style.head.starts_with('(') {
+        text.push(')');
+    }
     if style.final_newline {
         text.push('\n');
     }
@@ -138,6 +172,11 @@ fn new_host(keys: bool) -> NewHost {
         },
         ..NewHost::default()
     }
+}
+
+/// The text as `alejandra` writes it.
+fn formatted(text: &str) -> String {
+    alejandra::format::in_memory(FILE.to_owned(), text.to_owned()).1
 }
 
 /// Ten thousand cases of each where CI asks for everything; a tenth between two edits.
@@ -227,5 +266,35 @@ proptest! {
             let now = eval_text(&after, Path::new(FILE), Budget::default());
             prop_assert!(!matches!(now, Err(EvalError::Syntax(_))) || matches!(was, Err(EvalError::Syntax(_))), "{text}\n---\n{after}");
         }
+    }
+
+    /// What `alejandra` accepted before an edit it accepts after. What it allows on one line and only there is left
+    /// out, where an edit keeps what makes its inverse give the file back instead: a set of one attribute, a whole file,
+    /// and an empty set over several lines.
+    #[test]
+    fn what_a_formatter_accepted_it_accepts_after(mut style in style(), hosts in vec(host(), 0..4), keys in any::<bool>(),
+                                                  name in "[a-z.]{1,6}", which in any::<prop::sample::Index>(),
+                                                  attr in prop::sample::select(vec!["user", "publicKey", "sshAlias", "homeDirectory"])) {
+        style.empty = "";
+        let text = formatted(&file(&style, &hosts));
+        let accepted = |text: &str| formatted(text) == text;
+        prop_assert!(accepted(&text));
+        let before = eval_text(&text, Path::new(FILE), Budget::default()).unwrap();
+        let all = before.value.attrs().unwrap();
+        // A set on one line that holds something, or something before it.
+        let line = text.trim_end().lines().filter(|line| !line.starts_with('#')).count() == 1;
+        let whole = line && text.contains('=');
+        if let Ok(after) = insert_host(&text, &name, &new_host(keys)) {
+            prop_assert!(whole || accepted(&after), "{}\n---\n{}\n--- alejandra:\n{}", text, after, formatted(&after));
+        }
+        if all.is_empty() {
+            return Ok(());
+        }
+        let host = which.get(all);
+        let one_attribute = host.value.attrs().unwrap().len() == 1 && host.value.get(attr).is_none();
+        let after = set_attr(&text, host.name.as_ref(), attr, "value").unwrap();
+        prop_assert!(whole || one_attribute || accepted(&after), "{}\n---\n{}\n--- alejandra:\n{}", text, after, formatted(&after));
+        let after = remove_host(&text, host.name.as_ref()).unwrap();
+        prop_assert!(accepted(&after), "{}\n---\n{}\n--- alejandra:\n{}", text, after, formatted(&after));
     }
 }

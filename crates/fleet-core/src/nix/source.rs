@@ -103,6 +103,9 @@ impl Sources {
     }
 }
 
+/// How many characters of one line are shown at most.
+const LONGEST: usize = 240;
+
 /// A place as people name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
@@ -129,11 +132,21 @@ impl Location {
     pub fn snippet(&self) -> String {
         let number = self.line.to_string();
         let gap = " ".repeat(number.len());
+        // Of a line that no screen holds, the part around the place.
+        let before = if self.column > LONGEST { self.column - 1 - LONGEST / 2 } else { 0 };
+        let mut shown: String = self.text.chars().skip(before).take(LONGEST).collect();
+        let room = shown.chars().count().saturating_sub(self.column - 1 - before).max(1);
+        if before > 0 {
+            shown.insert(0, '…');
+        }
+        if self.text.chars().nth(before + LONGEST).is_some() {
+            shown.push('…');
+        }
+        let column = self.column - 1 - before + usize::from(before > 0);
         // Tabs keep their width on both lines.
-        let lead: String =
-            self.text.chars().take(self.column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
-        let carets = "^".repeat(self.width);
-        format!("{gap} |\n{number} | {}\n{gap} | {lead}{carets}", self.text)
+        let lead: String = shown.chars().take(column).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+        let carets = "^".repeat(self.width.min(room));
+        format!("{gap} |\n{number} | {shown}\n{gap} | {lead}{carets}")
     }
 }
 

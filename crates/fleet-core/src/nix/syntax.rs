@@ -13,23 +13,31 @@ pub(super) enum SyntaxFault {
     Wrong { message: String, start: u32, end: u32 },
     /// It is nested deeper, or runs on longer, than we go.
     TooDeep { start: u32 },
+    /// It has more tokens than we read.
+    TooLong { start: u32 },
 }
 
 /// A parsed file.
 #[derive(Debug, Clone)]
 pub(super) struct Tree {
     green: GreenNode,
+    tokens: usize,
 }
 
 impl Tree {
     /// Parses a text. Call it on a thread with a large stack: see [`on_large_stack`].
     pub(super) fn parse(text: &str) -> Result<Tree, SyntaxFault> {
-        check_nesting(text)?;
+        let tokens = check_nesting(text)?;
         let parse = rnix::Root::parse(text);
         if let Some(fault) = first_fault(parse.errors(), text) {
             return Err(fault);
         }
-        Ok(Tree { green: parse.syntax().green().to_owned() })
+        Ok(Tree { green: parse.syntax().green().to_owned(), tokens })
+    }
+
+    /// How many tokens it has, white space and comments included.
+    pub(super) fn tokens(&self) -> usize {
+        self.tokens
     }
 
     /// The root node.
@@ -88,7 +96,7 @@ fn first_fault(errors: &[ParseError], text: &str) -> Option<SyntaxFault> {
     };
     let start = |fault: &SyntaxFault| match fault {
         SyntaxFault::Wrong { start, .. } => *start,
-        SyntaxFault::TooDeep { .. } => 0,
+        SyntaxFault::TooDeep { .. } | SyntaxFault::TooLong { .. } => 0,
     };
     errors.iter().map(describe).min_by_key(start)
 }
@@ -144,7 +152,7 @@ const MAX_LOOKAHEAD: usize = 100_000_000;
 fn check_runs(text: &str) -> Result<(), SyntaxFault> {
     let (mut run, mut cost) = (0usize, 0usize);
     for (at, byte) in text.bytes().enumerate() {
-        if byte.is_ascii_alphanumeric() || b"/_.+-".contains(&byte) {
+        if byte.is_ascii_alphanumeric() || b"/_.+-<".contains(&byte) {
             run += 1;
             // A run of ordinary length costs nothing worth counting.
             if run > 1000 {
@@ -160,16 +168,24 @@ fn check_runs(text: &str) -> Result<(), SyntaxFault> {
     Ok(())
 }
 
-/// Refuses what could exhaust the stack: counts, from the tokens alone, an upper bound of the tree's depth.
-fn check_nesting(text: &str) -> Result<(), SyntaxFault> {
+/// How many tokens a file may have: ten thousand hosts have a million.
+const MAX_TOKENS: usize = 2_000_000;
+
+/// Refuses what could exhaust the stack: counts, from the tokens alone, an upper bound of the tree's depth. Gives
+/// the number of tokens.
+fn check_nesting(text: &str) -> Result<usize, SyntaxFault> {
     check_runs(text)?;
     use SyntaxKind as K;
     // For each open bracket: whether it is a list's, and how many operators, keywords and arguments stand in it
     // since the last `;` or `,`. Each of them can be one level of the tree.
     let mut open: Vec<(bool, usize)> = vec![(false, 0)];
     let mut depth = 0usize;
-    let mut at = 0usize;
+    let (mut at, mut tokens) = (0usize, 0usize);
     for (kind, token) in rnix::tokenize(text) {
+        tokens += 1;
+        if tokens > MAX_TOKENS {
+            return Err(SyntaxFault::TooLong { start: u32::try_from(at).unwrap_or(u32::MAX) });
+        }
         match kind {
             K::TOKEN_WHITESPACE | K::TOKEN_COMMENT | K::TOKEN_STRING_CONTENT => {}
             K::TOKEN_L_BRACE | K::TOKEN_L_PAREN | K::TOKEN_L_BRACK | K::TOKEN_INTERPOL_START => {
@@ -207,7 +223,7 @@ fn check_nesting(text: &str) -> Result<(), SyntaxFault> {
         }
         at += token.len();
     }
-    Ok(())
+    Ok(tokens)
 }
 
 /// A node with its absolute offset.

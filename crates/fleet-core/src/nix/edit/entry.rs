@@ -90,6 +90,12 @@ fn path_literal(path: &str) -> Result<String> {
     }
 }
 
+/// How long a line `nixfmt` writes.
+const WIDTH: usize = 100;
+
+/// What stands in the line of a single key beside it.
+const KEYS_IN_LINE: usize = "authorizedKeys = [  ];".len();
+
 /// The whole entry, from its name to its semicolon.
 pub(super) fn entry_text(
     text: &str,
@@ -126,12 +132,16 @@ pub(super) fn entry_text(
     attrs.extend(texts.into_iter().filter_map(|(attr, value)| Some((attr, quote_string(value.as_deref()?)))));
     // The other hosts show how theirs are written.
     let model = others.iter().rev().max_by_key(|other| other.bindings.len());
+    // `alejandra` and `nixfmt` leave no set of several attributes on one line: where no other host is one, neither is
+    // this one.
     let one_line = layout.one_line
-        || (!others.is_empty() && others.iter().all(|other| !text[other.open..other.close].contains('\n')));
+        || (others.iter().any(|other| other.items.len() > 1)
+            && others.iter().all(|other| !text[other.open..other.close].contains('\n')));
     let inner = match model.filter(|_| !one_line) {
         Some(model) if !model.items.is_empty() => Layout::of(text, model, false).indent,
         _ => format!("{}{}", layout.indent, layout.unit),
     };
+    let space = if layout.tight { "" } else { " " };
     match &host.authorized_keys {
         AuthorizedKeys::SameAsOthers => {
             // Where nobody has keys a new host has none either.
@@ -142,9 +152,11 @@ pub(super) fn entry_text(
             attrs.push((
                 "authorizedKeys",
                 match keys.as_slice() {
-                    [] => "[ ]".to_owned(),
-                    [key] => format!("[ {key} ]"),
-                    keys if one_line => format!("[ {} ]", keys.join(" ")),
+                    [] => format!("[{space}]"),
+                    [key] if one_line || inner.len() + KEYS_IN_LINE + key.len() <= WIDTH => {
+                        format!("[{space}{key}{space}]")
+                    }
+                    keys if one_line => format!("[{space}{}{space}]", keys.join(" ")),
                     keys => {
                         let newline = layout.newline;
                         let unit = &layout.unit;
@@ -161,8 +173,8 @@ pub(super) fn entry_text(
     }
     let name = quote_name(name);
     if one_line {
-        let attrs: String = attrs.iter().map(|(attr, value)| format!(" {attr} = {value};")).collect();
-        return Ok(format!("{name} = {{{attrs} }};"));
+        let attrs: Vec<String> = attrs.iter().map(|(attr, value)| format!("{attr} = {value};")).collect();
+        return Ok(format!("{name} = {{{space}{}{space}}};", attrs.join(" ")));
     }
     let newline = layout.newline;
     let longest = attrs.iter().map(|(attr, _)| attr.len()).max().unwrap_or(0);

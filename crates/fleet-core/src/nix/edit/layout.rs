@@ -1,5 +1,7 @@
 //! How a file is laid out, and inserting and removing entries so that it stays so.
 
+use rnix::SyntaxKind as K;
+
 use super::{splice, tree::Set};
 
 /// The habits of one set.
@@ -12,10 +14,61 @@ pub(super) struct Layout {
     pub unit: String,
     /// Whether the set stands on one line.
     pub one_line: bool,
+    /// Whether brackets have no space inside, as `alejandra` writes them.
+    pub tight: bool,
     /// Whether a blank line stands between entries.
     blank: bool,
     /// Whether the names are sorted.
     sorted: bool,
+}
+
+/// The bytes of a set that itself says nothing of how brackets are written: one without entries, or with one.
+fn skipped(set: &Set<'_>) -> (usize, usize) {
+    if set.items.len() < 2 { (set.open.saturating_sub(1), set.close) } else { (0, 0) }
+}
+
+/// How many tokens are looked at to see how brackets are written.
+const LOOKED_AT: usize = 4000;
+
+/// Whether brackets have no space inside (`[]`, `["a"]`, `{a = 1;}`, as `alejandra` writes them) or one (as `nixfmt`
+/// does): the first one that opens and goes on in its line says. Bytes between `skip` are not looked at.
+fn tight(text: &str, skip: (usize, usize)) -> Option<bool> {
+    let mut at = 0;
+    let mut opened = false;
+    for (kind, token) in rnix::tokenize(text).take(LOOKED_AT) {
+        let start = at;
+        at += token.len();
+        if opened {
+            match kind {
+                K::TOKEN_WHITESPACE if token.contains('\n') => {}
+                K::TOKEN_WHITESPACE => return Some(false),
+                _ => return Some(true),
+            }
+        }
+        opened = matches!(kind, K::TOKEN_L_BRACK | K::TOKEN_L_BRACE) && !(skip.0..skip.1).contains(&start);
+    }
+    None
+}
+
+/// What stands between the braces of a set whose only entry was taken out of its own line.
+fn emptied(text: &str, set: &Set<'_>, entry: &str) -> &'static str {
+    let around = tight(text, (set.open.saturating_sub(1), set.close));
+    if around.or_else(|| tight(entry, (0, 0))).unwrap_or(true) { "" } else { " " }
+}
+
+/// What is left between the braces when the only entry, from `start` to `end`, goes.
+fn left_empty<'t>(text: &'t str, set: &Set<'_>, (start, end): (usize, usize)) -> &'t str {
+    let (before, after) = (&text[set.open..start], &text[end..set.close]);
+    match before.rfind('\n') {
+        // On the line of a brace: with a space inside if there was one.
+        None if before.is_empty() && after.is_empty() => "",
+        None => " ",
+        Some(newline) => match before[..newline].strip_suffix('\r').unwrap_or(&before[..newline]) {
+            "" if after.starts_with([' ', '\t']) && after.contains('\n') => "",
+            "" => emptied(text, set, &text[start..end]),
+            kept => kept,
+        },
+    }
 }
 
 /// White space at the start of the line that holds this byte.
@@ -68,7 +121,9 @@ impl Layout {
         let names: Vec<_> =
             set.bindings.iter().filter_map(|b| b.path.first()).map(|n| n.to_ascii_lowercase()).collect();
         let sorted = names.len() > 2 && names.is_sorted() && set.inherited.is_empty();
-        Layout { newline, indent, unit, one_line, blank, sorted }
+        let empty = set.items.is_empty() && inside.is_empty();
+        let tight = tight(text, skipped(set)).unwrap_or(empty);
+        Layout { newline, indent, unit, one_line, tight, blank, sorted }
     }
 
     /// How many entries a new host of this name goes after; `None` is after all.
@@ -117,7 +172,15 @@ impl Layout {
                 return splice(text, last.1, last.1, &format!("{newline}{indent}{body}{tail}"));
             }
             let outer = indent_at(text, set.close);
-            return splice(text, set.open, set.close, &format!("{newline}{indent}{body}{newline}{outer}"));
+            let was = &text[set.open..set.close];
+            // So that taking the entry out again gives back what was between the braces.
+            let (before, after) = match was {
+                was if was == emptied(text, set, body) => ("", ""),
+                "" => ("", " "),
+                was => (was, ""),
+            };
+            let entry = format!("{before}{newline}{indent}{body}{after}{newline}{outer}");
+            return splice(text, set.open, set.close, &entry);
         };
         if self.one_line {
             return splice(text, previous.1, previous.1, &format!(" {body}"));
@@ -155,12 +218,8 @@ pub(super) fn remove(text: &str, set: &Set<'_>, binding: Option<usize>) -> Strin
     if comment_before.is_none() && previous.is_none() {
         return match (comment_after, next) {
             // The only entry: an empty set is left.
-            (None, None) => {
-                let inner = if before == start && end == after { "" } else { " " };
-                splice(text, before, after, inner)
-            }
+            (None, None) => splice(text, before, after, left_empty(text, set, (start, end))),
             (None, Some(next)) => splice(text, start, next, ""),
-            (Some(_), _) if newline_after => splice(text, before, end, ""),
             (Some(_), _) => splice(text, start, after, ""),
         };
     }

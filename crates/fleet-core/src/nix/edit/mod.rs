@@ -209,5 +209,6 @@ fn unparsable(text: &str, fault: SyntaxFault) -> Error {
             Error::failed(format!("{at}: syntax error: {message}\n{}", at.snippet()))
         }
         SyntaxFault::TooDeep { .. } => Error::failed("hosts.nix is nested too deeply to be edited"),
+        SyntaxFault::TooLong { .. } => Error::failed("hosts.nix is too long to be edited"),
     }
 }

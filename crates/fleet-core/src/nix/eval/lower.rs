@@ -1,6 +1,11 @@
 //! From the syntax tree to [`Expr`]: every variable resolved, every string unescaped.
 
-use std::{collections::HashMap, path::Path, rc::Rc, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    rc::Rc,
+    sync::Arc,
+};
 
 use rnix::SyntaxKind as K;
 
@@ -55,6 +60,9 @@ enum Scope {
     With,
 }
 
+/// How many scopes may be looked through for the names of one file.
+const MOST_LOOKED: u64 = 20_000_000;
+
 /// Lowers one file.
 pub(super) struct Lowering<'a, 'm> {
     pub(super) names: &'m mut Names,
@@ -63,12 +71,14 @@ pub(super) struct Lowering<'a, 'm> {
     /// What relative paths are relative to.
     pub(super) base: &'m Path,
     scopes: Vec<Scope>,
+    /// How many scopes were looked through.
+    looked: u64,
     marker: std::marker::PhantomData<Node<'a>>,
 }
 
 impl<'a, 'm> Lowering<'a, 'm> {
     pub(super) fn new(names: &'m mut Names, code: &'m mut Code, file: u32, base: &'m Path) -> Self {
-        Lowering { names, code, file, base, scopes: Vec::new(), marker: std::marker::PhantomData }
+        Lowering { names, code, file, base, scopes: Vec::new(), looked: 0, marker: std::marker::PhantomData }
     }
 
     /// Lowers a whole file.
@@ -203,6 +213,7 @@ impl<'a, 'm> Lowering<'a, 'm> {
 
     /// A variable as an expression.
     pub(super) fn resolve(&mut self, name: Sym, at: Span) -> Outcome<ExprId> {
+        self.look(at)?;
         let mut with = false;
         for (up, scope) in (0u32..).zip(self.scopes.iter().rev()) {
             let slot = match scope {
@@ -229,8 +240,21 @@ impl<'a, 'm> Lowering<'a, 'm> {
         Err(Stop::new(Sort::Eval, format!("undefined variable '{text}'"), Some(at)))
     }
 
+    /// Counts a search through all scopes: what nests deeply and names much would keep us busy for long.
+    fn look(&mut self, at: Span) -> Outcome<()> {
+        self.looked += 1 + self.scopes.len() as u64;
+        if self.looked > MOST_LOOKED {
+            return Err(Stop::new(Sort::Budget, "too many names in too many scopes", Some(at)));
+        }
+        Ok(())
+    }
+
     /// Some operators are calls of builtins by name, in whatever scope they stand.
-    fn not_redefined(&self, builtin: &str, node: Node<'a>) -> Outcome<()> {
+    fn not_redefined(&mut self, builtin: &str, node: Node<'a>) -> Outcome<()> {
+        if self.names.find(builtin).is_none() {
+            return Ok(());
+        }
+        self.look(self.span(node))?;
         let bound = |name: Sym| {
             self.scopes.iter().any(|scope| match scope {
                 Scope::Names(names) => names.contains_key(&name),
@@ -363,13 +387,14 @@ impl<'a, 'm> Lowering<'a, 'm> {
             return Ok(Expr::Lambda(Rc::new(Lambda { param: Param::Name, body: body? })));
         }
         let mut names = Vec::new();
+        let mut seen = HashSet::new();
         let mut defaults = Vec::new();
         let mut bound = None;
         for part in param.nodes() {
             match part.kind() {
                 K::NODE_PAT_ENTRY => {
                     let name = ident(self, part);
-                    if names.contains(&name) {
+                    if !seen.insert(name) {
                         return Err(self.wrong("an argument is there twice", part));
                     }
                     names.push(name);
@@ -380,7 +405,7 @@ impl<'a, 'm> Lowering<'a, 'm> {
             }
         }
         if let Some(all) = bound {
-            if names.contains(&all) {
+            if seen.contains(&all) {
                 return Err(self.wrong("an argument has the name that all of them are bound to", param));
             }
             names.push(all);

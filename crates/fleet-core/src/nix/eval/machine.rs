@@ -91,6 +91,9 @@ pub(super) struct Machine {
     memory: u64,
 }
 
+/// What a name takes beside its text, in the two tables that it is in.
+const NAME_BYTES: usize = 64;
+
 /// The outermost environment.
 pub(super) const ROOT: EnvId = 0;
 
@@ -121,6 +124,33 @@ impl Machine {
             return Err(Stop::new(Sort::Budget, message, None));
         }
         Ok(())
+    }
+
+    /// Counts going through this many bytes of text.
+    pub(super) fn charge_text(&mut self, bytes: usize) -> Outcome<()> {
+        self.charge_steps(bytes / 128)
+    }
+
+    /// Counts going through this many elements of a list or attributes of a set.
+    pub(super) fn charge_items(&mut self, items: usize) -> Outcome<()> {
+        self.charge_steps(items / 8)
+    }
+
+    /// Counts a question to the file system.
+    pub(super) fn charge_file(&mut self) -> Outcome<()> {
+        self.charge_steps(100)
+    }
+
+    /// A name that was computed.
+    pub(super) fn intern(&mut self, name: &str) -> Outcome<Sym> {
+        self.charge_text(name.len())?;
+        match self.names.find(name) {
+            Some(known) => Ok(known),
+            None => {
+                self.charge(name.len() + NAME_BYTES)?;
+                Ok(self.names.intern(name))
+            }
+        }
     }
 
     /// Counts memory; nothing is ever given back before the end.
@@ -196,18 +226,22 @@ impl Machine {
         EnvId::try_from(self.envs.len() - 1).map_err(|_| Stop::new(Sort::Budget, "too many scopes", None))
     }
 
-    fn lookup(&self, env: EnvId, up: u32, slot: u32) -> ThunkId {
+    fn lookup(&mut self, env: EnvId, up: u32, slot: u32) -> Outcome<ThunkId> {
+        self.charge_items(up as usize)?;
         let mut env = &self.envs[env as usize];
         for _ in 0..up {
             env = &self.envs[env.parent as usize];
         }
-        env.slots[slot as usize]
+        Ok(env.slots[slot as usize])
     }
 
     /// The value of an expression, when it is needed.
     pub(super) fn suspend(&mut self, id: ExprId, env: EnvId) -> Outcome<ThunkId> {
         let value = match &self.code.exprs[id as usize] {
-            Expr::Var { up, slot } => return Ok(self.lookup(env, *up, *slot)),
+            Expr::Var { up, slot } => {
+                let (up, slot) = (*up, *slot);
+                return self.lookup(env, up, slot);
+            }
             Expr::Null => Val::Null,
             Expr::Bool(b) => Val::Bool(*b),
             Expr::Int(number) => Val::Int(*number),
@@ -281,7 +315,7 @@ impl Machine {
             Expr::Builtins => Val::Builtins,
             Expr::Lambda(lambda) => Val::Lambda(Rc::clone(lambda), env),
             Expr::Var { up, slot } => {
-                let thunk = self.lookup(env, *up, *slot);
+                let thunk = self.lookup(env, *up, *slot)?;
                 return self.force(thunk);
             }
             Expr::WithVar(name) => return self.with_variable(*name, env, id),
@@ -351,6 +385,7 @@ impl Machine {
             self.charge(part.len())?;
             text.push_str(&part);
         }
+        self.charge_steps(text.len() / 16)?;
         Ok(Val::Path(canonical(&text).into()))
     }
 

@@ -28,7 +28,7 @@ use super::syntax::on_large_stack;
 /// What an evaluation may use before it is given up.
 #[derive(Debug, Clone, Copy)]
 pub struct Budget {
-    /// Expressions evaluated; ten million take about a second.
+    /// Expressions evaluated, and whatever else takes as long as evaluating one; ten million take about a second.
     pub steps: u64,
     /// Expressions that wait for each other.
     pub depth: u32,
@@ -42,7 +42,7 @@ pub struct Budget {
 
 impl Default for Budget {
     fn default() -> Budget {
-        Budget { steps: 5_000_000, depth: 5_000, nesting: 500, memory: 256 << 20, file_size: 64 << 20 }
+        Budget { steps: 4_000_000, depth: 5_000, nesting: 500, memory: 256 << 20, file_size: 32 << 20 }
     }
 }
 

@@ -48,6 +48,7 @@ impl Machine {
             Val::Path(path) => {
                 let added = self.coerce(b, right, false)?;
                 self.charge(path.len() + added.len())?;
+                self.charge_steps((path.len() + added.len()) / 16)?;
                 Ok(Val::Path(super::literals::canonical(&format!("{path}{added}")).into()))
             }
             _ => {
@@ -107,7 +108,10 @@ impl Machine {
             (Val::Float(a), Val::Float(b)) => a < b,
             (Val::Int(a), Val::Float(b)) => (*a as f64) < *b,
             (Val::Float(a), Val::Int(b)) => *a < (*b as f64),
-            (Val::Str(a), Val::Str(b)) | (Val::Path(a), Val::Path(b)) => a.as_bytes() < b.as_bytes(),
+            (Val::Str(a), Val::Str(b)) | (Val::Path(a), Val::Path(b)) => {
+                self.charge_text(a.len().min(b.len()))?;
+                a.as_bytes() < b.as_bytes()
+            }
             (Val::List(a), Val::List(b)) => return self.less_lists(a, b, id),
             (a, b) => {
                 let message = format!("can not compare {} with {}", self.kind(a, id)?, self.kind(b, id)?);
@@ -136,7 +140,10 @@ impl Machine {
             (Val::Float(a), Val::Float(b)) => a == b,
             (Val::Null, Val::Null) => true,
             (Val::Bool(a), Val::Bool(b)) => a == b,
-            (Val::Str(a), Val::Str(b)) | (Val::Path(a), Val::Path(b)) => a == b,
+            (Val::Str(a), Val::Str(b)) | (Val::Path(a), Val::Path(b)) => {
+                self.charge_text(a.len().min(b.len()))?;
+                a == b
+            }
             (Val::List(a), Val::List(b)) => {
                 if a.len() != b.len() {
                     return Ok(false);
@@ -166,6 +173,7 @@ impl Machine {
                 return self.unsupported("comparing derivations", id);
             }
         }
+        self.charge_items(a.len().min(b.len()))?;
         if a.len() != b.len() || a.iter().zip(b.iter()).any(|(x, y)| x.name != y.name) {
             return Ok(false);
         }
@@ -278,6 +286,7 @@ impl Machine {
                 for (index, item) in items.iter().enumerate() {
                     let item = self.force(*item)?;
                     let part = self.nested(|m| m.coerce(&item, at, more))?;
+                    self.charge_steps(1)?;
                     self.charge(part.len() + 1)?;
                     text.push_str(&part);
                     // Nix puts no space after an empty list.

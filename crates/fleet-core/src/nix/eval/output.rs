@@ -1,6 +1,6 @@
 //! Evaluating to the bottom, and reading files.
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{collections::HashMap, io::Read as _, path::Path, sync::Arc};
 
 use super::{
     error::{Outcome, Sort, Stop},
@@ -20,19 +20,39 @@ pub(super) struct Seen(HashMap<ThunkId, Value>);
 impl Machine {
     /// Reads a file and gives its value, not evaluated yet.
     pub(super) fn load(&mut self, path: &Path) -> Outcome<ThunkId> {
-        let size = std::fs::metadata(path).map_err(|e| unreadable(path, &e))?.len();
-        if size > self.budget.file_size {
-            let limit = self.budget.file_size >> 20;
-            return Err(Stop::new(
-                Sort::Budget,
-                format!("{} is larger than {limit} MiB", path.display()),
-                None,
-            ));
-        }
-        let bytes = std::fs::read(path).map_err(|e| unreadable(path, &e))?;
+        let bytes = self.file_bytes(path)?;
         let text = String::from_utf8(bytes)
             .map_err(|_| Stop::new(Sort::Unsupported, format!("{} is not UTF-8", path.display()), None))?;
         self.load_text(path, &text.into())
+    }
+
+    /// What a file holds. Only of files that end: a device or a pipe may never.
+    pub(super) fn file_bytes(&mut self, path: &Path) -> Outcome<Vec<u8>> {
+        self.charge_file()?;
+        let meta = std::fs::metadata(path).map_err(|e| unreadable(path, &e))?;
+        if meta.is_dir() {
+            return Err(unreadable(path, &std::io::ErrorKind::IsADirectory.into()));
+        }
+        if !meta.is_file() {
+            let message = format!("{} is not an ordinary file", path.display());
+            return Err(Stop::new(Sort::Unsupported, message, None));
+        }
+        let limit = self.budget.file_size;
+        let mut bytes = Vec::new();
+        // The kernel's own files say that they are empty, some of them block, and some are endless.
+        if meta.len() == 0 && path.starts_with("/proc") {
+            let message = format!("{} is a file of the kernel", path.display());
+            return Err(Stop::new(Sort::Unsupported, message, None));
+        }
+        std::fs::File::open(path)
+            .and_then(|file| file.take(limit + 1).read_to_end(&mut bytes))
+            .map_err(|e| unreadable(path, &e))?;
+        if bytes.len() as u64 > limit {
+            let message = format!("{} is larger than {} MiB", path.display(), limit >> 20);
+            return Err(Stop::new(Sort::Budget, message, None));
+        }
+        self.charge(bytes.len())?;
+        Ok(bytes)
     }
 
     /// As [`Machine::load`], for a text that is already there.
@@ -55,7 +75,12 @@ impl Machine {
                 "nested too deeply, or too long without a space, to be read",
                 span(start, start),
             ),
+            SyntaxFault::TooLong { start } => {
+                Stop::new(Sort::Budget, "too long to be read", span(start, start))
+            }
         })?;
+        // Parsing and lowering a token takes longer than evaluating an expression.
+        self.charge_steps(tree.tokens().saturating_mul(2))?;
         let base = base_of(path);
         let root = Lowering::new(&mut self.names, &mut self.code, file, &base).file(tree.root())?;
         drop(tree);

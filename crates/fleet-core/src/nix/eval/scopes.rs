@@ -1,5 +1,7 @@
 //! Names: what is in scope, sets and what is selected from them.
 
+use std::collections::HashSet;
+
 use super::{
     error::{Outcome, Sort, Stop},
     expr::{AttrsExpr, Binding, Expr, ExprId, Key, SelectExpr, Sym},
@@ -10,6 +12,7 @@ impl Machine {
     pub(super) fn with_variable(&mut self, name: Sym, env: EnvId, id: ExprId) -> Outcome<Val> {
         let mut env = env;
         loop {
+            self.charge_steps(1)?;
             let (parent, with) = (self.envs[env as usize].parent, self.envs[env as usize].with);
             if let Some(namespace) = with {
                 match self.force(namespace)? {
@@ -72,6 +75,8 @@ impl Machine {
                 });
             }
         }
+        let fixed = slots.len();
+        let mut computed = HashSet::new();
         for (name, value, key) in &attrs.dynamics {
             let text = match self.eval(*name, home)? {
                 Val::Str(text) => text,
@@ -83,14 +88,15 @@ impl Machine {
                     return self.fail(message, *name);
                 }
             };
-            let name_id = self.names.intern(&text);
-            match slots.binary_search_by_key(&name_id, |slot| slot.name) {
-                Ok(_) => return self.fail(format!("attribute '{text}' is already defined"), *name),
-                Err(at) => {
-                    let value = self.suspend(*value, home)?;
-                    slots.insert(at, Slot { name: name_id, value, key: *key });
-                }
+            let name_id = self.intern(&text)?;
+            if find(&slots[..fixed], name_id).is_some() || !computed.insert(name_id) {
+                return self.fail(format!("attribute '{text}' is already defined"), *name);
             }
+            let value = self.suspend(*value, home)?;
+            slots.push(Slot { name: name_id, value, key: *key });
+        }
+        if slots.len() > fixed {
+            slots.sort_unstable_by_key(|slot| slot.name);
         }
         Ok(Val::Attrs(slots.into()))
     }
@@ -99,7 +105,7 @@ impl Machine {
         match key {
             Key::Static(name) => Ok(name),
             Key::Dynamic(id) => match self.eval(id, env)? {
-                Val::Str(text) => Ok(self.names.intern(&text)),
+                Val::Str(text) => self.intern(&text),
                 other => {
                     let message =
                         format!("an attribute name must be a string, not {}", self.kind(&other, id)?);
@@ -110,6 +116,7 @@ impl Machine {
     }
 
     pub(super) fn select(&mut self, select: &SelectExpr, env: EnvId, id: ExprId) -> Outcome<Val> {
+        self.charge_steps(select.path.len())?;
         let mut value = self.eval(select.of, env)?;
         for (key, at) in &select.path {
             let name = self.key(*key, env)?;
@@ -135,6 +142,7 @@ impl Machine {
     }
 
     pub(super) fn has_attr(&mut self, select: &SelectExpr, env: EnvId) -> Outcome<bool> {
+        self.charge_steps(select.path.len())?;
         let mut value = self.eval(select.of, env)?;
         let last = select.path.len().saturating_sub(1);
         for (index, (key, at)) in select.path.iter().enumerate() {

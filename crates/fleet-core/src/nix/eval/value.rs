@@ -138,4 +138,4 @@ impl Evaluated {
 }
 
 /// Shared values are written out once for each use: this bounds what a small file can ask for.
-const MAX_JSON_NODES: usize = 10_000_000;
+const MAX_JSON_NODES: usize = 1_000_000;

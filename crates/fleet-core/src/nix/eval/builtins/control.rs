@@ -131,6 +131,7 @@ fn function_args(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> 
     };
     let mut slots = Vec::new();
     if let Param::Pattern { formals, .. } = &lambda.param {
+        m.charge(formals.len() * size_of::<Slot>())?;
         for formal in formals {
             let value = m.done(Val::Bool(formal.default.is_some()), at)?;
             slots.push(Slot { name: formal.name, value, key: NOWHERE });
@@ -144,7 +145,10 @@ fn function_args(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> 
 fn path_of(m: &mut Machine, thunk: ThunkId, at: ExprId) -> Outcome<PathBuf> {
     match m.force(thunk)? {
         Val::Path(path) => Ok(PathBuf::from(path.as_ref())),
-        Val::Str(text) if text.starts_with('/') => Ok(crate::nix::eval::literals::canonical(&text).into()),
+        Val::Str(text) if text.starts_with('/') => {
+            m.charge_steps(text.len() / 16)?;
+            Ok(crate::nix::eval::literals::canonical(&text).into())
+        }
         Val::Str(text) => m.fail(format!("'{text}' is not an absolute path"), at),
         Val::Attrs(_) => m.unsupported("a set as a path", at),
         other => {
@@ -155,6 +159,7 @@ fn path_of(m: &mut Machine, thunk: ThunkId, at: ExprId) -> Outcome<PathBuf> {
 }
 
 fn import(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
+    m.charge_file()?;
     let path = path_of(m, args[0], at)?;
     let path = crate::nix::eval::resolve(&path);
     let thunk = match m.imports.get(&path) {
@@ -175,6 +180,7 @@ fn import(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
 }
 
 fn path_exists(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
+    m.charge_file()?;
     if let Val::Str(text) = m.force(args[0])?
         && text.ends_with(['/', '.'])
     {
@@ -196,14 +202,10 @@ fn read_file(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
     if path.starts_with("/nix/store") {
         return m.unsupported("a file of the Nix store", at);
     }
-    let size = std::fs::metadata(&path).map_or(0, |meta| meta.len());
-    m.charge(usize::try_from(size).unwrap_or(usize::MAX))?;
-    match std::fs::read(&path) {
-        Ok(bytes) => match String::from_utf8(bytes) {
-            Ok(text) if !text.contains('\0') => Ok(Val::Str(text.into())),
-            _ => m.unsupported(format!("{} is not plain UTF-8 text", path.display()), at),
-        },
-        Err(error) => m.fail(format!("can not read {}: {error}", path.display()), at),
+    let bytes = m.file_bytes(&path).map_err(|stop| stop.or_at(m.span(at)))?;
+    match String::from_utf8(bytes) {
+        Ok(text) if !text.contains('\0') => Ok(Val::Str(text.into())),
+        _ => m.unsupported(format!("{} is not plain UTF-8 text", path.display()), at),
     }
 }
 
@@ -214,7 +216,9 @@ fn read_dir(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
         Err(error) => return m.fail(format!("can not read {}: {error}", path.display()), at),
     };
     let mut slots = Vec::new();
+    m.charge_file()?;
     for entry in entries {
+        m.charge_steps(10)?;
         let found = entry.and_then(|entry| Ok((entry.file_name(), entry.file_type()?)));
         let Ok((name, kind)) = found else {
             return m.fail(format!("can not read {}", path.display()), at);
@@ -227,7 +231,7 @@ fn read_dir(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
             _ => "unknown",
         };
         let value = m.done(Val::Str(kind.into()), at)?;
-        slots.push(Slot { name: m.names.intern(name), value, key: NOWHERE });
+        slots.push(Slot { name: m.intern(name)?, value, key: NOWHERE });
     }
     slots.sort_unstable_by_key(|slot| slot.name);
     Ok(Val::Attrs(slots.into()))

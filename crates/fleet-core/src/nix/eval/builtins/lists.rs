@@ -181,6 +181,9 @@ fn partition(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
     m.set([("right", right), ("wrong", wrong)])
 }
 
+/// What an entry of a group takes, at most, beside the group.
+const NODE_BYTES: usize = 48;
+
 fn group_by(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
     let items = m.list(args[1], at)?;
     let function = m.function(args[0], &items, at)?;
@@ -188,7 +191,8 @@ fn group_by(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
     for item in items.iter() {
         let name = m.call(function.clone(), *item, at)?;
         let name = m.plain_text(&name, at)?;
-        groups.entry(m.names.intern(&name)).or_default().push(*item);
+        m.charge(NODE_BYTES)?;
+        groups.entry(m.intern(&name)?).or_default().push(*item);
     }
     let mut slots = Vec::new();
     for (name, items) in groups {
@@ -286,6 +290,7 @@ fn sort(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
     let less = m.function(args[0], &items, at)?;
     let count = items.len();
     // Nix evaluates every element before it compares any.
+    m.charge_items(count)?;
     for item in items.iter() {
         m.force(*item)?;
     }
@@ -305,9 +310,13 @@ fn sort(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
     let mut before = vec![false; count * count];
     for (i, a) in items.iter().enumerate() {
         for (j, b) in items.iter().enumerate() {
-            let step = m.call(less.clone(), *a, at)?;
-            let answer = m.call(step, *b, at)?;
-            before[i * count + j] = m.boolean(&answer, at)?;
+            let asked = m.call(less.clone(), *a, at).and_then(|step| m.call(step, *b, at));
+            before[i * count + j] = match asked.and_then(|answer| m.boolean(&answer, at)) {
+                Ok(answer) => answer,
+                Err(stop) if stop.sort() == Sort::Budget => return Err(stop),
+                // Nix may never ask about this pair.
+                Err(_) => return m.unsupported("`sort` by a function that fails for some pairs", at),
+            };
         }
     }
     // For each element how many are before it: in an order of groups, equal ones have equal counts.
@@ -326,6 +335,11 @@ fn sort(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
 fn sort_scalars(m: &mut Machine, items: &[ThunkId]) -> Outcome<Option<Vec<ThunkId>>> {
     let values: Vec<Val> = items.iter().map(|item| m.force(*item)).collect::<Outcome<_>>()?;
     m.charge_steps(items.len())?;
+    if items.len() > 1 {
+        // Each is compared with as many others as its number has digits.
+        let texts = values.iter().map(|value| if let Val::Str(text) = value { text.len() } else { 0 });
+        m.charge_text(texts.sum::<usize>().saturating_mul(items.len().ilog2() as usize + 1))?;
+    }
     let mut order: Vec<usize> = (0..items.len()).collect();
     if values.iter().all(|value| matches!(value, Val::Int(_))) {
         order.sort_by_key(|index| match &values[*index] {

@@ -45,7 +45,8 @@ impl Machine {
 
     /// Attributes in the order of their names.
     pub(super) fn by_name(&mut self, slots: &[Slot]) -> Outcome<Vec<Slot>> {
-        self.charge_steps(slots.len() / 4)?;
+        // Sorting them compares each with a dozen others.
+        self.charge_steps(slots.len())?;
         let mut sorted = slots.to_vec();
         sorted.sort_by(|a, b| self.names.text(a.name).cmp(self.names.text(b.name)));
         Ok(sorted)
@@ -54,7 +55,7 @@ impl Machine {
     fn name_argument(&mut self, thunk: ThunkId, at: ExprId) -> Outcome<Sym> {
         let value = self.force(thunk)?;
         let text = self.plain_text(&value, at)?;
-        Ok(self.names.intern(&text))
+        self.intern(&text)
     }
 }
 
@@ -93,6 +94,7 @@ fn remove_attrs(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
     let slots = m.attr_set(args[0], at)?;
     let names = m.list(args[1], at)?;
     let mut gone = HashSet::new();
+    m.charge_steps(names.len())?;
     for name in names.iter() {
         gone.insert(m.name_argument(*name, at)?);
     }
@@ -106,6 +108,7 @@ fn list_to_attrs(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> 
     let mut seen = HashSet::new();
     let mut slots = Vec::new();
     m.charge(items.len() * size_of::<Slot>())?;
+    m.charge_steps(items.len())?;
     for item in items.iter() {
         let pair = m.attr_set(*item, at)?;
         let Some(name) = find(&pair, name_key) else { return m.fail("attribute 'name' is missing", at) };
@@ -126,6 +129,7 @@ fn intersect_attrs(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val
     let wanted = m.attr_set(args[0], at)?;
     let from = m.attr_set(args[1], at)?;
     m.charge(from.len() * size_of::<Slot>())?;
+    m.charge_items(from.len())?;
     Ok(Val::Attrs(from.iter().filter(|slot| find(&wanted, slot.name).is_some()).copied().collect()))
 }
 
@@ -133,6 +137,7 @@ fn cat_attrs(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
     let name = m.name_argument(args[0], at)?;
     let sets = m.list(args[1], at)?;
     let mut values = Vec::new();
+    m.charge_items(sets.len())?;
     for set in sets.iter() {
         values.extend(find(&m.attr_set(*set, at)?, name).map(|slot| slot.value));
     }
@@ -155,8 +160,11 @@ fn map_attrs(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
 fn zip_attrs_with(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
     let sets = m.list(args[1], at)?;
     let mut grouped: std::collections::BTreeMap<Sym, Vec<ThunkId>> = std::collections::BTreeMap::new();
+    m.charge_items(sets.len())?;
     for set in sets.iter() {
-        for slot in m.attr_set(*set, at)?.iter() {
+        let slots = m.attr_set(*set, at)?;
+        m.charge_steps(slots.len())?;
+        for slot in slots.iter() {
             grouped.entry(slot.name).or_default().push(slot.value);
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Builtin;
 use crate::nix::eval::{
-    error::Outcome,
+    error::{Outcome, Sort},
     expr::{ExprId, Op},
     machine::{Machine, NOWHERE, Slot, ThunkId, Val},
 };
@@ -65,7 +65,12 @@ impl Machine {
 
 fn to_string(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
     let value = m.force(args[0])?;
-    m.coerce(&value, at, true).map(Val::Str)
+    let text = m.coerce(&value, at, true)?;
+    // What is text already is shared, not copied.
+    if !matches!(value, Val::Str(_) | Val::Path(_)) {
+        m.charge(text.len() + size_of::<Val>())?;
+    }
+    Ok(Val::Str(text))
 }
 
 #[allow(clippy::cast_possible_wrap, reason = "a string is shorter than 2^63")]
@@ -95,6 +100,7 @@ fn concat_strings(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val>
     let separator = m.text_argument(args[0], at)?;
     let items = m.list(args[1], at)?;
     let mut text = String::new();
+    m.charge_items(items.len())?;
     for (index, item) in items.iter().enumerate() {
         if index > 0 {
             text.push_str(&separator);
@@ -113,17 +119,27 @@ fn replace_strings(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val
     }
     let from: Vec<Arc<str>> = from.iter().map(|item| m.text_argument(*item, at)).collect::<Outcome<_>>()?;
     let text = m.text_argument(args[2], at)?;
+    let mut replacements = Vec::with_capacity(to.len());
+    for item in to.iter() {
+        replacements.push(match m.text_argument(*item, at) {
+            Ok(text) => text,
+            Err(stop) if stop.sort() == Sort::Budget => return Err(stop),
+            // Newer versions of Nix look at a replacement only when it is used.
+            Err(_) => return m.unsupported("`replaceStrings` with a replacement that fails", at),
+        });
+    }
     let mut out = String::new();
     let mut rest = text.as_ref();
+    // Patterns of ordinary length are compared in no time.
+    let long: usize = from.iter().map(|pattern| pattern.len() / 128).sum();
     loop {
-        m.charge_steps(from.len())?;
-        // Newer versions of Nix look at a replacement only when it is used: so does this.
+        m.charge_steps(1 + from.len() / 2 + long)?;
         let found = from.iter().position(|pattern| rest.starts_with(pattern.as_ref()));
         let mut skip = 0;
         if let Some(index) = found {
-            let to = m.text_argument(to[index], at)?;
+            let to = &replacements[index];
             m.charge(to.len())?;
-            out.push_str(&to);
+            out.push_str(to);
             skip = from[index].len();
         }
         let Some(next) = rest.chars().next() else { break };
@@ -151,6 +167,7 @@ fn base_name(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
     if text.ends_with("//") {
         return m.unsupported("`baseNameOf` of a path that ends in several slashes", at);
     }
+    m.charge_text(text.len())?;
     let trimmed = text.strip_suffix('/').unwrap_or(&text);
     m.new_text(trimmed.rsplit('/').next().unwrap_or_default().to_owned())
 }
@@ -158,11 +175,16 @@ fn base_name(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
 fn dir_of(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
     let value = m.force(args[0])?;
     let text = m.coerce(&value, at, false)?;
+    if text.contains("//") {
+        return m.unsupported("`dirOf` of a path with several slashes", at);
+    }
+    m.charge_text(text.len())?;
     let dir = match text.rfind('/') {
         None => ".",
         Some(0) => "/",
         Some(slash) => &text[..slash],
     };
+    m.charge(dir.len())?;
     if matches!(value, Val::Path(_)) { Ok(Val::Path(dir.into())) } else { m.new_text(dir.to_owned()) }
 }
 
@@ -175,12 +197,15 @@ fn bits(m: &mut Machine, args: &[ThunkId], at: ExprId, op: fn(i64, i64) -> i64) 
     Ok(Val::Int(op(m.integer(args[0], at)?, m.integer(args[1], at)?)))
 }
 
+/// Integers up to this are floating-point numbers too: old versions of Nix make one of what they round.
+const EXACT: u64 = 1 << 53;
+
 fn whole(m: &mut Machine, args: &[ThunkId], at: ExprId, op: fn(f64) -> f64) -> Outcome<Val> {
     match m.force(args[0])? {
-        Val::Int(number) => Ok(Val::Int(number)),
+        Val::Int(number) if number.abs_diff(0) <= EXACT => Ok(Val::Int(number)),
         #[allow(clippy::cast_possible_truncation, reason = "checked to fit")]
         Val::Float(number) if op(number).abs() < 9e15 => Ok(Val::Int(op(number) as i64)),
-        Val::Float(_) => m.unsupported("a number too large for an integer", at),
+        Val::Int(_) | Val::Float(_) => m.unsupported("rounding a number of this size", at),
         other => {
             let message = format!("expected a number, found {}", m.kind(&other, at)?);
             m.fail(message, at)
@@ -266,7 +291,9 @@ fn write_json_text(m: &mut Machine, text: &str, out: &mut String, at: ExprId) ->
 
 fn from_json(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
     let text = m.text_argument(args[0], at)?;
-    m.charge(text.len() * 8)?;
+    // What the reader makes of the shortest values, such as `[],`.
+    m.charge(text.len().saturating_mul(32))?;
+    m.charge_steps(text.len() / 16)?;
     match serde_json::from_str::<serde_json::Value>(&text) {
         Ok(json) => json_value(m, &json, at),
         Err(error) if error.to_string().contains("recursion") => m.unsupported("JSON nested very deeply", at),
@@ -308,7 +335,7 @@ fn json_value(m: &mut Machine, json: &serde_json::Value, at: ExprId) -> Outcome<
             let mut slots = Vec::with_capacity(attrs.len());
             for (name, value) in attrs {
                 let value = json_value(m, value, at)?;
-                slots.push(Slot { name: m.names.intern(name), value: m.done(value, at)?, key: NOWHERE });
+                slots.push(Slot { name: m.intern(name)?, value: m.done(value, at)?, key: NOWHERE });
             }
             slots.sort_unstable_by_key(|slot| slot.name);
             Val::Attrs(slots.into())
