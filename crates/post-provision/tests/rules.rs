@@ -298,3 +298,35 @@ fn rules_that_need_sops_itself_say_what_for() {
         assert!(error.message().contains(part), "{error:?}");
     }
 }
+
+#[test]
+fn a_key_on_a_line_of_its_own_takes_its_line_along() {
+    for (before, after) in [
+        ("    age: >-\n      @A,\n      @W,\n", "    age: >-\n      @A,\n      @W,\n      @N,\n"),
+        (
+            "    age:\n      [\n        \"@A\",\n        \"@W\",\n      ]\n",
+            "    age:\n      [\n        \"@A\",\n        \"@W\",\n        &new @N,\n      ]\n",
+        ),
+    ] {
+        let file = |list: &str| format!("creation_rules:\n  - path_regex: x\n{list}");
+        for end in ["\n", "\r\n"] {
+            let write = |list: &str| full(&file(list).replace('\n', end));
+            let edited = change(&write(before), &[]).unwrap();
+            assert_eq!(edited.text, write(after));
+            assert_eq!(remove(&edited.text).text, write(before));
+        }
+    }
+    let middle = "creation_rules:\n  - age: >-\n      @A,\n      @N,\n      @W\n";
+    assert_eq!(short(&remove(middle).text), middle.replace("      @N,\n", ""));
+}
+
+#[test]
+fn hosts_that_are_named_in_the_list_of_several_rules() {
+    let file = |new: &str| {
+        format!(
+            "hosts: &hosts\n  - &web @W\n  - &db @D\n{new}people:\n  - &me @A\ncreation_rules:\n  - path_regex: x\n    \
+             age: *hosts\n  - path_regex: y\n    age: *hosts\n"
+        )
+    };
+    gives(&file(""), &file("  - &new @N\n"));
+}

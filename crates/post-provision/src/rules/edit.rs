@@ -308,7 +308,14 @@ impl Rules {
         let is_host = |d: &&&Definition<'a>| {
             d.node.scalar().is_some_and(|text| fleet.host_of(text, d.node.anchor.as_deref()).is_some())
         };
-        let last = outside.iter().rev().find(is_host).or(outside.last())?;
+        let host = outside.iter().rev().find(is_host);
+        // Hosts that are named where a rule lists them: so is this one.
+        if host.is_none()
+            && definitions.iter().filter(|d| self.in_a_group(d.node) && is_key(d.node)).any(|d| is_host(&&d))
+        {
+            return None;
+        }
+        let last = host.or(outside.last())?;
         Some((last.home, last.node))
     }
 }

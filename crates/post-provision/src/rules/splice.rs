@@ -87,7 +87,9 @@ impl Rules {
                 _ => {
                     let behind = &self.text[end..item.end];
                     let comma = behind.len() - behind.trim_start_matches([' ', ',']).len();
-                    if comma > 0 {
+                    if let Some(line) = self.own_line(start, end).filter(|_| comma > 0) {
+                        edits.replace(line, "");
+                    } else if comma > 0 {
                         edits.replace(start..end + comma, "");
                     } else {
                         let before = self.text[item.text_start..start]
@@ -106,7 +108,9 @@ impl Rules {
         if list.flow {
             let behind = &self.text[item.end..];
             let after = behind.trim_start();
-            if let Some(rest) = after.strip_prefix(',') {
+            if let Some(line) = self.own_line(item.start, item.end) {
+                edits.replace(line, "");
+            } else if let Some(rest) = after.strip_prefix(',') {
                 let blanks = rest.len() - rest.trim_start_matches(' ').len();
                 edits.replace(item.start..item.end + (behind.len() - rest.len()) + blanks, "");
             } else {
@@ -120,6 +124,17 @@ impl Rules {
         let dash = self.text[line_start..item.start].trim_end();
         let start = line_start + dash.strip_suffix('-').map_or(dash.len(), str::len);
         self.delete_lines(start, item.end, item.line, edits)
+    }
+
+    /// The bytes of an element's whole line, from the line break before it to its comma, if it has a line and a comma
+    /// of its own.
+    fn own_line(&self, start: usize, end: usize) -> Option<Range<usize>> {
+        let rest = self.text[end..].trim_start_matches([' ', '\t']).strip_prefix(',')?;
+        let line_end = self.text.len() - rest.len();
+        let behind = rest.trim_start_matches([' ', '\t', '\r']);
+        let before = self.text[..start].trim_end_matches([' ', '\t']).strip_suffix('\n')?;
+        let before = before.strip_suffix('\r').unwrap_or(before);
+        (behind.is_empty() || behind.starts_with('\n')).then_some(before.len()..line_end)
     }
 
     /// Takes out the lines from `start` to `end`, which must be alone on them but for a comment behind.
