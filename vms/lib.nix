@@ -178,6 +178,7 @@ let
     "disks"
     "timezone"
     "packages"
+    "authorizedKeys"
     "install"
     "protection"
     "readonly"

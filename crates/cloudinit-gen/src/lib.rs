@@ -52,7 +52,7 @@ enum Verb {
     VendorData(vendor_data::Args),
     /// Print the keys that may log in, one a line, as Proxmox takes them
     SshKeys(ssh_keys::Args),
-    /// Write all four documents and the keys into a directory
+    /// Write all four documents and the keys into a directory; several VMs', or every managed one's, each in its own
     All(all::Args),
     /// Write all four documents as an image that cloud-init's NoCloud datasource finds (FAT, label CIDATA)
     Seed(seed::Args),
@@ -100,8 +100,16 @@ impl Context {
         Subject::find(&self.definitions, name)
     }
 
-    fn keys(&self, name: &str) -> Result<Vec<String>> {
-        keys::for_host(&self.hosts, name)
+    /// The keys that may log in, one line each. A certificate is passed on, and said to be of no use.
+    fn keys(&self, subject: &Subject<'_>) -> Result<Vec<String>> {
+        let keys = keys::for_subject(&self.hosts, subject)?;
+        for key in keys.iter().filter(|key| key.certificate) {
+            self.ui.warn(format!(
+                "'{}' lists a certificate, for which sshd lets nobody in (its authority's key, with `cert-authority`, does): {}",
+                subject.name, key.line
+            ));
+        }
+        Ok(keys.into_iter().map(|key| key.line).collect())
     }
 
     /// Prints `document`: as YAML under `header`, or as JSON with `--json`.
@@ -124,9 +132,9 @@ impl Verb {
             Verb::VendorData(args) => format!("vendor-data {}", args.name),
             Verb::SshKeys(args) => format!("ssh-keys {}", args.name),
             Verb::All(args) => {
-                format!("all {} --output-dir {}", args.choices.name, args.output_dir.display())
+                format!("all {} --output-dir {}", args.names.join(" "), args.output_dir.display())
             }
-            Verb::Seed(args) => format!("seed {} --output {}", args.choices.name, args.output.display()),
+            Verb::Seed(args) => format!("seed {} --output {}", args.name, args.output.display()),
             Verb::Check(_) => "check FILE".to_owned(),
             // These need no repository.
             Verb::Completions(_) => "completions SHELL".to_owned(),

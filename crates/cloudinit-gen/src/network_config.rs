@@ -1,6 +1,6 @@
 //! `network-config NAME`: the machine's first interface, found by its MAC address.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use fleet_core::{
     Error, Result,
@@ -22,6 +22,9 @@ pub struct Args {
     /// MAC address of its first interface, where the definition does not fix it (see `proxmox-ops config NAME`)
     #[arg(long, value_name = "MAC")]
     pub mac: Option<MacAddr>,
+    /// Let the machine tag its packets for the definition's VLAN itself; on Proxmox the network card does (`tag=`)
+    #[arg(long)]
+    pub tagged: bool,
 }
 
 /// A network-config, version 2 (netplan's format).
@@ -29,6 +32,8 @@ pub struct Args {
 pub struct NetworkConfig<'a> {
     version: u8,
     ethernets: Ethernets<'a>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    vlans: BTreeMap<String, Vlan<'a>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -44,6 +49,23 @@ struct Ethernet<'a> {
     matching: Match,
     // Renderers other than netplan's (ENI, networkd) go by this name.
     set_name: &'static str,
+    #[serde(flatten)]
+    link: Link<'a>,
+}
+
+/// An interface that carries the packets of one VLAN of another.
+#[derive(Debug, Serialize)]
+struct Vlan<'a> {
+    id: u16,
+    link: &'static str,
+    #[serde(flatten)]
+    network: Link<'a>,
+}
+
+/// What an interface does in its network.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Link<'a> {
     dhcp4: bool,
     // The same identity as the installer and NixOS have later: the address stays.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,8 +102,9 @@ struct Nameservers<'a> {
 impl<'a> NetworkConfig<'a> {
     /// The network-config of `subject`, whose first interface has this MAC address.
     ///
-    /// A fixed address without a gateway is an error: such a machine is not reached from anywhere else.
-    pub fn new(subject: &Subject<'a>, mac: MacAddr) -> Result<NetworkConfig<'a>> {
+    /// A fixed address without a gateway is an error: such a machine is not reached from anywhere else. With
+    /// `tagged` the machine itself tags its packets, which must not be on Proxmox: there the network card does.
+    pub fn new(subject: &Subject<'a>, mac: MacAddr, tagged: bool) -> Result<NetworkConfig<'a>> {
         let (addresses, routes, search) = match subject.addressing {
             // DHCP says the search domain.
             Addressing::Dhcp => (Vec::new(), Vec::new(), Vec::new()),
@@ -96,9 +119,7 @@ impl<'a> NetworkConfig<'a> {
         };
         let dhcp4 = subject.addressing == Addressing::Dhcp;
         let named = !search.is_empty() || !subject.nameservers.is_empty();
-        let eth0 = Ethernet {
-            matching: Match { macaddress: mac.lower() },
-            set_name: INTERFACE,
+        let network = Link {
             dhcp4,
             dhcp_identifier: dhcp4.then_some("mac"),
             addresses,
@@ -106,7 +127,23 @@ impl<'a> NetworkConfig<'a> {
             nameservers: named.then_some(Nameservers { search, addresses: subject.nameservers }),
             mtu: subject.mtu,
         };
-        Ok(NetworkConfig { version: 2, ethernets: Ethernets { eth0 } })
+        let (link, vlans) = match subject.vlan {
+            Some(id) if tagged => (
+                Link { mtu: subject.mtu, ..Link::default() },
+                BTreeMap::from([(format!("vlan{id}"), Vlan { id, link: INTERFACE, network })]),
+            ),
+            None if tagged => {
+                return Err(Error::usage(format!(
+                    "'{}' is in no VLAN that it could tag its packets for",
+                    subject.name
+                ))
+                .hint(format!("set `vlan` in managed.{}, or leave --tagged out", subject.name)));
+            }
+            _ => (network, BTreeMap::new()),
+        };
+        let matching = Match { macaddress: mac.lower() };
+        let eth0 = Ethernet { matching, set_name: INTERFACE, link };
+        Ok(NetworkConfig { version: 2, ethernets: Ethernets { eth0 }, vlans })
     }
 }
 
@@ -148,5 +185,5 @@ pub(crate) fn mac_of(subject: &Subject<'_>, given: Option<MacAddr>) -> Result<Ma
 pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
     let subject = context.subject(&args.name)?;
     let mac = mac_of(&subject, args.mac)?;
-    context.print(None, &NetworkConfig::new(&subject, mac)?)
+    context.print(None, &NetworkConfig::new(&subject, mac, args.tagged)?)
 }

@@ -27,6 +27,8 @@ const LEAST_BYTES: usize = 1440 * 1024;
 /// Arguments of `seed`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// A VM of vms/definitions.nix
+    pub(crate) name: String,
     #[command(flatten)]
     pub(crate) choices: Choices,
     /// The image to write; replaced if it is there
@@ -36,8 +38,9 @@ pub(crate) struct Args {
 
 /// Writes the image.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
-    let name = context.subject(&args.choices.name)?.name;
-    let documents = args.choices.documents(context, &context.keys(name)?)?;
+    let subject = context.subject(&args.name)?;
+    let name = subject.name;
+    let documents = args.choices.documents(&subject, &context.keys(&subject)?)?;
     let image = image(&documents).map_err(|e| Error::failed("can not make the image").caused_by(e))?;
     write_whole(&args.output, &image)?;
     let answer = json!({ "name": name, "files": [&args.output] });

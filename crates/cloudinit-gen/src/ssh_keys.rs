@@ -14,7 +14,7 @@ pub(crate) struct Args {
 /// Prints the keys: fit for `proxmox-ops cloudinit-config NAME -`.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
     let subject = context.subject(&args.name)?;
-    let keys = context.keys(subject.name)?;
+    let keys = context.keys(&subject)?;
     let answer = serde_json::json!({ "name": subject.name, "keys": keys });
     context.ui.answer(&answer, || keys.join("\n"))
 }

@@ -21,6 +21,8 @@ pub struct Subject<'a> {
     pub mac: Option<MacAddr>,
     /// MTU of its first interface.
     pub mtu: Option<u32>,
+    /// VLAN of its first interface.
+    pub vlan: Option<u16>,
     /// DHCP, or a fixed address.
     pub addressing: Addressing,
     /// Default gateway of a fixed address.
@@ -31,6 +33,8 @@ pub struct Subject<'a> {
     pub timezone: Option<&'a str>,
     /// Packages to install at first boot.
     pub packages: &'a [String],
+    /// Keys that may log in besides those of `hosts.nix`.
+    pub authorized_keys: &'a [String],
 }
 
 impl<'a> Subject<'a> {
@@ -43,11 +47,13 @@ impl<'a> Subject<'a> {
                 fqdn: vm.hostname.as_str(),
                 mac: vm.mac,
                 mtu: vm.mtu,
+                vlan: vm.vlan,
                 addressing: vm.addressing,
                 gateway: vm.gateway,
                 nameservers: &vm.nameservers,
                 timezone: vm.timezone.as_deref(),
                 packages: &vm.packages,
+                authorized_keys: &vm.authorized_keys,
             },
             Some(Entry::Imported(vm)) => Subject {
                 name: &vm.name,
@@ -55,12 +61,14 @@ impl<'a> Subject<'a> {
                 fqdn: vm.hostname.as_deref().unwrap_or(&vm.name),
                 mac: None,
                 mtu: None,
+                vlan: None,
                 // Its address is only a remark: nothing says how the machine comes by it.
                 addressing: Addressing::Dhcp,
                 gateway: None,
                 nameservers: &[],
                 timezone: None,
                 packages: &[],
+                authorized_keys: &[],
             },
             Some(Entry::Template(template)) => {
                 let what = format!("'{}' is the template (VMID {}), not a VM", template.name, template.vmid);

@@ -32,8 +32,9 @@ pub struct UserData<'a> {
     manage_etc_hosts: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     timezone: Option<&'a str>,
-    // The bootstrap system's only login, as with Proxmox's own `ciuser`.
+    // The bootstrap system's only login, as with Proxmox's own `ciuser`: the image's default user gets this name.
     user: &'static str,
+    users: [&'static str; 1],
     disable_root: bool,
     ssh_pwauth: bool,
     ssh_authorized_keys: &'a [String],
@@ -96,12 +97,14 @@ impl<'a> UserData<'a> {
             manage_etc_hosts: true,
             timezone: subject.timezone,
             user: "root",
+            users: ["default"],
             disable_root: false,
             ssh_pwauth: false,
             ssh_authorized_keys: keys,
             ssh_keys: None,
             growpart: Growpart { mode: "auto", devices: ["/"] },
-            package_update: false,
+            // Cloud images come without package lists.
+            package_update: !subject.packages.is_empty(),
             package_upgrade: false,
             packages: subject.packages.iter().map(String::as_str).collect(),
             runcmd: Vec::new(),
@@ -115,6 +118,7 @@ impl<'a> UserData<'a> {
         if !self.packages.contains(&AGENT) {
             self.packages.push(AGENT);
         }
+        self.package_update = true;
         // Debian's and Ubuntu's package starts it only when its device appears, which was before.
         self.runcmd.push(["systemctl", "start", "--no-block", AGENT]);
         self
@@ -131,7 +135,7 @@ impl<'a> UserData<'a> {
 /// Prints the document.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<()> {
     let subject = context.subject(&args.name)?;
-    let keys = context.keys(subject.name)?;
+    let keys = context.keys(&subject)?;
     let mut document = UserData::new(&subject, &keys);
     if args.guest_agent {
         document = document.with_guest_agent();

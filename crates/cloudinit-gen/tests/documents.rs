@@ -16,6 +16,8 @@ fn user_data() {
     fqdn: web
     manage_etc_hosts: true
     user: root
+    users:
+    - default
     disable_root: false
     ssh_pwauth: false
     ssh_authorized_keys:
@@ -35,6 +37,8 @@ fn user_data() {
     manage_etc_hosts: true
     timezone: Europe/Amsterdam
     user: root
+    users:
+    - default
     disable_root: false
     ssh_pwauth: false
     ssh_authorized_keys:
@@ -43,7 +47,7 @@ fn user_data() {
       mode: auto
       devices:
       - /
-    package_update: false
+    package_update: true
     package_upgrade: false
     packages:
     - curl
@@ -222,4 +226,108 @@ fn a_seed_is_an_image_that_cloud_init_finds() {
     assert_eq!(&bytes[0x2b..0x36], b"CIDATA     ");
     let user_data = fleet.stdout(&["user-data", "web"]);
     assert!(bytes.windows(user_data.len()).any(|part| part == user_data.as_bytes()));
+}
+
+#[test]
+fn keys_of_the_definition_are_added() {
+    let fleet = Fleet::web(&format!("authorizedKeys = [ \"{KEY_B} guest\" \"{KEY_A} once more\" ];"));
+    assert_eq!(fleet.stdout(&["ssh-keys", "web"]), format!("{KEY_A} a\n{KEY_B} guest\n"));
+    let managed = format!(
+        "    web = {{ vmid = 110; cores = 1; memory = 512; disk = \"1G\"; authorizedKeys = [ \"{KEY_B} guest\" ]; }};"
+    );
+    let fleet = Fleet::new(&managed, "  laptop = { user = \"me\"; };");
+    assert_eq!(fleet.stdout(&["ssh-keys", "web"]), format!("{KEY_B} guest\n"));
+}
+
+#[test]
+fn a_vlan_is_the_network_cards_business_unless_asked_otherwise() {
+    let fleet = Fleet::web(&format!("vlan = 20; {STATIC}"));
+    assert!(!fleet.stdout(&["network-config", "web"]).contains("vlan"));
+    insta::assert_snapshot!(fleet.stdout(&["network-config", "web", "--tagged"]), @r"
+    version: 2
+    ethernets:
+      eth0:
+        match:
+          macaddress: '52:54:00:12:34:56'
+        set-name: eth0
+        dhcp4: false
+        mtu: 1400
+    vlans:
+      vlan20:
+        id: 20
+        link: eth0
+        dhcp4: false
+        addresses:
+        - '192.0.2.10/24'
+        routes:
+        - to: '0.0.0.0/0'
+          via: '192.0.2.1'
+        nameservers:
+          search:
+          - example.org
+          addresses:
+          - '192.0.2.53'
+          - '2001:db8::53'
+        mtu: 1400
+    ");
+}
+
+#[test]
+fn several_machines_get_a_directory_each() {
+    let vm = |name: &str, vmid: u32, more: &str| {
+        format!("    {name} = {{ vmid = {vmid}; cores = 1; memory = 512; disk = \"1G\"; {more} }};\n")
+    };
+    let hosts = format!("  doc1.authorizedKeys = [ \"{KEY_A} a\" ];");
+    let mac = |n: u32| format!("mac = \"bc:24:11:00:00:{n:02}\";");
+    let fleet = Fleet::new(&(vm("web", 110, &mac(1)) + &vm("db", 111, &mac(2))), &hosts);
+    let json: serde_json::Value =
+        serde_json::from_str(&fleet.stdout(&["--json", "all", "--output-dir", "out"])).unwrap();
+    assert_eq!((json[0]["name"].as_str(), json[1]["name"].as_str()), (Some("web"), Some("db")));
+    assert_eq!(json[1]["files"][2], "out/db/meta-data");
+    for name in ["web", "db"] {
+        let written =
+            std::fs::read_to_string(fleet.path().join("out").join(name).join("network-config")).unwrap();
+        assert_eq!(written, fleet.stdout(&["network-config", name]));
+    }
+    assert_eq!(
+        fleet.stdout(&["all", "db", "web", "--output-dir", "two"]).lines().next(),
+        Some("two/db/user-data")
+    );
+    // One that can not be written keeps all of them from being written.
+    let fleet = Fleet::new(&(vm("web", 110, &mac(1)) + &vm("db", 111, "") + &vm("mail", 112, "")), &hosts);
+    insta::assert_snapshot!(fleet.failure(&["all", "--output-dir", "out"]), @r"
+    exit 2
+    ✗ 2 of 3 VMs have no documents; nothing was written
+      - the MAC address of 'db' is not known
+      - the MAC address of 'mail' is not known
+    hint: give --mac MAC, which `proxmox-ops config db` shows, or set `mac` in the definition
+    ");
+    assert!(!fleet.path().join("out").exists());
+}
+
+/// mtools and blkid, which know nothing of us, find what cloud-init's NoCloud datasource looks for.
+#[test]
+fn other_programs_read_the_seed() {
+    let fleet = Fleet::web(STATIC);
+    fleet.stdout(&["--quiet", "seed", "web", "--output", "web.img"]);
+    let names = ["user-data", "meta-data", "network-config", "vendor-data"];
+    if let Some(mut mdir) = common::oracle("mdir") {
+        let output = mdir.current_dir(fleet.path()).args(["-i", "web.img", "-b", "::"]).output().unwrap();
+        let listed = String::from_utf8(output.stdout).unwrap();
+        let mut listed: Vec<&str> = listed.lines().collect();
+        listed.sort_unstable();
+        assert_eq!(listed, ["::/meta-data", "::/network-config", "::/user-data", "::/vendor-data"]);
+    }
+    for name in names {
+        let Some(mut mtype) = common::oracle("mtype") else { break };
+        let output =
+            mtype.current_dir(fleet.path()).args(["-i", "web.img", &format!("::{name}")]).output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), fleet.stdout(&[name, "web"]), "{name}");
+    }
+    if let Some(mut blkid) = common::oracle("blkid") {
+        // As cloud-init asks: `blkid -odevice -tLABEL=CIDATA`, of a device.
+        let args = ["-p", "-o", "value", "-s", "LABEL", "-s", "TYPE", "web.img"];
+        let output = blkid.current_dir(fleet.path()).args(args).output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), "CIDATA\nvfat\n");
+    }
 }

@@ -74,7 +74,7 @@ fn a_malformed_key() {
     );
     insta::assert_snapshot!(fleet.failure(&["ssh-keys", "web"]), @r"
     exit 2
-    ✗ REPO/hosts.nix:5: a key for 'web' is not right: it can not be read: Base64 encoding error: invalid Base64 length
+    ✗ hosts.nix:5: a key for 'web' is not right: it can not be read: Base64 encoding error: invalid Base64 length
       the key reads: ssh-ed25519 AAAAC3Nz b
     hint: a key is one line such as `ssh-ed25519 AAAA… who@where`, as in a .pub file
     ");
@@ -208,4 +208,74 @@ fn errors_are_objects_with_json() {
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(json["error"]["kind"], "not-found");
     assert_eq!(json["error"]["exit_code"], 5);
+}
+
+#[test]
+fn keys_of_the_definition() {
+    let fleet = Fleet::web(
+        "\n      authorizedKeys = [\n        \"nonsense\"\n        \"nopty ssh-ed25519 AAAA x\"\n      ];",
+    );
+    insta::assert_snapshot!(fleet.failure(&["ssh-keys", "web"]), @r#"
+    exit 1
+    ✗ vms/definitions.nix is not valid (2 faults)
+    vms/definitions.nix:7:9: managed.web.authorizedKeys: 'nonsense' is not a public key
+      |
+    7 |         "nonsense"
+      |         ^^^^^^^^^^
+      = it does not begin with a type that sshd knows, such as ssh-ed25519
+    vms/definitions.nix:8:9: managed.web.authorizedKeys: 'nopty ssh-ed25519 AAAA x' is not a public key
+      |
+    8 |         "nopty ssh-ed25519 AAAA x"
+      |         ^^^^^^^^^^^^^^^^^^^^^^^^^^
+      = sshd knows no option 'nopty'
+    "#);
+}
+
+#[test]
+fn certificates() {
+    let certificate = include_str!("keys/every-type.pub").lines().last().unwrap();
+    let fleet = Fleet::new(
+        "    web = { vmid = 110; cores = 1; memory = 512; disk = \"1G\"; };",
+        &format!("  web.authorizedKeys = [ \"{certificate}\" ];"),
+    );
+    insta::assert_snapshot!(fleet.failure(&["ssh-keys", "web"]), @r"
+    exit 5
+    ✗ only certificates for 'web' in REPO/hosts.nix
+      sshd lets nobody in for a certificate that is listed itself
+    hint: list a public key; or the key of the authority that signs, as `cert-authority ssh-ed25519 AAAA…`
+    ");
+    let fleet = Fleet::new(
+        "    web = { vmid = 110; cores = 1; memory = 512; disk = \"1G\"; };",
+        &format!("  web.authorizedKeys = [ \"{certificate}\" \"{KEY_A}\" ];"),
+    );
+    let output = fleet.command(["ssh-keys", "web"]).output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{certificate}\n{KEY_A}\n"));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.starts_with("⚠ 'web' lists a certificate, for which sshd lets nobody in"), "{said}");
+}
+
+#[test]
+fn addresses() {
+    let fleet =
+        Fleet::web(r#"ip = "192.0.2.0/24"; gateway = "192.0.2.1"; nameservers = [ "dns.example.org" ];"#);
+    insta::assert_snapshot!(fleet.failure(&["network-config", "web"]), @r#"
+    exit 1
+    ✗ vms/definitions.nix is not valid (2 faults)
+    vms/definitions.nix:5:70: managed.web.ip: '192.0.2.0/24' is the network's own address, not a machine's
+      |
+    5 |     web = { vmid = 110; cores = 2; memory = 2048; disk = "20G"; ip = "192.0.2.0/24"; gateway = "192.0.2.1"; nameservers = [ "dns.example.org" ]; };
+      |                                                                      ^^^^^^^^^^^^^^
+      = such as 192.0.2.10/24
+    vms/definitions.nix:5:125: managed.web.nameservers: 'dns.example.org' is not a valid address
+      |
+    5 |     web = { vmid = 110; cores = 2; memory = 2048; disk = "20G"; ip = "192.0.2.0/24"; gateway = "192.0.2.1"; nameservers = [ "dns.example.org" ]; };
+      |                                                                                                                             ^^^^^^^^^^^^^^^^^
+      = an IPv4 or IPv6 address such as 192.0.2.1
+    "#);
+    let fleet = Fleet::web("mac = \"bc:24:11:00:00:01\";");
+    insta::assert_snapshot!(fleet.failure(&["network-config", "web", "--tagged"]), @r"
+    exit 2
+    ✗ 'web' is in no VLAN that it could tag its packets for
+    hint: set `vlan` in managed.web, or leave --tagged out
+    ");
 }

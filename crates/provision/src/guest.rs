@@ -7,6 +7,7 @@ use std::{
 
 use fleet_core::{
     Error, Kind, Result,
+    authorized_keys::AuthorizedKey,
     deadline::{Deadline, poll},
     ssh::{ExecStatus, HostKeyPolicy, Session, Target, Transport},
     types::Vmid,
@@ -162,7 +163,10 @@ pub fn system(session: &Session) -> Result<System> {
 /// A private key whose public half is among `keys`: the given file, which must be one, or the first of the
 /// usual ones that is.
 pub fn identity(given: Option<&Path>, keys: &[String]) -> Result<PathBuf> {
-    let blob = |line: &str| ssh_key::PublicKey::from_openssh(line).ok().map(|key| key.key_data().clone());
+    let blob = |line: &str| {
+        let key: AuthorizedKey = line.parse().ok()?;
+        ssh_key::PublicKey::from_openssh(&key.key).ok().map(|key| key.key_data().clone())
+    };
     let allowed: Vec<_> = keys.iter().filter_map(|line| blob(line)).collect();
     let fits = |path: &Path| public_half(path).is_some_and(|key| allowed.contains(key.key_data()));
     if let Some(path) = given {

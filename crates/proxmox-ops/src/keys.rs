@@ -2,8 +2,7 @@
 
 use std::io::Read;
 
-use fleet_core::{Error, Result};
-use ssh_key::PublicKey;
+use fleet_core::{Error, Result, authorized_keys::AuthorizedKey};
 
 /// Longest input that is read.
 const MOST: u64 = 1 << 20;
@@ -34,7 +33,7 @@ fn read_all(from: &mut impl Read) -> std::io::Result<String> {
 /// carriage returns. A line that is no public key is an error that says which; so is no key at all, which
 /// Proxmox would take and warn about for ever.
 pub fn normalise(text: &str) -> Result<String> {
-    let mut keys: Vec<&str> = Vec::new();
+    let mut keys: Vec<AuthorizedKey> = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
@@ -45,17 +44,12 @@ pub fn normalise(text: &str) -> Result<String> {
                 .now("nothing was sent to the node")
                 .hint("give the public half: the file that ends in .pub"));
         }
-        PublicKey::from_openssh(line).map_err(|e| {
-            Error::usage(format!(
-                "line {} of the keys is no SSH public key: '{}'",
-                number + 1,
-                start_of(line)
-            ))
-            .now("nothing was sent to the node")
-            .caused_by(e)
+        let key: AuthorizedKey = line.parse().map_err(|why| {
+            let what = format!("line {} of the keys is no SSH public key: '{}'", number + 1, start_of(line));
+            Error::usage(what).now(why).now("nothing was sent to the node")
         })?;
-        if !keys.contains(&line) {
-            keys.push(line);
+        if !keys.iter().any(|other| other.key == key.key) {
+            keys.push(key);
         }
     }
     if keys.is_empty() {
@@ -63,7 +57,7 @@ pub fn normalise(text: &str) -> Result<String> {
             .now("nothing was sent to the node")
             .hint("a VM without a key could not be logged in to; give at least one public key"));
     }
-    Ok(keys.join("\n"))
+    Ok(keys.into_iter().map(|key| key.line).collect::<Vec<_>>().join("\n"))
 }
 
 /// Enough of a line to find it by.
@@ -98,6 +92,12 @@ mod tests {
         for bad in ["$(reboot)", "ssh-ed25519", "-----BEGIN OPENSSH PRIVATE KEY-----\nabc"] {
             assert_eq!(normalise(bad).unwrap_err().kind(), Kind::Usage, "{bad}");
         }
+    }
+
+    #[test]
+    fn options_in_front_stay() {
+        let line = format!("command=\"echo a b\",no-pty {A}");
+        assert_eq!(normalise(&line).unwrap(), line);
     }
 
     #[test]

@@ -81,6 +81,7 @@ pub(crate) fn definitions() -> Definitions {
             disks: vec![],
             timezone: None,
             packages: vec![],
+            authorized_keys: vec![],
             install: Install::NixosAnywhere,
             protection: false,
             readonly: false,

@@ -94,9 +94,39 @@ pub(crate) fn program() -> Command {
     command
 }
 
+/// The cloud-inits that documents are held against: Debian 12's, and Debian 13's where `.ci/run` could get it. Each
+/// with its name and the directory of its Python modules, `None` for the installed one's.
+pub(crate) fn cloud_inits() -> Vec<(&'static str, Option<std::ffi::OsString>)> {
+    let mut found = Vec::new();
+    if oracle("cloud-init").is_some() {
+        found.push(("the installed cloud-init", None));
+    }
+    match std::env::var_os("FLEET_CLOUD_INIT_13") {
+        Some(modules) => found.push(("Debian 13's cloud-init", Some(modules))),
+        None => {
+            eprintln!("skipped: FLEET_CLOUD_INIT_13 does not name Debian 13's cloud-init (.ci/run gets it)")
+        }
+    }
+    found
+}
+
+/// A Python program with these arguments and those modules. Debian's own Python has the yaml module with
+/// cloud-init; another one on PATH may not.
+pub(crate) fn python(modules: Option<&OsStr>) -> Command {
+    let debian = Path::new("/usr/bin/python3");
+    let mut command = Command::new(if debian.is_file() { debian } else { Path::new("python3") });
+    command.args(["-W", "ignore"]);
+    if let Some(modules) = modules {
+        command.env("PYTHONPATH", modules);
+    }
+    command
+}
+
 /// An independent program to hold ours against. Where it is missing the test fails in CI and is skipped elsewhere.
 pub(crate) fn oracle(name: &str) -> Option<Command> {
+    // blkid is root's.
     let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+        .chain(["/usr/sbin".into(), "/sbin".into()])
         .map(|directory| directory.join(name))
         .find(|path| path.is_file());
     if found.is_none() {

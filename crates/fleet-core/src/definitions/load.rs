@@ -50,6 +50,7 @@ pub(super) const MANAGED: &[&str] = &[
     "disks",
     "timezone",
     "packages",
+    "authorizedKeys",
     "install",
     "protection",
     "readonly",

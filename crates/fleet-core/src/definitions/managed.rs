@@ -7,6 +7,7 @@ use super::{
     load::{LAST_MANAGED, MANAGED, VERBS, owned, strings},
 };
 use crate::{
+    authorized_keys::AuthorizedKey,
     nix::{
         eval::Data,
         reader::{Fields, Reader},
@@ -115,6 +116,16 @@ pub(super) fn managed_vm<'a>(
             reader.add(*at, &fields.join("packages"), message, None);
         }
     }
+    let mut authorized_keys = Vec::new();
+    for (text, at) in reader.texts(fields, "authorizedKeys", "[ \"ssh-ed25519 AAAA… somebody\" ]") {
+        match text.parse::<AuthorizedKey>() {
+            Ok(key) => authorized_keys.push(key.line),
+            Err(why) => {
+                let message = format!("'{}' is not a public key", text.escape_debug());
+                reader.add(at, &fields.join("authorizedKeys"), message, Some(why));
+            }
+        }
+    }
     let install = choice(
         reader,
         fields,
@@ -156,6 +167,7 @@ pub(super) fn managed_vm<'a>(
         disks,
         timezone,
         packages: packages.into_iter().map(|(text, _)| text.to_owned()).collect(),
+        authorized_keys,
         install: install.unwrap_or_default(),
         protection,
         readonly,
@@ -189,6 +201,15 @@ fn addressing<'a>(reader: &mut Reader<'a>, fields: &Fields<'a>) -> (Addressing, 
         None | Some("dhcp") => None,
         Some(text) => reader.parse::<Cidr>(text, &fields.join("ip"), fields.value_at("ip")),
     };
+    if let Some(what) = fixed.and_then(no_host) {
+        let message = format!("'{}' is the network's own {what}, not a machine's", text.unwrap_or_default());
+        reader.add(
+            fields.value_at("ip"),
+            &fields.join("ip"),
+            message,
+            Some("such as 192.0.2.10/24".to_owned()),
+        );
+    }
     let gateway = reader.parsed::<Address>(fields, "gateway", "\"192.0.2.1\"").map(|address| address.0);
     let at = fields.value_at("gateway");
     let path = fields.join("gateway");
@@ -220,6 +241,17 @@ fn addressing<'a>(reader: &mut Reader<'a>, fields: &Fields<'a>) -> (Addressing, 
         _ => {}
     }
     (fixed.map_or(Addressing::Dhcp, Addressing::Static), gateway)
+}
+
+/// What an IPv4 address is when no machine can have it: the first or the last one of its network.
+fn no_host(cidr: Cidr) -> Option<&'static str> {
+    let IpAddr::V4(address) = cidr.address else { return None };
+    let host = u32::MAX.checked_shr(u32::from(cidr.prefix)).filter(|_| cidr.prefix < 31)?;
+    match address.to_bits() & host {
+        0 => Some("address"),
+        part if part == host => Some("broadcast address"),
+        _ => None,
+    }
 }
 
 /// Whether a gateway is reachable from every address on its link.

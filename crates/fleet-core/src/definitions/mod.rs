@@ -162,6 +162,8 @@ pub struct ManagedVm {
     pub timezone: Option<String>,
     /// Packages for the bootstrap system.
     pub packages: Vec<String>,
+    /// Keys that may log in besides those of `hosts.nix`, one OpenSSH line each, checked.
+    pub authorized_keys: Vec<String>,
     /// How it becomes NixOS.
     pub install: Install,
     /// May not be destroyed.

@@ -19,14 +19,14 @@ pub(super) fn load(evaluated: &Evaluated, file: &Path, base: &Path) -> Result<Ho
     if let Some(top) = reader.top() {
         for attr in Reader::in_order(&top) {
             let Some(fields) = reader.fields(&attr.value, top.join(&attr.name), attr.key) else { continue };
-            hosts.push(host(&mut reader, &fields, &attr.name));
+            hosts.push(host(&mut reader, &fields, &attr.name, &shown));
         }
     }
     faults::check(&shown, reader.faults)?;
     Ok(Hosts { path: file.to_owned(), hosts })
 }
 
-fn host<'a>(reader: &mut Reader<'a>, fields: &Fields<'a>, name: &str) -> Host {
+fn host<'a>(reader: &mut Reader<'a>, fields: &Fields<'a>, name: &str, shown: &str) -> Host {
     let mut text = |field: &str| reader.text(fields, field, "\"…\"").map(str::to_owned);
     let mut host = Host {
         name: name.to_owned(),
@@ -53,6 +53,7 @@ fn host<'a>(reader: &mut Reader<'a>, fields: &Fields<'a>, name: &str) -> Host {
             );
         } else {
             host.authorized_keys.push(key.to_owned());
+            host.key_places.push(if at.is_some() { reader.place(at) } else { shown.to_owned() });
         }
     }
     host

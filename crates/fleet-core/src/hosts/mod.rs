@@ -45,6 +45,18 @@ pub struct Host {
     pub public_key: Option<String>,
     /// Keys that may log in, one OpenSSH line each.
     pub authorized_keys: Vec<String>,
+    /// Where each of them is written, `FILE:LINE`.
+    #[serde(skip)]
+    pub key_places: Vec<String>,
+}
+
+/// A key that may log in, and where it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedKey {
+    /// One OpenSSH line, not checked yet.
+    pub line: String,
+    /// `FILE:LINE`, the file relative to the repository.
+    pub place: String,
 }
 
 impl Hosts {
@@ -68,13 +80,22 @@ impl Hosts {
     /// Keys that may log in on `name`: the host's own list, else the keys that every host with a list has, in
     /// the first such host's order. Never empty: no key at all is an error of kind not-found.
     pub fn keys_for(&self, name: &str) -> Result<Vec<String>> {
+        Ok(self.listed_keys_for(name)?.into_iter().map(|key| key.line).collect())
+    }
+
+    /// As [`Hosts::keys_for`], with where each key is written.
+    pub fn listed_keys_for(&self, name: &str) -> Result<Vec<ListedKey>> {
+        let listed = |host: &Host| -> Vec<ListedKey> {
+            let pairs = host.authorized_keys.iter().zip(&host.key_places);
+            pairs.map(|(line, place)| ListedKey { line: line.clone(), place: place.clone() }).collect()
+        };
         if let Some(host) = self.get(name).filter(|host| !host.authorized_keys.is_empty()) {
-            return Ok(host.authorized_keys.clone());
+            return Ok(listed(host));
         }
-        let mut lists = self.hosts.iter().map(|host| &host.authorized_keys).filter(|keys| !keys.is_empty());
-        let mut shared = lists.next().cloned().unwrap_or_default();
-        for list in lists {
-            shared.retain(|key| list.contains(key));
+        let mut hosts = self.hosts.iter().filter(|host| !host.authorized_keys.is_empty());
+        let mut shared = hosts.next().map(listed).unwrap_or_default();
+        for host in hosts {
+            shared.retain(|key| host.authorized_keys.contains(&key.line));
         }
         if shared.is_empty() {
             return Err(Error::not_found(format!("no key may log in on '{}'", name.escape_debug()))

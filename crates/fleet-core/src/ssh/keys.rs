@@ -147,14 +147,14 @@ fn inspect_openssh(text: &str) -> Option<PrivateKeyFacts> {
 }
 
 /// One length-prefixed string (RFC 4251, section 5) and what follows it.
-fn take_string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(crate) fn take_string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
     rest.split_at_checked(length)
 }
 
 /// Base64 with or without its padding.
-pub(super) fn decode_base64(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn decode_base64(text: &str) -> Option<Vec<u8>> {
     Base64Unpadded::decode_vec(text.trim_end_matches('=')).ok()
 }
 
