@@ -104,7 +104,7 @@ pub(crate) fn cloud_inits() -> Vec<(&'static str, Option<std::ffi::OsString>)> {
     match std::env::var_os("FLEET_CLOUD_INIT_13") {
         Some(modules) => found.push(("Debian 13's cloud-init", Some(modules))),
         None => {
-            eprintln!("skipped: FLEET_CLOUD_INIT_13 does not name Debian 13's cloud-init (.ci/run gets it)")
+            eprintln!("skipped: FLEET_CLOUD_INIT_13 does not name Debian 13's cloud-init (.ci/run gets it)");
         }
     }
     found
