@@ -35,7 +35,7 @@ fn ours(fleet: &Fleet, args: &[&str]) -> (Duration, u64) {
         .args(args)
         .current_dir(fleet.root())
         .env("SOPS_AGE_KEY_FILE", fixtures().join("identity-a-TEST-FIXTURE.txt"))
-        .env("HOME", fleet.path("no-home"))
+        .env("HOME", fleet.home())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

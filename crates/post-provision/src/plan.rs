@@ -119,6 +119,7 @@ impl Plan {
 fn recipients(added: usize, removed: usize) -> String {
     let word = |count: usize| if count == 1 { "recipient" } else { "recipients" };
     match (added, removed) {
+        (0, 0) => "wrapped anew, the same keys in other groups".to_owned(),
         (0, removed) => format!("wrapped anew, {removed} {} fewer", word(removed)),
         (added, 0) => format!("wrapped anew, {added} {} more", word(added)),
         (added, removed) => format!("wrapped anew, {added} {} more, {removed} fewer", word(added)),

@@ -12,7 +12,7 @@ use walkdir::WalkDir;
 use crate::{
     identity::Identity,
     recipient::Recipient,
-    rules::Rules,
+    rules::{Rule, Rules},
     sops::{AgeEntry, SecretFile},
     through_sops,
 };
@@ -55,6 +55,13 @@ pub struct Found {
     rule: Option<usize>,
 }
 
+impl Found {
+    /// The rule that governs it, by its place in the rules.
+    pub fn rule(&self) -> Option<usize> {
+        self.rule
+    }
+}
+
 /// One secret that is not as its rule says.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Difference {
@@ -64,6 +71,8 @@ pub struct Difference {
     pub missing: Vec<String>,
     /// Recipients that it has and its rule does not name.
     pub surplus: Vec<String>,
+    /// Whether its keys are in other groups than its rule puts them into.
+    pub regrouped: bool,
 }
 
 /// Every file with sops metadata below `secrets/` and below the rules' directory, in the order of their names.
@@ -75,10 +84,27 @@ pub fn find(repo: &Repo, rules_file: &Path, rules: &Rules, warnings: &mut Vec<St
     } else if !repo.secrets().starts_with(rules_dir) {
         places.push(rules_dir.to_owned());
     }
+    let at_root = repo.root().join(".sops.yaml");
+    if rules_file != at_root && at_root.is_file() {
+        let rules = rules_file.strip_prefix(repo.root()).unwrap_or(rules_file);
+        warnings.push(format!(
+            "the rules are those in {}: .sops.yaml at the root is left as it is",
+            rules.display()
+        ));
+    }
     let mut found = Vec::new();
     for place in places.iter().filter(|place| place.is_dir()) {
         let walk = WalkDir::new(place).follow_links(false).sort_by_file_name().into_iter();
-        for entry in walk.filter_entry(|entry| entry.depth() == 0 || !is_foreign(entry)) {
+        let mut own_rules = Vec::new();
+        let mut wanted = |entry: &walkdir::DirEntry| {
+            let nested = entry.depth() > 0 && entry.path().join(".sops.yaml").is_file();
+            if nested && entry.path().join(".sops.yaml") != rules_file {
+                own_rules.push(entry.path().strip_prefix(repo.root()).unwrap_or(entry.path()).to_owned());
+                return false;
+            }
+            entry.depth() == 0 || !is_foreign(entry)
+        };
+        for entry in walk.filter_entry(|entry| wanted(entry)) {
             let entry = entry.map_err(|e| {
                 Error::failed(format!("can not look through {}", place.display())).caused_by(e)
             })?;
@@ -105,6 +131,9 @@ pub fn find(repo: &Repo, rules_file: &Path, rules: &Rules, warnings: &mut Vec<St
                 found.push(Found { path: path.to_owned(), file, rule: governing.map(|(index, _)| index) });
             }
         }
+        for place in own_rules {
+            warnings.push(format!("{}: it has a .sops.yaml of its own; left as it is", place.display()));
+        }
     }
     Ok(found)
 }
@@ -125,9 +154,10 @@ pub fn differences(found: &[Found], rules: &Rules) -> Vec<Difference> {
     let mut out = Vec::new();
     for secret in found {
         let Some(rule) = secret.rule.map(|index| &rules.rules[index]) else { continue };
-        let (missing, surplus) = compare(&secret.file, rule.age_keys());
-        if !missing.is_empty() || !surplus.is_empty() {
-            out.push(Difference { path: secret.path.clone(), missing, surplus });
+        let (missing, surplus) = compare(&secret.file, rule);
+        let regrouped = !same_groups(&secret.file, rule);
+        if !missing.is_empty() || !surplus.is_empty() || regrouped {
+            out.push(Difference { path: secret.path.clone(), missing, surplus, regrouped });
         }
     }
     out
@@ -142,6 +172,9 @@ impl Difference {
         }
         for key in &self.surplus {
             text.push_str(&format!("  - {key}\n"));
+        }
+        if self.missing.is_empty() && self.surplus.is_empty() {
+            text.push_str("  the same keys in other groups\n");
         }
         text
     }
@@ -159,17 +192,26 @@ pub fn readable_by(found: &[Found], retired: &[String], known: &[Recipient]) -> 
     };
     found
         .iter()
-        .filter(|secret| secret.file.recipients().any(opens))
+        .filter(|secret| secret.file.every_key().any(opens))
         .map(|secret| secret.path.clone())
         .collect()
 }
 
-fn compare<'r>(file: &SecretFile, wanted: impl Iterator<Item = &'r str>) -> (Vec<String>, Vec<String>) {
-    let has: BTreeSet<&str> = file.every_recipient().collect();
-    let wanted: BTreeSet<&str> = wanted.collect();
+fn compare(file: &SecretFile, rule: &Rule) -> (Vec<String>, Vec<String>) {
+    let has: BTreeSet<&str> = file.every_key().collect();
+    let wanted: BTreeSet<&str> = rule.every_key().collect();
     let owned =
         |set: std::collections::btree_set::Difference<'_, &str>| set.map(|r| (*r).to_owned()).collect();
     (owned(wanted.difference(&has)), owned(has.difference(&wanted)))
+}
+
+/// Whether the keys are in the groups that the rule puts them into.
+pub(crate) fn same_groups(file: &SecretFile, rule: &Rule) -> bool {
+    let set = |group: &[String]| group.iter().cloned().collect::<BTreeSet<String>>();
+    let has: Vec<_> = file.metadata.groups.iter().map(|group| set(group)).collect();
+    let wanted = rule.groups.iter().map(|group| group.every_key().map(str::to_owned).collect());
+    let wanted: Vec<BTreeSet<String>> = if rule.groups.len() > 1 { wanted.collect() } else { Vec::new() };
+    has == wanted
 }
 
 /// Brings every secret to its rule. `identities` is asked only when something has to be opened; `retired` are keys
@@ -192,7 +234,7 @@ pub fn plan(
         let Some(rule) = secret.rule.map(|index| &rules.rules[index]) else {
             let shown = secret.path.display();
             plan.warnings.push(
-                match retired.iter().find(|key| secret.file.recipients().any(|r| r == key.as_str())) {
+                match retired.iter().find(|key| secret.file.every_key().any(|r| r == key.as_str())) {
                     Some(key) => {
                         format!("{shown}: no rule governs it, and the retired key {key} still opens it")
                     }
@@ -201,9 +243,8 @@ pub fn plan(
             );
             continue;
         };
-        let (missing, surplus) = compare(&secret.file, rule.age_keys());
-        let grouped = secret.file.metadata.others.iter().any(|kind| kind == "key_groups");
-        if missing.is_empty() && surplus.is_empty() && grouped == (rule.groups.len() > 1) {
+        let (missing, surplus) = compare(&secret.file, rule);
+        if missing.is_empty() && surplus.is_empty() && same_groups(&secret.file, rule) {
             plan.fresh += 1;
         } else {
             todo.push((secret, rule, missing, surplus));

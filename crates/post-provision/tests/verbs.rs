@@ -182,9 +182,11 @@ fn identities_are_looked_for_in_order_and_a_named_one_must_work() {
     bare(&fleet).env("SOPS_AGE_KEY_CMD", format!("cat '{}'", file.display())).assert().success();
     fleet.write("config/sops/age/keys.txt", &secret("a"));
     bare(&fleet).env("XDG_CONFIG_HOME", fleet.path("config")).assert().success();
-    fleet.write("no-home/.config/sops/age/keys.txt", &secret("a"));
+    let usual = fleet.home().join(".config/sops/age");
+    std::fs::create_dir_all(&usual).unwrap();
+    std::fs::write(usual.join("keys.txt"), secret("a")).unwrap();
     bare(&fleet).assert().success();
-    std::fs::remove_dir_all(fleet.path("no-home/.config")).unwrap();
+    std::fs::remove_dir_all(fleet.home().join(".config")).unwrap();
     // A wrong one first does no harm, one that was named and is not there does.
     bare(&fleet)
         .env("SOPS_AGE_KEY", secret("c"))
@@ -202,32 +204,44 @@ fn identities_are_looked_for_in_order_and_a_named_one_must_work() {
 }
 
 #[test]
-fn no_secret_is_ever_written_or_said() {
+fn a_directory_with_rules_of_its_own_is_left() {
     let fleet = Fleet::committed();
-    let secret = std::fs::read_to_string(fixtures().join("identity-a-TEST-FIXTURE.txt")).unwrap();
-    let secret = secret.lines().last().unwrap();
-    let mut seen = String::new();
-    for args in [
-        &["new", "--host-key", "new.pub", "--dry-run", "--verbose"][..],
-        &["new", "--host-key", "new.pub", "--yes", "--verbose"],
-        &["secrets", "--check", "--verbose", "--json"],
-        &["remove", "new", "--yes", "--json"],
-    ] {
-        let output = fleet.tool(args).output().unwrap();
-        seen.push_str(&String::from_utf8_lossy(&output.stdout));
-        seen.push_str(&String::from_utf8_lossy(&output.stderr));
-    }
-    // Everything in the repository, git's own included.
-    for entry in walkdir::WalkDir::new(fleet.root()) {
-        let entry = entry.unwrap();
-        if entry.file_type().is_file() {
-            seen.push_str(&String::from_utf8_lossy(&std::fs::read(entry.path()).unwrap()));
-        }
-    }
-    for canary in
-        [secret, "canary-yaml-password", "canary dotenv", "canary-json", "canary-ini", "canary-indent"]
-    {
-        assert!(!seen.contains(canary), "{canary}");
-    }
-    assert!(seen.contains(&host_key("c")), "it looked at what it should");
+    fleet.write("secrets/apart/.sops.yaml", &format!("creation_rules:\n  - age: {}\n", recipient("a")));
+    fleet.write("secrets/apart/values.env", &String::from_utf8(common::fixture("values.env")).unwrap());
+    fleet.git(&["add", "-A"]);
+    fleet.git(&["commit", "-qm", "apart"]);
+    let before = fleet.read("secrets/apart/values.env");
+    let said = fleet.add(&[]);
+    assert!(said.contains("⚠ secrets/apart: it has a .sops.yaml of its own; left as it is"), "{said}");
+    assert_eq!(fleet.read("secrets/apart/values.env"), before);
+    decrypt_file(&fleet.path("secrets/apart/values.env"), &identity("c")).unwrap_err();
+}
+
+#[test]
+fn the_known_hosts_of_the_fleet_follow() {
+    let fleet = Fleet::committed();
+    let file = fleet.home().join(".local/state/fleet/known_hosts");
+    fleet.tool(&["new", "--host-key", "new.pub", "--dry-run"]).assert().success();
+    assert!(!file.exists());
+    fleet.add(&[]);
+    let line = format!("new {}\n", host_key("c"));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), line);
+    std::fs::remove_file(&file).unwrap();
+    fleet.add(&[]);
+    assert_eq!(
+        std::fs::read_to_string(&file).unwrap(),
+        line,
+        "a second run finishes what the first could not"
+    );
+    std::fs::write(&file, format!("other {}\n{line}192.0.2.10 {}\n", host_key("a"), host_key("c"))).unwrap();
+    let own = fleet.home().join(".ssh/known_hosts");
+    std::fs::create_dir_all(own.parent().unwrap()).unwrap();
+    let text = format!("# mine\n|1|c2FsdA==|aGFzaA== {}\n", host_key("c"));
+    std::fs::write(&own, &text).unwrap();
+    fleet.tool(&["remove", "new", "--dry-run"]).assert().success();
+    let (_, said) = says(&fleet, &["remove", "new", "--from-hosts", "--yes"]);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), format!("other {}\n", host_key("a")));
+    assert!(said.contains(&format!("✓ 'new' is out of the known hosts in {}", file.display())), "{said}");
+    assert!(said.contains(&format!("hint: its key is in {} too, line 2", own.display())), "{said}");
+    assert_eq!(std::fs::read_to_string(&own).unwrap(), text);
 }

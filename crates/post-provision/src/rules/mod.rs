@@ -19,6 +19,7 @@ pub use select::Fleet;
 
 use crate::{
     recipient::Recipient,
+    sops::foreign,
     yaml::{Data, Node, Stream},
 };
 
@@ -50,6 +51,8 @@ pub struct Group {
     pub age: Vec<String>,
     /// Kinds of other keys in it.
     pub others: Vec<String>,
+    /// Names of those, as [`crate::sops::foreign`] gives them.
+    foreign: Vec<String>,
     /// Where its age keys are written; several with `merge`.
     lists: Vec<List>,
 }
@@ -112,8 +115,20 @@ impl Rule {
         self.groups.iter().flat_map(|group| group.age.iter().map(String::as_str))
     }
 
+    /// Every key in any of its groups: age keys as written, and the names of others.
+    pub fn every_key(&self) -> impl Iterator<Item = &str> {
+        self.groups.iter().flat_map(Group::every_key)
+    }
+
     fn matches(&self, path: &str) -> bool {
         self.regex.as_ref().is_none_or(|regex| regex.is_match(path))
+    }
+}
+
+impl Group {
+    /// Age keys as written, and the names of others.
+    pub fn every_key(&self) -> impl Iterator<Item = &str> {
+        self.age.iter().chain(&self.foreign).map(String::as_str)
     }
 }
 
@@ -217,6 +232,7 @@ fn group(stream: &Stream, node: &Node, depth: usize) -> Result<Group> {
         for item in merged.items() {
             let inner = self::group(stream, stream.resolve(item), depth + 1)?;
             group.others.extend(inner.others);
+            group.foreign.extend(inner.foreign);
             group.lists.extend(inner.lists);
         }
     }
@@ -224,8 +240,9 @@ fn group(stream: &Stream, node: &Node, depth: usize) -> Result<Group> {
         group.lists.push(list(stream, value)?);
     }
     for kind in OTHER_KEYS {
-        if stream.get(node, kind).is_some_and(|value| !value.is_nothing()) {
+        if let Some(value) = stream.get(node, kind).filter(|value| !value.is_nothing()) {
             group.others.push(kind.to_owned());
+            group.foreign.extend(foreign_keys(stream, kind, value));
         }
     }
     for list in &group.lists {
@@ -236,6 +253,29 @@ fn group(stream: &Stream, node: &Node, depth: usize) -> Result<Group> {
         }
     }
     Ok(group)
+}
+
+/// Names of the keys of another kind: a list of texts or of mappings, or one text with commas.
+fn foreign_keys(stream: &Stream, kind: &str, value: &Node) -> Vec<String> {
+    let texts = |text: &str| -> Vec<String> {
+        text.split(',').filter_map(|one| foreign::of_text(kind, one)).collect()
+    };
+    match &value.data {
+        Data::Scalar(text, _) => texts(text),
+        Data::Seq(items) => items
+            .iter()
+            .map(|item| stream.resolve(item))
+            .flat_map(|item| match &item.data {
+                Data::Scalar(text, _) => texts(text),
+                Data::Seq(_) => foreign_keys(stream, kind, item),
+                _ => {
+                    let field = |name: &str| stream.get(item, name)?.scalar().map(str::to_owned);
+                    foreign::of_fields(kind, field).into_iter().collect()
+                }
+            })
+            .collect(),
+        _ => Vec::new(),
+    }
 }
 
 fn list(stream: &Stream, node: &Node) -> Result<List> {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range};
 
 use fleet_core::{Error, Result};
 
-use super::{AgeEntry, Metadata, Spot, is_other_keys, take_field};
+use super::{AgeEntry, Metadata, Spot, foreign, is_other_keys, take_field};
 
 /// How the lines of the `age` list are written.
 #[derive(Debug, Clone)]
@@ -95,6 +95,8 @@ pub(super) fn read_ini(text: &str) -> Result<Option<(Metadata, Vec<Spot>)>> {
 fn block(text: &str, found: &[Line<'_>], prefix: &'static str, ini: bool) -> Result<(Metadata, Vec<Spot>)> {
     let mut metadata = Metadata::default();
     let mut entries: BTreeMap<usize, (Option<String>, Option<String>)> = BTreeMap::new();
+    // Keys of other kinds and those in key groups: `pgp__list_0`, `key_groups__list_1__map_age__list_0`.
+    let mut others: BTreeMap<&str, BTreeMap<&str, &str>> = BTreeMap::new();
     let mut spots: Vec<Spot> = Vec::new();
     let aligned = found.first().map(|line| line.equals).filter(|_| ini);
     let newline = if text.contains("\r\n") { "\r\n" } else { "\n" };
@@ -118,8 +120,8 @@ fn block(text: &str, found: &[Line<'_>], prefix: &'static str, ini: bool) -> Res
         if is_other_keys(kind) {
             let nothing = matches!(line.value, "" | "[]" | "null")
                 || kind == "shamir_threshold" && matches!(line.value, "0" | "1");
-            if line.key.starts_with("key_groups__") && line.key.ends_with("__map_recipient") {
-                metadata.grouped.push(line.value.to_owned());
+            if let Some((entry, field)) = line.key.rsplit_once("__map_") {
+                others.entry(entry).or_default().insert(field, line.value);
             }
             if !nothing && !metadata.others.iter().any(|k| k == kind) {
                 metadata.others.push(kind.to_owned());
@@ -134,13 +136,24 @@ fn block(text: &str, found: &[Line<'_>], prefix: &'static str, ini: bool) -> Res
             _ => return Err(Error::failed("an age entry without its recipient or its key")),
         }
     }
-    // A file that ends without a line break: the block's last line would run into what is written behind it.
-    if let Some(last) = spots.last()
-        && last.range.end == text.len()
-        && !text.ends_with('\n')
-    {
-        return Err(Error::failed("the last line has no end: add a line break"));
+    let mut groups: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (entry, fields) in others {
+        let (group, entry) =
+            match entry.strip_prefix("key_groups__list_").and_then(|e| e.split_once("__map_")) {
+                Some((group, entry)) => (Some(group), entry),
+                None => (None, entry),
+            };
+        let field = |name: &str| fields.get(name).map(|value| (*value).to_owned());
+        let kind = entry.split("__").next().unwrap_or_default();
+        let name = if kind == "age" { field("recipient") } else { foreign::of_fields(kind, field) };
+        match (group, name) {
+            (Some(group), Some(name)) => groups.entry(group).or_default().push(name),
+            (None, Some(name)) => metadata.foreign.push(name),
+            (_, None) => {}
+        }
     }
+    // Ten groups are more than anybody has: their numbers sort as texts.
+    metadata.groups = groups.into_values().collect();
     Ok((metadata, spots))
 }
 

@@ -4,7 +4,7 @@ use fleet_core::{Error, Result};
 use indexmap::IndexMap;
 use serde_json::value::RawValue;
 
-use super::{AgeEntry, Metadata, Spot, is_other_keys, take_field};
+use super::{AgeEntry, Metadata, Spot, foreign, is_other_keys, take_field};
 
 /// How the `age` array is written.
 #[derive(Debug, Clone)]
@@ -94,15 +94,11 @@ pub(super) fn read(text: &str) -> Result<Option<(Metadata, Vec<Spot>)>> {
             if !matches!(value, "null" | "[]" | "{}" | "\"\"" | "0" | "1") {
                 metadata.others.push(key.clone());
             }
+            let value: serde_json::Value = serde_json::from_str(value).unwrap_or_default();
             if key == "key_groups" {
-                #[derive(serde::Deserialize)]
-                struct Group {
-                    #[serde(default)]
-                    age: Option<Vec<Entry>>,
-                }
-                let groups: Vec<Group> = serde_json::from_str(value).unwrap_or_default();
-                let entries = groups.into_iter().flat_map(|group| group.age.unwrap_or_default());
-                metadata.grouped.extend(entries.map(|entry| entry.recipient));
+                metadata.groups = value.as_array().into_iter().flatten().map(group_of).collect();
+            } else {
+                metadata.foreign.extend(names_of(key, &value));
             }
         } else if let Ok(text) = serde_json::from_str::<String>(value) {
             take_field(&mut metadata, key, &text);
@@ -111,6 +107,21 @@ pub(super) fn read(text: &str) -> Result<Option<(Metadata, Vec<Spot>)>> {
         }
     }
     Ok(Some((metadata, spots)))
+}
+
+/// Names of the keys of one kind.
+fn names_of(kind: &str, list: &serde_json::Value) -> Vec<String> {
+    let field = |item: &serde_json::Value, name: &str| item.get(name)?.as_str().map(str::to_owned);
+    let name = |item: &serde_json::Value| match kind {
+        "age" => field(item, "recipient"),
+        _ => foreign::of_fields(kind, |name| field(item, name)),
+    };
+    list.as_array().into_iter().flatten().filter_map(name).collect()
+}
+
+fn group_of(group: &serde_json::Value) -> Vec<String> {
+    let kinds = group.as_object().into_iter().flatten();
+    kinds.flat_map(|(kind, list)| names_of(kind, list)).collect()
 }
 
 /// The other keys' values, as written.

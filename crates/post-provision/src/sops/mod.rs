@@ -8,6 +8,7 @@
 mod cipher;
 mod decrypt;
 mod flat;
+pub(crate) mod foreign;
 mod json;
 mod key;
 mod yaml;
@@ -55,8 +56,10 @@ pub struct Metadata {
     pub mac_only_encrypted: bool,
     /// Kinds of other keys that can open the file (`pgp`, `kms`, …), and `key_groups`.
     pub others: Vec<String>,
-    /// Recipients within key groups.
-    pub grouped: Vec<String>,
+    /// Names of keys that are no age keys, outside of key groups: `pgp FINGERPRINT`.
+    pub foreign: Vec<String>,
+    /// Key groups, where there are several: recipients, and names of other keys.
+    pub groups: Vec<Vec<String>>,
     /// Which values are encrypted: `encrypted_regex = …` and the like, as written.
     pub selectors: Vec<(String, String)>,
 }
@@ -132,9 +135,10 @@ impl SecretFile {
         self.metadata.age.iter().map(|entry| entry.recipient.as_str())
     }
 
-    /// As [`SecretFile::recipients`], with those within key groups.
-    pub fn every_recipient(&self) -> impl Iterator<Item = &str> {
-        self.recipients().chain(self.metadata.grouped.iter().map(String::as_str))
+    /// As [`SecretFile::recipients`], with the names of other keys and those within key groups.
+    pub fn every_key(&self) -> impl Iterator<Item = &str> {
+        let others = self.metadata.foreign.iter().chain(self.metadata.groups.iter().flatten());
+        self.recipients().chain(others.map(String::as_str))
     }
 
     /// The text without any sops metadata: the values, as encrypted.

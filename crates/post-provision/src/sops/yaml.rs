@@ -3,7 +3,7 @@
 use fleet_core::{Error, Result};
 use saphyr_parser::ScalarStyle;
 
-use super::{AgeEntry, Metadata, Spot, is_other_keys, take_field};
+use super::{AgeEntry, Metadata, Spot, foreign, is_other_keys, take_field};
 use crate::yaml::{Data, Node, Stream};
 
 /// How the `age` list of one document is indented.
@@ -118,15 +118,30 @@ fn block_of(text: &str, sops_key: &Node, block: &Node) -> Result<(Metadata, Opti
                 metadata.others.push(name.to_owned());
             }
             if name == "key_groups" {
-                let ages = value.items().iter().filter_map(|group| group.get("age")).flat_map(Node::items);
-                let keys = ages.filter_map(|entry| entry.get("recipient").and_then(Node::scalar));
-                metadata.grouped.extend(keys.map(str::to_owned));
+                metadata.groups = value.items().iter().map(group_of).collect();
+            } else {
+                metadata.foreign.extend(names_of(name, value));
             }
         } else if let Some(value) = value.scalar() {
             take_field(&mut metadata, name, value);
         }
     }
     Ok((metadata, spot))
+}
+
+/// Names of the keys of one kind.
+fn names_of(kind: &str, list: &Node) -> Vec<String> {
+    let field = |item: &Node, name: &str| item.get(name).and_then(Node::scalar).map(str::to_owned);
+    let name = |item: &Node| match kind {
+        "age" => field(item, "recipient"),
+        _ => foreign::of_fields(kind, |name| field(item, name)),
+    };
+    list.items().iter().filter_map(name).collect()
+}
+
+fn group_of(group: &Node) -> Vec<String> {
+    let kinds = group.entries().iter().filter_map(|(key, value)| Some((key.scalar()?, value)));
+    kinds.flat_map(|(kind, value)| names_of(kind, value)).collect()
 }
 
 /// The text without the `sops` blocks, which sops writes as the last key of each document.

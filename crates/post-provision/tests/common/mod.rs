@@ -32,6 +32,7 @@ pub(crate) fn recipient(name: &str) -> String {
 /// A fleet in a git repository of its own, with nothing of the user's around it.
 pub(crate) struct Fleet {
     dir: tempfile::TempDir,
+    home: tempfile::TempDir,
 }
 
 pub(crate) const DEFINITIONS: &str = r#"{
@@ -49,7 +50,7 @@ pub(crate) const DEFINITIONS: &str = r#"{
 impl Fleet {
     /// `web` is in it, `new` is not; secrets are those of the fixtures, for the operator `a` and `web`.
     pub(crate) fn new() -> Fleet {
-        let fleet = Fleet { dir: tempfile::tempdir().unwrap() };
+        let fleet = Fleet { dir: tempfile::tempdir().unwrap(), home: tempfile::tempdir().unwrap() };
         fleet.write("vms/definitions.nix", DEFINITIONS);
         fleet.write(
             "hosts.nix",
@@ -103,6 +104,11 @@ impl Fleet {
         self.root().join(name)
     }
 
+    /// The user's home, with nothing in it.
+    pub(crate) fn home(&self) -> &Path {
+        self.home.path()
+    }
+
     pub(crate) fn write(&self, name: &str, text: &str) {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -129,7 +135,7 @@ impl Fleet {
         }
         command
             .current_dir(self.root())
-            .env("HOME", self.path("no-home"))
+            .env("HOME", self.home())
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("GIT_CEILING_DIRECTORIES", self.root().parent().unwrap())
