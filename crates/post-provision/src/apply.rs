@@ -29,7 +29,7 @@ pub struct Desk<'a> {
     ui: Ui,
     state: PathBuf,
     lock: Lock,
-    git: Option<Git>,
+    git: std::result::Result<Git, Reason>,
     /// A commit that an earlier run could not make.
     pending: Option<Pending>,
 }
@@ -93,7 +93,7 @@ impl<'a> Desk<'a> {
             )),
             Recovery::TakenBack => ui.warn("took back an interrupted run: it had changed nothing"),
         }
-        let mut desk = Desk { repo, ui, state, lock, git: Git::find(repo.root()), pending: None };
+        let mut desk = Desk { repo, ui, state, lock, git: Git::find(repo.root())?, pending: None };
         desk.pending = desk.read_pending()?;
         Ok(desk)
     }
@@ -143,7 +143,7 @@ impl<'a> Desk<'a> {
 
     /// Refuses by name those files of a plan that have changes of the user's own.
     pub fn refuse_dirty(&self, plan: &Plan) -> Result<()> {
-        let Some(git) = &self.git else { return Ok(()) };
+        let Ok(git) = &self.git else { return Ok(()) };
         let existing: Vec<PathBuf> =
             plan.paths().into_iter().filter(|path| self.repo.root().join(path).exists()).collect();
         let dirty = git.dirty(&existing)?;
@@ -180,12 +180,12 @@ impl<'a> Desk<'a> {
 
     fn commit(&self, pending: &Pending, outcome: &mut Outcome) -> Result<()> {
         let hindrance = match &self.git {
-            None => Some(Reason::NoGit),
-            Some(git) => git.hindrance()?,
+            Err(reason) => Some(reason.clone()),
+            Ok(git) => git.hindrance()?,
         };
         let paths: Vec<PathBuf> = pending.files.iter().map(|(path, _)| path.clone()).collect();
         match (&self.git, hindrance) {
-            (Some(git), None) => match git.commit(&paths, &pending.message) {
+            (Ok(git), None) => match git.commit(&paths, &pending.message) {
                 Ok(Committed::As(name)) => outcome.commit = Some(name),
                 Ok(Committed::Before) => {}
                 Ok(Committed::Ignored) => outcome.not_committed = Some(Reason::Ignored.describe()),

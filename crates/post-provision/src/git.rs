@@ -13,18 +13,35 @@ use fleet_core::{
 const LIMIT: u64 = 30;
 const COMMIT_LIMIT: u64 = 900;
 
+/// Variables that bind git to one repository (`git rev-parse --local-env-vars`). A hook or an alias that runs this
+/// tool has them set, for a repository that need not be the fleet's.
+const LOCAL: [&str; 8] = [
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_PREFIX",
+    "GIT_COMMON_DIR",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_INTERNAL_SUPER_PREFIX",
+];
+
 /// The git work tree that the fleet repository is in.
 #[derive(Debug, Clone)]
 pub struct Git {
     root: PathBuf,
     program: PathBuf,
+    /// Whether the repository is found by looking for `.git`, whatever the environment says.
+    by_place: bool,
 }
 
 /// Why nothing is committed, although it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
-    /// No git program, or no work tree.
+    /// No work tree.
     NoGit,
+    /// A work tree, and no program to commit with.
+    NoProgram,
     /// HEAD is no branch.
     Detached,
     /// A merge, rebase, cherry-pick, revert or bisect is going on.
@@ -49,6 +66,7 @@ impl Reason {
     pub fn describe(&self) -> String {
         match self {
             Reason::NoGit => "this is no git repository".to_owned(),
+            Reason::NoProgram => "there is no git program on PATH".to_owned(),
             Reason::Detached => "HEAD is detached: a commit would belong to no branch".to_owned(),
             Reason::Busy(what) => format!("{what} is in progress"),
             Reason::Ignored => "git ignores the changed files".to_owned(),
@@ -57,16 +75,27 @@ impl Reason {
 }
 
 impl Git {
-    /// The work tree around `root`, if there is one and git is installed.
-    pub fn find(root: &Path) -> Option<Git> {
-        let git = Git { root: root.to_owned(), program: find_program("git")? };
-        let inside = git.run(&["rev-parse", "--is-inside-work-tree"]).ok()?;
-        (inside.trim() == "true").then_some(git)
+    /// The work tree around `root`, or why there is none to commit in. A repository that git will not work in (of
+    /// another owner, damaged) is an error: what has changed in it can not be told.
+    pub fn find(root: &Path) -> Result<std::result::Result<Git, Reason>> {
+        let by_place = root.ancestors().any(|place| place.join(".git").exists());
+        let Some(program) = find_program("git") else {
+            return Ok(Err(if by_place { Reason::NoProgram } else { Reason::NoGit }));
+        };
+        let git = Git { root: root.to_owned(), program, by_place };
+        match git.run(&["rev-parse", "--is-inside-work-tree"]) {
+            Ok(inside) if inside.trim() == "true" => Ok(Ok(git)),
+            Err(error) if by_place => {
+                Err(error.context("git will not work in this repository").now("nothing was changed"))
+            }
+            _ => Ok(Err(Reason::NoGit)),
+        }
     }
 
     /// Nothing is set that a hook could notice.
     fn command(&self) -> Command {
-        Command::new(&self.program).arg("-C").arg(&self.root)
+        let command = Command::new(&self.program).arg("-C").arg(&self.root);
+        LOCAL.iter().filter(|_| self.by_place).fold(command, |command, name| command.env_remove(name))
     }
 
     fn run(&self, args: &[&str]) -> Result<String> {
@@ -180,6 +209,16 @@ impl Git {
                     .output(Deadline::secs(LIMIT));
             }
             return Err(error);
+        }
+        // A hook that formats what is committed adds to the commit's own index only: the user's would say to take
+        // that back.
+        if !self.dirty(&paths)?.is_empty() {
+            self.command()
+                .arg("--literal-pathspecs")
+                .args(["reset", "--quiet", "--"])
+                .args(&paths)
+                .output(Deadline::secs(LIMIT))?
+                .checked()?;
         }
         Ok(Committed::As(self.run(&["rev-parse", "--short", "HEAD"])?.trim().to_owned()))
     }

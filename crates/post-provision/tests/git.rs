@@ -1,0 +1,96 @@
+//! Repositories as people have them: worktrees, hooks, other owners, environments of another git.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+mod common;
+
+use std::os::unix::fs::PermissionsExt;
+
+use common::{Fleet, fails};
+
+fn hook(fleet: &Fleet, name: &str, script: &str) {
+    let path = format!(".git/hooks/{name}");
+    fleet.write(&path, &format!("#!/bin/sh\n{script}\n"));
+    std::fs::set_permissions(fleet.path(&path), std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn a_hook_that_formats_leaves_nothing_to_commit() {
+    let fleet = Fleet::committed();
+    fleet.write("unrelated", "mine\n");
+    fleet.git(&["add", "unrelated"]);
+    hook(&fleet, "pre-commit", "echo '# formatted' >> hosts.nix && git add hosts.nix");
+    fleet.add(&[]);
+    assert!(fleet.git(&["show", "HEAD:hosts.nix"]).ends_with("# formatted\n"));
+    assert_eq!(fleet.git(&["status", "--porcelain"]), "A  unrelated\n");
+    std::fs::remove_file(fleet.path(".git/hooks/pre-commit")).unwrap();
+    assert!(fleet.add(&[]).contains("Nothing to do"));
+}
+
+#[test]
+fn the_environment_of_another_repository_is_not_taken_over() {
+    let fleet = Fleet::committed();
+    let other = tempfile::tempdir().unwrap();
+    fleet.git(&["init", "-q", other.path().to_str().unwrap()]);
+    // As within a hook of that repository.
+    let mut command = fleet.tool(&["new", "--host-key", "new.pub", "--yes"]);
+    command.env("GIT_DIR", other.path().join(".git")).env("GIT_INDEX_FILE", other.path().join(".git/index"));
+    command.assert().success();
+    assert_eq!(fleet.git(&["rev-list", "--count", "HEAD"]), "2\n");
+    assert_eq!(fleet.git(&["status", "--porcelain"]), "");
+}
+
+#[test]
+fn a_repository_that_git_will_not_work_in_is_left_alone() {
+    let fleet = Fleet::committed();
+    let snapshot = fleet.snapshot();
+    let mut command = fleet.tool(&["new", "--host-key", "new.pub", "--yes"]);
+    // What git does in a repository of another owner.
+    command.env("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1");
+    let said = fails(command, 1);
+    assert!(said.contains("git will not work in this repository"), "{said}");
+    assert!(said.contains("dubious ownership") && said.contains("nothing was changed"), "{said}");
+    assert_eq!(fleet.snapshot(), snapshot);
+}
+
+#[test]
+fn without_the_program_the_files_are_kept() {
+    let fleet = Fleet::committed();
+    let empty = tempfile::tempdir().unwrap();
+    let mut command = fleet.tool(&["new", "--host-key", "new.pub", "--yes"]);
+    command.env("PATH", empty.path());
+    let output = command.assert().success().get_output().clone();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("⚠ not committed: there is no git program on PATH; the files are kept"), "{said}");
+    assert!(fleet.read("hosts.nix").contains("new = {"));
+    // With git again, the commit is still to be made by hand: the tool did not say that it would.
+    assert!(fleet.add(&[]).contains("Nothing to do"));
+}
+
+#[test]
+fn a_worktree_and_a_submodule_are_repositories_too() {
+    let fleet = Fleet::committed();
+    let around = tempfile::tempdir().unwrap();
+    let tree = around.path().join("tree");
+    fleet.git(&["worktree", "add", "-q", "-b", "other", tree.to_str().unwrap()]);
+    let top = around.path().join("top");
+    fleet.git(&["init", "-q", "-b", "main", top.to_str().unwrap()]);
+    let inside = |args: &[&str]| fleet.git(&[&["-C", top.to_str().unwrap()], args].concat());
+    inside(&[
+        "-c",
+        "protocol.file.allow=always",
+        "submodule",
+        "add",
+        "-q",
+        fleet.root().to_str().unwrap(),
+        "sub",
+    ]);
+    for place in [tree, top.join("sub")] {
+        let mut command = fleet.tool(&["new", "--host-key", "new.pub", "--yes"]);
+        command.current_dir(&place).env_remove("GIT_CEILING_DIRECTORIES").assert().success();
+        let at = |args: &[&str]| fleet.git(&[&["-C", place.to_str().unwrap()], args].concat());
+        assert_eq!(at(&["log", "-1", "--format=%s"]), "feat(vms): add new to fleet\n");
+        assert_eq!(at(&["status", "--porcelain"]), "");
+        assert!(!place.join(".fleet").exists());
+    }
+    assert_eq!(fleet.git(&["rev-list", "--count", "main"]), "1\n");
+}
