@@ -85,7 +85,7 @@ pub(crate) fn definitions() -> Definitions {
             install: Install::NixosAnywhere,
             protection: false,
             readonly: false,
-            secrets: vec![],
+            secrets: None,
             anti_affinity: vec![],
             purpose: None,
             services: vec![],

@@ -137,7 +137,7 @@ pub(super) fn managed_vm<'a>(
     let purpose = owned(reader, fields, "purpose");
     let services = strings(reader, fields, "services");
     let notes = strings(reader, fields, "notes");
-    let secrets = reader.one_or_more(fields, "secrets");
+    let secrets = fields.get("secrets").is_some().then(|| reader.one_or_more(fields, "secrets"));
     let anti_affinity = reader.one_or_more(fields, "antiAffinity");
     let name = name?;
     Some(ManagedVm {

@@ -176,8 +176,8 @@ pub struct ManagedVm {
     pub services: Vec<String>,
     /// Remarks.
     pub notes: Vec<String>,
-    /// Secrets that it may read, as written.
-    pub secrets: Vec<String>,
+    /// Secrets that it may read, as written; when not given, those of every rule that lists hosts.
+    pub secrets: Option<Vec<String>>,
     /// VMs, or groups, that it should not share a node with, as written.
     pub anti_affinity: Vec<String>,
 }

@@ -59,10 +59,27 @@ enum Home<'a> {
 impl Rules {
     /// The file with a host's key changed. `path` is for errors.
     pub fn with_host(&self, change: &HostChange<'_>, fleet: &Fleet, path: &Path) -> Result<Edited> {
-        self.edit(change, fleet).map_err(|e| e.context(format_args!("can not change {}", path.display())))
+        self.with_host_in(change, fleet, None, path)
     }
 
-    fn edit(&self, change: &HostChange<'_>, fleet: &Fleet) -> Result<Edited> {
+    /// As [`Rules::with_host`], and where rules are `chosen` (by their place) the key joins these and no others.
+    pub fn with_host_in(
+        &self,
+        change: &HostChange<'_>,
+        fleet: &Fleet,
+        chosen: Option<&BTreeSet<usize>>,
+        path: &Path,
+    ) -> Result<Edited> {
+        self.edit(change, fleet, chosen)
+            .map_err(|e| e.context(format_args!("can not change {}", path.display())))
+    }
+
+    fn edit(
+        &self,
+        change: &HostChange<'_>,
+        fleet: &Fleet,
+        chosen: Option<&BTreeSet<usize>>,
+    ) -> Result<Edited> {
         let mut definitions = Vec::new();
         collect(self.root(), Home::Other, &mut definitions);
         let new = change.recipient.map(Recipient::as_str);
@@ -155,7 +172,7 @@ impl Rules {
             out
         };
         // In the order of the file, so that a name comes before its use.
-        for rule in &self.rules {
+        for (place, rule) in self.rules.iter().enumerate() {
             let verdict = self.verdict(rule, change.host, fleet);
             for (index, group) in rule.groups.iter().enumerate() {
                 let had = group.age.iter().any(|key| keys.contains(key));
@@ -173,7 +190,10 @@ impl Rules {
                         )?;
                     }
                 }
-                let wanted = matches!(verdict, Verdict::Own | Verdict::Fleet);
+                let wanted = match chosen {
+                    Some(chosen) => chosen.contains(&place),
+                    None => matches!(verdict, Verdict::Own | Verdict::Fleet),
+                };
                 if let (Some(new), false, true) = (new, had, wanted)
                     // Shares of a key: the group that lists hosts, or the only one.
                     && (rule.groups.len() == 1 || lists_hosts(self, rule, index, change.host, fleet))
@@ -198,7 +218,7 @@ impl Rules {
                 }
                 expected.push(age);
             }
-            if let (Verdict::Others(other), Some(_)) = (&verdict, new) {
+            if let (Verdict::Others(other), Some(_), None) = (&verdict, new, chosen) {
                 edited.withheld.push((rule.name(), other.clone()));
             }
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Rule, Rules};
+use crate::recipient::{HostKey, Recipient};
 
 /// What is known about the fleet besides the rules: hosts by name, with every name they go by and their recipient.
 #[derive(Debug, Clone, Default)]
@@ -46,9 +47,22 @@ impl Fleet {
 
     /// The host that this recipient or this anchor stands for.
     pub(super) fn host_of(&self, recipient: &str, anchor: Option<&str>) -> Option<&str> {
+        // sops takes an SSH key as it is, too.
+        let converted = recipient
+            .starts_with("ssh-ed25519 ")
+            .then(|| HostKey::parse(recipient).and_then(|key| key.recipient()).ok())
+            .flatten();
+        let recipient = converted.as_ref().map_or(recipient, Recipient::as_str);
         let by_key = self.hosts.iter().find(|(_, known)| known.recipient.as_deref() == Some(recipient));
-        let by_name = || anchor.and_then(|anchor| self.hosts.iter().find(|(name, _)| *name == anchor));
-        by_key.or_else(by_name).map(|(name, _)| name.as_str())
+        let by_name = || {
+            let anchor = anchor?;
+            let exact = self.hosts.keys().find(|name| *name == anchor);
+            exact.or_else(|| {
+                let word = host_in(anchor)?;
+                self.hosts.keys().find(|name| self.goes_by(name, &word))
+            })
+        };
+        by_key.map(|(name, _)| name).or_else(by_name).map(String::as_str)
     }
 
     fn goes_by(&self, host: &str, word: &str) -> bool {
@@ -58,6 +72,14 @@ impl Fleet {
                 .get(host)
                 .is_some_and(|known| known.names.iter().any(|name| name.eq_ignore_ascii_case(word)))
     }
+}
+
+/// The name in an anchor that says of itself that it is a host's: `host_web`, `server-web`. Any other word beside a
+/// name may mean a person: `admin_web` is who looks after web.
+fn host_in(anchor: &str) -> Option<String> {
+    const WORDS: [&str; 8] = ["host", "server", "machine", "node", "vm", "system", "nixos", "srv"];
+    let (word, name) = anchor.split_once(['_', '-'])?;
+    WORDS.iter().any(|known| word.eq_ignore_ascii_case(known)).then(|| name.to_owned())
 }
 
 /// Why a rule gets a host's key, or does not.
@@ -87,6 +109,14 @@ fn words(regex: &str) -> Vec<String> {
 }
 
 impl Rules {
+    /// The host whose own a rule is, if it is another one's than `host`'s.
+    pub fn owner(&self, index: usize, host: &str, fleet: &Fleet) -> Option<String> {
+        match self.verdict(self.rules.get(index)?, host, fleet) {
+            Verdict::Others(other) => Some(other),
+            Verdict::Own | Verdict::Fleet | Verdict::NoHost => None,
+        }
+    }
+
     /// Whether `host`'s key belongs into `rule`.
     pub(super) fn verdict(&self, rule: &Rule, host: &str, fleet: &Fleet) -> Verdict {
         let words = rule.path_regex.as_deref().map(words).unwrap_or_default();
@@ -124,7 +154,29 @@ impl Rules {
 
 #[cfg(test)]
 mod tests {
-    use super::words;
+    use super::{Fleet, words};
+
+    #[test]
+    fn anchors_that_say_that_they_are_hosts_are() {
+        let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIN+YGiYlad10cykwmD216vctFMbar5gNFSvbl4UgHLYC";
+        let mut fleet = Fleet::default();
+        fleet.add(
+            "web",
+            ["www".to_owned()],
+            Some("age1fxhck9733ejghfn8ml3apz07l53rxr7ec8aeqvd8kvf2an5f8gvqdd7t2a".to_owned()),
+        );
+        for anchor in ["web", "host_web", "server-web", "VM_www"] {
+            assert_eq!(fleet.host_of("age1other", Some(anchor)), Some("web"), "{anchor}");
+        }
+        for anchor in ["admin_web", "www_host", "host_db", "web_admin", "hostweb"] {
+            assert_eq!(fleet.host_of("age1other", Some(anchor)), None, "{anchor}");
+        }
+        assert_eq!(
+            fleet.host_of(&format!("{key} root@web"), None),
+            Some("web"),
+            "sops takes SSH keys as they are"
+        );
+    }
 
     #[test]
     fn the_words_of_a_regex_are_its_names() {
