@@ -14,6 +14,7 @@ pub mod files;
 pub mod guard;
 pub mod hosts;
 pub mod interrupt;
+pub mod known_hosts;
 pub mod nix;
 pub mod protocol;
 pub mod repo;

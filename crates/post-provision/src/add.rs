@@ -1,6 +1,9 @@
 //! `post-provision-vm NAME [IP] [VMID]`: a new VM into the fleet.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use fleet_core::{
@@ -18,9 +21,10 @@ use serde::Serialize;
 use crate::{
     apply::Outcome,
     carry_out::{CommitArgs, End, carry_out, identities, read},
+    chosen,
     fleet::fleet_of,
     identity::Identity,
-    inventory,
+    inventory, known,
     plan::Plan,
     recipient::{HostKey, Recipient},
     rules::{HostChange, Rules},
@@ -138,6 +142,9 @@ impl Add {
             let hosts = Hosts::load(&repo, common.nix)?;
             plan(&repo, &definitions, &hosts, &facts, self.rotate, !self.no_secrets, identities(common))
         })?;
+        if let End::Nothing(_) | End::Done(_) = end {
+            known::record(name, &facts.key, ui);
+        }
         match end {
             End::Nothing(outcome) | End::Shown(outcome) | End::Done(outcome) => {
                 self.answer(&planned, &facts, &outcome, ui)
@@ -209,7 +216,7 @@ pub fn plan(
 
     // hosts.nix
     let hosts_path = repo.hosts();
-    let relative = |path: &std::path::Path| path.strip_prefix(repo.root()).unwrap_or(path).to_owned();
+    let relative = |path: &Path| path.strip_prefix(repo.root()).unwrap_or(path).to_owned();
     let before = read(&hosts_path)?;
     let mut hosts_after = hosts.clone();
     let line = facts.key.line();
@@ -250,10 +257,16 @@ pub fn plan(
             let text = read(&path)?;
             let rules = Rules::parse(&text, &path)?;
             let change = HostChange { host: name, recipient: Some(&recipient), known: &known };
-            let edited = rules.with_host(&change, &fleet, &path)?;
+            let chosen = match &facts.vm.secrets {
+                Some(list) => Some(chosen::rules_of(repo, &path, &rules, list, name, &fleet)?),
+                None => None,
+            };
+            let edited = rules.with_host_in(&change, &fleet, chosen.as_ref(), &path)?;
             let after = Rules::parse(&edited.text, &path)?;
             planned.plan.notes.extend(withheld(name, &edited.withheld));
-            if !after.rules.iter().any(|rule| rule.age_keys().any(|key| key == recipient.as_str())) {
+            if let Some(chosen) = &chosen {
+                planned.plan.warnings.extend(chosen::beside(name, &after, chosen, recipient.as_str()));
+            } else if !after.rules.iter().any(|rule| rule.age_keys().any(|key| key == recipient.as_str())) {
                 planned.plan.warnings.push(format!(
                     "no rule in {} lists hosts of the fleet: {name} will not be able to read any secret",
                     relative(&path).display()
@@ -350,7 +363,7 @@ fn new_host(repo: &Repo, hosts: &Hosts, vm: &ManagedVm, key: &str) -> Result<New
         (None, Some(user)) => user.to_owned(),
         (None, None) => {
             return Err(Error::usage(format!("can not tell the login of '{}'", vm.name))
-                .now("its definition has no `user`, and the hosts in hosts.nix do not share one")
+                .now("its definition has no `user`, and the hosts with a configurationFile in hosts.nix do not share one")
                 .hint(format!("give managed.{} in vms/definitions.nix a `user`", vm.name)));
         }
     };

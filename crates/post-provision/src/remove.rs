@@ -21,6 +21,7 @@ use crate::{
     check::listed,
     fleet::fleet_of,
     identity::Identity,
+    known,
     plan::Plan,
     recipient::{HostKey, Recipient},
     rules::{HostChange, Rules},
@@ -48,6 +49,8 @@ pub struct Remove {
 pub struct Planned {
     /// The plan.
     pub plan: Plan,
+    /// Its host key on record.
+    pub key: Option<HostKey>,
     /// Its keys.
     pub retired: Vec<String>,
     /// Secrets that it could open.
@@ -99,6 +102,9 @@ impl Remove {
             End::Declined => return Ok(()),
             End::Nothing(outcome) | End::Shown(outcome) | End::Done(outcome) => outcome,
         };
+        if let End::Nothing(_) | End::Done(_) = end {
+            known::forget(&self.name, planned.key.as_ref(), ui);
+        }
         if !planned.readable.is_empty() {
             ui.warn(format!(
                 "'{}' has seen the values in these files, and may keep them: give every one of them a new value",
@@ -184,6 +190,7 @@ pub fn plan(
         });
     }
     plan_inventory(repo, definitions, &hosts_after, &mut planned.plan)?;
+    planned.key = key;
     let mut message = format!("feat(vms): remove {name} from fleet\n\n");
     for key in &planned.retired {
         message.push_str(&format!("Retired recipient: {key}\n"));
