@@ -178,15 +178,54 @@ fn picture(definitions: &Definitions, node: &str) -> String {
     out
 }
 
-/// Text in a picture: quoted, without what Mermaid would read.
+/// Text in a picture: quoted, on one line; what Mermaid would read is written as its entity codes (`#quot;`, `#35;`).
 fn label(text: &str) -> String {
-    format!("\"{}\"", text.replace(['"', '\n', '\r'], " "))
+    let mut out = String::from("\"");
+    for c in one_line(text).chars() {
+        match c {
+            '"' => out.push_str("#quot;"),
+            '#' | '<' | '>' | '&' | '`' | '\\' | ';' => {
+                let _ = write!(out, "#{};", u32::from(c));
+            }
+            other => out.push(other),
+        }
+    }
+    out.push('"');
+    out
 }
 
-/// Text in a table: one line, bars escaped.
+/// Text in a table: one line, bars escaped, and nothing that is HTML or hides what follows. Emphasis, links and code are
+/// whoever wrote them's own.
 fn cell(text: Option<&str>) -> String {
-    let text = text.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
-    if text.is_empty() { NOTHING.to_owned() } else { text.replace('|', "\\|") }
+    let text = one_line(text.unwrap_or_default());
+    if text.is_empty() {
+        return NOTHING.to_owned();
+    }
+    // Code needs both its backticks, and can not hold an escaped backslash before a bar.
+    let code_is_code = text.matches('`').count() % 2 == 0 && !text.contains("\\|");
+    let mut out = String::with_capacity(text.len());
+    let mut code = false;
+    for c in text.chars() {
+        match c {
+            // A table is split at its bars before anything else is looked at.
+            '|' => out.push_str("\\|"),
+            '`' if !code_is_code => out.push_str("\\`"),
+            '`' => {
+                code = !code;
+                out.push(c);
+            }
+            '\\' if !code => out.push_str("\\\\"),
+            '<' if !code => out.push_str("&lt;"),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+/// Words with single blanks between, without control characters.
+fn one_line(text: &str) -> String {
+    let blank = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().map(blank).collect::<String>().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn list(items: &[String]) -> String {
@@ -233,6 +272,62 @@ mod tests {
         {
             assert!(refreshed(&broken, "x\n").unwrap_err().message().contains("one pair"), "{broken}");
         }
+    }
+
+    /// The cells of the rows of a table, as a Markdown parser reads them.
+    fn parsed(markdown: &str) -> Vec<Vec<String>> {
+        use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
+        let mut rows: Vec<Vec<String>> = Vec::new();
+        for event in Parser::new_ext(markdown, Options::ENABLE_TABLES) {
+            match event {
+                Event::Start(Tag::TableRow | Tag::TableHead) => rows.push(Vec::new()),
+                Event::Start(Tag::TableCell) => rows.last_mut().unwrap().push(String::new()),
+                Event::Text(text) | Event::Code(text) => {
+                    rows.last_mut().unwrap().last_mut().unwrap().push_str(&text)
+                }
+                Event::Html(html) | Event::InlineHtml(html) => panic!("HTML: {html}"),
+                Event::End(TagEnd::Table) => break,
+                _ => {}
+            }
+        }
+        rows
+    }
+
+    #[test]
+    fn a_parser_reads_in_the_cells_what_was_written() {
+        for text in [
+            "a | b",
+            "a\\|b",
+            "a\\",
+            "\\\\|\\",
+            "one ` backtick | and a bar",
+            "`a | b` in code",
+            "`C:\\temp` and D:\\temp",
+            "`\\|`",
+            "<b>bold</b> <!-- gone --> <https://example.org>",
+            "`<b>`",
+            "<!-- fleet:machines:end -->",
+            "\"quoted\" 'too' — ünïcode 🦀",
+            "a\nb\r\nc\td\u{7}e",
+            "| --- |",
+            "# no heading",
+        ] {
+            let table = format!("| h | i |\n| --- | --- |\n| {} | end |\n", cell(Some(text)));
+            let rows = parsed(&table);
+            assert_eq!(rows.len(), 2, "{text:?}: {table}");
+            assert_eq!((rows[1].len(), rows[1][1].as_str()), (2, "end"), "{text:?}: {table}");
+            let bare = |text: &str| text.replace('`', "");
+            assert_eq!(bare(&rows[1][0]), bare(&one_line(text)), "{table}");
+        }
+    }
+
+    #[test]
+    fn labels_can_not_break_the_picture() {
+        assert_eq!(label("104 web"), "\"104 web\"");
+        assert_eq!(
+            label("a \"b\"\n<c> #1; `d` [e](f)"),
+            "\"a #quot;b#quot; #60;c#62; #35;1#59; #96;d#96; [e](f)\""
+        );
     }
 
     #[test]
