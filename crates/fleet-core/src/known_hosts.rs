@@ -19,13 +19,13 @@ pub fn file() -> Option<PathBuf> {
 
 /// Records a VM's key (one OpenSSH line) under its name, in place of any other. Says whether that changed anything.
 pub fn record(file: &Path, name: &str, key: &str) -> Result<bool> {
-    change(file, |line| !is_under(line, name), Some(format!("{name} {key}")))
+    change(file, |line| !is_under(line, name), Some(&format!("{name} {key}")))
 }
 
 /// Takes out what is under a VM's name, and its key under any other. Says whether that changed anything.
 pub fn forget(file: &Path, name: &str, key: Option<&str>) -> Result<bool> {
     let blob = key.and_then(blob);
-    change(file, |line| !is_under(line, name) && !(blob.is_some() && blob_in(line) == blob), None)
+    change(file, |line| !(is_under(line, name) || blob.is_some() && blob_in(line) == blob), None)
 }
 
 /// The lines (from 1) of a known-hosts file that hold this key, under any name.
@@ -52,13 +52,13 @@ fn is_under(line: &str, name: &str) -> bool {
     line.split_whitespace().next().is_some_and(|word| word.eq_ignore_ascii_case(name))
 }
 
-fn change(file: &Path, keep: impl Fn(&str) -> bool, add: Option<String>) -> Result<bool> {
+fn change(file: &Path, keep: impl Fn(&str) -> bool, add: Option<&str>) -> Result<bool> {
     let before = match fs::read_to_string(file) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
         Err(e) => return Err(Error::io("read the known hosts in", file, e)),
     };
-    let after: Vec<&str> = before.lines().filter(|line| keep(line)).chain(add.as_deref()).collect();
+    let after: Vec<&str> = before.lines().filter(|line| keep(line)).chain(add).collect();
     let mut sorted = (before.lines().collect::<Vec<_>>(), after.clone());
     sorted.0.sort_unstable();
     sorted.1.sort_unstable();

@@ -202,7 +202,7 @@ fn cell(text: Option<&str>) -> String {
         return NOTHING.to_owned();
     }
     // Code needs both its backticks, and can not hold an escaped backslash before a bar.
-    let code_is_code = text.matches('`').count() % 2 == 0 && !text.contains("\\|");
+    let code_is_code = text.matches('`').count().is_multiple_of(2) && !text.contains("\\|");
     let mut out = String::with_capacity(text.len());
     let mut code = false;
     for c in text.chars() {
@@ -283,7 +283,7 @@ mod tests {
                 Event::Start(Tag::TableRow | Tag::TableHead) => rows.push(Vec::new()),
                 Event::Start(Tag::TableCell) => rows.last_mut().unwrap().push(String::new()),
                 Event::Text(text) | Event::Code(text) => {
-                    rows.last_mut().unwrap().last_mut().unwrap().push_str(&text)
+                    rows.last_mut().unwrap().last_mut().unwrap().push_str(&text);
                 }
                 Event::Html(html) | Event::InlineHtml(html) => panic!("HTML: {html}"),
                 Event::End(TagEnd::Table) => break,
