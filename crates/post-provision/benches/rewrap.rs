@@ -78,7 +78,7 @@ fn sops(fleet: &Fleet, program: &Path) -> Duration {
 }
 
 fn main() {
-    let add = ["new", "--host-key", "new.pub", "--yes"];
+    let add = ["nas", "--host-key", "new.pub", "--yes"];
     let fresh = fleet();
     let (first, memory) = ours(&fresh, &add);
     let (again, _) = ours(&fresh, &add);

@@ -14,37 +14,37 @@ fn the_whole_way() {
     fleet.git(&["add", "unrelated"]);
     let said = fleet.add(&[]);
     insta::assert_snapshot!(said.replace(&fleet.git(&["rev-parse", "--short", "HEAD"])[..7], "COMMIT"), @r"
-    ==> Reading the host key of 'new'...
+    ==> Reading the host key of 'nas'...
     ✓ Host key SHA256:5aNeTSzbj2y1Ya8UWlxPtCiMaqyj/IO0TwfI1aQkuR8 (given as a file)
     This will change 7 files:
-      hosts.nix: new entry new
-      secrets/.sops.yaml: key of new, in 1 more rule
+      hosts.nix: new entry nas
+      secrets/.sops.yaml: key of nas, in 1 more rule
       docs/machines.md: brought up to date
       secrets/deep/values.ini: wrapped anew, 1 recipient more
       secrets/plain-name: wrapped anew, 1 recipient more
       secrets/values.json: wrapped anew, 1 recipient more
       secrets/values.yaml: wrapped anew, 1 recipient more
-      rule 'hosts/web/.*' (line 5) is web's own: new does not join it
+      rule 'hosts/web/.*' (line 5) is web's own: nas does not join it
     ✓ Changed 7 files
     ✓ Committed as COMMIT
-    ✓ 'new' is in the fleet
+    ✓ 'nas' is in the fleet
     ");
     // The VM's own key opens what it may, and nothing else.
-    let new = identity("c");
+    let nas = identity("c");
     assert_eq!(
-        decrypt_file(&fleet.path("secrets/values.yaml"), &new).unwrap().get("db.password"),
+        decrypt_file(&fleet.path("secrets/values.yaml"), &nas).unwrap().get("db.password"),
         Some("canary-yaml-password")
     );
     assert_eq!(
-        decrypt_file(&fleet.path("secrets/plain-name"), &new).unwrap().get("API_KEY"),
+        decrypt_file(&fleet.path("secrets/plain-name"), &nas).unwrap().get("API_KEY"),
         Some("canary dotenv")
     );
     assert_eq!(
-        decrypt_file(&fleet.path("secrets/deep/values.ini"), &new).unwrap().get("sec.key"),
+        decrypt_file(&fleet.path("secrets/deep/values.ini"), &nas).unwrap().get("sec.key"),
         Some("canary-ini")
     );
-    assert_eq!(decrypt_file(&fleet.path("secrets/values.json"), &new).unwrap().get("b.4.c"), Some("d"));
-    decrypt_file(&fleet.path("secrets/hosts/web/own.yaml"), &new).unwrap_err();
+    assert_eq!(decrypt_file(&fleet.path("secrets/values.json"), &nas).unwrap().get("b.4.c"), Some("d"));
+    decrypt_file(&fleet.path("secrets/hosts/web/own.yaml"), &nas).unwrap_err();
     let after = SecretFile::load(&fleet.path("secrets/values.yaml")).unwrap().unwrap();
     assert_eq!(before.outside(), after.outside());
     // One commit of exactly these; what the user had staged is still staged.
@@ -63,7 +63,7 @@ fn the_whole_way() {
     );
     assert_eq!(fleet.git(&["status", "--porcelain"]), "A  unrelated\n");
     insta::assert_snapshot!(fleet.git(&["log", "-1", "--format=%B"]), @r"
-    feat(vms): add new to fleet
+    feat(vms): add nas to fleet
 
     VMID: 110
     Address: 192.0.2.10
@@ -74,32 +74,32 @@ fn the_whole_way() {
     ");
     insta::assert_snapshot!(fleet.git(&["show", "--format=", "HEAD", "--", "hosts.nix", "secrets/.sops.yaml"]), @r#"
     diff --git a/hosts.nix b/hosts.nix
-    index 8816243..7293edd 100644
+    index 8816243..c738ccc 100644
     --- a/hosts.nix
     +++ b/hosts.nix
     @@ -9,4 +9,13 @@ in
          publicKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIN+YGiYlad10cykwmD216vctFMbar5gNFSvbl4UgHLYC root@web";
          authorizedKeys = keys;
        };
-    +  new = {
-    +    configurationFile = ./hosts/new/configuration.nix;
+    +  nas = {
+    +    configurationFile = ./hosts/nas/configuration.nix;
     +    user = "fleet";
     +    homeDirectory = "/home/fleet";
-    +    hostname = "new";
-    +    sshAlias = "new";
+    +    hostname = "nas";
+    +    sshAlias = "nas";
     +    publicKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA/hW56aZqII9uE1CTr8C+TTC7dPSM9UyjrlgrELSbWQ";
     +    authorizedKeys = keys;
     +  };
      }
     diff --git a/secrets/.sops.yaml b/secrets/.sops.yaml
-    index 1c8b0c8..1e1970f 100644
+    index 1c8b0c8..0fec5cc 100644
     --- a/secrets/.sops.yaml
     +++ b/secrets/.sops.yaml
     @@ -1,6 +1,7 @@
      keys:
        - &operator age1xq88grtlr4z409kez75g87t20ma8lftfh5ypqetsxvwl66xfke0s9nqmqa # me
        - &web age1fxhck9733ejghfn8ml3apz07l53rxr7ec8aeqvd8kvf2an5f8gvqdd7t2a
-    +  - &new age1t4elcwgku9z52swdc05pq64src8n0tpqh0zav4gr46knwwgkvessnuws32
+    +  - &nas age1t4elcwgku9z52swdc05pq64src8n0tpqh0zav4gr46knwwgkvessnuws32
      creation_rules:
        - path_regex: hosts/web/.*
          key_groups:
@@ -107,7 +107,7 @@ fn the_whole_way() {
            - age:
                - *operator
                - *web
-    +          - *new
+    +          - *nas
     "#);
     insta::assert_snapshot!(fleet.read("docs/machines.md"), @r#"
     # Ours
@@ -118,7 +118,7 @@ fn the_whole_way() {
 
     | VMID | Name | Node | Cores | RAM | Disk | Storage | Address | Host key | Purpose | Services |
     | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-    | 110 | new | prom | 2 | 2 GiB | 20G | local-zfs | DHCP | `SHA256:5aNeTSzbj2y1Ya8UWlxPtCiMaqyj/IO0TwfI1aQkuR8` | Tests \| more | – |
+    | 110 | nas | prom | 2 | 2 GiB | 20G | local-zfs | DHCP | `SHA256:5aNeTSzbj2y1Ya8UWlxPtCiMaqyj/IO0TwfI1aQkuR8` | Tests \| more | – |
     | 111 | static | prom | 1 | 512 MiB | 8G | local-zfs | 192.0.2.11/24 | – | – | – |
 
     ## Imported VMs (read-only)
@@ -131,7 +131,7 @@ fn the_whole_way() {
     graph LR
       node0[("prom")]
       node0 --> vm104(["104 web"])
-      node0 --> vm110["110 new"]
+      node0 --> vm110["110 nas"]
       node0 --> vm111["111 static"]
     ```
 
@@ -143,7 +143,7 @@ fn the_whole_way() {
     // Nothing to do the second time.
     let head = fleet.git(&["rev-parse", "HEAD"]);
     let snapshot = fleet.snapshot();
-    assert!(fleet.add(&[]).contains("✓ Nothing to do: 'new' is in the fleet"));
+    assert!(fleet.add(&[]).contains("✓ Nothing to do: 'nas' is in the fleet"));
     assert_eq!((fleet.snapshot(), fleet.git(&["rev-parse", "HEAD"])), (snapshot, head));
 }
 
@@ -169,12 +169,12 @@ fn a_dry_run_shows_everything_and_changes_nothing() {
     let fleet = Fleet::committed();
     let before = fleet.snapshot();
     let output =
-        fleet.tool(&["new", "--host-key", "new.pub", "--dry-run"]).assert().success().get_output().clone();
+        fleet.tool(&["nas", "--host-key", "new.pub", "--dry-run"]).assert().success().get_output().clone();
     let diff = String::from_utf8(output.stdout).unwrap();
     for part in [
         "+++ b/hosts.nix\n",
-        "+  new = {\n",
-        "+  - &new age1",
+        "+  nas = {\n",
+        "+  - &nas age1",
         "# secrets/values.yaml: wrapped anew, 1 recipient more\n",
     ] {
         assert!(diff.contains(part), "{part} in {diff}");
@@ -187,7 +187,7 @@ fn a_dry_run_shows_everything_and_changes_nothing() {
 #[test]
 fn json_tells_scripts_what_happened() {
     let fleet = Fleet::committed();
-    let args = ["new", "--host-key", "new.pub", "--yes", "--json", "--quiet"];
+    let args = ["nas", "--host-key", "new.pub", "--yes", "--json", "--quiet"];
     let output = fleet.tool(&args).assert().success().stderr("").get_output().clone();
     let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(answer["recipient"], recipient("c"));
@@ -200,7 +200,7 @@ fn json_tells_scripts_what_happened() {
 fn placeholders_are_replaced_and_other_keys_are_not() {
     let fleet = Fleet::committed();
     let entry =
-        "  new = { user = \"fleet\"; publicKey = \"PLACEHOLDER\"; /* soon */ authorizedKeys = keys; };\n";
+        "  nas = { user = \"fleet\"; publicKey = \"PLACEHOLDER\"; /* soon */ authorizedKeys = keys; };\n";
     fleet.edit("hosts.nix", "\n}\n", &format!("\n{entry}}}\n"));
     fleet.git(&["commit", "-qam", "prepared"]);
     fleet.add(&[]);
@@ -210,11 +210,11 @@ fn placeholders_are_replaced_and_other_keys_are_not() {
     // Another key later: refused with both fingerprints, taken with --rotate, the old one retired everywhere.
     let snapshot = fleet.snapshot();
     fleet.write("other.pub", &host_key("a"));
-    let said = fails(fleet.tool(&["new", "--host-key", "other.pub", "--yes"]), 6);
+    let said = fails(fleet.tool(&["nas", "--host-key", "other.pub", "--yes"]), 6);
     insta::assert_snapshot!(said, @r"
-    ==> Reading the host key of 'new'...
+    ==> Reading the host key of 'nas'...
     ✓ Host key SHA256:eJdNthgrde6FcE6jqX6OJbKkNb/2b21FwCg3MyU9564 (given as a file)
-    ✗ the host key of 'new' is not the one on record
+    ✗ the host key of 'nas' is not the one on record
       on record: SHA256:5aNeTSzbj2y1Ya8UWlxPtCiMaqyj/IO0TwfI1aQkuR8
       offered:   SHA256:eJdNthgrde6FcE6jqX6OJbKkNb/2b21FwCg3MyU9564
       nothing was changed
@@ -230,11 +230,11 @@ fn a_rotated_key_can_read_and_the_old_one_can_not() {
     let fleet = Fleet::committed();
     fleet.add(&[]);
     let path = fleet.path("secrets/values.yaml");
-    // As if `new` had been installed anew with another key: its record is changed to a key that is not c's.
+    // As if `nas` had been installed anew with another key: its record is changed to a key that is not c's.
     let other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGqmBvY8g+/GV17q56UYCmD9jOxIDq0TmSc7K+u4wB7L";
     fleet.write("other.pub", other);
     let output = fleet
-        .tool(&["new", "--host-key", "other.pub", "--yes", "--rotate", "--json"])
+        .tool(&["nas", "--host-key", "other.pub", "--yes", "--rotate", "--json"])
         .assert()
         .success()
         .get_output()
@@ -244,7 +244,7 @@ fn a_rotated_key_can_read_and_the_old_one_can_not() {
     decrypt_file(&path, &identity("c")).unwrap_err();
     decrypt_file(&path, &identity("a")).unwrap();
     assert!(!fleet.read("secrets/.sops.yaml").contains(&recipient("c")));
-    assert!(fleet.git(&["log", "-1", "--format=%s"]).starts_with("feat(vms): rotate the host key of new"));
+    assert!(fleet.git(&["log", "-1", "--format=%s"]).starts_with("feat(vms): rotate the host key of nas"));
 }
 
 #[test]
@@ -261,18 +261,18 @@ fn refusals_name_what_is_wrong_and_change_nothing() {
         (vec!["web", "--host-key", "new.pub", "--yes"], 3, "'web' (VMID 104) is imported and read-only"),
         (vec!["statci", "--host-key", "new.pub", "--yes"], 5, "did you mean 'static'?"),
         (
-            vec!["new", "192.0.2.10", "111", "--host-key", "new.pub", "--yes"],
+            vec!["nas", "192.0.2.10", "111", "--host-key", "new.pub", "--yes"],
             4,
-            "VMID 111 is not that of 'new', which is 110",
+            "VMID 111 is not that of 'nas', which is 110",
         ),
-        (vec!["new", "--host-key", "rsa.pub", "--yes"], 3, "not ssh-ed25519"),
-        (vec!["new", "--host-key", "web.pub", "--yes"], 4, "'web' has the host key SHA256:"),
-        (vec!["new", "--host-key", "missing.pub", "--yes"], 5, "can not read missing.pub"),
-        (vec!["new", "--host-key", secret_key.to_str().unwrap(), "--yes"], 2, "is a private key"),
-        (vec!["new", "--host-key", "new.pub"], 2, "there is no terminal"),
-        (vec!["new", "--host-key", "new.pub", "--trust-network"], 2, "cannot be used with"),
+        (vec!["nas", "--host-key", "rsa.pub", "--yes"], 3, "not ssh-ed25519"),
+        (vec!["nas", "--host-key", "web.pub", "--yes"], 4, "'web' has the host key SHA256:"),
+        (vec!["nas", "--host-key", "missing.pub", "--yes"], 5, "can not read missing.pub"),
+        (vec!["nas", "--host-key", secret_key.to_str().unwrap(), "--yes"], 2, "is a private key"),
+        (vec!["nas", "--host-key", "new.pub"], 2, "there is no terminal"),
+        (vec!["nas", "--host-key", "new.pub", "--trust-network"], 2, "cannot be used with"),
         (vec![], 2, "Usage"),
-        (vec!["new", "not-an-address"], 2, "invalid value 'not-an-address'"),
+        (vec!["nas", "not-an-address"], 2, "invalid value 'not-an-address'"),
     ];
     for (args, code, part) in cases {
         let said = fails(fleet.tool(&args), code);
@@ -289,7 +289,7 @@ fn files_with_changes_of_the_users_own_are_refused_by_name() {
     fleet.git(&["add", "hosts.nix"]);
     fleet.write("hosts/web/configuration.nix", "{ changed = true; }\n");
     let snapshot = fleet.snapshot();
-    let said = fails(fleet.tool(&["new", "--host-key", "new.pub", "--yes"]), 3);
+    let said = fails(fleet.tool(&["nas", "--host-key", "new.pub", "--yes"]), 3);
     assert!(said.contains("refused: docs/machines.md, hosts.nix have uncommitted changes"), "{said}");
     assert_eq!(fleet.snapshot(), snapshot);
     fleet.add(&["--allow-dirty"]);
@@ -301,7 +301,7 @@ fn files_with_changes_of_the_users_own_are_refused_by_name() {
 fn nobody_to_open_the_secrets_says_who_could() {
     let fleet = Fleet::committed();
     let snapshot = fleet.snapshot();
-    let mut command = fleet.tool(&["new", "--host-key", "new.pub", "--yes"]);
+    let mut command = fleet.tool(&["nas", "--host-key", "new.pub", "--yes"]);
     command.env("SOPS_AGE_KEY_FILE", fixtures().join("identity-c-TEST-FIXTURE.txt"));
     let said = fails(command, 1);
     for part in [
@@ -317,7 +317,7 @@ fn nobody_to_open_the_secrets_says_who_could() {
     assert!(!said.contains(secret.lines().last().unwrap()));
     assert_eq!(fleet.snapshot(), snapshot);
     // A host that may read them may bring them to the rules as well.
-    let mut command = fleet.tool(&["new", "--host-key", "new.pub", "--yes"]);
+    let mut command = fleet.tool(&["nas", "--host-key", "new.pub", "--yes"]);
     command.env("SOPS_AGE_KEY_FILE", fixtures().join("identity-b-TEST-FIXTURE.txt")).assert().success();
 }
 
@@ -331,7 +331,7 @@ fn one_bad_secret_and_nothing_changes() {
     );
     fleet.git(&["commit", "-qam", "damaged"]);
     let snapshot = fleet.snapshot();
-    let said = fails(fleet.tool(&["new", "--host-key", "new.pub", "--yes"]), 1);
+    let said = fails(fleet.tool(&["nas", "--host-key", "new.pub", "--yes"]), 1);
     assert!(said.contains("secrets/values.json: its data key does not open its checksum"), "{said}");
     assert_eq!(fleet.snapshot(), snapshot);
 }
@@ -344,7 +344,7 @@ fn a_commit_that_a_hook_refuses_is_made_by_the_next_run() {
     std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     std::fs::remove_file(fleet.path("docs/machines.md")).unwrap();
     fleet.git(&["commit", "--no-verify", "-qam", "no inventory"]);
-    let said = fails(fleet.tool(&["new", "--host-key", "new.pub", "--yes"]), 9);
+    let said = fails(fleet.tool(&["nas", "--host-key", "new.pub", "--yes"]), 9);
     assert!(
         said.contains("the files are in place, but git would not commit them") && said.contains("not today"),
         "{said}"
@@ -372,7 +372,7 @@ fn detached_or_busy_nothing_is_committed_and_the_files_are_kept() {
         let said = fleet.add(&[]);
         assert!(said.contains(&format!("⚠ not committed: {why}")), "{said}");
         assert_eq!(fleet.git(&["rev-list", "--count", "HEAD"]), "1\n");
-        assert!(fleet.read("hosts.nix").contains("new = {"));
+        assert!(fleet.read("hosts.nix").contains("nas = {"));
     }
     let fleet = Fleet::committed();
     fleet.add(&["--no-commit"]);
@@ -393,8 +393,8 @@ fn the_login_of_the_new_host_must_be_known() {
     let fleet = Fleet::committed();
     fleet.edit("hosts.nix", "    user = \"fleet\"; # not root\n", "");
     fleet.git(&["commit", "-qam", "no user"]);
-    let said = fails(fleet.tool(&["new", "--host-key", "new.pub", "--yes"]), 2);
-    assert!(said.contains("can not tell the login of 'new'") && said.contains("`user`"), "{said}");
+    let said = fails(fleet.tool(&["nas", "--host-key", "new.pub", "--yes"]), 2);
+    assert!(said.contains("can not tell the login of 'nas'") && said.contains("`user`"), "{said}");
 }
 
 #[test]
@@ -412,7 +412,7 @@ fn an_interrupted_run_is_finished_first() {
     let journal = serde_json::json!({ "version": 1, "ready": true, "entries": [
         { "target": target, "staged": staged, "before": sum(&fleet.read("hosts.nix")), "after": sum(&after) } ] });
     std::fs::write(state.join("files.json"), journal.to_string()).unwrap();
-    let said = fails(fleet.tool(&["new", "--host-key", "new.pub", "--dry-run"]), 9);
+    let said = fails(fleet.tool(&["nas", "--host-key", "new.pub", "--dry-run"]), 9);
     assert!(said.contains("an interrupted run has to be finished"), "{said}");
     let said = fleet.add(&["--allow-dirty"]);
     assert!(said.contains("⚠ finished an interrupted run: 1 file"), "{said}");
@@ -424,7 +424,7 @@ fn an_interrupted_run_is_finished_first() {
     let waiting = std::thread::scope(|scope| {
         let run = scope.spawn(|| {
             started.send(()).unwrap();
-            fleet.tool(&["new", "--host-key", "new.pub", "--yes"]).output().unwrap()
+            fleet.tool(&["nas", "--host-key", "new.pub", "--yes"]).output().unwrap()
         });
         holds.recv().unwrap();
         std::thread::sleep(std::time::Duration::from_millis(300));
@@ -439,11 +439,11 @@ fn an_interrupted_run_is_finished_first() {
 fn outside_of_a_repository_it_says_what_to_run() {
     let fleet = Fleet::new();
     let nowhere = tempfile::tempdir().unwrap();
-    let mut command = fleet.tool(&["new", "--host-key", "new.pub"]);
+    let mut command = fleet.tool(&["nas", "--host-key", "new.pub"]);
     command.current_dir(nowhere.path());
     let said = fails(command, 5);
     assert!(said.contains("not inside a fleet repository"), "{said}");
-    assert!(said.contains("hint: run `post-provision-vm --repo DIR new`"), "{said}");
+    assert!(said.contains("hint: run `post-provision-vm --repo DIR nas`"), "{said}");
 }
 
 /// What a person at a terminal sees and answers.
@@ -455,7 +455,7 @@ fn asked_at_a_terminal() {
         #[expect(clippy::disallowed_methods, reason = "for a terminal of its own")]
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_post-provision-vm"));
         command
-            .args(["new", "--host-key", "new.pub", "--no-commit", "--color", "never"])
+            .args(["nas", "--host-key", "new.pub", "--no-commit", "--color", "never"])
             .current_dir(fleet.root())
             .env("HOME", fleet.home())
             .env("SOPS_AGE_KEY_FILE", fixtures().join("identity-a-TEST-FIXTURE.txt"));
@@ -472,18 +472,18 @@ fn asked_at_a_terminal() {
         assert!(rest.contains("Nothing was changed.") && same, "{rest}");
     }
     let (rest, same) = at_terminal("y");
-    assert!(rest.contains("'new' is in the fleet") && !same, "{rest}");
+    assert!(rest.contains("'nas' is in the fleet") && !same, "{rest}");
 }
 
 #[test]
 fn a_vm_named_as_somebody_elses_anchor_does_not_take_their_place() {
     let fleet = Fleet::committed();
-    fleet.edit("secrets/.sops.yaml", "&operator", "&new");
-    fleet.edit("secrets/.sops.yaml", "*operator", "*new");
-    fleet.git(&["commit", "-qam", "the operator is called new"]);
+    fleet.edit("secrets/.sops.yaml", "&operator", "&nas");
+    fleet.edit("secrets/.sops.yaml", "*operator", "*nas");
+    fleet.git(&["commit", "-qam", "the operator is called nas"]);
     let snapshot = fleet.snapshot();
-    let said = fails(fleet.tool(&["new", "--host-key", "new.pub", "--yes"]), 4);
-    assert!(said.contains("line 2: &new is the key of a person who may log in on the hosts"), "{said}");
+    let said = fails(fleet.tool(&["nas", "--host-key", "new.pub", "--yes"]), 4);
+    assert!(said.contains("line 2: &nas is the key of a person who may log in on the hosts"), "{said}");
     assert_eq!(fleet.snapshot(), snapshot);
     fleet.edit("secrets/.sops.yaml", "&web", "&static");
     fleet.edit("secrets/.sops.yaml", "*web", "*static");
@@ -505,7 +505,7 @@ fn a_fleet_below_the_top_of_its_git_repository() {
     fleet.git(&["add", "-A"]);
     fleet.git(&["commit", "-q", "-m", "start"]);
     let run = || {
-        let mut command = fleet.tool(&["new", "--host-key", "new.pub", "--yes"]);
+        let mut command = fleet.tool(&["nas", "--host-key", "new.pub", "--yes"]);
         command.current_dir(&below);
         command
     };
@@ -527,11 +527,11 @@ fn two_vms_at_once_both_get_in() {
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGqmBvY8g+/GV17q56UYCmD9jOxIDq0TmSc7K+u4wB7L",
     );
     let run = |name: &str| {
-        let key = if name == "new" { "new.pub" } else { "static.pub" };
+        let key = if name == "nas" { "new.pub" } else { "static.pub" };
         fleet.tool(&[name, "--host-key", key, "--yes"]).output().unwrap()
     };
     let (one, two) = std::thread::scope(|scope| {
-        let one = scope.spawn(|| run("new"));
+        let one = scope.spawn(|| run("nas"));
         let two = scope.spawn(|| run("static"));
         (one.join().unwrap(), two.join().unwrap())
     });
@@ -539,7 +539,7 @@ fn two_vms_at_once_both_get_in() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
     let rules = fleet.read("secrets/.sops.yaml");
-    assert!(rules.contains("- *new\n") && rules.contains("- *static\n"), "{rules}");
+    assert!(rules.contains("- *nas\n") && rules.contains("- *static\n"), "{rules}");
     assert_eq!(
         SecretFile::load(&fleet.path("secrets/values.yaml")).unwrap().unwrap().recipients().count(),
         4
@@ -556,7 +556,7 @@ fn a_full_disk_and_a_read_only_file_change_nothing() {
     // No file may grow beyond some kilobytes, as if the disk were full then; the signal for that is ignored.
     let mut command = fleet.program(std::path::Path::new("/bin/sh"), &["-c"]);
     command.arg(format!(
-        "trap '' XFSZ; ulimit -f 16; exec '{}' new --host-key new.pub --yes",
+        "trap '' XFSZ; ulimit -f 16; exec '{}' nas --host-key new.pub --yes",
         env!("CARGO_BIN_EXE_post-provision-vm")
     ));
     let said = fails(command, 1);
@@ -566,7 +566,7 @@ fn a_full_disk_and_a_read_only_file_change_nothing() {
 
     let secret = fleet.path("secrets/values.yaml");
     std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o444)).unwrap();
-    let said = fails(fleet.tool(&["new", "--host-key", "new.pub", "--yes"]), 1);
+    let said = fails(fleet.tool(&["nas", "--host-key", "new.pub", "--yes"]), 1);
     assert!(said.contains("secrets/values.yaml is read-only") && said.contains("chmod u+w"), "{said}");
     assert_eq!(fleet.snapshot(), snapshot);
     // Nothing is left to be finished or taken back.
@@ -589,7 +589,7 @@ fn links_are_not_followed_out_of_the_repository() {
     fleet.git(&["add", "-A"]);
     fleet.git(&["commit", "-qm", "links"]);
     let far = std::fs::read(outside.path().join("far.yaml")).unwrap();
-    let said = fails(fleet.tool(&["new", "--host-key", "new.pub", "--yes"]), 3);
+    let said = fails(fleet.tool(&["nas", "--host-key", "new.pub", "--yes"]), 3);
     assert!(said.contains("leads out of the repository"), "{said}");
     assert_eq!(fleet.git(&["status", "--porcelain"]), "");
     assert_eq!(std::fs::read(outside.path().join("far.yaml")).unwrap(), far);

@@ -6,12 +6,12 @@ mod common;
 use common::{Fleet, fails, identity};
 use post_provision::sops::decrypt_file;
 
-/// A fleet whose definition of `new` has this list, with one rule for INI files beside the one for everything.
+/// A fleet whose definition of `nas` has this list, with one rule for INI files beside the one for everything.
 fn fleet(list: &str) -> Fleet {
     let fleet = Fleet::new();
     let rule = "  - path_regex: \\.ini$\n    key_groups:\n      - age: [*operator, *web]\n";
     fleet.edit("secrets/.sops.yaml", "  - path_regex: .*\n", &format!("{rule}  - path_regex: .*\n"));
-    fleet.edit("vms/definitions.nix", "new = {", &format!("new = {{ secrets = {list};"));
+    fleet.edit("vms/definitions.nix", "nas = {", &format!("nas = {{ secrets = {list};"));
     fleet.git(&["init", "-q", "-b", "main"]);
     fleet.git(&["add", "-A"]);
     fleet.git(&["commit", "-q", "-m", "start"]);
@@ -48,11 +48,11 @@ fn the_key_joins_the_rules_that_the_list_names_and_no_others() {
 fn an_entry_that_names_nothing_is_told_with_the_nearest_that_does() {
     let fleet = fleet(r#"[ "valuse.yaml" "deep/values.ini" "nothing/like it" ]"#);
     let snapshot = fleet.snapshot();
-    let said = fails(fleet.tool(&["new", "--host-key", "new.pub", "--yes"]), 2);
+    let said = fails(fleet.tool(&["nas", "--host-key", "new.pub", "--yes"]), 2);
     insta::assert_snapshot!(said, @r"
-    ==> Reading the host key of 'new'...
+    ==> Reading the host key of 'nas'...
     ✓ Host key SHA256:5aNeTSzbj2y1Ya8UWlxPtCiMaqyj/IO0TwfI1aQkuR8 (given as a file)
-    ✗ managed.new.secrets names no secret that a rule governs, and no rule: 'valuse.yaml', 'nothing/like it'
+    ✗ managed.nas.secrets names no secret that a rule governs, and no rule: 'valuse.yaml', 'nothing/like it'
       an entry is a secret file or a directory with some, or a rule's path_regex as it is written
       nothing was changed
     hint: did you mean 'secrets/values.yaml'?
@@ -65,7 +65,7 @@ fn another_hosts_own_secrets_can_not_be_asked_for() {
     for entry in ["hosts/web/own.yaml", "secrets/hosts", "hosts/web/.*"] {
         let fleet = fleet(&format!(r#"[ "{entry}" ]"#));
         let snapshot = fleet.snapshot();
-        let said = fails(fleet.tool(&["new", "--host-key", "new.pub", "--yes"]), 3);
+        let said = fails(fleet.tool(&["nas", "--host-key", "new.pub", "--yes"]), 3);
         assert!(said.contains(&format!("'{entry}': rule 'hosts/web/.*' (line 5) is web's own")), "{said}");
         assert_eq!(fleet.snapshot(), snapshot);
     }
@@ -77,10 +77,10 @@ fn rules_that_list_it_already_are_left_and_told() {
     fleet.edit("vms/definitions.nix", r#" secrets = [ "deep" ];"#, "");
     fleet.git(&["commit", "-qam", "every rule"]);
     fleet.add(&[]);
-    fleet.edit("vms/definitions.nix", "new = {", r#"new = { secrets = [ "deep" ];"#);
+    fleet.edit("vms/definitions.nix", "nas = {", r#"nas = { secrets = [ "deep" ];"#);
     let said = fleet.add(&[]);
     assert!(
-        said.contains("⚠ rule '.*' (line 12) lists new, which managed.new.secrets does not name"),
+        said.contains("⚠ rule '.*' (line 12) lists nas, which managed.nas.secrets does not name"),
         "{said}"
     );
     assert!(opens(&fleet, "secrets/values.yaml"));

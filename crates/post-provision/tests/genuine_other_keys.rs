@@ -98,8 +98,8 @@ fn pgp_keys_beside_age_keys() {
         command.env("GNUPGHOME", home.path());
         command
     };
-    tool(&["new", "--host-key", "new.pub", "--yes"]).assert().success();
-    assert!(fleet.read("secrets/.sops.yaml").ends_with("      - *web\n      - *new\n"));
+    tool(&["nas", "--host-key", "new.pub", "--yes"]).assert().success();
+    assert!(fleet.read("secrets/.sops.yaml").ends_with("      - *web\n      - *nas\n"));
     up_to_date(&sops, &fleet);
     for (name, kind, _) in KINDS {
         for reader in ["a", "b", "c"] {
@@ -109,7 +109,7 @@ fn pgp_keys_beside_age_keys() {
         assert!(fleet.read(&format!("secrets/{name}")).contains(&keys[0]), "{name}");
     }
     // With nothing but the PGP key, the host goes again.
-    let mut command = tool(&["remove", "new", "--yes"]);
+    let mut command = tool(&["remove", "nas", "--yes"]);
     command.env_remove("SOPS_AGE_KEY_FILE").assert().success();
     up_to_date(&sops, &fleet);
     for (name, kind, _) in KINDS {
@@ -141,7 +141,7 @@ fn a_key_service_that_does_not_answer() {
     let arn = "arn:aws:kms:us-east-1:000000000000:key/00000000-0000-0000-0000-000000000000";
     let fleet = fleet(&sops, &age, &format!("{age}    kms: {arn}\n"), &[]);
     let snapshot = fleet.snapshot();
-    let mut command = fleet.tool(&["new", "--host-key", "new.pub", "--yes"]);
+    let mut command = fleet.tool(&["nas", "--host-key", "new.pub", "--yes"]);
     command
         .env("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         .env("AWS_EC2_METADATA_DISABLED", "true")
@@ -184,10 +184,10 @@ fn a_threshold_over_groups() {
     };
     // One share is not enough; nothing changes.
     let snapshot = fleet.snapshot();
-    let said = fails(fleet.tool(&["new", "--host-key", "new.pub", "--yes"]), 1);
+    let said = fails(fleet.tool(&["nas", "--host-key", "new.pub", "--yes"]), 1);
     assert!(said.contains("secrets/s.yaml: sops would not change its keys"), "{said}");
     assert_eq!(fleet.snapshot(), snapshot);
-    tool(&["new", "--host-key", "new.pub", "--yes"]).assert().success();
+    tool(&["nas", "--host-key", "new.pub", "--yes"]).assert().success();
     up_to_date(&sops, &fleet);
     // The host's key is one share of two: it opens nothing alone.
     for (name, kind, _) in KINDS {
@@ -207,7 +207,7 @@ fn a_threshold_over_groups() {
     tool(&["secrets", "--yes"]).assert().success();
     up_to_date(&sops, &fleet);
     tool(&["secrets", "--check"]).assert().success();
-    let answer = tool(&["remove", "new", "--yes", "--json"]).assert().success().get_output().clone();
+    let answer = tool(&["remove", "nas", "--yes", "--json"]).assert().success().get_output().clone();
     let answer: serde_json::Value = serde_json::from_slice(&answer.stdout).unwrap();
     assert_eq!(answer["mustBeRotated"].as_array().unwrap().len(), 4, "shares count as access");
     up_to_date(&sops, &fleet);

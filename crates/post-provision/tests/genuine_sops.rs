@@ -167,7 +167,7 @@ fn key_groups_go_through_sops_itself() {
     fleet.git(&["commit", "-qm", "groups"]);
     let snapshot = fleet.snapshot();
     // Without the program every such file is named and nothing changes.
-    let mut command = fleet.tool(&["new", "--host-key", "new.pub", "--yes"]);
+    let mut command = fleet.tool(&["nas", "--host-key", "new.pub", "--yes"]);
     let git = std::env::split_paths(&std::env::var_os("PATH").unwrap())
         .find(|dir| dir.join("git").is_file())
         .unwrap();
@@ -184,7 +184,7 @@ fn key_groups_go_through_sops_itself() {
     let said = fleet.add(&[]);
     assert!(said.contains("✓ Changed 7 files"), "{said}");
     assert!(
-        fleet.read("secrets/.sops.yaml").contains("- age: [*operator]\n      - age: [*operator, *web, *new]")
+        fleet.read("secrets/.sops.yaml").contains("- age: [*operator]\n      - age: [*operator, *web, *nas]")
     );
     for (name, kind) in
         [("shared.yaml", "yaml"), ("shared.env", "dotenv"), ("shared.json", "json"), ("shared.ini", "ini")]

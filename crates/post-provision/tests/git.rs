@@ -32,7 +32,7 @@ fn the_environment_of_another_repository_is_not_taken_over() {
     let other = tempfile::tempdir().unwrap();
     fleet.git(&["init", "-q", other.path().to_str().unwrap()]);
     // As within a hook of that repository.
-    let mut command = fleet.tool(&["new", "--host-key", "new.pub", "--yes"]);
+    let mut command = fleet.tool(&["nas", "--host-key", "new.pub", "--yes"]);
     command.env("GIT_DIR", other.path().join(".git")).env("GIT_INDEX_FILE", other.path().join(".git/index"));
     command.assert().success();
     assert_eq!(fleet.git(&["rev-list", "--count", "HEAD"]), "2\n");
@@ -43,7 +43,7 @@ fn the_environment_of_another_repository_is_not_taken_over() {
 fn a_repository_that_git_will_not_work_in_is_left_alone() {
     let fleet = Fleet::committed();
     let snapshot = fleet.snapshot();
-    let mut command = fleet.tool(&["new", "--host-key", "new.pub", "--yes"]);
+    let mut command = fleet.tool(&["nas", "--host-key", "new.pub", "--yes"]);
     // What git does in a repository of another owner.
     command.env("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1");
     let said = fails(command, 1);
@@ -56,12 +56,12 @@ fn a_repository_that_git_will_not_work_in_is_left_alone() {
 fn without_the_program_the_files_are_kept() {
     let fleet = Fleet::committed();
     let empty = tempfile::tempdir().unwrap();
-    let mut command = fleet.tool(&["new", "--host-key", "new.pub", "--yes"]);
+    let mut command = fleet.tool(&["nas", "--host-key", "new.pub", "--yes"]);
     command.env("PATH", empty.path());
     let output = command.assert().success().get_output().clone();
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("⚠ not committed: there is no git program on PATH; the files are kept"), "{said}");
-    assert!(fleet.read("hosts.nix").contains("new = {"));
+    assert!(fleet.read("hosts.nix").contains("nas = {"));
     // With git again, the commit is still to be made by hand: the tool did not say that it would.
     assert!(fleet.add(&[]).contains("Nothing to do"));
 }
@@ -85,10 +85,10 @@ fn a_worktree_and_a_submodule_are_repositories_too() {
         "sub",
     ]);
     for place in [tree, top.join("sub")] {
-        let mut command = fleet.tool(&["new", "--host-key", "new.pub", "--yes"]);
+        let mut command = fleet.tool(&["nas", "--host-key", "new.pub", "--yes"]);
         command.current_dir(&place).env_remove("GIT_CEILING_DIRECTORIES").assert().success();
         let at = |args: &[&str]| fleet.git(&[&["-C", place.to_str().unwrap()], args].concat());
-        assert_eq!(at(&["log", "-1", "--format=%s"]), "feat(vms): add new to fleet\n");
+        assert_eq!(at(&["log", "-1", "--format=%s"]), "feat(vms): add nas to fleet\n");
         assert_eq!(at(&["status", "--porcelain"]), "");
         assert!(!place.join(".fleet").exists());
     }

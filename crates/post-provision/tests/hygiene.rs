@@ -123,10 +123,10 @@ fn no_secret_is_ever_written_or_said() {
     );
     let mut arguments = false;
     for (args, code) in [
-        (&["new", "--host-key", "new.pub", "--dry-run", "--verbose"][..], 0),
-        (&["new", "--host-key", "new.pub", "--yes", "--verbose"], 0),
+        (&["nas", "--host-key", "new.pub", "--dry-run", "--verbose"][..], 0),
+        (&["nas", "--host-key", "new.pub", "--yes", "--verbose"], 0),
         (&["secrets", "--check", "--verbose", "--json"], 0),
-        (&["remove", "new", "--yes", "--json"], 0),
+        (&["remove", "nas", "--yes", "--json"], 0),
     ] {
         let mut command = fleet.tool(args);
         // By the environment, and by a command: what it prints is nobody's business either.
@@ -140,7 +140,7 @@ fn no_secret_is_ever_written_or_said() {
     }
     assert!(arguments, "and at argument lists");
     // What does fail says nothing either.
-    let mut command = fleet.tool(&["new", "--host-key", "new.pub", "--yes", "--verbose"]);
+    let mut command = fleet.tool(&["nas", "--host-key", "new.pub", "--yes", "--verbose"]);
     command.env("SOPS_AGE_KEY_FILE", fixtures().join("identity-c-TEST-FIXTURE.txt"));
     none_in(&watched(&fleet, command, 1), &canaries);
 }
@@ -159,7 +159,7 @@ fn not_through_sops_either() {
     fleet.git(&["init", "-q", "-b", "main"]);
     fleet.git(&["add", "-A"]);
     fleet.git(&["commit", "-qm", "groups"]);
-    let seen = watched(&fleet, fleet.tool(&["new", "--host-key", "new.pub", "--yes", "--verbose"]), 0);
+    let seen = watched(&fleet, fleet.tool(&["nas", "--host-key", "new.pub", "--yes", "--verbose"]), 0);
     none_in(&seen, &canaries(&fleet, &[]));
     assert!(contains(&seen, b"updatekeys\0"), "sops was seen at work");
     assert!(contains(&seen, recipient("c").as_bytes()));

@@ -22,8 +22,8 @@ fn beside(fleet: &Fleet, proxmox_ops: &str) -> PathBuf {
 #[test]
 fn through_the_hypervisor() {
     let fleet = Fleet::committed();
-    let tool = beside(&fleet, &format!("printf '\"%s\"\\n' '{} root@new'", host_key("c")));
-    let output = fleet.program(&tool, &["new", "--yes"]).assert().success().get_output().clone();
+    let tool = beside(&fleet, &format!("printf '\"%s\"\\n' '{} root@nas'", host_key("c")));
+    let output = fleet.program(&tool, &["nas", "--yes"]).assert().success().get_output().clone();
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("(from VM 110's guest agent, through the hypervisor)"), "{said}");
     assert!(fleet.read("bin/proxmox-ops.log").contains("--json --quiet host-key 110 --timeout"));
@@ -37,15 +37,15 @@ fn a_failure_there_is_told_with_its_kind_and_the_ways_out() {
         &fleet,
         "printf '%s\\n' '{\"error\":{\"kind\":\"unreachable\",\"exit_code\":6,\"message\":\"prom does not answer\"}}'; exit 6",
     );
-    let said = fails(fleet.program(&tool, &["new", "--yes"]), 6);
+    let said = fails(fleet.program(&tool, &["nas", "--yes"]), 6);
     for part in ["prom does not answer", "--host-key FILE", "--trust-network", "nothing was changed"] {
         assert!(said.contains(part), "{part} in {said}");
     }
     let tool = beside(&fleet, "echo no json; exit 0");
-    let said = fails(fleet.program(&tool, &["new", "--yes"]), 1);
+    let said = fails(fleet.program(&tool, &["nas", "--yes"]), 1);
     assert!(said.contains("gave something that is no host key"), "{said}");
     let tool = beside(&fleet, "exit 6");
-    let said = fails(fleet.program(&tool, &["new", "--yes", "--trust-network"]), 6);
+    let said = fails(fleet.program(&tool, &["nas", "--yes", "--trust-network"]), 6);
     assert!(said.contains("--trust-network needs the VM's address"), "{said}");
 }
 
@@ -57,7 +57,7 @@ fn scanned(fleet: &Fleet, ed25519: &str, others: &str) -> assert_cmd::Command {
     );
     fleet.write("path/ssh-keyscan", &scan);
     std::fs::set_permissions(fleet.path("path/ssh-keyscan"), PermissionsExt::from_mode(0o755)).unwrap();
-    let mut command = fleet.program(&tool, &["new", "192.0.2.10", "--yes", "--trust-network"]);
+    let mut command = fleet.program(&tool, &["nas", "192.0.2.10", "--yes", "--trust-network"]);
     let path = std::env::var("PATH").unwrap();
     command.env("PATH", format!("{}:{path}", fleet.path("path").display()));
     command

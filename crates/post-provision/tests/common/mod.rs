@@ -41,14 +41,14 @@ pub(crate) const DEFINITIONS: &str = r#"{
     web = { vmid = 104; hostname = "web"; readonly = true; purpose = "The site"; };
   };
   managed = {
-    new = { vmid = 110; cores = 2; memory = 2048; disk = "20G"; purpose = "Tests | more"; };
+    nas = { vmid = 110; cores = 2; memory = 2048; disk = "20G"; purpose = "Tests | more"; };
     static = { vmid = 111; cores = 1; memory = 512; disk = "8G"; ip = "192.0.2.11/24"; gateway = "192.0.2.1"; };
   };
 }
 "#;
 
 impl Fleet {
-    /// `web` is in it, `new` is not; secrets are those of the fixtures, for the operator `a` and `web`.
+    /// `web` is in it, `nas` is not; secrets are those of the fixtures, for the operator `a` and `web`.
     pub(crate) fn new() -> Fleet {
         let fleet = Fleet { dir: tempfile::tempdir().unwrap(), home: tempfile::tempdir().unwrap() };
         fleet.write("vms/definitions.nix", DEFINITIONS);
@@ -61,7 +61,7 @@ impl Fleet {
             ),
         );
         fleet.write("hosts/web/configuration.nix", "{ }\n");
-        fleet.write("hosts/new/configuration.nix", "{ }\n");
+        fleet.write("hosts/nas/configuration.nix", "{ }\n");
         fleet.write(
             "secrets/.sops.yaml",
             &format!(
@@ -167,9 +167,9 @@ impl Fleet {
         command
     }
 
-    /// Adds `new`; must succeed. Gives what the tool said.
+    /// Adds `nas`; must succeed. Gives what the tool said.
     pub(crate) fn add(&self, more: &[&str]) -> String {
-        let args = [&["new", "192.0.2.10", "110", "--host-key", "new.pub", "--yes"], more].concat();
+        let args = [&["nas", "192.0.2.10", "110", "--host-key", "new.pub", "--yes"], more].concat();
         let output = self.tool(&args).assert().success().get_output().clone();
         String::from_utf8(output.stderr).unwrap()
     }
