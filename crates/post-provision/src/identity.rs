@@ -11,6 +11,9 @@ use zeroize::Zeroizing;
 
 use crate::recipient::{Recipient, identity_of_ssh_key};
 
+/// Longest wait for `SOPS_AGE_KEY_CMD`, in seconds: it may want a finger on a token.
+const KEY_COMMAND_LIMIT: u64 = 60;
+
 /// A private age key, and where it came from. Wiped from memory when dropped.
 #[derive(Clone)]
 pub struct Identity {
@@ -100,6 +103,8 @@ pub struct Places {
     pub key_command: Option<String>,
     /// `$XDG_CONFIG_HOME/sops/age/keys.txt`.
     pub xdg_file: Option<PathBuf>,
+    /// Where sops has that file on macOS: `~/Library/Application Support/sops/age/keys.txt`.
+    pub library_file: Option<PathBuf>,
     /// `FLEET_IDENTITY`: the key that one logs in with here instead of the usual one.
     pub fleet_identity: Option<PathBuf>,
     /// `~/.ssh/id_ed25519`.
@@ -120,6 +125,10 @@ impl Places {
             key_file: var("SOPS_AGE_KEY_FILE").map(PathBuf::from),
             ssh_file: var("SOPS_AGE_SSH_PRIVATE_KEY_FILE").map(PathBuf::from),
             key_command: var("SOPS_AGE_KEY_CMD").and_then(|v| v.into_string().ok()),
+            library_file: home
+                .as_ref()
+                .filter(|_| cfg!(target_os = "macos"))
+                .map(|home| home.join("Library/Application Support/sops/age/keys.txt")),
             xdg_file: config.map(|c| c.join("sops/age/keys.txt")),
             fleet_identity: var("FLEET_IDENTITY").map(PathBuf::from),
             home_ssh: home.map(|h| h.join(".ssh/id_ed25519")),
@@ -146,8 +155,9 @@ impl Places {
         if let Some(command) = &self.key_command {
             found.extend(identities_in(&run(command)?, "SOPS_AGE_KEY_CMD")?);
         }
-        for path in
-            [&self.xdg_file, &self.fleet_identity, &self.home_ssh, &self.host_key].into_iter().flatten()
+        for path in [&self.xdg_file, &self.library_file, &self.fleet_identity, &self.home_ssh, &self.host_key]
+            .into_iter()
+            .flatten()
         {
             let Ok(text) = read(path) else { continue };
             match identities_in(&text, &path.display().to_string()) {
@@ -162,8 +172,17 @@ impl Places {
 fn run(command: &str) -> Result<Zeroizing<String>> {
     let words = shlex::split(command).filter(|words| !words.is_empty());
     let words = words.ok_or_else(|| Error::usage("SOPS_AGE_KEY_CMD is not a command"))?;
-    let output = Command::new(&words[0]).args(&words[1..]).output(Deadline::secs(60))?.checked();
-    let output = output.map_err(|e| e.context("SOPS_AGE_KEY_CMD"))?;
+    // Neither the command nor what it printed is repeated: either may hold the key.
+    let output = Command::new(&words[0])
+        .args(&words[1..])
+        .output(Deadline::secs(KEY_COMMAND_LIMIT))
+        .map_err(|e| Error::failed("SOPS_AGE_KEY_CMD can not be run").with_kind(e.kind()))?;
+    if !output.success() {
+        let how = fleet_core::child::describe(output.status);
+        return Err(Error::failed(format!("SOPS_AGE_KEY_CMD: the command {how}"))
+            .now("what it said is not shown: it may hold the key")
+            .hint("run it by hand to see why"));
+    }
     let text =
         String::from_utf8(output.stdout).map_err(|_| Error::failed("SOPS_AGE_KEY_CMD did not print text"))?;
     Ok(Zeroizing::new(text))
