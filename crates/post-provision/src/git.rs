@@ -110,9 +110,10 @@ impl Git {
         }
         let prefix = self.run(&["rev-parse", "--show-prefix"])?.trim().to_owned();
         // Paths as they are, never patterns; NUL between them, as any name may hold anything else.
+        // Without taking the index's lock: this only looks.
         let output = self
             .command()
-            .arg("--literal-pathspecs")
+            .args(["--no-optional-locks", "--literal-pathspecs"])
             .args([
                 "status",
                 "--porcelain=v1",

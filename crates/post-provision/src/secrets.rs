@@ -92,7 +92,7 @@ pub fn find(repo: &Repo, rules_file: &Path, rules: &Rules, warnings: &mut Vec<St
             rules.display()
         ));
     }
-    let mut found = Vec::new();
+    let (mut found, mut faults) = (Vec::new(), Vec::new());
     for place in places.iter().filter(|place| place.is_dir()) {
         let walk = WalkDir::new(place).follow_links(false).sort_by_file_name().into_iter();
         let mut own_rules = Vec::new();
@@ -115,7 +115,20 @@ pub fn find(repo: &Repo, rules_file: &Path, rules: &Rules, warnings: &mut Vec<St
                 continue;
             }
             let Ok(path) = entry.path().strip_prefix(repo.root()) else { continue };
-            if let Some(file) = SecretFile::load(entry.path())? {
+            let bytes = std::fs::read(entry.path()).map_err(|e| Error::io("read", path, e))?;
+            let file = match SecretFile::parse(&bytes) {
+                Ok(file) => file,
+                Err(e) if SecretFile::has_usual_name(path) => {
+                    faults.push(e.context(path.display()));
+                    continue;
+                }
+                Err(e) => {
+                    warnings
+                        .push(format!("{}: no secret that can be read ({e}); left as it is", path.display()));
+                    continue;
+                }
+            };
+            if let Some(file) = file {
                 let below =
                     entry.path().strip_prefix(rules_dir).ok().map(|p| p.to_string_lossy().into_owned());
                 let governing = rules.governing(below.as_deref(), &path.to_string_lossy());
@@ -135,7 +148,7 @@ pub fn find(repo: &Repo, rules_file: &Path, rules: &Rules, warnings: &mut Vec<St
             warnings.push(format!("{}: it has a .sops.yaml of its own; left as it is", place.display()));
         }
     }
-    Ok(found)
+    if faults.is_empty() { Ok(found) } else { Err(all_of(faults, "read")) }
 }
 
 /// Directories that hold nothing of ours.
@@ -277,15 +290,15 @@ pub fn plan(
             Err(error) => faults.push(error.context(secret.path.display())),
         }
     }
-    if faults.is_empty() { Ok(plan) } else { Err(all_of(faults)) }
+    if faults.is_empty() { Ok(plan) } else { Err(all_of(faults, "wrapped anew")) }
 }
 
 /// One error for all the files that could not be done.
-fn all_of(mut faults: Vec<Error>) -> Error {
+fn all_of(mut faults: Vec<Error>, done: &str) -> Error {
     if faults.len() == 1 {
         return faults.remove(0).now("nothing was changed");
     }
-    let mut error = Error::failed(format!("{} secrets can not be wrapped anew", faults.len()));
+    let mut error = Error::failed(format!("{} secrets can not be {done}", faults.len()));
     for fault in &faults {
         error = error.now(fault.chain());
     }

@@ -55,9 +55,14 @@ type Object<'a> = IndexMap<String, &'a RawValue>;
 
 /// `None` when the top object has no sops block.
 pub(super) fn read(text: &str) -> Result<Option<(Metadata, Vec<Spot>)>> {
-    let Ok(top) = serde_json::from_str::<Object<'_>>(text) else {
+    let top = match serde_json::from_str::<Object<'_>>(text) {
+        Ok(top) => top,
+        // Damaged, or with the marks of a merge in it.
+        Err(e) if text.contains("\"sops\":") && text.contains("\"mac\":") => {
+            return Err(Error::failed(format!("not valid JSON at line {}, column {}", e.line(), e.column())));
+        }
         // Starts with a brace but is no JSON object: a template, a flow mapping. No secret that sops wrote.
-        return Ok(None);
+        Err(_) => return Ok(None),
     };
     let Some(block) = top.get("sops").and_then(|raw| serde_json::from_str::<Object<'_>>(raw.get()).ok())
     else {

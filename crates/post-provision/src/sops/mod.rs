@@ -119,6 +119,13 @@ impl SecretFile {
         }))
     }
 
+    /// Whether a file of this name is one that sops writes, so that not being able to read it is a fault. Any other
+    /// (a README that shows a secret, a template) may only look like one.
+    pub fn has_usual_name(path: &Path) -> bool {
+        const USUAL: [&str; 5] = ["yaml", "yml", "json", "env", "ini"];
+        path.extension().is_none_or(|end| USUAL.iter().any(|usual| end.eq_ignore_ascii_case(usual)))
+    }
+
     /// Reads the file at `path`; `None` when it carries no sops metadata.
     pub fn load(path: &Path) -> Result<Option<SecretFile>> {
         let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
