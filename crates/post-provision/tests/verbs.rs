@@ -16,10 +16,10 @@ fn a_host_added_and_removed_leaves_everything_as_it_was_but_the_keys() {
     let fleet = Fleet::committed();
     let before = fleet.snapshot();
     fleet.add(&[]);
-    let (_, said) = says(&fleet, &["remove", "new", "--from-hosts", "--yes"]);
-    assert!(said.contains("⚠ 'new' has seen the values in these files"), "{said}");
+    let (_, said) = says(&fleet, &["remove", "nas", "--from-hosts", "--yes"]);
+    assert!(said.contains("⚠ 'nas' has seen the values in these files"), "{said}");
     assert!(
-        said.contains("  secrets/plain-name\n") && said.contains("✓ 'new' is out of the fleet"),
+        said.contains("  secrets/plain-name\n") && said.contains("✓ 'nas' is out of the fleet"),
         "{said}"
     );
     for (path, content) in before {
@@ -38,25 +38,25 @@ fn a_host_added_and_removed_leaves_everything_as_it_was_but_the_keys() {
     }
     decrypt_file(&fleet.path("secrets/values.yaml"), &identity("c")).unwrap_err();
     insta::assert_snapshot!(fleet.git(&["log", "-1", "--format=%B"]), @r"
-    feat(vms): remove new from fleet
+    feat(vms): remove nas from fleet
 
     Retired recipient: age1t4elcwgku9z52swdc05pq64src8n0tpqh0zav4gr46knwwgkvessnuws32
     Secrets wrapped anew: 4
     Values to rotate: secrets/deep/values.ini, secrets/plain-name, secrets/values.json, secrets/values.yaml
     ");
-    let (_, said) = says(&fleet, &["remove", "new", "--yes"]);
-    assert!(said.contains("✓ Nothing to do: 'new' is not in the fleet"), "{said}");
+    let (_, said) = says(&fleet, &["remove", "nas", "--yes"]);
+    assert!(said.contains("✓ Nothing to do: 'nas' is not in the fleet"), "{said}");
 }
 
 #[test]
 fn removing_keeps_the_entry_unless_asked_and_refuses_others() {
     let fleet = Fleet::committed();
     fleet.add(&[]);
-    let (answer, _) = says(&fleet, &["remove", "new", "--yes", "--json"]);
+    let (answer, _) = says(&fleet, &["remove", "nas", "--yes", "--json"]);
     let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
     assert_eq!(answer["retired"], serde_json::json!([recipient("c")]));
     assert_eq!(answer["mustBeRotated"].as_array().unwrap().len(), 4);
-    assert!(fleet.read("hosts.nix").contains("new = {"));
+    assert!(fleet.read("hosts.nix").contains("nas = {"));
     let said = fails(fleet.tool(&["remove", "web", "--yes"]), 3);
     assert!(said.contains("'web' (VMID 104) is imported and read-only"), "{said}");
     let said = fails(fleet.tool(&["remove", "nwe", "--yes"]), 5);
@@ -151,20 +151,20 @@ fn secrets_that_no_rule_governs_are_told_and_left() {
 fn the_inventory_alone() {
     let fleet = Fleet::committed();
     let output = fleet.tool(&["inventory", "--check"]).assert().code(2).get_output().clone();
-    assert!(String::from_utf8(output.stdout).unwrap().contains("+| 110 | new | prom |"));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("+| 110 | nas | prom |"));
     let (_, said) = says(&fleet, &["inventory", "--yes"]);
     assert!(said.contains("✓ The inventory is fresh"), "{said}");
     assert_eq!(fleet.git(&["log", "-1", "--format=%s"]), "docs(machines): bring the inventory up to date\n");
     let (_, said) = says(&fleet, &["inventory", "--check"]);
     assert!(said.contains("✓ The inventory is fresh"), "{said}");
-    fleet.edit("docs/machines.md", "| 110 | new |", "| 110 | other |");
+    fleet.edit("docs/machines.md", "| 110 | nas |", "| 110 | other |");
     fleet.tool(&["inventory", "--check"]).assert().code(2);
 }
 
 #[test]
 fn identities_are_looked_for_in_order_and_a_named_one_must_work() {
     let fleet = Fleet::committed();
-    let args = ["new", "--host-key", "new.pub", "--yes", "--dry-run"];
+    let args = ["nas", "--host-key", "new.pub", "--yes", "--dry-run"];
     let secret = |name: &str| {
         std::fs::read_to_string(fixtures().join(format!("identity-{name}-TEST-FIXTURE.txt"))).unwrap()
     };
@@ -197,6 +197,15 @@ fn identities_are_looked_for_in_order_and_a_named_one_must_work() {
     missing.env("SOPS_AGE_KEY_FILE", "/nowhere/key");
     let said = fails(missing, 5);
     assert!(said.contains("SOPS_AGE_KEY_FILE: can not read /nowhere/key"), "{said}");
+    // A command that fails says nothing that may be the key, neither its own text nor what it printed.
+    for script in ["echo {} >&2; exit 3", "echo {}; exit 3", ": {}; exit 3"] {
+        let mut failing = bare(&fleet);
+        let script = script.replace("{}", secret("a").lines().last().unwrap());
+        failing.env("SOPS_AGE_KEY_CMD", format!("sh -c '{script}'"));
+        let said = fails(failing, 1);
+        assert!(said.contains("SOPS_AGE_KEY_CMD: the command exited with 3"), "{said}");
+        assert!(!said.contains("AGE-SECRET-KEY"), "{said}");
+    }
     let mut broken = bare(&fleet);
     broken.env("SOPS_AGE_KEY", "AGE-SECRET-KEY-1CANARYCANARY");
     let said = fails(broken, 1);
@@ -221,10 +230,10 @@ fn a_directory_with_rules_of_its_own_is_left() {
 fn the_known_hosts_of_the_fleet_follow() {
     let fleet = Fleet::committed();
     let file = fleet.home().join(".local/state/fleet/known_hosts");
-    fleet.tool(&["new", "--host-key", "new.pub", "--dry-run"]).assert().success();
+    fleet.tool(&["nas", "--host-key", "new.pub", "--dry-run"]).assert().success();
     assert!(!file.exists());
     fleet.add(&[]);
-    let line = format!("new {}\n", host_key("c"));
+    let line = format!("nas {}\n", host_key("c"));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), line);
     std::fs::remove_file(&file).unwrap();
     fleet.add(&[]);
@@ -238,10 +247,44 @@ fn the_known_hosts_of_the_fleet_follow() {
     std::fs::create_dir_all(own.parent().unwrap()).unwrap();
     let text = format!("# mine\n|1|c2FsdA==|aGFzaA== {}\n", host_key("c"));
     std::fs::write(&own, &text).unwrap();
-    fleet.tool(&["remove", "new", "--dry-run"]).assert().success();
-    let (_, said) = says(&fleet, &["remove", "new", "--from-hosts", "--yes"]);
+    fleet.tool(&["remove", "nas", "--dry-run"]).assert().success();
+    let (_, said) = says(&fleet, &["remove", "nas", "--from-hosts", "--yes"]);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), format!("other {}\n", host_key("a")));
-    assert!(said.contains(&format!("✓ 'new' is out of the known hosts in {}", file.display())), "{said}");
+    assert!(said.contains(&format!("✓ 'nas' is out of the known hosts in {}", file.display())), "{said}");
     assert!(said.contains(&format!("hint: its key is in {} too, line 2", own.display())), "{said}");
     assert_eq!(std::fs::read_to_string(&own).unwrap(), text);
+}
+
+#[test]
+fn what_only_looks_like_a_secret_is_told_and_damaged_secrets_stop_it() {
+    let fleet = Fleet::committed();
+    let sample = "```yaml\nsops:\n  lastmodified: now\n```\n";
+    fleet.write("secrets/README.md", sample);
+    fleet.git(&["add", "-A"]);
+    fleet.git(&["commit", "-qm", "how to"]);
+    let said = fleet.add(&["--no-commit"]);
+    assert!(said.contains("⚠ secrets/README.md: no secret that can be read"), "{said}");
+    assert_eq!(fleet.read("secrets/README.md"), sample);
+
+    // With the marks of a merge in them: every such file is named, nothing changes.
+    let fleet = Fleet::committed();
+    for name in ["values.yaml", "values.json"] {
+        let name = format!("secrets/{name}");
+        let text = fleet.read(&name);
+        let half = text[..text.len() / 2].rfind('\n').unwrap() + 1;
+        fleet.write(
+            &name,
+            &format!("{}<<<<<<< HEAD\n=======\n>>>>>>> other\n{}", &text[..half], &text[half..]),
+        );
+    }
+    fleet.git(&["commit", "-qam", "merged badly"]);
+    let snapshot = fleet.snapshot();
+    let said = fails(fleet.tool(&["nas", "--host-key", "new.pub", "--yes"]), 1);
+    assert!(said.contains("2 secrets can not be read"), "{said}");
+    for part in ["secrets/values.yaml: not valid YAML at line", "secrets/values.json: not valid JSON at line"]
+    {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    assert!(said.contains("nothing was changed"), "{said}");
+    assert_eq!(fleet.snapshot(), snapshot);
 }
