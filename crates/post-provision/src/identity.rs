@@ -187,3 +187,62 @@ fn run(command: &str) -> Result<Zeroizing<String>> {
         String::from_utf8(output.stdout).map_err(|_| Error::failed("SOPS_AGE_KEY_CMD did not print text"))?;
     Ok(Zeroizing::new(text))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every place has an identity of its own; they come in the order that is promised, each with its place's name.
+    #[test]
+    fn every_place_in_its_order() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let fresh = || {
+            let identity = age::x25519::Identity::generate();
+            (identity.to_string().expose_secret().to_owned(), identity.to_public().to_string())
+        };
+        let mut expected = Vec::new();
+        let mut file = |name: &str| {
+            let (secret, public) = fresh();
+            let path = dir.path().join(name);
+            std::fs::write(&path, format!("# created: today\n# public key: {public}\n{secret}\n")).unwrap();
+            (path, public)
+        };
+        let (two_secret, two) = fresh();
+        let (one_secret, one) = fresh();
+        expected.extend([one, two]);
+        let (key_file, public) = file("key-file");
+        expected.push(public);
+        let (ssh_file, public) = file("ssh-file");
+        expected.push(public);
+        let (printed, public) = file("printed");
+        expected.push(public);
+        let script = dir.path().join("print it");
+        std::fs::write(&script, format!("#!/bin/sh\ncat '{}'\n", printed.display())).unwrap();
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut rest = ["xdg", "library", "fleet", "home-ssh", "host-key"].map(&mut file).into_iter();
+        let mut next = || {
+            let (path, public) = rest.next().unwrap();
+            expected.push(public);
+            Some(path)
+        };
+        let places = Places {
+            key: Some(SecretString::from(format!("# mine\n{one_secret}\n\n  {two_secret}"))),
+            key_file: Some(key_file),
+            ssh_file: Some(ssh_file),
+            key_command: Some(format!("'{}'", script.display())),
+            xdg_file: next(),
+            library_file: next(),
+            fleet_identity: next(),
+            home_ssh: next(),
+            host_key: next(),
+        };
+        let (found, notes) = places.identities().unwrap();
+        assert_eq!(notes, [] as [&str; 0]);
+        let recipients: Vec<&str> = found.iter().map(|identity| identity.recipient().as_str()).collect();
+        assert_eq!(recipients, expected);
+        // Nothing of them is in what a person may see of them.
+        let shown = format!("{found:?}");
+        assert!(shown.contains("SOPS_AGE_KEY_CMD") && !shown.contains("AGE-SECRET-KEY"), "{shown}");
+    }
+}
