@@ -39,6 +39,11 @@ pub fn announce(ui: Ui) -> Result<()> {
     Ok(())
 }
 
+/// Asks this process to stop at the next safe point, as a first signal does.
+pub fn ask() {
+    ASKED.get_or_init(Arc::default).store(true, Ordering::Relaxed);
+}
+
 /// Whether somebody asked this process to stop.
 pub fn asked() -> bool {
     ASKED.get().is_some_and(|flag| flag.load(Ordering::Relaxed))

@@ -3,7 +3,8 @@
 //!
 //! One request is `{"v":1,"id":7,"op":"start","vmid":110}`. It is answered by any number of
 //! `{"v":1,"id":7,"progress":"…"}` and then by exactly one `{"v":1,"id":7,"ok":…}` or
-//! `{"v":1,"id":7,"error":{…}}` ([`crate::error::Report`]). Requests are served one after the other.
+//! `{"v":1,"id":7,"error":{…}}` ([`crate::error::Report`]). Several requests may be under way at once; those of
+//! one VM are served in their order where one of them changes it.
 
 use std::{
     collections::BTreeMap,
@@ -72,6 +73,9 @@ pub enum Op {
         /// Settings to delete.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         delete: Vec<String>,
+        /// The configuration that the change is meant for, as [`VmConfig`] told: another one is a conflict.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<String>,
     },
     /// Grow a disk to `size`; equal is nothing to do, smaller is refused. Verified by reading back. Gives null.
     Resize {
@@ -92,6 +96,122 @@ pub enum Op {
         /// Which VM.
         vmid: Vmid,
     },
+    /// Ask a VM's guest to shut down; a stopped one is left alone. Gives null.
+    Shutdown {
+        /// Which VM.
+        vmid: Vmid,
+        /// Seconds that the guest gets.
+        #[serde(default = "a_minute")]
+        timeout: u64,
+        /// Power it off when it did not.
+        #[serde(default)]
+        force: bool,
+    },
+    /// Ask a VM's guest to shut down, and power it on again. Gives null.
+    Reboot {
+        /// Which VM.
+        vmid: Vmid,
+        /// Seconds that the guest gets.
+        #[serde(default = "a_minute")]
+        timeout: u64,
+    },
+    /// Remove a VM and its disks, if it carries exactly this marker. Gives null.
+    Destroy {
+        /// Which VM.
+        vmid: Vmid,
+        /// What its creation wrote into it.
+        marker: Marker,
+        /// Power it off first when it runs.
+        #[serde(default)]
+        stop: bool,
+    },
+    /// Give a VM a new, empty disk. Gives [`NewDisk`].
+    CreateDisk {
+        /// Which VM.
+        vmid: Vmid,
+        /// Its size; Proxmox allocates whole GiB.
+        size: DiskSize,
+        /// Where it is allocated.
+        storage: StorageId,
+        /// Where it is attached; the first free scsi slot when not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        disk: Option<DiskSlot>,
+    },
+    /// Turn a stopped VM into a template. Gives null.
+    Template {
+        /// Which VM.
+        vmid: Vmid,
+    },
+    /// The snapshots of a VM, oldest first.
+    Snapshots {
+        /// Which VM.
+        vmid: Vmid,
+    },
+    /// Take a snapshot. Gives null.
+    Snapshot {
+        /// Which VM.
+        vmid: Vmid,
+        /// Its name.
+        name: String,
+        /// What to remember about it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        description: Option<String>,
+        /// Keep the memory of a running VM too.
+        #[serde(default)]
+        memory: bool,
+    },
+    /// Put a VM back to a snapshot; what came after is lost. Gives null.
+    Rollback {
+        /// Which VM.
+        vmid: Vmid,
+        /// The snapshot's name.
+        name: String,
+        /// Start the VM then.
+        #[serde(default)]
+        start: bool,
+    },
+    /// Remove a snapshot. Gives null.
+    DeleteSnapshot {
+        /// Which VM.
+        vmid: Vmid,
+        /// The snapshot's name.
+        name: String,
+    },
+    /// The lowest VMID that neither the definitions nor the cluster has. Gives a number.
+    NextVmid {
+        /// First VMID to consider.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        start: Option<Vmid>,
+        /// Last VMID to consider.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        end: Option<Vmid>,
+    },
+    /// Run a command in a VM through its guest agent. Gives its exit code and what it wrote.
+    Exec {
+        /// Which VM.
+        vmid: Vmid,
+        /// The program and its arguments; no shell is in between.
+        command: Vec<String>,
+        /// Seconds that it may take.
+        #[serde(default = "a_minute")]
+        timeout: u64,
+    },
+    /// Send a disk image of this machine to the node, for `import-from` in a setting. Gives [`UploadedImage`].
+    Upload {
+        /// The image: qcow2 or raw.
+        file: std::path::PathBuf,
+        /// The node; the one where new VMs belong when not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<NodeName>,
+    },
+    /// Remove an image that was sent. Gives null.
+    RemoveUpload {
+        /// What [`UploadedImage`] said.
+        path: String,
+        /// The node that it was sent to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<NodeName>,
+    },
     /// Find a VM's address now. Gives [`Address`]; [`crate::Kind::NotFound`] when there is none yet.
     Address {
         /// Which VM.
@@ -110,6 +230,24 @@ pub enum Op {
     },
 }
 
+fn a_minute() -> u64 {
+    60
+}
+
+/// A disk that was made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewDisk {
+    /// Where it is attached.
+    pub disk: DiskSlot,
+}
+
+/// A disk image on the node, until it is removed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UploadedImage {
+    /// Where it is on the node.
+    pub path: String,
+}
+
 /// Everything a clone needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -125,6 +263,9 @@ pub struct CloneRequest {
     pub storage: Option<StorageId>,
     /// A full copy, or a clone linked to the template.
     pub full: bool,
+    /// The node where it shall be; where none is given, that of its definition, else the template's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeName>,
     /// Proof of who made it, written into the description.
     pub marker: Marker,
 }
@@ -272,6 +413,9 @@ pub struct Storage {
     pub active: bool,
     /// Whether every node sees the same one.
     pub shared: bool,
+    /// The node that sees it so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeName>,
     /// Bytes free, when the storage tells.
     #[serde(default)]
     pub available: Option<u64>,

@@ -127,6 +127,7 @@ pub fn plan(
     let origin = match standing {
         Standing::Ours(marker) => Origin::Continue(marker),
         Standing::Free | Standing::BeingCloned => Origin::Clone(CloneRequest {
+            node: None,
             template,
             vmid: vm.vmid,
             name: vm.name.clone(),

@@ -106,7 +106,7 @@ pub fn cloudinit_drive(settings: &Settings) -> Option<&str> {
 
 /// The request that takes the cloud-init drive away.
 pub fn detach(vmid: Vmid, drive: &str) -> Op {
-    Op::Configure { vmid, settings: Settings::new(), delete: vec![drive.to_owned()] }
+    Op::Configure { vmid, settings: Settings::new(), delete: vec![drive.to_owned()], digest: None }
 }
 
 fn is_drive(name: &str) -> bool {

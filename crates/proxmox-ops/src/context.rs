@@ -1,5 +1,7 @@
 //! What every verb starts from: definitions, settings, the guard, and the way to the node.
 
+use std::rc::Rc;
+
 use clap::Args;
 use fleet_core::{
     Error, Result,
@@ -11,7 +13,7 @@ use fleet_core::{
     ui::Ui,
 };
 
-use crate::{api::call::Call, node::Node, settings::Settings, tasks::Thinned};
+use crate::{api::call::Call, cluster::Cluster, node::Node, settings::Settings, tasks::Thinned};
 
 /// Definitions and settings, loaded before anything is sent anywhere.
 pub struct Context {
@@ -58,9 +60,9 @@ impl Context {
         Ok(Context { ui: common.ui(), definitions, settings })
     }
 
-    /// Connects to the node.
-    pub fn connect(&self) -> Result<Node> {
-        Node::connect(&self.settings, self.ui)
+    /// Connects to the node, and through it to its cluster.
+    pub fn connect(&self) -> Result<Cluster> {
+        Cluster::connect(&self.settings, self.ui)
     }
 
     /// The node's name for a request that is only shown.
@@ -97,11 +99,27 @@ impl Context {
     }
 
     /// The VM that a read is for: by number, by name in the definitions, or by name in the cluster.
-    pub fn vmid(&self, vm: &VmRef, node: &Node) -> Result<Vmid> {
+    pub fn vmid(&self, vm: &VmRef, cluster: &Cluster) -> Result<Vmid> {
         match (vm, self.definitions.find(vm)) {
-            (VmRef::Id(vmid), _) => Ok(*vmid),
             (VmRef::Name(_), Some(entry)) => Ok(vmid_of(&entry)),
-            (VmRef::Name(name), None) => node.by_name(name, read_deadline()),
+            (other, _) => cluster.vmid(other),
+        }
+    }
+
+    /// The node where a new VM belongs: its definition's, else the one that the options, the environment or the
+    /// definitions name for all; none where nobody says.
+    pub fn wanted_node(&self, vmid: Vmid) -> Option<NodeName> {
+        match self.definitions.by_vmid(vmid) {
+            Some(Entry::Managed(vm)) if vm.node.is_some() => vm.node.clone(),
+            _ => self.settings.node.clone(),
+        }
+    }
+
+    /// Connects to where a new VM belongs.
+    pub fn place(&self, cluster: &Cluster, vmid: Vmid) -> Result<Rc<Node>> {
+        match self.wanted_node(vmid) {
+            Some(name) => cluster.node(&name),
+            None => Ok(Rc::clone(cluster.first())),
         }
     }
 

@@ -6,8 +6,10 @@
 
 pub mod api;
 pub mod cli;
+pub mod cluster;
 pub mod context;
 pub mod keys;
+pub mod links;
 pub mod node;
 pub mod ops;
 pub mod route;

@@ -1,12 +1,12 @@
-//! A node that we are connected to, and where a VM is.
+//! A node that we are connected to, and what it says about its cluster.
 
-use std::{cell::OnceCell, rc::Rc, time::Duration};
+use std::{cell::OnceCell, rc::Rc};
 
 use fleet_core::{
     Error, Kind, Result,
     deadline::Deadline,
     protocol::{Resource, ResourceKind},
-    ssh::{HostKeyPolicy, Session, Target, Transport},
+    ssh::Transport,
     types::{NodeName, VmName, Vmid},
     ui::Ui,
 };
@@ -14,12 +14,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    api::{Client, auth::Auth, encode},
+    api::{Client, Login, Reconnect, encode},
     settings::Settings,
 };
-
-/// How long a connection to the node may take, login included.
-const CONNECT: Duration = Duration::from_secs(30);
 
 /// A node and our way to its API.
 pub struct Node {
@@ -38,31 +35,36 @@ struct StatusRow {
     name: String,
     #[serde(default)]
     local: Option<Value>,
+    #[serde(default)]
+    online: Option<Value>,
+    #[serde(default)]
+    ip: Option<String>,
+}
+
+/// A node of the cluster.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// Its name.
+    pub name: NodeName,
+    /// Whether it is the one that told.
+    pub local: bool,
+    /// Whether the others see it.
+    pub online: bool,
+    /// Its address, where it is told.
+    pub address: Option<String>,
 }
 
 impl Node {
-    /// Connects to the node over SSH. The API is not asked anything yet.
-    pub fn connect(settings: &Settings, ui: Ui) -> Result<Node> {
-        // Who could not log in to the API need not log in to the node.
-        let auth = Auth::from_env(&settings.user)?;
-        let target = Target {
-            host: settings.host.clone(),
-            user: Some(settings.user.clone()),
-            host_key: HostKeyPolicy::KnownHosts,
-            identities: Vec::new(),
-            proxy: None,
-        };
-        let connect = move || -> Result<Rc<dyn Transport>> {
-            Ok(Rc::new(Session::connect(&target, ui, Deadline::after(CONNECT))?))
-        };
-        let node = Node::over(connect()?, settings, auth, ui);
-        Ok(Node { api: node.api.reconnecting(Box::new(connect)), ..node })
+    /// A node at the other end of a way that is open already.
+    pub fn over(transport: Rc<dyn Transport>, settings: &Settings, login: Login, ui: Ui) -> Node {
+        let api = Client::new(transport, settings.port, login, ui);
+        Node { api, ui, settings: settings.clone(), name: OnceCell::new() }
     }
 
-    /// A node at the other end of a way that is open already.
-    pub fn over(transport: Rc<dyn Transport>, settings: &Settings, auth: Auth, ui: Ui) -> Node {
-        let api = Client::new(transport, settings.port, auth, ui);
-        Node { api, ui, settings: settings.clone(), name: OnceCell::new() }
+    /// The same node, with a way made anew when the one there is is lost.
+    #[must_use]
+    pub fn reconnecting(self, reconnect: Reconnect) -> Node {
+        Node { api: self.api.reconnecting(reconnect), ..self }
     }
 
     /// The settings it was reached with.
@@ -70,36 +72,39 @@ impl Node {
         &self.settings
     }
 
-    /// The node's own name in its cluster. The one in the settings must be it: a daemon answers only for itself.
+    /// The node's own name in its cluster: a daemon answers only for itself.
     pub fn name(&self, deadline: Deadline) -> Result<&NodeName> {
         if let Some(name) = self.name.get() {
             return Ok(name);
         }
-        let local = match self.local_name(deadline) {
-            Ok(local) => local,
+        let local = match self.members(deadline) {
+            Ok(members) => {
+                members
+                    .into_iter()
+                    .find(|member| member.local)
+                    .ok_or_else(|| Error::failed("the node does not say what it is called in its cluster"))?
+                    .name
+            }
             // A token that may not read the cluster's state may still do its work.
             Err(e) => match (e.kind(), &self.settings.node) {
                 (Kind::Failed, Some(said)) if e.message().contains("permission missing") => said.clone(),
                 _ => return Err(e),
             },
         };
-        if let Some(said) = self.settings.node.as_ref().filter(|said| **said != local) {
-            return Err(Error::usage(format!("{} is the node '{local}', not '{said}'", self.settings.host))
-                .now("nothing was changed")
-                .hint(format!("correct `proxmox.node` in the definitions, or give --node {local}"))
-                .hint(format!("or connect to the node '{said}' itself with --host")));
-        }
         Ok(self.name.get_or_init(|| local))
     }
 
-    fn local_name(&self, deadline: Deadline) -> Result<NodeName> {
+    /// The nodes of the cluster, this one among them.
+    pub fn members(&self, deadline: Deadline) -> Result<Vec<Member>> {
         let rows: Vec<StatusRow> =
             self.api.get_as("ask the node's name", "/cluster/status", &[], deadline)?;
-        let local = rows.iter().find(|row| row.kind == "node" && encode::truth(row.local.as_ref()));
-        local
-            .ok_or_else(|| Error::failed("the node does not say what it is called in its cluster"))?
-            .name
-            .parse()
+        let nodes = rows.into_iter().filter(|row| row.kind == "node");
+        let member = |row: StatusRow| -> Result<Member> {
+            let local = encode::truth(row.local.as_ref());
+            let online = row.online.is_none() || encode::truth(row.online.as_ref());
+            Ok(Member { name: row.name.parse()?, local, online, address: row.ip })
+        };
+        nodes.map(member).collect()
     }
 
     /// Every VM and container of the cluster.
@@ -109,23 +114,6 @@ impl Node {
         let mut resources = rows.into_iter().filter_map(resource).collect::<Result<Vec<Resource>>>()?;
         resources.sort_by_key(|r| r.vmid);
         Ok(resources)
-    }
-
-    /// An error of "not found" made true: the VM may be on another node, or be a container.
-    pub fn explain_missing(&self, vmid: Vmid, error: Error) -> Error {
-        if error.kind() != Kind::NotFound {
-            return error;
-        }
-        let Ok(resources) = self.resources(Deadline::secs(10)) else { return error };
-        match resources.iter().find(|r| r.vmid == vmid) {
-            Some(r) if r.kind == ResourceKind::Lxc => {
-                Error::conflict(format!("{vmid} is a container, not a VM"))
-                    .now(format!("it is on the node '{}'", r.node))
-                    .hint("`proxmox-ops list` shows VMs and containers")
-            }
-            Some(r) if self.name.get().is_some_and(|here| *here != r.node) => elsewhere(vmid, &r.node, self),
-            _ => error,
-        }
     }
 
     /// The VMID of a VM that has this name in the cluster.
@@ -148,15 +136,6 @@ impl Node {
             }
         }
     }
-}
-
-fn elsewhere(vmid: Vmid, there: &NodeName, node: &Node) -> Error {
-    let here = node.name.get().map_or_else(|| node.settings.host.clone(), ToString::to_string);
-    Error::failed(format!(
-        "VM {vmid} is on the node '{there}', not on '{here}' that this program is connected to"
-    ))
-    .now("nothing was changed")
-    .hint(format!("connect to it: --host {there} --node {there}"))
 }
 
 /// A row of `/cluster/resources`; rows of other types are left out.
@@ -196,41 +175,9 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_vm_is_looked_for_on_the_other_nodes() {
-        let fake = Fake::new()
-            .get(
-                "/cluster/status",
-                json!([{"type": "cluster", "name": "c"}, {"type": "node", "name": "prom", "local": 1}]),
-            )
-            .get(
-                "/cluster/resources",
-                json!([
-                    {"type": "qemu", "vmid": 110, "node": "other", "status": "running"},
-                    {"type": "lxc", "vmid": 201, "node": "prom", "status": "unknown"},
-                ]),
-            );
-        let node = node(&fake);
-        node.name(Deadline::secs(5)).unwrap();
-        let vmid = |n| Vmid::new(n).unwrap();
-        let missing = || Error::not_found("can not start VM: no configuration");
-        assert!(node.explain_missing(vmid(110), missing()).message().contains("is on the node 'other'"));
-        assert_eq!(node.explain_missing(vmid(201), missing()).kind(), Kind::Conflict);
-        assert_eq!(node.explain_missing(vmid(300), missing()).kind(), Kind::NotFound);
-    }
-
-    #[test]
     fn a_token_that_may_not_see_the_cluster_believes_the_definitions() {
         let words = json!({"message": "Permission check failed (/, Sys.Audit)\n"});
         let fake = Fake::new().on("GET", "/cluster/status", 403, words);
         assert_eq!(node(&fake).name(Deadline::secs(5)).unwrap().as_str(), "prom");
-    }
-
-    #[test]
-    fn another_node_than_the_one_asked_for_is_an_error() {
-        let fake =
-            Fake::new().get("/cluster/status", json!([{"type": "node", "name": "second", "local": 1}]));
-        let node = node(&fake);
-        let error = node.name(Deadline::secs(5)).unwrap_err();
-        assert_eq!(error.message(), "prom is the node 'second', not 'prom'");
     }
 }

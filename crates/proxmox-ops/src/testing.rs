@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 
 use crate::{
     api::auth::{Auth, Minter},
+    cluster::Cluster,
     node::Node,
     settings::{Route, Settings},
 };
@@ -119,7 +120,18 @@ pub(crate) fn settings() -> Settings {
 }
 
 pub(crate) fn node(fake: &Fake) -> Node {
-    Node::over(Rc::new(fake.clone()), &settings(), Auth::Ticket(Minter::default()), Ui::silent())
+    node_called(fake, "prom")
+}
+
+pub(crate) fn node_called(fake: &Fake, name: &str) -> Node {
+    let settings = Settings { node: Some(name.parse().unwrap()), ..settings() };
+    let login = Arc::new(Mutex::new(Auth::Ticket(Minter::default())));
+    Node::over(Rc::new(fake.clone()), &settings, login, Ui::silent())
+}
+
+/// A cluster of this node alone.
+pub(crate) fn alone(fake: &Fake) -> Cluster {
+    Cluster::of(node(fake), Box::new(|_, name| Err(Error::unreachable(format!("no way to {name}")))))
 }
 
 /// What happens to one request.

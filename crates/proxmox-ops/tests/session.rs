@@ -42,6 +42,7 @@ fn clone_request() -> CloneRequest {
         name,
         storage: Some("nvmeprom".parse().unwrap()),
         full: true,
+        node: None,
     }
 }
 
@@ -76,7 +77,8 @@ fn every_request_has_its_answer_over_one_connection() {
         ("ciupgrade", "0"),
     ]
     .map(|(k, v)| (k.to_owned(), v.to_owned()));
-    let configure = Op::Configure { vmid: vmid(110), settings: settings.into(), delete: vec![] };
+    let configure =
+        Op::Configure { vmid: vmid(110), settings: settings.into(), delete: vec![], digest: None };
     let () = ask(&mut s, configure.clone()).unwrap();
     let () = ask(&mut s, configure).unwrap();
     let resize = Op::Resize { vmid: vmid(110), disk: "scsi0".parse().unwrap(), size: "20G".parse().unwrap() };
@@ -104,8 +106,12 @@ fn the_guard_stands_before_every_request() {
     clone.vmid = vmid(104);
     let resize =
         Op::Resize { vmid: vmid(109), disk: "scsi0".parse().unwrap(), size: "200G".parse().unwrap() };
-    let configure =
-        Op::Configure { vmid: vmid(777), settings: Default::default(), delete: vec!["net0".into()] };
+    let configure = Op::Configure {
+        vmid: vmid(777),
+        settings: Default::default(),
+        delete: vec!["net0".into()],
+        digest: None,
+    };
     for op in
         [Op::Stop { vmid: vmid(104) }, Op::Start { vmid: vmid(9002) }, Op::Clone(clone), resize, configure]
     {
@@ -128,7 +134,8 @@ fn failures_keep_their_kind() {
     let taken = ask::<Value>(&mut s, Op::Clone(clone_request())).unwrap_err();
     assert_eq!(taken.kind(), Kind::Conflict);
     let settings = [("sshkeys".to_owned(), "no key".to_owned())].into();
-    let bad = ask::<Value>(&mut s, Op::Configure { vmid: vmid(110), settings, delete: vec![] }).unwrap_err();
+    let bad = ask::<Value>(&mut s, Op::Configure { vmid: vmid(110), settings, delete: vec![], digest: None })
+        .unwrap_err();
     assert_eq!(bad.kind(), Kind::Usage);
 }
 
@@ -159,11 +166,12 @@ fn what_belongs_to_no_request_is_told_under_id_0() {
     let input = "{\"v\":1,\"id\":1,\"op\":\"node\"}\n\ngarbage\n{\"v\":1,\"id\":2,\"op\":\"dance\"}\n{\"v\":9,\"id\":3,\"op\":\"node\"}\n";
     let ran = bench.finish(command.write_stdin(input));
     assert_eq!(ran.code, 0, "{}", ran.err);
-    let replies: Vec<Value> = ran.out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let mut replies: Vec<Value> = ran.out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    replies.sort_by_key(|r| r["id"].as_u64());
     let ids: Vec<_> = replies.iter().map(|r| r["id"].as_u64().unwrap()).collect();
-    assert_eq!(ids, [1, 0, 2, 3]);
-    assert_eq!(replies[0]["ok"]["node"], "prom");
-    assert!(replies[1..].iter().all(|r| r["error"]["kind"] == "usage"));
+    assert_eq!(ids, [0, 1, 2, 3]);
+    assert_eq!(replies[1]["ok"]["node"], "prom");
+    assert!(replies.iter().filter(|r| r["id"] != 1).all(|r| r["error"]["kind"] == "usage"));
 }
 
 /// The lines of the document's `jsonl` blocks.
@@ -205,11 +213,34 @@ fn the_schema_has_every_request_and_every_field() {
         Op::Status { vmid: v },
         Op::Storages,
         Op::Bridges,
-        Op::Clone(clone_request()),
-        Op::Configure { vmid: v, settings: Default::default(), delete: vec!["net0".into()] },
+        Op::Clone(CloneRequest { node: Some("b".parse().unwrap()), ..clone_request() }),
+        Op::Configure {
+            vmid: v,
+            settings: Default::default(),
+            delete: vec!["net0".into()],
+            digest: Some("d".into()),
+        },
         Op::Resize { vmid: v, disk, size },
         Op::Start { vmid: v },
         Op::Stop { vmid: v },
+        Op::Shutdown { vmid: v, timeout: 9, force: true },
+        Op::Reboot { vmid: v, timeout: 9 },
+        Op::Destroy { vmid: v, marker: clone_request().marker, stop: true },
+        Op::CreateDisk {
+            vmid: v,
+            size: "20G".parse().unwrap(),
+            storage: "nvmeprom".parse().unwrap(),
+            disk: Some("scsi1".parse().unwrap()),
+        },
+        Op::Template { vmid: v },
+        Op::Snapshots { vmid: v },
+        Op::Snapshot { vmid: v, name: "one".into(), description: Some("why".into()), memory: true },
+        Op::Rollback { vmid: v, name: "one".into(), start: true },
+        Op::DeleteSnapshot { vmid: v, name: "one".into() },
+        Op::NextVmid { start: Some(v), end: Some(v) },
+        Op::Exec { vmid: v, command: vec!["true".into()], timeout: 9 },
+        Op::Upload { file: "debian.qcow2".into(), node: Some("b".parse().unwrap()) },
+        Op::RemoveUpload { path: "/var/tmp/fleet-image-0.qcow2".into(), node: Some("b".parse().unwrap()) },
         Op::Address { vmid: v, timeout: 1 },
         Op::HostKey { vmid: v, timeout: 1 },
     ];
@@ -228,4 +259,151 @@ fn the_schema_has_every_request_and_every_field() {
             assert!(value.get(field.as_str().unwrap()).is_some(), "{name} does not need {field}");
         }
     }
+}
+
+/// Starts a session and gives its standard input and its replies as they come.
+fn raw(bench: &Bench) -> (std::process::Child, std::process::ChildStdin, std::sync::mpsc::Receiver<Value>) {
+    use std::process::Stdio;
+    let mut command = bench.std_command(&["session"]);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for line in std::io::BufRead::lines(std::io::BufReader::new(stdout)) {
+            let Ok(line) = line else { return };
+            send.send(serde_json::from_str(&line).unwrap()).unwrap();
+        }
+    });
+    (child, stdin, receive)
+}
+
+fn send(stdin: &mut std::process::ChildStdin, requests: &[(u64, Op)]) {
+    use std::io::Write;
+    for (id, op) in requests {
+        let request = Request { v: VERSION, id: *id, op: op.clone() };
+        writeln!(stdin, "{}", serde_json::to_string(&request).unwrap()).unwrap();
+    }
+}
+
+/// Ids of the answers, in the order in which they came; progress is left out.
+fn answers(replies: impl IntoIterator<Item = Value>) -> Vec<u64> {
+    let ends = replies.into_iter().filter(|reply| reply.get("progress").is_none());
+    ends.map(|reply| reply["id"].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn reads_are_answered_while_a_clone_runs_and_all_is_finished_at_the_end_of_input() {
+    let bench = Bench::new();
+    bench.sim.inject(Fault::TaskSlow { kind: "qmclone".into(), by: std::time::Duration::from_millis(2000) });
+    let (mut child, mut stdin, replies) = raw(&bench);
+    let configure = |cores: &str| Op::Configure {
+        vmid: vmid(110),
+        settings: [("cores".to_owned(), cores.to_owned())].into(),
+        delete: vec![],
+        digest: None,
+    };
+    send(
+        &mut stdin,
+        &[
+            (1, Op::Clone(clone_request())),
+            (2, Op::Resources),
+            (3, Op::Status { vmid: vmid(104) }),
+            // Of the VM that is being cloned: in their order, after it.
+            (4, configure("3")),
+            (5, configure("4")),
+            (6, Op::Config { vmid: vmid(110) }),
+            (7, Op::Status { vmid: vmid(9002) }),
+        ],
+    );
+    drop(stdin);
+    let replies: Vec<Value> = replies.iter().collect();
+    assert!(child.wait().unwrap().success());
+    assert!(replies.iter().all(|reply| reply.get("error").is_none()), "{replies:?}");
+    assert!(replies.iter().any(|reply| reply["id"] == 1 && reply.get("progress").is_some()));
+    let order = answers(replies.clone());
+    let mut early = order[..3].to_vec();
+    early.sort_unstable();
+    assert_eq!((early, &order[3..]), (vec![2, 3, 7], &[1, 4, 5, 6][..]));
+    let config = replies.iter().find(|reply| reply["id"] == 6).unwrap();
+    assert_eq!(config["ok"]["settings"]["cores"], "4");
+    assert_eq!(bench.sim.connections(), 1, "one connection for all of them");
+}
+
+#[test]
+fn who_asks_one_thing_after_the_other_needs_one_worker() {
+    let bench = Bench::new();
+    let mut s = session(&bench);
+    for _ in 0..5 {
+        let _: NodeInfo = ask(&mut s, Op::Node).unwrap();
+    }
+    drop(s);
+    let opened =
+        bench.sim.requests().iter().filter(|r| matches!(r.what, pve_sim::log::What::Open { .. })).count();
+    assert_eq!(opened, 1);
+}
+
+#[test]
+fn ctrl_c_ends_a_session_and_every_request_is_answered() {
+    let bench = Bench::new();
+    bench.sim.inject(Fault::TaskSlow { kind: "qmclone".into(), by: std::time::Duration::from_secs(60) });
+    let (mut child, mut stdin, replies) = raw(&bench);
+    send(&mut stdin, &[(1, Op::Clone(clone_request())), (2, Op::Start { vmid: vmid(110) })]);
+    while !bench.sim.changes().iter().any(|change| change.ends_with("/clone")) {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let replies: Vec<Value> = replies.iter().collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let of = |id: u64| replies.iter().find(|r| r["id"] == id && r.get("error").is_some()).unwrap();
+    assert_eq!(of(1)["error"]["kind"], "interrupted");
+    assert!(of(1)["error"]["now"][0].as_str().unwrap().contains("the task goes on without this program"));
+    assert_eq!(of(2)["error"]["now"][0], "it was not begun");
+    drop(stdin);
+}
+
+#[test]
+fn a_session_that_nobody_reads_ends() {
+    let bench = Bench::new();
+    bench.sim.inject(Fault::TaskSlow { kind: "qmclone".into(), by: std::time::Duration::from_secs(60) });
+    let mut command = bench.std_command(&["session"]);
+    command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    send(&mut stdin, &[(1, Op::Clone(clone_request()))]);
+    drop(child.stdout.take());
+    send(&mut stdin, &[(2, Op::Node)]);
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn what_a_run_made_it_may_remove_and_nothing_else() {
+    let bench = Bench::new();
+    let mut s = session(&bench);
+    let request = clone_request();
+    let () = ask(&mut s, Op::Clone(request.clone())).unwrap();
+    let disk: NewDisk = ask(
+        &mut s,
+        Op::CreateDisk {
+            vmid: vmid(110),
+            size: "1G".parse().unwrap(),
+            storage: "nvmeprom".parse().unwrap(),
+            disk: None,
+        },
+    )
+    .unwrap();
+    assert_eq!(disk.disk.as_str(), "scsi1");
+    let free: Vmid = ask(&mut s, Op::NextVmid { start: Some(vmid(109)), end: Some(vmid(120)) }).unwrap();
+    assert_eq!(free, vmid(111));
+    let () = ask(&mut s, Op::Start { vmid: vmid(110) }).unwrap();
+    let _: String = ask(&mut s, Op::HostKey { vmid: vmid(110), timeout: 20 }).unwrap();
+    let exec = Op::Exec { vmid: vmid(110), command: vec!["false".into()], timeout: 20 };
+    let ended: Value = ask(&mut s, exec).unwrap();
+    assert_eq!(ended["exitcode"], 1);
+    let other = Marker::fresh(&request.name, vmid(110)).unwrap();
+    let destroy = |marker| Op::Destroy { vmid: vmid(110), marker, stop: true };
+    assert_eq!(ask::<Value>(&mut s, destroy(other)).unwrap_err().kind(), Kind::Refused);
+    let () = ask(&mut s, destroy(request.marker)).unwrap();
+    assert!(bench.sim.config(110).is_none());
 }

@@ -89,11 +89,12 @@ fn a_missing_vm_is_not_found() {
         serde_json::from_str(&bench.ok(&["status", "elsewhere", "--json"])).unwrap();
     assert_eq!((&told["node"], &told["name"]), (&"second".into(), &"elsewhere".into()));
     let ran = bench.run(&["stop", "111", "--unmanaged", "111"]);
-    assert_eq!(ran.code, 1);
+    assert_eq!(ran.code, 6);
     insta::assert_snapshot!(ran.err, @r"
-    ✗ VM 111 is on the node 'second', not on 'prom' that this program is connected to
+    ✗ can not connect to the node 'second' of the cluster: can not log in to second through NODE: 127.0.0.1 can not connect to 192.0.2.3:22: refused, or nothing is there
+      VM 111 is on the node 'second'
       nothing was changed
-    hint: connect to it: --host second --node second
+    hint: is it up? or connect to it yourself: --host 192.0.2.3
     ");
     let ran = bench.run(&["status", "200"]);
     assert_eq!(ran.code, 4, "{}", ran.err);
@@ -205,7 +206,11 @@ fn a_change_waits_for_the_task_that_locks_the_vm() {
         }
         let ran = bench.run(&["configure", "110", "2", "2048", "--verbose"]);
         assert_eq!(ran.code, 0, "{}", ran.err);
-        assert!(ran.err.contains("VM 110 is locked; waiting for the task that works on it"), "{}", ran.err);
+        assert!(
+            ran.err.contains("VM 110 is locked (clone); waiting for the task that works on it"),
+            "{}",
+            ran.err
+        );
     });
     assert!(bench.sim.config(110).unwrap().to_string().contains("memory: 2048"));
 }

@@ -95,9 +95,9 @@ fn the_list_is_for_people_and_for_programs() {
 fn storages_and_free_vmids() {
     let bench = Bench::with(World::default().with_container(100, "ct"));
     insta::assert_snapshot!(bench.ok(&["storage"]), @r"
-    NAME      TYPE  STATUS       FREE       TOTAL  CONTENT
-    local     dir   active  900.0 GiB  1000.0 GiB  backup,iso,snippets,vztmpl
-    nvmeprom  dir   active  794.7 GiB  1000.0 GiB  images,import,iso,snippets
+    NAME      NODE  TYPE  STATUS  SHARED       FREE       TOTAL  CONTENT
+    local     prom  dir   active  no      900.0 GiB  1000.0 GiB  backup,iso,snippets,vztmpl
+    nvmeprom  prom  dir   active  no      794.7 GiB  1000.0 GiB  images,import,iso,snippets
     ");
     // 100 is a container's.
     assert_eq!(bench.ok(&["next-vmid"]), "101\n");

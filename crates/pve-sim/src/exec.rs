@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{faults::Fault, guest, guest::Outcome, node::Node, qm};
+use crate::{cluster, faults::Fault, guest, guest::Outcome, node::Node, qm};
 
 /// Whether a command is a relay between its standard streams and the API's port.
 pub fn is_relay(command: &str) -> bool {
@@ -63,7 +63,11 @@ fn cat(node: &Node, paths: &[&str]) -> Outcome {
         let path = path.trim_matches(['\'', '"']);
         let text = match path.strip_prefix("/etc/pve/") {
             Some(".vmlist") => Some(node.read(|d| d.vmlist(node.name()))),
-            Some(".members") => Some(members(node)),
+            Some(".members") => Some(cluster::members(node)),
+            Some(rest) if rest.ends_with("/ssh_known_hosts") => rest
+                .strip_prefix("nodes/")
+                .and_then(|rest| rest.strip_suffix("/ssh_known_hosts"))
+                .and_then(|name| cluster::known_host(node, name)),
             Some(rest) => rest
                 .strip_prefix("qemu-server/")
                 .or_else(|| rest.strip_prefix(&format!("nodes/{}/qemu-server/", node.name())))
@@ -80,18 +84,4 @@ fn cat(node: &Node, paths: &[&str]) -> Outcome {
         }
     }
     out
-}
-
-fn members(node: &Node) -> String {
-    let mut list = serde_json::Map::new();
-    let names = std::iter::once(node.name().to_owned()).chain(node.other_nodes());
-    for (n, name) in names.enumerate() {
-        let ip = format!("192.0.2.{}", n + 2);
-        list.insert(name, serde_json::json!({ "id": n + 1, "online": 1, "ip": ip }));
-    }
-    let count = list.len();
-    let cluster = serde_json::json!({ "name": "fleet", "version": 2, "nodes": count, "quorate": 1 });
-    serde_json::json!({ "nodename": node.name(), "version": 4, "cluster": cluster, "nodelist": list })
-        .to_string()
-        + "\n"
 }

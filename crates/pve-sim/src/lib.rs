@@ -6,6 +6,7 @@
 pub mod anywhere;
 pub mod api;
 pub mod cli;
+pub mod cluster;
 pub mod conf;
 pub mod demo;
 pub mod exec;

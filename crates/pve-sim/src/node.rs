@@ -145,6 +145,10 @@ pub struct Node {
     faults: Mutex<Vec<Fault>>,
     started: Instant,
     host_key: String,
+    /// Host keys that the cluster keeps wrongly, by node.
+    vouched: Mutex<BTreeMap<String, String>>,
+    /// The cluster's other nodes that are simulated too.
+    pub peers: crate::cluster::Peers,
     /// What reached the node.
     pub log: Log,
     /// Told whenever a guest starts, stops or boots another system.
@@ -185,6 +189,8 @@ impl Node {
             faults: Mutex::default(),
             started: Instant::now(),
             host_key,
+            vouched: Mutex::default(),
+            peers: crate::cluster::Peers::default(),
             log,
             boots: tokio::sync::watch::Sender::new(0),
             cut: tokio::sync::watch::Sender::new(0),
@@ -249,7 +255,19 @@ impl Node {
 
     /// Whether the cluster has a node of this name.
     pub fn is_cluster_node(&self, name: &str) -> bool {
-        name == self.name() || self.world.other_nodes.iter().any(|n| n == name)
+        name == self.name()
+            || self.world.other_nodes.iter().any(|n| n == name)
+            || self.peers.all().iter().any(|peer| peer.name() == name)
+    }
+
+    /// Makes the cluster keep this public key of a node, whatever key it has.
+    pub fn vouch_wrongly(&self, name: &str, line: &str) {
+        lock(&self.vouched).insert(name.to_owned(), line.to_owned());
+    }
+
+    /// The key that the cluster keeps of a node, if it is not the node's own.
+    pub fn vouched_key(&self, name: &str) -> Option<String> {
+        lock(&self.vouched).get(name).cloned()
     }
 
     /// Cores.
@@ -283,6 +301,7 @@ impl Node {
     /// Whether this ticket was minted here.
     pub fn ticket_is_valid(&self, ticket: &str) -> bool {
         lock(&self.tickets).contains(ticket)
+            || self.peers.all().iter().any(|peer| lock(&peer.tickets).contains(ticket))
     }
 
     /// Forgets one ticket.

@@ -18,7 +18,7 @@ use russh::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
 };
 
 use crate::{exec, faults::Fault, guest, http, keys, log::What, node::Node};
@@ -79,18 +79,25 @@ static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
 
 /// Accepts connections for ever.
 pub async fn listen(node: Arc<Node>, listener: TcpListener) -> Result<()> {
-    let config = config(node.host_key(), "SSH-2.0-OpenSSH_10.0p2 Debian-7")?;
+    let config = node_config(&node)?;
     loop {
         let (stream, _) = listener.accept().await.context("can not accept a connection")?;
+        // Without it each small packet would wait for the last one's acknowledgement.
+        let _ = stream.set_nodelay(true);
         tokio::spawn(serve(Arc::clone(&node), Arc::clone(&config), stream));
     }
 }
 
-async fn serve(node: Arc<Node>, config: Arc<Config>, stream: TcpStream) {
+fn node_config(node: &Node) -> Result<Arc<Config>> {
+    config(node.host_key(), "SSH-2.0-OpenSSH_10.0p2 Debian-7")
+}
+
+async fn serve<S>(node: Arc<Node>, config: Arc<Config>, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let connection = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
     node.log.add(What::Connect { connection });
-    // Without it each small packet would wait for the last one's acknowledgement.
-    let _ = stream.set_nodelay(true);
     let mut cut = node.cut.subscribe();
     cut.mark_unchanged();
     let handler =
@@ -151,13 +158,19 @@ impl Handler for NodeHandler {
         let api = matches!(host, "127.0.0.1" | "localhost") && port == 85;
         let api_up = !node.has_fault(|f| *f == Fault::ApiDown);
         let machine = if port == 22 { guest::at_address(&node, host) } else { None };
-        let accepted = !forbidden && ((api && api_up) || machine.is_some());
+        let peer = if port == 22 { crate::cluster::at_address(&node, host) } else { None };
+        let accepted = !forbidden && ((api && api_up) || machine.is_some() || peer.is_some());
         node.log.add(What::Open { connection: self.connection, host: host.to_owned(), port, accepted });
         if forbidden {
             reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
         } else if api && api_up {
             reply.accept().await;
             tokio::spawn(http::serve(node, channel.into_stream()));
+        } else if let Some(peer) = peer {
+            reply.accept().await;
+            if let Ok(config) = node_config(&peer) {
+                tokio::spawn(serve(peer, config, channel.into_stream()));
+            }
         } else if let Some((vmid, boot)) = machine {
             reply.accept().await;
             tokio::spawn(guest::ssh::serve(node, vmid, boot, channel.into_stream()));
@@ -186,6 +199,12 @@ impl Handler for NodeHandler {
                     http::serve(node, stream.into_stream()).await;
                     finish(&handle, channel, Vec::new(), Vec::new(), 0).await;
                 });
+            }
+            return Ok(());
+        }
+        if let (Some(peer), true) = (crate::cluster::behind_relay(&self.node, &command), taken.is_some()) {
+            if let (Some(stream), Ok(config)) = (taken, node_config(&peer)) {
+                tokio::spawn(serve(peer, config, stream.into_stream()));
             }
             return Ok(());
         }

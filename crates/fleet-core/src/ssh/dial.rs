@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{
+    Stream,
     address::{HostPort, show},
     settings::{Environment, Family, Settings},
 };
@@ -62,6 +63,17 @@ fn carried(command: &Command) -> Result<Way> {
         UnixStream::pair().map_err(|e| Error::failed("can not make a socket pair").caused_by(e))?;
     let carrier = command.start_on_socket(theirs)?;
     Ok(Way { socket: OwnedFd::from(ours), carrier: Some(carrier) })
+}
+
+/// A stream on one end of a socket pair, carried by a thread that ends with either.
+pub(super) fn bridged(mut stream: Box<dyn Stream>) -> Result<Way> {
+    let (ours, theirs) =
+        UnixStream::pair().map_err(|e| Error::failed("can not make a socket pair").caused_by(e))?;
+    std::thread::spawn(move || {
+        // Whoever reads the other end sees it close, and why does not matter there.
+        drop(super::pump(&mut *stream, &theirs, &theirs));
+    });
+    Ok(Way { socket: OwnedFd::from(ours), carrier: None })
 }
 
 /// `ssh -W` through the last of the jump hosts, which gets the others as its own `-J`.

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{
-    HostKeyPolicy,
+    HostKeyPolicy, Vouched,
     keys::PublicKey,
     known_hosts::{self, KnownHosts, Verdict},
     settings::Settings,
@@ -19,6 +19,8 @@ use crate::{
 pub(super) enum Expected {
     Pinned(PublicKey),
     Recorded(KnownHosts),
+    /// The user's records first, then what a proven host says, with where that stands.
+    Vouched(KnownHosts, KnownHosts, String),
 }
 
 /// Signature algorithms for a host key type.
@@ -42,13 +44,11 @@ impl Expected {
             HostKeyPolicy::Pinned(line) => {
                 PublicKey::parse(line).map(Expected::Pinned).map_err(|e| e.context("the expected host key"))
             }
-            HostKeyPolicy::KnownHosts => {
-                let files = settings.user_known_hosts.iter().chain(&settings.global_known_hosts);
-                let known = KnownHosts::read(files)?;
-                for (at, why) in &known.odd {
-                    ui.detail(format!("{at} is passed over: {why}"));
-                }
-                Ok(Expected::Recorded(known))
+            HostKeyPolicy::KnownHosts => recorded(settings, ui).map(Expected::Recorded),
+            HostKeyPolicy::Vouched(Vouched { lines, source }) => {
+                let mut vouched = KnownHosts::default();
+                vouched.parse(std::path::Path::new(source), lines);
+                Ok(Expected::Vouched(recorded(settings, ui)?, vouched, source.clone()))
             }
         }
     }
@@ -58,6 +58,9 @@ impl Expected {
         let first = match self {
             Expected::Pinned(key) => vec![key.key_type().to_owned()],
             Expected::Recorded(known) => names.iter().flat_map(|name| known.types(name)).collect(),
+            Expected::Vouched(known, vouched, _) => {
+                [known, vouched].iter().flat_map(|by| names.iter().flat_map(|name| by.types(name))).collect()
+            }
         };
         let mut order: Vec<&str> = Vec::new();
         for key_type in first.iter().map(String::as_str).chain(ALL_TYPES) {
@@ -75,30 +78,62 @@ impl Expected {
         match self {
             Expected::Pinned(expected) if expected == key => Ok(()),
             Expected::Pinned(expected) => Err(mismatch(expected, key, settings)),
-            Expected::Recorded(known) => match verdict(known, &settings.known_names(), key) {
-                Verdict::Known => Ok(()),
-                Verdict::Revoked(at) => Err(Error::unreachable(format!(
-                    "the host key that {} shows is marked as revoked",
-                    settings.alias
-                ))
-                .now(format!("its key: {}", describe(key)))
-                .now(format!("revoked by {at}"))
-                .hint("give the host a new key; a revoked one is never accepted")
-                .details(json!({ "ssh": "host-key-revoked", "fingerprint": key.fingerprint() }))),
-                Verdict::Changed(recorded) => Err(changed(&recorded, key, settings)),
-                Verdict::Unknown { others, authorities } => {
-                    let mut notes: Vec<String> = others
-                        .iter()
-                        .map(|(at, other)| {
-                            format!("another of its keys is on record: {} ({at})", describe(other))
-                        })
-                        .collect();
-                    notes.extend(authorities.iter().map(|at| {
-                        format!("{at} names a certificate authority for it: these are not supported")
-                    }));
-                    ask(key, &notes, settings, ui)
+            Expected::Recorded(known) => {
+                judged(verdict(known, &settings.known_names(), key), key, settings, None, ui)
+            }
+            Expected::Vouched(known, vouched, source) => {
+                let names = settings.known_names();
+                match (verdict(known, &names, key), vouched_verdict(vouched, &names, key)) {
+                    (Verdict::Unknown { .. }, Verdict::Known) => Ok(()),
+                    (Verdict::Unknown { .. }, Verdict::Changed(of)) => {
+                        Err(changed(&of, key, settings, Some(source)))
+                    }
+                    (by_user, _) => judged(by_user, key, settings, Some(source), ui),
                 }
-            },
+            }
+        }
+    }
+}
+
+/// What the user's files say.
+fn recorded(settings: &Settings, ui: Ui) -> Result<KnownHosts> {
+    let known = KnownHosts::read(settings.user_known_hosts.iter().chain(&settings.global_known_hosts))?;
+    for (at, why) in &known.odd {
+        ui.detail(format!("{at} is passed over: {why}"));
+    }
+    Ok(known)
+}
+
+fn judged(
+    verdict: Verdict,
+    key: &PublicKey,
+    settings: &Settings,
+    vouching: Option<&String>,
+    ui: Ui,
+) -> Result<()> {
+    match verdict {
+        Verdict::Known => Ok(()),
+        Verdict::Revoked(at) => Err(Error::unreachable(format!(
+            "the host key that {} shows is marked as revoked",
+            settings.alias
+        ))
+        .now(format!("its key: {}", describe(key)))
+        .now(format!("revoked by {at}"))
+        .hint("give the host a new key; a revoked one is never accepted")
+        .details(json!({ "ssh": "host-key-revoked", "fingerprint": key.fingerprint() }))),
+        Verdict::Changed(of) => Err(changed(&of, key, settings, None)),
+        Verdict::Unknown { others, authorities } => {
+            let mut notes: Vec<String> = others
+                .iter()
+                .map(|(at, other)| format!("another of its keys is on record: {} ({at})", describe(other)))
+                .collect();
+            notes.extend(
+                authorities
+                    .iter()
+                    .map(|at| format!("{at} names a certificate authority for it: these are not supported")),
+            );
+            notes.extend(vouching.map(|source| format!("{source} has no such key for it either")));
+            ask(key, &notes, settings, ui)
         }
     }
 }
@@ -113,6 +148,20 @@ fn verdict(known: &KnownHosts, names: &[String], key: &PublicKey) -> Verdict {
         }
         decided => decided,
     }
+}
+
+/// What a proven host says counts under every name that it may use.
+fn vouched_verdict(vouched: &KnownHosts, names: &[String], key: &PublicKey) -> Verdict {
+    let mut verdicts: Vec<Verdict> = names.iter().map(|name| vouched.check(name, key)).collect();
+    let rank = |verdict: &Verdict| match verdict {
+        Verdict::Revoked(_) => 0,
+        Verdict::Known => 1,
+        Verdict::Changed(_) => 2,
+        Verdict::Unknown { .. } => 3,
+    };
+    verdicts.sort_by_key(rank);
+    let unknown = Verdict::Unknown { others: Vec::new(), authorities: Vec::new() };
+    verdicts.into_iter().next().unwrap_or(unknown)
 }
 
 fn describe(key: &PublicKey) -> String {
@@ -133,7 +182,13 @@ fn mismatch(expected: &PublicKey, key: &PublicKey, settings: &Settings) -> Error
         }))
 }
 
-fn changed(recorded: &[(known_hosts::At, PublicKey)], key: &PublicKey, settings: &Settings) -> Error {
+/// `vouched` is where the key on record stands if it is not in a file of the user's.
+fn changed(
+    recorded: &[(known_hosts::At, PublicKey)],
+    key: &PublicKey,
+    settings: &Settings,
+    vouched: Option<&String>,
+) -> Error {
     let mut error = Error::unreachable(format!(
         "the host key of {} has changed: it may be another machine, or somebody is in between",
         settings.alias
@@ -143,11 +198,17 @@ fn changed(recorded: &[(known_hosts::At, PublicKey)], key: &PublicKey, settings:
     }
     error = error.now(format!("it shows:  {}", describe(key))).now("nothing was sent to it");
     if let Some((at, old)) = recorded.first() {
-        error = error.hint(format!(
-            "only if you know why it changed, remove the old key: ssh-keygen -R {} -f {}",
-            crate::child::quote(&settings.known_as()),
-            crate::child::quote(&at.file.to_string_lossy()),
-        ));
+        error = error.hint(match vouched {
+            None => format!(
+                "only if you know why it changed, remove the old key: ssh-keygen -R {} -f {}",
+                crate::child::quote(&settings.known_as()),
+                crate::child::quote(&at.file.to_string_lossy()),
+            ),
+            Some(_) => format!(
+                "only if you know why it changed: `pvecm updatecerts` on {} tells the cluster its new key",
+                settings.alias
+            ),
+        });
         error = error.details(json!({
             "ssh": "host-key-changed",
             "expected": old.fingerprint(),
@@ -195,7 +256,7 @@ fn unknown(key: &PublicKey, notes: &[String], settings: &Settings) -> Error {
     error = error.hint(format!(
         "compare the fingerprint on the host's own console: ssh-keygen -lf /etc/ssh/ssh_host_{type_name}_key.pub"
     ));
-    let through = settings.proxy_jump.is_some() || settings.proxy_command.is_some();
+    let through = settings.proxy_jump.is_some() || settings.proxy_command.is_some() || settings.via.is_some();
     let add = match settings.user_known_hosts.first() {
         Some(file) if !through && settings.host_key_alias.is_none() => format!(
             "ssh-keyscan -t {type_name} -p {} {} >> {}",

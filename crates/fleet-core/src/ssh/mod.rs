@@ -3,8 +3,10 @@
 
 use std::{
     io::{self, Read, Write},
+    net::IpAddr,
     os::fd::BorrowedFd,
     path::PathBuf,
+    sync::Arc,
 };
 
 use crate::{Error, Result, child::Command, deadline::Deadline};
@@ -19,6 +21,7 @@ pub mod keys;
 mod known_hosts;
 mod link;
 pub mod memory;
+mod peer;
 mod pump;
 mod session;
 mod settings;
@@ -55,6 +58,38 @@ pub enum HostKeyPolicy {
     KnownHosts,
     /// It must be this key: one OpenSSH public key line.
     Pinned(String),
+    /// Against the known-hosts files first; where they do not know the host, against what a host that is proven
+    /// already says about it.
+    Vouched(Vouched),
+}
+
+/// What a host that is proven already says about another one.
+#[derive(Debug, Clone, Default)]
+pub struct Vouched {
+    /// Lines as in a known-hosts file.
+    pub lines: String,
+    /// Where they are, for messages.
+    pub source: String,
+}
+
+/// Another host of the cluster that a session's own host belongs to.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// What messages call it; also a name of it in known-hosts lines.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// What vouches for its key beside the known-hosts files.
+    pub vouched: Vouched,
+}
+
+/// How to get to a [`Peer`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerWay {
+    /// As the session's own host is reached: straight, or over its jump hosts.
+    Straight,
+    /// Through the session's own host.
+    Through,
 }
 
 /// What a remote command left.
@@ -129,6 +164,20 @@ pub trait Transport {
     fn open_exec_stream(&self, command: &str, deadline: Deadline) -> Result<Box<dyn Stream>> {
         let _ = deadline;
         Err(Error::failed(format!("this transport can not run `{command}` as a stream")))
+    }
+}
+
+impl<T: Transport + ?Sized> Transport for Arc<T> {
+    fn exec(&self, command: &str, stdin: &[u8], deadline: Deadline) -> Result<ExecOutput> {
+        (**self).exec(command, stdin, deadline)
+    }
+
+    fn open_tcp(&self, host: &str, port: u16, deadline: Deadline) -> Result<Box<dyn Stream>> {
+        (**self).open_tcp(host, port, deadline)
+    }
+
+    fn open_exec_stream(&self, command: &str, deadline: Deadline) -> Result<Box<dyn Stream>> {
+        (**self).open_exec_stream(command, deadline)
     }
 }
 

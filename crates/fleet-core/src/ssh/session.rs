@@ -11,7 +11,7 @@ use ssh2::MethodType;
 
 use super::{
     ExecOutput, HostKeyPolicy, Stream, Target, Transport, address, auth,
-    dial::{dial, seconds},
+    dial::{bridged, dial, seconds},
     exec,
     host_key::Expected,
     keys::PublicKey,
@@ -36,8 +36,13 @@ pub struct Session {
     ui: Ui,
     key: PublicKey,
     key_line: String,
+    /// What carries the bytes in place of a connection of its own, if something does.
+    tunnel: Option<Tunnel>,
     link: Mutex<Arc<Link>>,
 }
+
+/// Opens a stream to the host's SSH server.
+pub(super) type Tunnel = Arc<dyn Fn(Deadline) -> Result<Box<dyn Stream>> + Send + Sync>;
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -54,11 +59,43 @@ impl Session {
     /// As [`Session::connect`], with another environment than the process's.
     pub fn connect_in(target: &Target, env: &Environment, ui: Ui, deadline: Deadline) -> Result<Session> {
         let settings = Settings::resolve(target, env, deadline)?;
+        Session::with(settings, target.clone(), env.clone(), None, ui, deadline)
+    }
+
+    fn with(
+        settings: Settings,
+        target: Target,
+        env: Environment,
+        tunnel: Option<Tunnel>,
+        ui: Ui,
+        deadline: Deadline,
+    ) -> Result<Session> {
         let expected = Expected::prepare(&target.host_key, &settings, ui)?;
-        let (link, key) = establish(&settings, &expected, target, env, ui, deadline)?;
+        let (link, key) = establish((&settings, tunnel.as_ref()), &expected, &target, &env, ui, deadline)?;
         let key_line = key.line();
-        let (target, env) = (target.clone(), env.clone());
-        Ok(Session { target, env, settings, ui, key, key_line, link: Mutex::new(link) })
+        Ok(Session { target, env, settings, ui, key, key_line, tunnel, link: Mutex::new(link) })
+    }
+
+    /// The settings it was made with.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// A session to another host, with the environment of this one; over `tunnel` where one is given.
+    pub(super) fn sibling(
+        &self,
+        settings: Settings,
+        host_key: HostKeyPolicy,
+        tunnel: Option<Tunnel>,
+        deadline: Deadline,
+    ) -> Result<Session> {
+        let target = Target { host: settings.hostname.clone(), host_key, proxy: None, ..self.target.clone() };
+        Session::with(settings, target, self.env.clone(), tunnel, self.ui, deadline)
+    }
+
+    /// Whether a program that was given, not the settings, carries the bytes.
+    pub(super) fn is_carried(&self) -> bool {
+        self.target.proxy.is_some()
     }
 
     /// The host's key, one OpenSSH public key line without a comment.
@@ -85,7 +122,8 @@ impl Session {
         self.ui.detail(format!("connecting to {} again", self.settings.alias));
         let expected =
             Expected::prepare(&HostKeyPolicy::Pinned(self.key_line.clone()), &self.settings, self.ui)?;
-        let (link, key) = establish(&self.settings, &expected, &self.target, &self.env, self.ui, deadline)?;
+        let way = (&self.settings, self.tunnel.as_ref());
+        let (link, key) = establish(way, &expected, &self.target, &self.env, self.ui, deadline)?;
         debug_assert_eq!(key, self.key);
         Ok(link)
     }
@@ -108,7 +146,7 @@ impl Session {
 
 /// Way, key exchange, host key, login.
 fn establish(
-    settings: &Settings,
+    (settings, tunnel): (&Settings, Option<&Tunnel>),
     expected: &Expected,
     target: &Target,
     env: &Environment,
@@ -122,7 +160,10 @@ fn establish(
         .map_err(failed)?;
     let place = address::show(&settings.hostname, settings.port);
     ui.detail(format!("connecting to {} ({}@{place})", settings.alias, settings.user));
-    let way = dial(settings, target.proxy.as_ref(), env, deadline)?;
+    let way = match tunnel {
+        Some(open) => bridged(open(deadline)?)?,
+        None => dial(settings, target.proxy.as_ref(), env, deadline)?,
+    };
     let link = Link::new(settings.alias.clone(), session, way.socket, way.carrier)
         .map_err(|e| Error::failed("can not set up the connection's socket").caused_by(e))?;
     let shaking = deadline.at_most(LOGIN_LIMIT);
@@ -140,6 +181,7 @@ fn establish(
 fn no_handshake(settings: &Settings, target: &Target, trouble: &Trouble, deadline: Deadline) -> Error {
     let place = address::show(&settings.hostname, settings.port);
     let carrier = match (&target.proxy, &settings.proxy_command, &settings.proxy_jump) {
+        _ if settings.via.is_some() => settings.via.clone(),
         (Some(proxy), _, _) => Some(format!("`{proxy}`")),
         (None, Some(command), _) => Some(format!("its ProxyCommand `{command}`")),
         (None, None, Some(jump)) => Some(format!("the jump host {jump}")),

@@ -62,6 +62,10 @@ pub(super) enum Family {
 pub(super) struct Settings {
     /// As the user named it; what errors and hints call it.
     pub(super) alias: String,
+    /// Another name that known-hosts lines may have for it.
+    pub(super) also_known_as: Option<String>,
+    /// The host in between, where a session to it carries the bytes.
+    pub(super) via: Option<String>,
     /// The port if the user wrote one.
     pub(super) written_port: Option<u16>,
     pub(super) hostname: String,
@@ -126,6 +130,8 @@ impl Settings {
         };
         Settings {
             alias: address.host.clone(),
+            also_known_as: None,
+            via: None,
             written_port: address.port,
             hostname: address.host.clone(),
             port: address.port.unwrap_or(22),
@@ -265,7 +271,33 @@ impl Settings {
         if self.host_key_alias.is_none() && self.port != 22 {
             names.push(super::known_hosts::name(&self.hostname, 22));
         }
+        names.extend(self.also_known_as.iter().map(|name| name.to_ascii_lowercase()));
         names
+    }
+
+    /// These settings for another host of the same cluster. What belongs to the first host's name alone is left out.
+    pub(super) fn for_peer(&self, peer: &super::Peer, port: u16, via: Option<String>) -> Settings {
+        let keep = via.is_none();
+        Settings {
+            alias: peer.name.clone(),
+            also_known_as: Some(peer.name.clone()),
+            via,
+            written_port: (port != 22).then_some(port),
+            hostname: peer.address.to_string(),
+            port,
+            host_key_alias: None,
+            proxy_jump: self.proxy_jump.clone().filter(|_| keep),
+            proxy_command: self.proxy_command.clone().filter(|_| keep),
+            ..self.clone()
+        }
+    }
+
+    /// The host as the user wrote it, for `ssh -J` and messages.
+    pub(super) fn written(&self) -> String {
+        match self.written_port {
+            Some(port) => super::address::show(&self.alias, port),
+            None => self.alias.clone(),
+        }
     }
 
     /// The `ssh` command for the same destination, for hints: `ssh -p 2222 prom`.
@@ -278,7 +310,11 @@ impl Settings {
         if let Some(port) = self.written_port {
             words.extend(["-p".to_owned(), port.to_string()]);
         }
-        words.push(crate::child::quote(&format!("{}@{}", self.user, self.alias)));
+        if let Some(via) = &self.via {
+            words.extend(["-J".to_owned(), crate::child::quote(via)]);
+        }
+        let host = if self.also_known_as.is_some() { &self.hostname } else { &self.alias };
+        words.push(crate::child::quote(&format!("{}@{host}", self.user)));
         words.join(" ")
     }
 }

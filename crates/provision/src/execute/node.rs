@@ -37,7 +37,7 @@ impl Job<'_> {
             self.already(Step::Configure);
         } else {
             self.step(Step::Configure, "Configuring resources and networking", || {
-                let op = Op::Configure { vmid: vm.vmid, settings: changes, delete: Vec::new() };
+                let op = Op::Configure { vmid: vm.vmid, settings: changes, delete: Vec::new(), digest: None };
                 self.change(session, op, limit::CHANGE)?;
                 Ok(((), "VM configured".to_owned()))
             })?;

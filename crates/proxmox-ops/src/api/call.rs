@@ -82,7 +82,14 @@ impl Call {
     }
 
     /// Clones a template; the permit is for the VM that comes to be.
-    pub fn clone_vm(permit: &Permit, node: &NodeName, request: &CloneRequest) -> Call {
+    ///
+    /// `node` has the template; `target` is where the new VM shall be if that is another node.
+    pub fn clone_vm(
+        permit: &Permit,
+        node: &NodeName,
+        request: &CloneRequest,
+        target: Option<&NodeName>,
+    ) -> Call {
         let mut params = vec![
             ("newid".to_owned(), permit.vmid().to_string()),
             ("name".to_owned(), request.name.to_string()),
@@ -92,6 +99,7 @@ impl Call {
         if let Some(storage) = request.storage.as_ref().filter(|_| request.full) {
             params.push(("storage".to_owned(), storage.to_string()));
         }
+        params.extend(target.map(|target| ("target".to_owned(), target.to_string())));
         Call {
             what: format!("clone VM {} into VM {}", request.template, permit.vmid()),
             method: "POST",

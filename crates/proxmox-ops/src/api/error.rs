@@ -75,11 +75,7 @@ pub fn of_text(what: &str, said: &str) -> Error {
     let kind = kind_of(said);
     let error = Error::new(kind, format!("can not {what}: {said}"));
     if said.starts_with("VM is locked") || said.starts_with("CT is locked") {
-        let by = said.split_once('(').map_or("something", |(_, rest)| rest.trim_end_matches(')'));
-        return error
-            .now(format!("the lock '{by}' is on it; a running task may hold it"))
-            .hint("`pvenode task list --source active` on the node shows what is running")
-            .hint("if nothing is: `qm unlock VMID` on the node, after a look at why");
+        return error.now(format!("the lock '{}' is on it", lock_of(said)));
     }
     if is_lock_timeout(said) {
         return error.now("something else on the node held the lock for 10 s; nothing was changed").hint(
@@ -108,6 +104,12 @@ pub fn of_text(what: &str, said: &str) -> Error {
     }
 }
 
+/// What a VM is locked by, in these words: `VM is locked (backup)`.
+pub fn lock_of(said: &str) -> &str {
+    let after = said.split_once("is locked (").map_or("", |(_, rest)| rest);
+    after.split(')').next().filter(|by| !by.is_empty()).unwrap_or("something")
+}
+
 fn kind_of(said: &str) -> Kind {
     let missing_config = said.contains("Configuration file '") && said.contains("does not exist");
     if missing_config
@@ -128,6 +130,12 @@ fn kind_of(said: &str) -> Kind {
 pub fn is_lock_timeout(said: &str) -> bool {
     (said.contains("can't lock file") || said.contains("cfs-lock") || said.contains("can't acquire lock"))
         && said.contains("timeout")
+}
+
+/// Whether these words tell that the configuration is another one than its digest says.
+pub fn is_edited(said: &str) -> bool {
+    said.contains("checksum mismatch (file change by other user?)")
+        || said.contains("detected modified configuration - file changed by other user?")
 }
 
 /// Whether these words tell that the VM has a lock in its configuration.

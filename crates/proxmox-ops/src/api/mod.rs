@@ -14,6 +14,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeSet,
     rc::Rc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -42,6 +43,9 @@ const ANSWER: Duration = Duration::from_secs(45);
 /// How often a read that got no answer is sent again.
 const REPEATS: usize = 2;
 
+/// Who we are, shared by all clients of one cluster: its nodes take each other's tickets.
+pub type Login = Arc<Mutex<Auth>>;
+
 /// Makes a new way to the node when the one there was is lost.
 pub type Reconnect = Box<dyn Fn() -> Result<Rc<dyn Transport>>>;
 
@@ -52,7 +56,7 @@ pub struct Client {
     /// Whether this way to the node has ever carried an answer: only then a lost one is made anew.
     answered: Cell<bool>,
     port: u16,
-    auth: RefCell<Auth>,
+    auth: Login,
     connection: RefCell<Option<Connection>>,
     relays: Cell<bool>,
     /// VMs that were seen to be who the definitions say they are.
@@ -82,13 +86,13 @@ impl Aside {
 
 impl Client {
     /// A client that reaches the daemon through `transport`. Nothing is sent yet.
-    pub fn new(transport: Rc<dyn Transport>, port: u16, auth: Auth, ui: Ui) -> Client {
+    pub fn new(transport: Rc<dyn Transport>, port: u16, auth: Login, ui: Ui) -> Client {
         Client {
             transport: RefCell::new(transport),
             reconnect: None,
             answered: Cell::new(false),
             port,
-            auth: RefCell::new(auth),
+            auth,
             connection: RefCell::new(None),
             relays: Cell::new(false),
             proven: RefCell::default(),
@@ -153,12 +157,7 @@ impl Client {
             return Ok(());
         }
         let path = call.vm_path("/config");
-        let config = match self.get(&format!("read the configuration of VM {vmid}"), &path, &[], deadline) {
-            Ok(config) => config,
-            // There is nothing to harm: the request itself tells what is missing.
-            Err(error) if error.kind() == Kind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
+        let config = self.get(&format!("read the configuration of VM {vmid}"), &path, &[], deadline)?;
         let text = |key: &str| config.get(key).and_then(Value::as_str);
         let marker = text("description").and_then(Marker::find).filter(|marker| marker.vmid == vmid);
         let ours = match &marker {
@@ -239,7 +238,7 @@ impl Client {
     pub fn aside(&self, what: &str, path: &str, query: &[(&str, &str)], deadline: Deadline) -> Result<Aside> {
         Ok(Aside {
             connection: Connection::new(self.open(deadline)?),
-            headers: self.auth.borrow_mut().headers(&*self.transport(), deadline)?,
+            headers: self.headers(deadline)?,
             path: with_query(path, query),
             what: what.to_owned(),
         })
@@ -257,14 +256,14 @@ impl Client {
         let path = format!("/api2/json{path}");
         let mut renewed = false;
         loop {
-            let headers = self.auth.borrow_mut().headers(&*self.transport(), deadline)?;
+            let headers = self.headers(deadline)?;
             let kept = self.connection.borrow_mut().take().filter(Connection::is_usable);
             let mut connection = match kept {
                 Some(connection) => connection,
                 None => Connection::new(self.open(deadline)?),
             };
             match connection.ask(method, &path, &headers, form, deadline) {
-                Ok(answer) if answer.status == 401 && !renewed && self.auth.borrow_mut().forget() => {
+                Ok(answer) if answer.status == 401 && !renewed && self.forget_login() => {
                     self.ui.detail(format!("{what}: the ticket was refused; making a new one"));
                     renewed = true;
                 }
@@ -276,6 +275,15 @@ impl Client {
                 Err(lost) => return Ok(Err(lost)),
             }
         }
+    }
+
+    fn headers(&self, deadline: Deadline) -> Result<Vec<(&'static str, String)>> {
+        let mut auth = self.auth.lock().unwrap_or_else(PoisonError::into_inner);
+        auth.headers(&*self.transport(), deadline)
+    }
+
+    fn forget_login(&self) -> bool {
+        self.auth.lock().unwrap_or_else(PoisonError::into_inner).forget()
     }
 
     /// A connection to the daemon: forwarded by sshd, or where that is forbidden, carried by a relay that runs
@@ -303,24 +311,24 @@ impl Client {
         let (limit, port, transport) =
             (deadline.at_most(Duration::from_secs(10)), self.port, self.transport());
         if self.relays.get() {
-            return transport.open_exec_stream(&relay_command(port), limit);
+            return transport.open_exec_stream(&relay_command("127.0.0.1", port), limit);
         }
         match transport.open_tcp("127.0.0.1", port, limit) {
             Err(e) if forwarding_forbidden(&e) => {
                 self.ui.detail("the node's sshd forbids forwarding: using a relay");
                 self.relays.set(true);
-                transport.open_exec_stream(&relay_command(port), limit)
+                transport.open_exec_stream(&relay_command("127.0.0.1", port), limit)
             }
             other => other,
         }
     }
 }
 
-/// The command line that carries bytes between its standard streams and the daemon's port. Perl is on every
-/// node: it is what Proxmox VE is written in.
-pub fn relay_command(port: u16) -> String {
+/// The command line that carries bytes between its standard streams and a port of an address: the daemon's, or
+/// the SSH server's of another node. Perl is on every node: it is what Proxmox VE is written in.
+pub fn relay_command(host: &str, port: u16) -> String {
     /// Ends when the daemon closes; at the end of our input, the daemon is told so and may still answer.
-    const RELAY: &str = "my $s = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => shift) \
+    const RELAY: &str = "my $s = IO::Socket::IP->new(PeerHost => shift, PeerPort => shift) \
         or die \"connect: $!\\n\"; \
         binmode $_ for (*STDIN, *STDOUT, $s); \
         sub all { my ($to, $data) = @_; \
@@ -330,7 +338,8 @@ pub fn relay_command(port: u16) -> String {
             my $n = sysread($from, my $data, 65536); \
             if (!$n) { exit 0 if $from == $s; $r->remove($from); shutdown($s, 1); next; } \
             all($from == $s ? \\*STDOUT : $s, $data); } }";
-    format!("perl -MIO::Socket::INET -MIO::Select -e {} {port}", fleet_core::child::quote(RELAY))
+    let quote = fleet_core::child::quote;
+    format!("perl -MIO::Socket::IP -MIO::Select -e {} {} {port}", quote(RELAY), quote(host))
 }
 
 fn with_query(path: &str, query: &[(&str, &str)]) -> String {
@@ -379,7 +388,7 @@ mod tests {
         });
         let output = Command::new("sh")
             .arg("-c")
-            .arg(relay_command(port))
+            .arg(relay_command("127.0.0.1", port))
             .stdin(vec![b'x'; 100_000])
             .output(Deadline::secs(20))
             .unwrap();

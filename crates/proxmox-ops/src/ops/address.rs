@@ -22,7 +22,9 @@ use serde_json::Value;
 use super::{
     Progress,
     candidates::{Interface, Neighbour, Seen, parse_neighbours, unfit, weigh},
-    config, power, sweep,
+    config, power,
+    queue::Probe,
+    sweep,
 };
 use crate::{api::call::vm_path, node::Node};
 
@@ -193,11 +195,17 @@ impl Agent {
             return Ok(());
         }
         let name = node.name(Deadline::secs(30))?;
+        // Too many under way already: at the next look.
+        let Some(turn) = Probe::try_turn(name) else { return Ok(()) };
         let what = format!("ask the guest agent of VM {vmid} for its addresses");
         let path = vm_path(name, vmid, "/agent/network-get-interfaces");
         let aside = node.api.aside(&what, &path, &[], Deadline::secs(20))?;
         let (send, receive) = mpsc::channel();
-        std::thread::spawn(move || send.send(aside.run(Deadline::secs(30))));
+        std::thread::spawn(move || {
+            let answer = aside.run(Deadline::secs(30));
+            drop(turn);
+            send.send(answer)
+        });
         self.under_way = Some(receive);
         Ok(())
     }

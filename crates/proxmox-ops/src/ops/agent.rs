@@ -7,11 +7,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use ssh_key::{Algorithm, PublicKey};
 
+use super::queue::Probe;
 use crate::{
     api::{
         call::{Call, vm_path},
         encode::truth,
     },
+    cluster::Cluster,
     node::Node,
 };
 
@@ -31,14 +33,16 @@ pub fn host_key(node: &Node, vmid: Vmid, deadline: Deadline) -> Result<String> {
     let path = vm_path(name, vmid, "/agent/file-read");
     let what = format!("read the SSH host key of VM {vmid} through its guest agent");
     loop {
+        let turn = Probe::turn(name);
         let outcome = node.api.get_as::<FileRead>(&what, &path, &[("file", HOST_KEY)], Deadline::secs(30));
+        drop(turn);
         let error = match outcome.and_then(|file| checked(&file.content, &what)) {
             Ok(key) => return Ok(key),
             Err(e) => e,
         };
         let not_yet = ["guest agent is not running", "No such file", "no host key yet"];
         if !not_yet.iter().any(|text| error.message().contains(text)) {
-            return Err(node.explain_missing(vmid, hinted(error, vmid)));
+            return Err(hinted(error, vmid));
         }
         if deadline.passed() {
             return Err(hinted(error, vmid));
@@ -75,7 +79,7 @@ pub fn exec(node: &Node, permit: &Permit, words: &[String], deadline: Deadline) 
             // The daemon dies of the agent's curly quotes around a program that is not there.
             return e.hint(format!("does the program exist in the VM? proxmox-ops exec {vmid} -- ls /bin"));
         }
-        node.explain_missing(vmid, hinted(e, vmid))
+        hinted(e, vmid)
     })?;
     data.get("pid")
         .and_then(Value::as_u64)
@@ -131,6 +135,24 @@ pub fn exec_status(node: &Node, vmid: Vmid, pid: u64, deadline: Deadline) -> Res
     serde_json::from_value(data).map(Some).map_err(|e| {
         Error::failed(format!("can not {what}: the node's answer has another shape")).caused_by(e)
     })
+}
+
+/// Runs a command in a VM and waits for its end.
+pub fn run(cluster: &Cluster, permit: &Permit, words: &[String], deadline: Deadline) -> Result<Ended> {
+    let vmid = permit.vmid();
+    let pid = cluster.on(vmid, |node| exec(node, permit, words, deadline))?;
+    let mut pause = Duration::from_millis(20);
+    loop {
+        let short = deadline.at_most(Duration::from_secs(30));
+        if let Some(ended) = cluster.on(vmid, |node| exec_status(node, vmid, pid, short))? {
+            return Ok(ended);
+        }
+        let goes_on = |e: Error| e.now(format!("it goes on in VM {vmid} as process {pid}"));
+        fleet_core::interrupt::check().map_err(goes_on)?;
+        deadline.check(format_args!("the command in VM {vmid}")).map_err(goes_on)?;
+        deadline.sleep(pause);
+        pause = (pause * 3 / 2).min(Duration::from_millis(500));
+    }
 }
 
 fn hinted(error: Error, vmid: Vmid) -> Error {

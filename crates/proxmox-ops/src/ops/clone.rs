@@ -1,24 +1,27 @@
 //! Cloning a template into a new VM that carries our marker.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use fleet_core::{
     Error, Kind, Result,
     deadline::Deadline,
     guard::{Operation, Permit},
-    protocol::CloneRequest,
+    protocol::{CloneRequest, VmConfig},
+    types::NodeName,
 };
 
-use super::{Progress, config};
-use crate::{api::call::Call, node::Node, tasks};
+use super::{Progress, config, host, queue};
+use crate::{api::call::Call, cluster::Cluster, node::Node, tasks};
 
 /// Clones and follows the task. The clone is ours only when it reads back our marker with our nonce.
+///
+/// The node that has the template does it, wherever the VM shall be; see [`towards`] for what that needs.
 ///
 /// When the answer is lost, a running task that clones into this VMID is waited for, then the new VM's marker tells:
 /// ours is a success, another's is a conflict, and where there is nothing the request never arrived and is
 /// sent once more (a second clone onto a VMID in use is refused by the node, so this can not do it twice).
 pub fn clone(
-    node: &Node,
+    cluster: &Cluster,
     permit: &Permit,
     request: &CloneRequest,
     deadline: Deadline,
@@ -31,38 +34,102 @@ pub fn clone(
             request.vmid
         )));
     }
-    let name = node.name(deadline)?.clone();
-    let call = Call::clone_vm(permit, &name, request);
+    cluster.on(request.template, |source| from(cluster, source, permit, request, deadline, progress))
+}
+
+/// Clones on the node that has the template.
+fn from(
+    cluster: &Cluster,
+    source: &Node,
+    permit: &Permit,
+    request: &CloneRequest,
+    deadline: Deadline,
+    progress: Progress<'_>,
+) -> Result<()> {
+    let vmid = permit.vmid();
+    let name = source.name(deadline)?.clone();
+    let target = request.node.as_ref().filter(|wanted| **wanted != name);
+    // Only a node that has it is asked to clone it.
+    let template = config::read(source, request.template, deadline)?;
+    if let Some(target) = target {
+        towards(source, &template, request, target, deadline)?;
+        // What can not be reached could not be read back.
+        cluster.node(target)?;
+    }
+    let call = Call::clone_vm(permit, &name, request, target);
+    let allocated = request.storage.as_ref().map_or_else(|| storages(&template), |s| [s.to_string()].into());
     let mut again = true;
     loop {
-        let lost = match tasks::run(&node.api, permit, &call, deadline, progress) {
-            Ok(()) => return proven(node, request, deadline),
+        let mut turns = queue::turns(&name, allocated.iter().map(String::as_str), deadline, progress)?;
+        let outcome = tasks::run(&source.api, permit, &call, deadline, &mut |line| {
+            turns.seen(line);
+            progress(line);
+        });
+        drop(turns);
+        let lost = match outcome {
+            Ok(()) => return proven(cluster, request, deadline),
             Err(e) if e.kind() == Kind::OutcomeUnknown => e,
-            Err(e) if e.kind() == Kind::Conflict => return Err(taken(node, request, e)),
-            Err(e) => return Err(node.explain_missing(request.template, e)),
+            Err(e) if e.kind() == Kind::Conflict => return Err(taken(cluster, request, e)),
+            Err(e) if e.kind() == Kind::Failed => return Err(remains(cluster, source, request, e)),
+            Err(e) => return Err(e),
         };
         progress("the answer to the clone was lost: looking for it");
-        match look(node, request, deadline) {
+        match look(cluster, source, request, deadline) {
             Ok(Found::Ours) => return Ok(()),
-            Ok(Found::Others) => return Err(taken(node, request, lost.with_kind(Kind::Conflict))),
+            Ok(Found::Others) => return Err(taken(cluster, request, lost.with_kind(Kind::Conflict))),
             Ok(Found::Nothing) if again => {
                 again = false;
                 progress("there is no trace of it: cloning again");
             }
             Ok(Found::Nothing) => return Err(lost.now(format!("VM {vmid} does not exist"))),
-            Ok(Found::Unfinished) => {
-                return Err(lost
-                    .now(format!(
-                        "VM {vmid} exists, locked by a clone that nothing on the node works on any more"
-                    ))
-                    .hint(format!("look at it on the node: cat /etc/pve/qemu-server/{vmid}.conf"))
-                    .hint(format!(
-                        "if it is this clone's remainder: qm unlock {vmid} && qm destroy {vmid}"
-                    )));
-            }
+            Ok(Found::Unfinished(there)) => return Err(unfinished(request, &there, lost)),
             Err(e) => return Err(lost.now(format!("tried to look for it: {}", e.message())).caused_by(e)),
         }
     }
+}
+
+/// The storages of a VM's disks.
+fn storages(config: &VmConfig) -> BTreeSet<String> {
+    let disks = config.settings.iter().filter(|(key, value)| is_disk(key) && !value.starts_with("none"));
+    disks.filter_map(|(_, value)| Some(value.split(',').next()?.split_once(':')?.0.to_owned())).collect()
+}
+
+fn is_disk(key: &str) -> bool {
+    let name = key.trim_end_matches(|c: char| c.is_ascii_digit());
+    name.len() < key.len() && matches!(name, "scsi" | "virtio" | "sata" | "ide" | "efidisk" | "tpmstate")
+}
+
+/// Proxmox clones to another node only what both see: the template's disks and the new ones on shared storages.
+/// Its own refusal comes late and does not say which.
+fn towards(
+    source: &Node,
+    template: &VmConfig,
+    request: &CloneRequest,
+    target: &NodeName,
+    deadline: Deadline,
+) -> Result<()> {
+    let known = host::storages(source, deadline)?;
+    let mut used = storages(template);
+    used.extend(request.storage.iter().map(ToString::to_string));
+    let local: Vec<&str> = known
+        .iter()
+        .filter(|storage| !storage.shared && used.contains(storage.storage.as_str()))
+        .map(|storage| storage.storage.as_str())
+        .collect();
+    if local.is_empty() {
+        return Ok(());
+    }
+    let (id, here) = (request.template, &template.node);
+    Err(Error::failed(format!(
+        "can not clone VM {id} to the node '{target}': only the node '{here}' sees its storage {}",
+        local.join(", ")
+    ))
+    .now(format!("the template {id} is on the node '{here}', VM {} shall be on '{target}'", request.vmid))
+    .now("nothing was changed")
+    .hint(format!("put the VM on that node: `node = \"{here}\"` in its definition"))
+    .hint(format!(
+        "or make a template on '{target}' (proxmox-ops create-template --node {target} VMID ...) and name it with `template`"
+    )))
 }
 
 /// What is found under the new VMID after an answer was lost.
@@ -73,27 +140,27 @@ enum Found {
     Others,
     /// Nothing.
     Nothing,
-    /// A VM that is being cloned, by nobody.
-    Unfinished,
+    /// A VM that is being cloned, by nobody; the node that has it.
+    Unfinished(NodeName),
 }
 
-fn look(node: &Node, request: &CloneRequest, deadline: Deadline) -> Result<Found> {
-    let name = node.name(deadline)?.clone();
+fn look(cluster: &Cluster, source: &Node, request: &CloneRequest, deadline: Deadline) -> Result<Found> {
+    let name = source.name(deadline)?.clone();
     let mut found = Found::Nothing;
     for attempt in 0..3 {
         let short = deadline.at_most(Duration::from_secs(20));
         while let Some(upid) =
-            tasks::find_running(&node.api, &name, Some("qmclone"), request.template, short)?
+            tasks::find_running(&source.api, &name, Some("qmclone"), request.template, short)?
         {
             // Whose it is shows in the VM; how it ended, too.
-            let followed = tasks::follow(&node.api, &upid, "clone", deadline, &mut |_| {});
+            let followed = tasks::follow(&source.api, &upid, "clone", deadline, &mut |_| {});
             let gone = [Kind::DeadlinePassed, Kind::OutcomeUnknown, Kind::Interrupted];
             followed.or_else(|e| if gone.contains(&e.kind()) { Err(e) } else { Ok(()) })?;
         }
-        found = match config::read(node, request.vmid, short) {
+        found = match read(cluster, request, short) {
             Ok(config) if config.marker.as_ref() == Some(&request.marker) => return Ok(Found::Ours),
             Ok(config) if config.settings.get("lock").is_some_and(|lock| lock == "clone") => {
-                Found::Unfinished
+                Found::Unfinished(config.node)
             }
             Ok(_) => return Ok(Found::Others),
             Err(e) if e.kind() == Kind::NotFound => Found::Nothing,
@@ -106,8 +173,12 @@ fn look(node: &Node, request: &CloneRequest, deadline: Deadline) -> Result<Found
     Ok(found)
 }
 
-fn proven(node: &Node, request: &CloneRequest, deadline: Deadline) -> Result<()> {
-    let config = config::read(node, request.vmid, deadline.at_most(Duration::from_secs(30)))?;
+fn read(cluster: &Cluster, request: &CloneRequest, deadline: Deadline) -> Result<VmConfig> {
+    cluster.on(request.vmid, |node| config::read(node, request.vmid, deadline))
+}
+
+fn proven(cluster: &Cluster, request: &CloneRequest, deadline: Deadline) -> Result<()> {
+    let config = read(cluster, request, deadline.at_most(Duration::from_secs(30)))?;
     if config.marker.as_ref() == Some(&request.marker) {
         return Ok(());
     }
@@ -116,11 +187,34 @@ fn proven(node: &Node, request: &CloneRequest, deadline: Deadline) -> Result<()>
         .hint(format!("proxmox-ops config {}", request.vmid)))
 }
 
-/// A conflict, with what is there.
-fn taken(node: &Node, request: &CloneRequest, error: Error) -> Error {
+/// A clone that failed mostly leaves nothing; one that was killed, as by a restart of the daemon, may.
+fn remains(cluster: &Cluster, source: &Node, request: &CloneRequest, error: Error) -> Error {
+    let short = Deadline::secs(10);
+    let working = source
+        .name(short)
+        .and_then(|name| tasks::find_clone_into(&source.api, name, request.vmid, short))
+        .is_ok_and(|task| task.is_some());
+    match read(cluster, request, short) {
+        Err(e) if e.kind() == Kind::NotFound => error.now(format!("VM {} does not exist", request.vmid)),
+        Ok(config) if !working && config.settings.get("lock").is_some_and(|lock| lock == "clone") => {
+            unfinished(request, &config.node, error)
+        }
+        _ => error,
+    }
+}
+
+fn unfinished(request: &CloneRequest, node: &NodeName, error: Error) -> Error {
     let vmid = request.vmid;
-    let Ok(resources) = node.resources(Deadline::secs(10)) else { return error };
-    let Some(there) = resources.iter().find(|r| r.vmid == vmid) else { return error };
+    error
+        .now(format!("VM {vmid} exists, locked by a clone that nothing on the node works on any more"))
+        .hint(format!("look at it on the node '{node}': cat /etc/pve/qemu-server/{vmid}.conf"))
+        .hint(format!("if it is this clone's remainder: qm unlock {vmid} && qm destroy {vmid}"))
+}
+
+/// A conflict, with what is there.
+fn taken(cluster: &Cluster, request: &CloneRequest, error: Error) -> Error {
+    let vmid = request.vmid;
+    let Ok(Some(there)) = cluster.resource(vmid) else { return error };
     let what = if there.kind == fleet_core::protocol::ResourceKind::Lxc { "a container" } else { "a VM" };
     let called = there.name.as_deref().map(|n| format!(" '{n}'")).unwrap_or_default();
     Error::conflict(format!("can not clone into VMID {vmid}: it is taken"))
@@ -132,7 +226,7 @@ fn taken(node: &Node, request: &CloneRequest, error: Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Fake, definitions, node};
+    use crate::testing::{Fake, alone, definitions};
     use fleet_core::{guard::Guard, protocol::Marker, types::Vmid};
     use serde_json::{Value, json};
 
@@ -150,6 +244,7 @@ mod tests {
             name,
             storage: Some("nvmeprom".parse().unwrap()),
             full: true,
+            node: None,
             marker,
         }
     }
@@ -159,6 +254,10 @@ mod tests {
     }
 
     fn fake() -> Fake {
+        without_template().get("/nodes/prom/qemu/9002/config", json!({"digest": "d", "template": 1}))
+    }
+
+    fn without_template() -> Fake {
         Fake::new()
             .get("/cluster/status", json!([{"type": "node", "name": "prom", "local": 1}]))
             .get("/nodes/prom/tasks", json!([]))
@@ -168,7 +267,7 @@ mod tests {
         let definitions = definitions();
         let permit =
             Guard::new(&definitions, None).permit(request().vmid, Operation::Create, "clone").unwrap();
-        clone(&node(fake), &permit, &request(), Deadline::secs(20), &mut |_| {})
+        clone(&alone(fake), &permit, &request(), Deadline::secs(20), &mut |_| {})
     }
 
     #[test]
@@ -228,14 +327,11 @@ mod tests {
 
     #[test]
     fn a_missing_template_is_not_found() {
-        let fake = fake()
-            .on(
-                "POST",
-                CLONE,
-                500,
-                json!({"message": "unable to find configuration file for VM 9002 on node 'prom'\n"}),
-            )
+        let missing = "Configuration file 'nodes/prom/qemu-server/9002.conf' does not exist\n";
+        let fake = without_template()
+            .on("GET", "/nodes/prom/qemu/9002/config", 500, json!({ "message": missing }))
             .get("/cluster/resources", json!([]));
         assert_eq!(run(&fake).unwrap_err().kind(), Kind::NotFound);
+        assert_eq!(fake.requests("POST"), 0);
     }
 }

@@ -1,6 +1,6 @@
 //! A VM's configuration: read, and changed in one request.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use fleet_core::{
     Error, Result,
@@ -11,11 +11,11 @@ use fleet_core::{
 };
 use serde_json::Value;
 
-use super::Progress;
+use super::{Progress, queue};
 use crate::{
     api::{
         call::{Call, vm_path},
-        encode,
+        encode, error,
     },
     node::Node,
     tasks,
@@ -23,16 +23,18 @@ use crate::{
 
 /// Reads a VM's configuration as it is stored, without pending changes.
 pub fn read(node: &Node, vmid: Vmid, deadline: Deadline) -> Result<VmConfig> {
+    read_as(node, vmid, true, deadline)
+}
+
+/// Reads it as it is now (`current`), or as it will be once the VM has been stopped and started.
+fn read_as(node: &Node, vmid: Vmid, current: bool, deadline: Deadline) -> Result<VmConfig> {
     let name = node.name(deadline)?;
-    let data = node
-        .api
-        .get(
-            &format!("read the configuration of VM {vmid}"),
-            &vm_path(name, vmid, "/config"),
-            &[("current", encode::flag(true))],
-            deadline,
-        )
-        .map_err(|e| node.explain_missing(vmid, e))?;
+    let data = node.api.get(
+        &format!("read the configuration of VM {vmid}"),
+        &vm_path(name, vmid, "/config"),
+        &[("current", encode::flag(current))],
+        deadline,
+    )?;
     parse(name, vmid, &data)
 }
 
@@ -64,7 +66,8 @@ pub fn is_cloudinit(setting: &str) -> bool {
     volume.ends_with(":cloudinit") || volume.contains("-cloudinit")
 }
 
-/// Changes settings in one request; `digest` makes it fail when somebody else changed the VM meanwhile.
+/// Changes settings in one request, which fails when somebody else changed the VM since it was read: since `digest`
+/// where one is given, else since the look that this begins with.
 ///
 /// A cloud-init drive that the VM has already, as a clone may, is left out of the request: a second one would
 /// be refused. When the answer is lost the configuration is read again, and what it lacks decides.
@@ -79,25 +82,80 @@ pub fn change(
 ) -> Result<()> {
     let vmid = permit.vmid();
     let name = node.name(deadline)?.clone();
+    let look = || read_as(node, vmid, false, deadline.at_most(Duration::from_secs(20)));
+    let mut before = look()?;
     let mut settings = settings.clone();
-    if settings.values().any(|value| is_cloudinit(value)) {
-        let now = read(node, vmid, deadline)?;
-        settings.retain(|key, value| {
-            !(is_cloudinit(value) && now.settings.get(key).is_some_and(|there| is_cloudinit(there)))
-        });
-    }
+    settings.retain(|key, value| {
+        !(is_cloudinit(value) && before.settings.get(key).is_some_and(|there| is_cloudinit(there)))
+    });
     if settings.is_empty() && delete.is_empty() {
         return Ok(());
     }
-    let pairs = settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-    let call = Call::configure(permit, &name, pairs, delete, digest);
-    let mut done = || {
-        let now = read(node, vmid, deadline.at_most(std::time::Duration::from_secs(20)))?;
-        Ok(settings.iter().all(|(key, value)| holds(key, value, now.settings.get(key)))
-            && delete.iter().all(|key| !now.settings.contains_key(key)))
-    };
-    tasks::run_or_look(&node.api, permit, &call, ("qmconfig", vmid, &name), deadline, progress, &mut done)
-        .map_err(|e| node.explain_missing(vmid, e))
+    for _ in 0..CHANGED_BETWEEN {
+        let pairs = settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let call = Call::configure(permit, &name, pairs, delete, Some(digest.unwrap_or(&before.digest)));
+        let mut done = || Ok(unlike(&look()?, &settings, delete).is_empty());
+        let allocated = settings.values().filter_map(|value| allocates(value));
+        let mut turns = queue::turns(&name, allocated, deadline, progress)?;
+        let subject = ("qmconfig", vmid, &name);
+        let outcome = tasks::run_or_look(
+            &node.api,
+            permit,
+            &call,
+            subject,
+            deadline,
+            &mut |line| {
+                turns.seen(line);
+                progress(line);
+            },
+            &mut done,
+        );
+        let edited = match outcome {
+            Err(e) if error::is_edited(e.message()) => e,
+            other => return other,
+        };
+        let now = look()?;
+        let mut theirs = unlike(&now, &settings, delete);
+        if theirs.is_empty() {
+            return Ok(());
+        }
+        // What was locked was somebody's unfinished work, a clone's for instance, and no basis to compare with.
+        let settled = !before.settings.contains_key("lock");
+        theirs.retain(|key| settled && now.settings.get(*key) != before.settings.get(*key));
+        if digest.is_some() || !theirs.is_empty() {
+            return Err(meddled(vmid, &theirs, edited));
+        }
+        // Something else of it was changed, or the lock is gone that was waited for.
+        progress(&format!("VM {vmid} was changed meanwhile, but not in this: trying again"));
+        before = now;
+    }
+    Err(Error::failed(format!("can not configure VM {vmid}: something changes it all the time"))
+        .now("nothing was changed")
+        .hint("`pvenode task list` on the node shows what works on it"))
+}
+
+/// How often a change is tried anew because something else of the VM was changed between look and change.
+const CHANGED_BETWEEN: usize = 5;
+
+/// The settings that are not what was asked for.
+fn unlike<'a>(now: &VmConfig, settings: &'a BTreeMap<String, String>, delete: &'a [String]) -> Vec<&'a str> {
+    let wrong = settings.iter().filter(|(key, value)| !holds(key, value, now.settings.get(*key)));
+    let left = delete.iter().filter(|key| now.settings.contains_key(*key));
+    wrong.map(|(key, _)| key.as_str()).chain(left.map(String::as_str)).collect()
+}
+
+fn meddled(vmid: Vmid, settings: &[&str], edited: Error) -> Error {
+    let error = Error::conflict(format!("can not configure VM {vmid}: somebody else changed it meanwhile"))
+        .now("nothing was changed by this request")
+        .hint(format!("look at it, then decide: proxmox-ops config {vmid}"))
+        .caused_by(edited);
+    if settings.is_empty() { error } else { error.now(format!("they changed: {}", settings.join(", "))) }
+}
+
+/// The storage that a setting allocates on: `STORAGE:SIZE`, `STORAGE:cloudinit`, with what follows.
+fn allocates(value: &str) -> Option<&str> {
+    let (storage, volume) = value.split(',').next()?.split_once(':')?;
+    (volume == "cloudinit" || volume.parse::<f64>().is_ok()).then_some(storage)
 }
 
 /// Whether what is stored is what was asked for. Proxmox fills in what a value leaves open (a MAC, a volume's
@@ -170,7 +228,12 @@ mod tests {
 
     #[test]
     fn a_change_is_one_request_in_one_write() {
-        let fake = fake().on("POST", CONFIG, 200, json!({"data": null}));
+        let fake = fake().get(CONFIG, json!({"digest": "d2", "cores": 1})).on(
+            "POST",
+            CONFIG,
+            200,
+            json!({"data": null}),
+        );
         let asked =
             settings(&[("cores", "2"), ("sshkeys", "ssh-ed25519 AA+A me@x"), ("description", "a=b&c")]);
         change(
@@ -200,7 +263,66 @@ mod tests {
             .on("POST", CONFIG, 200, json!({"data": null}));
         let asked = settings(&[("ide2", "nvmeprom:cloudinit"), ("ciuser", "root")]);
         change(&node(&fake), &permit(110), &asked, &[], None, Deadline::secs(5), &mut |_| {}).unwrap();
-        assert_eq!(fake.log().last().unwrap(), "POST /nodes/prom/qemu/110/config ciuser=root");
+        assert_eq!(fake.log().last().unwrap(), "POST /nodes/prom/qemu/110/config ciuser=root&digest=d");
+    }
+
+    const EDITED: &str = "checksum mismatch (file change by other user?)\n";
+
+    fn edited(looks: &[Value], given: Option<&str>) -> (Result<()>, Fake) {
+        let mut fake = fake().on("POST", CONFIG, 500, json!({"message": EDITED})).on(
+            "POST",
+            CONFIG,
+            200,
+            json!({"data": null}),
+        );
+        for look in looks {
+            fake = fake.get(CONFIG, look.clone());
+        }
+        let asked = settings(&[("cores", "4"), ("memory", "2048")]);
+        let outcome = change(&node(&fake), &permit(110), &asked, &[], given, Deadline::secs(5), &mut |_| {});
+        (outcome, fake)
+    }
+
+    #[test]
+    fn an_edit_of_something_else_meanwhile_is_no_obstacle() {
+        let before = json!({"digest": "d1", "cores": 1, "memory": "1024"});
+        let (outcome, fake) =
+            edited(&[before, json!({"digest": "d2", "cores": 1, "memory": "1024", "onboot": 1})], None);
+        outcome.unwrap();
+        assert!(fake.log().last().unwrap().ends_with("&digest=d2"), "{:?}", fake.log());
+    }
+
+    #[test]
+    fn an_edit_of_the_same_meanwhile_is_a_conflict() {
+        let before = json!({"digest": "d1", "cores": 1, "memory": "1024"});
+        let theirs = json!({"digest": "d2", "cores": 8, "memory": "1024"});
+        let (outcome, fake) = edited(&[before.clone(), theirs], None);
+        let error = outcome.unwrap_err();
+        assert_eq!((error.kind(), error.facts()[1].as_str()), (Kind::Conflict, "they changed: cores"));
+        assert_eq!(fake.requests("POST"), 1);
+        // Who names the configuration that is meant gets that one or none.
+        let (outcome, _) =
+            edited(&[before.clone(), json!({"digest": "d2", "cores": 1, "memory": "1024"})], Some("d1"));
+        assert_eq!(outcome.unwrap_err().kind(), Kind::Conflict);
+        // Somebody, perhaps ourselves before a lost answer, did just this.
+        let (outcome, _) = edited(&[before, json!({"digest": "d2", "cores": 4, "memory": "2048"})], None);
+        outcome.unwrap();
+    }
+
+    #[test]
+    fn what_a_lock_s_task_writes_is_nobody_s_edit() {
+        let cloning = json!({"digest": "d1", "lock": "clone"});
+        let (outcome, _) = edited(&[cloning, json!({"digest": "d2", "cores": 2, "memory": "1024"})], None);
+        outcome.unwrap();
+    }
+
+    #[test]
+    fn new_volumes_are_told_from_others() {
+        assert_eq!(allocates("nvmeprom:20"), Some("nvmeprom"));
+        assert_eq!(allocates("nvmeprom:cloudinit"), Some("nvmeprom"));
+        assert_eq!(allocates("nvmeprom:0,import-from=local:import/x.qcow2"), Some("nvmeprom"));
+        assert_eq!(allocates("nvmeprom:vm-110-disk-0,size=2G"), None);
+        assert_eq!(allocates("virtio=BC:24:11:00:00:01,bridge=vmbr0"), None);
     }
 
     #[test]

@@ -82,8 +82,7 @@ pub fn destroy(
         Err(e) if e.kind() == Kind::NotFound => Ok(true),
         Err(e) => Err(e),
     };
-    tasks::run_or_look(&node.api, permit, &call, ("qmdestroy", vmid, &name), deadline, progress, &mut done)
-        .map_err(|e| node.explain_missing(vmid, e))?;
+    tasks::run_or_look(&node.api, permit, &call, ("qmdestroy", vmid, &name), deadline, progress, &mut done)?;
     if done()? {
         return Ok(());
     }
@@ -122,6 +121,7 @@ mod tests {
             .get("/cluster/resources", json!([]))
             .get(&format!("{VM}/status/current"), json!({"status": status}))
             .on("DELETE", VM, 200, json!({"data": null}))
+            .get(&format!("{VM}/config"), json!({"digest": "d", "name": "web"}))
             .on(
                 "GET",
                 &format!("{VM}/config"),

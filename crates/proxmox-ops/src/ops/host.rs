@@ -7,13 +7,14 @@ use fleet_core::{
     deadline::Deadline,
     definitions::Definitions,
     protocol::{NodeInfo, Resource, Storage},
-    types::Vmid,
+    types::{NodeName, Vmid},
 };
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
     api::encode::{percent, truth},
+    cluster::Cluster,
     node::Node,
 };
 
@@ -35,7 +36,50 @@ pub fn storages(node: &Node, deadline: Deadline) -> Result<Vec<Storage>> {
     let rows: Vec<Value> = node.api.get_as("list the storages", &path, &[], deadline)?;
     let mut storages = rows.iter().map(storage).collect::<Result<Vec<Storage>>>()?;
     storages.sort_by(|a, b| a.storage.cmp(&b.storage));
+    for storage in &mut storages {
+        storage.node = Some(node.name(deadline)?.clone());
+    }
     Ok(storages)
+}
+
+/// The storages of all nodes: the base node's own answer, then what the cluster has heard of the others'.
+pub fn all_storages(cluster: &Cluster, deadline: Deadline) -> Result<Vec<Storage>> {
+    let base = cluster.base()?;
+    let here = base.name(deadline)?.clone();
+    let mut all = storages(&base, deadline)?;
+    let rows: Vec<Value> =
+        base.api.get_as("list the storages", "/cluster/resources", &[("type", "storage")], deadline)?;
+    let mut others = Vec::new();
+    for row in rows {
+        let Some(node) = row.get("node").and_then(Value::as_str).filter(|node| *node != here.as_str()) else {
+            continue;
+        };
+        others.push(heard(&row, node.parse()?)?);
+    }
+    others.sort_by(|a: &Storage, b| (&a.node, &a.storage).cmp(&(&b.node, &b.storage)));
+    all.extend(others);
+    Ok(all)
+}
+
+/// A storage as the cluster's resources have it.
+fn heard(row: &Value, node: NodeName) -> Result<Storage> {
+    let text = |key: &str| row.get(key).and_then(Value::as_str).unwrap_or_default();
+    let number = |key: &str| row.get(key).and_then(Value::as_u64);
+    let active = text("status") == "available";
+    let mut content: Vec<String> =
+        text("content").split(',').filter(|c| !c.is_empty()).map(str::to_owned).collect();
+    content.sort();
+    let (total, used) = (number("maxdisk").filter(|_| active), number("disk").unwrap_or_default());
+    Ok(Storage {
+        storage: text("storage").parse()?,
+        kind: text("plugintype").to_owned(),
+        content,
+        active,
+        shared: truth(row.get("shared")),
+        node: Some(node),
+        available: total.map(|total| total.saturating_sub(used)),
+        total,
+    })
 }
 
 fn storage(row: &Value) -> Result<Storage> {
@@ -53,6 +97,7 @@ fn storage(row: &Value) -> Result<Storage> {
         content,
         active,
         shared: truth(row.get("shared")),
+        node: None,
         available: number("avail").filter(|_| active),
         total: number("total").filter(|_| active),
     })
@@ -92,8 +137,29 @@ pub fn next_vmid(definitions: &Definitions, resources: &[Resource], start: Vmid,
     }
 }
 
+/// The range to look for a free VMID in: what was given, else the default one. A start beyond the default range
+/// goes on to the end of its own range, or of its thousand.
+pub fn range(definitions: &Definitions, start: Option<Vmid>, end: Option<Vmid>) -> Result<(Vmid, Vmid)> {
+    let (first, last) = default_range(definitions)?;
+    let start = start.unwrap_or(first);
+    let end = match end {
+        Some(end) => end,
+        None if start <= last => last,
+        None => match definitions.vmid_ranges.iter().find(|r| r.start <= start && start <= r.end) {
+            Some(range) => range.end,
+            None => Vmid::new((start.get() / 1000 * 1000 + 999).min(999_999_999))?,
+        },
+    };
+    if start > end {
+        return Err(Error::usage(format!("the range {start} to {end} is empty"))
+            .now("nothing was sent to the node")
+            .hint("give the lower VMID first"));
+    }
+    Ok((start, end))
+}
+
 /// Where new VMs' VMIDs come from: the range called `production`, else 100 to 999.
-pub fn default_range(definitions: &Definitions) -> Result<(Vmid, Vmid)> {
+fn default_range(definitions: &Definitions) -> Result<(Vmid, Vmid)> {
     match definitions.vmid_ranges.iter().find(|range| range.name == "production") {
         Some(range) => Ok((range.start, range.end)),
         None => Ok((Vmid::new(100)?, Vmid::new(999)?)),

@@ -6,7 +6,7 @@ use fleet_core::{
     Error, Kind, Result,
     deadline::Deadline,
     guard::Permit,
-    protocol::{Resource, ResourceKind, VmStatus},
+    protocol::{Resource, VmStatus},
     types::Vmid,
 };
 use serde_json::Value;
@@ -21,10 +21,12 @@ use crate::{
 /// Reads a VM's power state.
 pub fn status(node: &Node, vmid: Vmid, deadline: Deadline) -> Result<VmStatus> {
     let name = node.name(deadline)?;
-    let mut data = node
-        .api
-        .get(&format!("read the status of VM {vmid}"), &vm_path(name, vmid, "/status/current"), &[], deadline)
-        .map_err(|e| node.explain_missing(vmid, e))?;
+    let mut data = node.api.get(
+        &format!("read the status of VM {vmid}"),
+        &vm_path(name, vmid, "/status/current"),
+        &[],
+        deadline,
+    )?;
     if let Some(object) = data.as_object_mut() {
         object.insert("vmid".to_owned(), Value::from(vmid.get()));
         object.insert("node".to_owned(), Value::from(name.as_str()));
@@ -33,25 +35,18 @@ pub fn status(node: &Node, vmid: Vmid, deadline: Deadline) -> Result<VmStatus> {
         .map_err(|e| Error::failed(format!("the node's status of VM {vmid} has another shape")).caused_by(e))
 }
 
-/// As [`status`], for a VM anywhere in the cluster. Of a VM on another node it is what the cluster last heard,
-/// ten seconds ago at most.
-pub fn status_anywhere(node: &Node, vmid: Vmid, deadline: Deadline) -> Result<VmStatus> {
-    let missing = match status(node, vmid, deadline) {
-        Err(e) => e,
-        found => return found,
-    };
-    let here = node.name(deadline)?;
-    let resources = node.resources(deadline)?;
-    let elsewhere = |r: &Resource| r.vmid == vmid && r.kind == ResourceKind::Qemu && r.node != *here;
-    match resources.into_iter().find(elsewhere) {
-        Some(mut r) => {
-            let lock = r.other.shift_remove("lock").and_then(|lock| lock.as_str().map(str::to_owned));
-            if let Some(name) = r.name {
-                r.other.insert("name".to_owned(), Value::from(name));
-            }
-            Ok(VmStatus { vmid, node: r.node, status: r.status, lock, other: r.other })
-        }
-        None => Err(missing),
+/// A VM's power state as a row of the cluster's resources tells it.
+pub fn of_resource(mut resource: Resource) -> VmStatus {
+    let lock = resource.other.shift_remove("lock").and_then(|lock| lock.as_str().map(str::to_owned));
+    if let Some(name) = resource.name {
+        resource.other.insert("name".to_owned(), Value::from(name));
+    }
+    VmStatus {
+        vmid: resource.vmid,
+        node: resource.node,
+        status: resource.status,
+        lock,
+        other: resource.other,
     }
 }
 
@@ -153,7 +148,7 @@ pub fn act(
                 .now(format!("VM {vmid} is still running: its guest did not shut down in time"))
                 .hint(format!("proxmox-ops stop {vmid}   # powers it off")))
         }
-        Err(e) => Err(node.explain_missing(vmid, e)),
+        Err(e) => Err(e),
     }
 }
 

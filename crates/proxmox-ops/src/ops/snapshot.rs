@@ -1,6 +1,6 @@
 //! Snapshots of a VM.
 
-use fleet_core::{Error, Kind, Result, deadline::Deadline, guard::Permit, types::Vmid};
+use fleet_core::{Error, Result, deadline::Deadline, guard::Permit, types::Vmid};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -44,10 +44,8 @@ impl Snapshot {
 pub fn list(node: &Node, vmid: Vmid, deadline: Deadline) -> Result<Vec<Snapshot>> {
     let name = node.name(deadline)?;
     let what = format!("list the snapshots of VM {vmid}");
-    let mut snapshots: Vec<Snapshot> = node
-        .api
-        .get_as(&what, &vm_path(name, vmid, "/snapshot"), &[], deadline)
-        .map_err(|e| node.explain_missing(vmid, e))?;
+    let mut snapshots: Vec<Snapshot> =
+        node.api.get_as(&what, &vm_path(name, vmid, "/snapshot"), &[], deadline)?;
     snapshots.retain(|s| s.name != "current");
     snapshots.sort_by_key(|s| s.snaptime);
     Ok(snapshots)
@@ -131,7 +129,6 @@ pub fn act(
         said if said.contains("snapshot feature is not available") => e
             .now("one of its disks is on a storage, or of a format, that takes no snapshots (raw on a directory, LVM)")
             .hint(format!("proxmox-ops config {vmid}")),
-        _ if e.kind() == Kind::NotFound => node.explain_missing(vmid, e),
         _ => e,
     })
 }

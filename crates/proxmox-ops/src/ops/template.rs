@@ -8,9 +8,10 @@ use fleet_core::{
     types::{BridgeName, StorageId, VmName},
 };
 
-use super::{Progress, config, power};
+use super::{Progress, config, power, queue};
 use crate::{
     api::{call::Call, encode},
+    cluster::Cluster,
     node::Node,
     tasks,
 };
@@ -96,8 +97,8 @@ pub enum Found {
 }
 
 /// Looks at the VMID. What is neither ours nor a fitting template is a conflict that says what it lacks.
-pub fn look(node: &Node, permit: &Permit, name: &VmName, deadline: Deadline) -> Result<Found> {
-    match config::read(node, permit.vmid(), deadline) {
+pub fn look(cluster: &Cluster, permit: &Permit, name: &VmName, deadline: Deadline) -> Result<Found> {
+    match cluster.on(permit.vmid(), |node| config::read(node, permit.vmid(), deadline)) {
         Ok(config) => judge(&config, name),
         Err(e) if e.kind() == Kind::NotFound => Ok(Found::Nothing),
         Err(e) => Err(e),
@@ -164,7 +165,20 @@ pub fn create(
         Err(e) if e.kind() == Kind::NotFound => Ok(false),
         Err(e) => Err(e),
     };
-    tasks::run_or_look(&node.api, permit, &call, ("qmcreate", vmid, &name), deadline, progress, &mut done)
+    let mut turns = queue::turns(&name, [recipe.storage.as_str()], deadline, progress)?;
+    let mut progress = |line: &str| {
+        turns.seen(line);
+        progress(line);
+    };
+    tasks::run_or_look(
+        &node.api,
+        permit,
+        &call,
+        ("qmcreate", vmid, &name),
+        deadline,
+        &mut progress,
+        &mut done,
+    )
 }
 
 #[cfg(test)]

@@ -24,6 +24,17 @@ pub struct Uploaded {
 }
 
 impl Uploaded {
+    /// One that was sent before, by its place; anything else is none of ours.
+    pub fn named(path: &str) -> Result<Uploaded> {
+        let name = path.strip_prefix("/var/tmp/fleet-image-").unwrap_or_default();
+        let ours = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.');
+        if ours && !name.contains("..") {
+            return Ok(Uploaded { path: path.to_owned() });
+        }
+        Err(Error::refused(format!("'{}' is no image that was sent by these tools", path.escape_debug()))
+            .now("nothing was sent to the node"))
+    }
+
     /// Removes it; a failure is told, and leaves it there.
     pub fn remove(&self, transport: &dyn Transport) -> Result<()> {
         let command = format!("rm -f -- {}", quote(&self.path));

@@ -19,6 +19,9 @@ pub struct Listed {
     /// `qmclone`, `qmstart`, …
     #[serde(rename = "type")]
     pub kind: String,
+    /// The VM that it is of, if it is of one.
+    #[serde(default)]
+    pub id: String,
     /// Seconds since 1970 on the node's clock.
     #[serde(default)]
     pub starttime: u64,
@@ -73,6 +76,17 @@ pub fn find_running(
 ) -> Result<Option<Upid>> {
     let tasks = list(client, node, kind, Some(vmid), deadline)?;
     Ok(tasks.iter().find(|task| task.is_running()).map(Listed::upid))
+}
+
+/// A running task of this kind that is of no VM, if there is one.
+pub(super) fn find_running_kind(
+    client: &Client,
+    node: &NodeName,
+    kind: &str,
+    deadline: Deadline,
+) -> Result<Option<Upid>> {
+    let tasks = list(client, node, Some(kind), None, deadline)?;
+    Ok(tasks.iter().find(|task| task.is_running() && task.id.is_empty()).map(Listed::upid))
 }
 
 /// The running task that clones into this VMID, if there is one: its log begins with both VMIDs.

@@ -59,6 +59,12 @@ struct LogLine {
     t: String,
 }
 
+/// Whether a task has not ended yet.
+fn is_running(client: &Client, upid: &Upid, deadline: Deadline) -> Result<bool> {
+    let status: Status = client.get_as("look at a task", &upid.path("/status"), &[], deadline)?;
+    Ok(status.status == "running")
+}
+
 /// Follows a task to its end. Lines of its log go to `progress` as they come; most tasks are over before the
 /// first look at the log. A task that failed is an error of the kind that its words tell.
 pub fn follow(

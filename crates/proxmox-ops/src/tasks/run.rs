@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use fleet_core::{
-    Kind, Result,
+    Error, Kind, Result,
     deadline::Deadline,
     guard::Permit,
+    interrupt,
     types::{NodeName, Vmid},
 };
 
 use super::{
-    Upid, follow,
-    list::{find_clone_into, find_running},
+    Upid, follow, is_running,
+    list::{find_clone_into, find_running, find_running_kind},
 };
 use crate::api::{Client, call::Call, error};
 
@@ -42,24 +43,96 @@ pub fn run(
                 deadline.sleep(pause);
                 pause = (pause * 2).min(Duration::from_secs(8));
             }
-            Err(e) if error::is_locked(e.message()) && waited_for_lock(client, call, deadline, progress) => {}
+            Err(e) if error::is_locked(e.message()) => {
+                match wait_for_lock(client, call, error::lock_of(e.message()), deadline, progress)? {
+                    Waited::Gone => {}
+                    Waited::Nobody => return Err(orphaned(e, call)),
+                    Waited::Late(upid) => return Err(late(e, call, &upid, deadline)),
+                }
+            }
             other => return other,
         }
     }
 }
 
-/// Whether something that locked the VM was waited for, so that a change may be tried again. A lock that
-/// nobody works behind (a broken backup, a killed clone) stays: taking it off is for people.
-fn waited_for_lock(client: &Client, call: &Call, deadline: Deadline, progress: &mut dyn FnMut(&str)) -> bool {
-    let short = deadline.at_most(Duration::from_secs(20));
-    let working = find_running(client, call.node(), None, call.vmid(), short).and_then(|found| {
-        found.map_or_else(|| find_clone_into(client, call.node(), call.vmid(), short), |u| Ok(Some(u)))
-    });
-    let Ok(Some(upid)) = working else { return false };
-    progress(&format!("VM {} is locked; waiting for the task that works on it: {upid}", call.vmid()));
-    let outcome = follow(client, &upid, "work on the VM", deadline, &mut |_| {});
-    // How it ended is its own matter.
-    !matches!(outcome, Err(e) if matches!(e.kind(), Kind::DeadlinePassed | Kind::OutcomeUnknown | Kind::Interrupted))
+/// How waiting for a lock ended.
+enum Waited {
+    /// The lock is gone, or whoever held it has ended.
+    Gone,
+    /// There was nobody to wait for.
+    Nobody,
+    /// The deadline passed; this task still holds it.
+    Late(Upid),
+}
+
+/// Waits for the task that locked a VM, so that a change may be tried again. A lock that nobody works behind (a
+/// broken backup, a killed clone) stays: taking it off is for people.
+fn wait_for_lock(
+    client: &Client,
+    call: &Call,
+    lock: &str,
+    deadline: Deadline,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Waited> {
+    let short = || deadline.at_most(Duration::from_secs(20));
+    let (node, vmid) = (call.node(), call.vmid());
+    let mut working = find_running(client, node, None, vmid, short())?;
+    if working.is_none() && lock == "clone" {
+        working = find_clone_into(client, node, vmid, short())?;
+    }
+    if working.is_none() && lock == "backup" {
+        // A job of several VMs is a task of none of them.
+        working = find_running_kind(client, node, "vzdump", short())?;
+    }
+    let Some(upid) = working else { return Ok(Waited::Nobody) };
+    progress(&format!("VM {vmid} is locked ({lock}); waiting for the task that works on it: {upid}"));
+    let path = call.vm_path("/config");
+    let mut pause = Duration::from_millis(50);
+    loop {
+        let config = client.get("look at a VM's lock", &path, &[("current", "1")], short());
+        // Gone with its VM is gone too: the request itself will tell.
+        let held = config.is_ok_and(|config| config.get("lock").is_some());
+        if !held || !is_running(client, &upid, short())? {
+            return Ok(Waited::Gone);
+        }
+        if deadline.left() <= pause {
+            return Ok(Waited::Late(upid));
+        }
+        interrupt::check()?;
+        deadline.sleep(pause);
+        pause = (pause * 3 / 2).min(Duration::from_secs(2));
+    }
+}
+
+/// A lock without a task: what is there, and how people look at it and take it away.
+fn orphaned(error: Error, call: &Call) -> Error {
+    let vmid = call.vmid();
+    let lock = error::lock_of(error.message()).to_owned();
+    let error = error
+        .now("nothing was changed")
+        .now(format!("no task of the node '{}' works on VM {vmid} now", call.node()));
+    match lock.as_str() {
+        "clone" | "create" => error
+            .now("whoever made it was stopped in the middle: its disks are not whole")
+            .hint(format!("look at it on the node: cat /etc/pve/qemu-server/{vmid}.conf"))
+            .hint(format!("if nobody needs it: qm unlock {vmid} && qm destroy {vmid}")),
+        "suspended" => {
+            error.hint(format!("it was hibernated: `qm resume {vmid}` on the node goes on with it"))
+        }
+        _ => error
+            .hint(format!("what was done last: pvenode task list --vmid {vmid}"))
+            .hint(format!("then, if nothing works on it any more: qm unlock {vmid}")),
+    }
+}
+
+fn late(error: Error, call: &Call, upid: &Upid, deadline: Deadline) -> Error {
+    deadline
+        .error(format_args!("the lock '{}' of VM {}", error::lock_of(error.message()), call.vmid()))
+        .now("nothing was changed")
+        .now(format!("this task still works on it: {upid}"))
+        .hint(format!("look at it on the node: pvenode task status '{upid}'"))
+        .hint("run the same command again later")
+        .caused_by(error)
 }
 
 /// As [`run`], and when the answer was lost, `done` is asked whether the change is there after all. The task

@@ -54,6 +54,7 @@ impl Clone {
                 name: self.name.clone(),
                 storage: storage.clone(),
                 full: !linked,
+                node: cx.wanted_node(vmid),
                 marker: Marker::fresh(&self.name, vmid)?,
             })
         };
@@ -69,13 +70,15 @@ impl Clone {
                     .hint("a dry run asks the node nothing: name the template by its VMID"));
                 }
             };
-            return cx.show(&[Call::clone_vm(&permit, &cx.node_name()?, &request(template)?)]);
+            let (request, node) = (request(template)?, cx.node_name()?);
+            let target = request.node.as_ref().filter(|wanted| **wanted != node);
+            return cx.show(&[Call::clone_vm(&permit, &node, &request, target)]);
         }
-        let node = cx.connect()?;
-        let template = cx.vmid(&self.template, &node)?;
+        let cluster = cx.connect()?;
+        let template = cx.vmid(&self.template, &cluster)?;
         let request = request(template)?;
         cx.ui.step(format!("Cloning VM {template} into VM {vmid} '{}'...", self.name));
-        clone::clone(&node, &permit, &request, self.options.deadline(), &mut cx.progress())?;
+        clone::clone(&cluster, &permit, &request, self.options.deadline(), &mut cx.progress())?;
         cx.changed(vmid, true, &format!("VM {vmid} '{}' is a clone of {template}", self.name), "")
     }
 }

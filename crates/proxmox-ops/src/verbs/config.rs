@@ -19,8 +19,9 @@ pub struct Config {
 impl Config {
     /// Runs it.
     pub fn run(&self, cx: &Context) -> Result<()> {
-        let node = cx.connect()?;
-        let config = config::read(&node, cx.vmid(&self.vm, &node)?, read_deadline())?;
+        let cluster = cx.connect()?;
+        let vmid = cx.vmid(&self.vm, &cluster)?;
+        let config = cluster.on(vmid, |node| config::read(node, vmid, read_deadline()))?;
         cx.ui.answer(&config, || {
             let line = |(key, value): (&String, &String)| {
                 // Values of several lines are indented under their key.

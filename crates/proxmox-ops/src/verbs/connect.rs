@@ -3,7 +3,7 @@
 use std::{net::IpAddr, rc::Rc};
 
 use clap::Args;
-use fleet_core::{Error, Result, deadline::Deadline, types::VmRef};
+use fleet_core::{Result, deadline::Deadline, types::VmRef};
 
 use crate::{context::Context, node::Node, ops::address, route, settings::Route};
 
@@ -33,22 +33,25 @@ impl Connect {
     pub fn run(&self, cx: &Context) -> Result<()> {
         let deadline = Deadline::secs(self.timeout);
         let given: Option<IpAddr> = self.vm.parse().ok();
+        // The node that has the VM, where one is asked for: its network is the VM's.
         let mut node: Option<Rc<Node>> = None;
-        let mut connected = || -> Result<Rc<Node>> {
-            if node.is_none() {
-                node = Some(Rc::new(cx.connect()?));
-            }
-            node.clone().ok_or_else(|| Error::failed("not connected"))
-        };
         let address = match given {
             Some(address) => address,
             None => {
                 let vm: VmRef = self.vm.parse()?;
-                let node = connected()?;
-                let vmid = cx.vmid(&vm, &node)?;
+                let cluster = cx.connect()?;
+                let vmid = cx.vmid(&vm, &cluster)?;
                 let fixed = address::fixed(&cx.definitions).get(&vmid).copied().or(self.last);
-                let mut progress = cx.progress();
-                address::find(&node, vmid, fixed, deadline, &mut progress)?.address
+                let (home, found) = cluster
+                    .there(vmid, |node| address::find(node, vmid, fixed, deadline, &mut cx.progress()))?;
+                node = Some(home);
+                found.address
+            }
+        };
+        let mut connected = || -> Result<Rc<Node>> {
+            match &node {
+                Some(node) => Ok(Rc::clone(node)),
+                None => Ok(Rc::clone(node.insert(cx.connect()?.base()?))),
             }
         };
         cx.ui.detail(format!("connecting to {address} port {}", self.port));

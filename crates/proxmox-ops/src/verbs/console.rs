@@ -5,9 +5,9 @@ use std::ffi::OsString;
 use clap::Args;
 use fleet_core::{
     Error, Kind, Result,
-    child::{Command, find_program},
+    child::{Command, find_program, quote},
     guard::Operation,
-    types::VmRef,
+    types::{NodeName, VmRef},
     ui::can_ask,
 };
 
@@ -33,7 +33,8 @@ impl Console {
         // What is typed there can change anything in the VM.
         let permit = cx.permit(&self.vm, &self.options, Operation::Change, "open the console of")?;
         let vmid = permit.vmid();
-        let command = command(&cx.settings, &|name| std::env::var_os(name), &format!("qm terminal {vmid}"));
+        let (env, terminal) = (|name: &str| std::env::var_os(name), format!("qm terminal {vmid}"));
+        let command = command(&cx.settings, &env, &terminal);
         if self.options.change.dry_run {
             cx.ui.step("Dry run: nothing is sent. This command would be run:");
             return cx.ui.answer(&command.to_string(), || command.to_string());
@@ -45,8 +46,9 @@ impl Console {
             return Err(Error::not_found("the program ssh is not on PATH")
                 .hint("a console is the one thing that needs OpenSSH's client; install openssh-client"));
         }
-        let node = cx.connect()?;
-        let settings = config::read(&node, vmid, read_deadline())?.settings;
+        let cluster = cx.connect()?;
+        let (node, found) = cluster.there(vmid, |node| config::read(node, vmid, read_deadline()))?;
+        let settings = found.settings;
         if settings.get("serial0").is_none_or(|serial| serial != "socket") {
             return Err(Error::failed(format!("VM {vmid} has no serial console"))
                 .hint(format!("`qm set {vmid} --serial0 socket` on the node, then stop and start the VM")));
@@ -56,7 +58,14 @@ impl Console {
             return Err(Error::failed(format!("VM {vmid} has no console: it is {state}"))
                 .hint(format!("proxmox-ops start {vmid}")));
         }
-        drop(node);
+        let command = if found.node == *cluster.first().name(read_deadline())? {
+            command
+        } else {
+            // Nodes log in to each other with keys of their own.
+            let address = cluster.address(&found.node)?;
+            self::command(&cx.settings, &env, &hop(&found.node, &address, &terminal))
+        };
+        drop((node, cluster));
         let status = command.foreground().interactive()?;
         if status.success() {
             return Ok(());
@@ -64,6 +73,16 @@ impl Console {
         Err(Error::new(Kind::Failed, format!("`{command_text}` failed", command_text = "qm terminal"))
             .now(fleet_core::child::describe(status)))
     }
+}
+
+/// From a node on to another one, as Proxmox itself does for its web console.
+fn hop(node: &NodeName, address: &str, remote: &str) -> String {
+    format!(
+        "ssh -t -o BatchMode=yes -o HostKeyAlias={node} \
+         -o 'UserKnownHostsFile=/etc/pve/nodes/{node}/ssh_known_hosts /etc/pve/priv/known_hosts' root@{} {}",
+        quote(address),
+        quote(remote)
+    )
 }
 
 /// `ssh` to the node as these tools reach it, with a terminal, for one command.

@@ -106,15 +106,16 @@ impl CreateTemplate {
             let create = Call::create(&permit, &node, &template::settings(&recipe, &marker));
             return cx.show(&[create, Call::template(&permit, &node)]);
         }
-        let node = cx.connect()?;
+        let cluster = cx.connect()?;
         let deadline = self.options.deadline();
-        match template::look(&node, &permit, &recipe.name, deadline)? {
+        match template::look(&cluster, &permit, &recipe.name, deadline)? {
             Found::Ready => {
                 let text = format!("VM {vmid} is a fitting template already");
                 return cx.changed(vmid, false, "", &text);
             }
             Found::Unfinished => cx.ui.step(format!("VM {vmid} was made by a run before; finishing it...")),
             Found::Nothing => {
+                let node = cluster.base()?;
                 let uploaded = match &self.image {
                     None => None,
                     Some(file) => {
@@ -134,7 +135,7 @@ impl CreateTemplate {
                 }
             }
         }
-        template::convert(&node, &permit, deadline, &mut cx.progress())?;
+        cluster.on(vmid, |node| template::convert(node, &permit, deadline, &mut cx.progress()))?;
         cx.changed(vmid, true, &format!("VM {vmid} '{}' is a template now", recipe.name), "")
     }
 }

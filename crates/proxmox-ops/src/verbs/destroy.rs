@@ -57,9 +57,8 @@ impl Destroy {
         if self.options.change.dry_run {
             return cx.show(&[Call::destroy(&permit, &cx.node_name()?)]);
         }
-        let node = cx.connect()?;
-        let deadline = self.options.deadline();
-        let config = config::read(&node, vmid, deadline)?;
+        let (cluster, deadline) = (cx.connect()?, self.options.deadline());
+        let config = cluster.on(vmid, |node| config::read(node, vmid, deadline))?;
         let defined = match cx.definitions.by_vmid(vmid) {
             Some(Entry::Managed(vm)) => Some(&vm.name),
             _ => None,
@@ -86,7 +85,9 @@ impl Destroy {
             }
         }
         cx.ui.step(format!("Destroying VM {vmid} '{name}'..."));
-        destroy::destroy(&node, &permit, &config, self.stop, deadline, &mut cx.progress())?;
+        cluster.on(vmid, |node| {
+            destroy::destroy(node, &permit, &config, self.stop, deadline, &mut cx.progress())
+        })?;
         cx.changed(vmid, true, &format!("VM {vmid} '{name}' and its disks are gone"), "")
     }
 }

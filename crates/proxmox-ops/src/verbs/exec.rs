@@ -1,9 +1,7 @@
 //! `proxmox-ops exec`
 
-use std::time::Duration;
-
 use clap::Args;
-use fleet_core::{Error, Kind, Result, deadline::Deadline, guard::Operation, interrupt, types::VmRef};
+use fleet_core::{Error, Kind, Result, deadline::Deadline, guard::Operation, types::VmRef};
 
 use crate::{
     api::call::Call,
@@ -39,22 +37,9 @@ impl Exec {
             return cx.show(&[Call::guest_exec(&permit, &cx.node_name()?, &self.words)]);
         }
         let vmid = permit.vmid();
-        let node = cx.connect()?;
+        let cluster = cx.connect()?;
         let deadline = Deadline::secs(self.timeout);
-        let pid = agent::exec(&node, &permit, &self.words, deadline)?;
-        let mut pause = Duration::from_millis(20);
-        let ended = loop {
-            if let Some(ended) =
-                agent::exec_status(&node, vmid, pid, deadline.at_most(Duration::from_secs(30)))?
-            {
-                break ended;
-            }
-            let goes_on = |e: Error| e.now(format!("it goes on in VM {vmid} as process {pid}"));
-            interrupt::check().map_err(goes_on)?;
-            deadline.check(format_args!("the command in VM {vmid}")).map_err(goes_on)?;
-            deadline.sleep(pause);
-            pause = (pause * 3 / 2).min(Duration::from_millis(500));
-        };
+        let ended = agent::run(&cluster, &permit, &self.words, deadline)?;
         if ended.truncated() {
             cx.ui.warn("the output was longer than the guest agent keeps: its end is missing");
         }

@@ -23,11 +23,12 @@ pub struct GetIp {
 impl GetIp {
     /// Runs it.
     pub fn run(&self, cx: &Context) -> Result<()> {
-        let node = cx.connect()?;
-        let vmid = cx.vmid(&self.vm, &node)?;
+        let cluster = cx.connect()?;
+        let vmid = cx.vmid(&self.vm, &cluster)?;
         let fixed = address::fixed(&cx.definitions).get(&vmid).copied();
-        let mut progress = cx.progress();
-        let found = address::find(&node, vmid, fixed, Deadline::secs(self.timeout), &mut progress)?;
+        let deadline = Deadline::secs(self.timeout);
+        let found =
+            cluster.on(vmid, |node| address::find(node, vmid, fixed, deadline, &mut cx.progress()))?;
         cx.ui.answer(&found, || found.address.to_string())
     }
 }

@@ -19,8 +19,10 @@ pub struct HostKey {
 impl HostKey {
     /// Runs it.
     pub fn run(&self, cx: &Context) -> Result<()> {
-        let node = cx.connect()?;
-        let key = agent::host_key(&node, cx.vmid(&self.vm, &node)?, Deadline::secs(self.timeout))?;
+        let cluster = cx.connect()?;
+        let vmid = cx.vmid(&self.vm, &cluster)?;
+        let deadline = Deadline::secs(self.timeout);
+        let key = cluster.on(vmid, |node| agent::host_key(node, vmid, deadline))?;
         cx.ui.answer(&key, || key.clone())
     }
 }

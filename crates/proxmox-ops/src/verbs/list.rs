@@ -19,8 +19,8 @@ pub struct List {}
 impl List {
     /// Runs it.
     pub fn run(&self, cx: &Context) -> Result<()> {
-        let node = cx.connect()?;
-        let resources = node.resources(read_deadline())?;
+        let cluster = cx.connect()?;
+        let resources = cluster.resources(read_deadline())?;
         cx.ui.answer(&resources, || text(&cx.definitions, &resources))
     }
 }

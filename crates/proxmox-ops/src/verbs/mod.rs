@@ -52,8 +52,8 @@ fn power(cx: &Context, vm: &VmRef, options: &ChangeOptions, action: power::Actio
         return cx.show(&[action.call(&permit, &cx.node_name()?)]);
     }
     let vmid = permit.vmid();
-    let node = cx.connect()?;
-    let changed = power::act(&node, &permit, action, options.deadline(), &mut cx.progress())?;
+    let (cluster, deadline) = (cx.connect()?, options.deadline());
+    let changed = cluster.on(vmid, |node| power::act(node, &permit, action, deadline, &mut cx.progress()))?;
     let (done, nothing) = match action {
         power::Action::Start => ("started", "is running already"),
         power::Action::Stop => ("stopped", "is stopped already"),
@@ -77,8 +77,10 @@ fn configure(
     }
     let settings: BTreeMap<String, String> =
         settings.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
-    let node = cx.connect()?;
-    ops::config::change(&node, permit, &settings, &[], None, options.deadline(), &mut cx.progress())?;
+    let (cluster, deadline) = (cx.connect()?, options.deadline());
+    cluster.on(permit.vmid(), |node| {
+        ops::config::change(node, permit, &settings, &[], None, deadline, &mut cx.progress())
+    })?;
     cx.changed(permit.vmid(), true, done, done)
 }
 

@@ -21,8 +21,8 @@ pub struct Ps {}
 impl Ps {
     /// Runs it.
     pub fn run(&self, cx: &Context) -> Result<()> {
-        let node = cx.connect()?;
-        let running = running(node.resources(read_deadline())?);
+        let cluster = cx.connect()?;
+        let running = running(cluster.resources(read_deadline())?);
         cx.ui.answer(&running, || text(&running))
     }
 }
@@ -38,10 +38,10 @@ pub struct Top {
 impl Top {
     /// Runs it.
     pub fn run(&self, cx: &Context) -> Result<()> {
-        let node = cx.connect()?;
+        let cluster = cx.connect()?;
         let live = std::io::stdout().is_terminal() && !cx.ui.json();
         loop {
-            let running = running(node.resources(read_deadline())?);
+            let running = running(cluster.resources(read_deadline())?);
             if !live {
                 return cx.ui.answer(&running, || text(&running));
             }

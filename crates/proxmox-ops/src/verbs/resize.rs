@@ -35,8 +35,9 @@ impl Resize {
             return cx.show(&[Call::resize(&permit, &cx.node_name()?, &self.disk, self.size, None)]);
         }
         let (vmid, disk, size) = (permit.vmid(), &self.disk, self.size);
-        let node = cx.connect()?;
-        let changed = resize::grow(&node, &permit, disk, size, self.options.deadline(), &mut cx.progress())?;
+        let (cluster, deadline) = (cx.connect()?, self.options.deadline());
+        let changed =
+            cluster.on(vmid, |node| resize::grow(node, &permit, disk, size, deadline, &mut cx.progress()))?;
         cx.changed(
             vmid,
             changed,

@@ -11,7 +11,7 @@ use super::{cloudinit_drive::storage_for, create_template::volume};
 use crate::{
     api::call::Call,
     context::{ChangeOptions, Context},
-    ops::config,
+    ops::{config, queue},
     tasks,
 };
 
@@ -42,10 +42,11 @@ impl Restore {
         if self.options.change.dry_run {
             return cx.show(&[Call::create(&permit, &cx.node_name()?, &settings)]);
         }
-        let node = cx.connect()?;
+        let cluster = cx.connect()?;
         let deadline = self.options.deadline();
+        let node = cx.place(&cluster, vmid)?;
         let name = node.name(deadline)?.clone();
-        if let Some(there) = node.resources(deadline)?.iter().find(|r| r.vmid == vmid) {
+        if let Some(there) = cluster.resource(vmid)? {
             return Err(Error::conflict(format!("can not restore into VMID {vmid}: it is taken"))
                 .now(format!(
                     "{vmid} is '{}' on the node '{}'",
@@ -63,7 +64,13 @@ impl Restore {
             Err(e) => Err(e),
         };
         let subject = ("qmrestore", vmid, &name);
-        tasks::run_or_look(&node.api, &permit, &call, subject, deadline, &mut cx.progress(), &mut done)?;
+        let mut progress = cx.progress();
+        let mut turns = queue::turns(&name, [storage.as_str()], deadline, &mut progress)?;
+        let mut progress = |line: &str| {
+            turns.seen(line);
+            progress(line);
+        };
+        tasks::run_or_look(&node.api, &permit, &call, subject, deadline, &mut progress, &mut done)?;
         let restored = config::read(&node, vmid, deadline)?;
         if restored.marker.is_none() {
             cx.ui.warn(format!(

@@ -106,8 +106,8 @@ fn run(
         return cx.show(&[action.call(&permit, &cx.node_name()?, name)]);
     }
     let vmid = permit.vmid();
-    let node = cx.connect()?;
-    act(&node, &permit, name, action, options.deadline(), &mut cx.progress())?;
+    let (cluster, deadline) = (cx.connect()?, options.deadline());
+    cluster.on(vmid, |node| act(node, &permit, name, action, deadline, &mut cx.progress()))?;
     let text = match action {
         Action::Rollback { .. } => format!("VM {vmid} {done} the snapshot '{name}'"),
         _ => format!("snapshot '{name}' of VM {vmid} {done}"),

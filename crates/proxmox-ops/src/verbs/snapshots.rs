@@ -20,8 +20,9 @@ pub struct Snapshots {
 impl Snapshots {
     /// Runs it.
     pub fn run(&self, cx: &Context) -> Result<()> {
-        let node = cx.connect()?;
-        let snapshots = snapshot::list(&node, cx.vmid(&self.vm, &node)?, read_deadline())?;
+        let cluster = cx.connect()?;
+        let vmid = cx.vmid(&self.vm, &cluster)?;
+        let snapshots = cluster.on(vmid, |node| snapshot::list(node, vmid, read_deadline()))?;
         cx.ui.answer(&snapshots, || {
             let rows = snapshots.iter().map(|s| {
                 vec![

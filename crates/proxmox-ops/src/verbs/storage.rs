@@ -9,28 +9,34 @@ use crate::{
     ops::host,
 };
 
-/// List the node's storages
+/// List the storages of the node, and of the other nodes of its cluster
 #[derive(Debug, Args)]
 pub struct Storage {}
 
 impl Storage {
     /// Runs it.
     pub fn run(&self, cx: &Context) -> Result<()> {
-        let node = cx.connect()?;
-        let storages = host::storages(&node, read_deadline())?;
+        let cluster = cx.connect()?;
+        let storages = host::all_storages(&cluster, read_deadline())?;
         cx.ui.answer(&storages, || {
             let size = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), human);
             let rows = storages.iter().map(|s| {
                 vec![
                     s.storage.to_string(),
+                    s.node.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
                     s.kind.clone(),
                     (if s.active { "active" } else { "inactive" }).to_owned(),
+                    (if s.shared { "yes" } else { "no" }).to_owned(),
                     size(s.available),
                     size(s.total),
                     s.content.join(","),
                 ]
             });
-            table(&["NAME", "TYPE", "STATUS", "FREE", "TOTAL", "CONTENT"], &[3, 4], rows.collect())
+            table(
+                &["NAME", "NODE", "TYPE", "STATUS", "SHARED", "FREE", "TOTAL", "CONTENT"],
+                &[5, 6],
+                rows.collect(),
+            )
         })
     }
 }

@@ -27,8 +27,9 @@ impl Template {
             return cx.show(&[Call::template(&permit, &cx.node_name()?)]);
         }
         let vmid = permit.vmid();
-        let node = cx.connect()?;
-        let changed = template::convert(&node, &permit, self.options.deadline(), &mut cx.progress())?;
+        let (cluster, deadline) = (cx.connect()?, self.options.deadline());
+        let changed =
+            cluster.on(vmid, |node| template::convert(node, &permit, deadline, &mut cx.progress()))?;
         cx.changed(
             vmid,
             changed,

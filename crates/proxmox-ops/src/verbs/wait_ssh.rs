@@ -44,7 +44,7 @@ impl WaitSsh {
         let route = cx.settings.route;
         // A node that can not be reached is an error at once, and no VM that is not there yet.
         let node = match route {
-            Route::Node => Some(Rc::new(cx.connect()?)),
+            Route::Node => Some(cx.connect()?.base()?),
             Route::Direct | Route::Auto => None,
         };
         let (ip, port) = (self.ip, self.port);
@@ -123,7 +123,7 @@ impl Ways<'_> {
         let node = &mut self.node;
         let mut connected = || -> Result<Rc<Node>> {
             if node.is_none() {
-                *node = Some(Rc::new(cx.connect()?));
+                *node = Some(cx.connect()?.base()?);
             }
             node.clone().ok_or_else(|| Error::failed("not connected"))
         };

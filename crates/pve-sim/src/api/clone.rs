@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Call, Fail, Reply, config, disks, storage};
 use crate::{
+    cluster,
     conf::{self, VmConf},
     guest::Guest,
     keys,
@@ -32,6 +33,10 @@ pub(super) fn clone(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
     if let Some(name) = p.get("storage") {
         node.read(|d| storage::for_images(d, name)).map(drop)?;
     }
+    let target = p.get("target").filter(|t| *t != node.name()).map(str::to_owned);
+    if let Some(target) = &target {
+        refuse_local_storage(node, &source.main, p.get("storage"), target)?;
+    }
     let full = p.get("full").map_or(!source.is_template(), |f| f == "1");
     config::refuse_locked(&source, false)?;
     let section = match p.get("snapname") {
@@ -44,7 +49,7 @@ pub(super) fn clone(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
     };
     let newid: u32 = p.get("newid").and_then(|v| v.parse().ok()).unwrap_or(0);
     let exists = || Fail::new(format!("unable to create VM {newid}: config file already exists"));
-    if node.read(|d| d.vms.contains_key(&newid)) {
+    if node.read(|d| d.vms.contains_key(&newid)) || cluster::is_taken_elsewhere(node, newid) {
         return Err(exists());
     }
     if !full {
@@ -82,6 +87,10 @@ pub(super) fn clone(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
     let work = Arc::clone(node);
     Ok(json!(task::spawn(node, "qmclone", vmid, move |worker| async move {
         let outcome = run(&work, &worker, &p, vmid, newid, full, section).await;
+        let peer = work.peers.all().into_iter().find(|peer| Some(peer.name()) == target.as_deref());
+        if let (Ok(()), Some(peer)) = (&outcome, peer) {
+            cluster::migrate(&work, &peer, newid);
+        }
         if outcome.is_err() {
             work.change(|d| {
                 if d.vms.get(&newid).is_some_and(|c| c.lock() == Some("clone")) {
@@ -92,6 +101,26 @@ pub(super) fn clone(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
         }
         outcome
     })))
+}
+
+/// A clone goes to another node only where both see its disks.
+fn refuse_local_storage(
+    node: &Node,
+    source: &conf::Section,
+    storage: Option<&str>,
+    target: &str,
+) -> Reply<()> {
+    let shared = |name: &str| node.read(|d| d.storage(name).is_some_and(|s| s.shared));
+    if let Some(name) = storage.filter(|name| !shared(name)) {
+        return Err(Fail::new(format!("can't clone to non-shared storage '{name}'")));
+    }
+    let local = source.iter().filter(|(slot, _)| conf::is_drive(slot)).any(|(_, drive)| {
+        drive.split(',').next().and_then(|v| v.split_once(':')).is_some_and(|(name, _)| !shared(name))
+    });
+    if local {
+        return Err(Fail::new(format!("can't clone VM to node '{target}' (VM uses local storage)")));
+    }
+    Ok(())
 }
 
 fn is_disk(drive: &str) -> bool {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Call, Fail, Reply, no_vm, vm};
-use crate::{node::Node, params::Params, schema};
+use crate::{cluster, node::Node, params::Params, schema};
 
 pub(super) fn ticket(node: &Node, params: &Params) -> Reply<Value> {
     let user = params.get("username").unwrap_or_default();
@@ -37,7 +37,7 @@ pub(super) fn get(node: &Node, call: &Call, rest: &[&str]) -> Reply<Value> {
 
 fn next_id(node: &Node, wanted: Option<&str>) -> Reply<Value> {
     node.read(|data| {
-        let taken = |vmid: u32| data.is_taken(vmid);
+        let taken = |vmid: u32| data.is_taken(vmid) || cluster::is_taken_elsewhere(node, vmid);
         if let Some(wanted) = wanted {
             let vmid: u32 = wanted.parse().map_err(|_| Fail::new(no_vm(node, 0)))?;
             if taken(vmid) {
@@ -52,13 +52,15 @@ fn next_id(node: &Node, wanted: Option<&str>) -> Reply<Value> {
 
 fn status(node: &Node) -> Value {
     let others = node.other_nodes();
+    let peers = cluster::status_rows(node, others.len() + 2);
     let mut list = Vec::new();
-    if !others.is_empty() {
+    let members = others.len() + peers.len() + 1;
+    if members > 1 {
         list.push(json!({
-            "type": "cluster", "id": "cluster", "name": "fleet", "nodes": others.len() + 1, "quorate": 1, "version": 2,
+            "type": "cluster", "id": "cluster", "name": "fleet", "nodes": members, "quorate": 1, "version": 2,
         }));
     }
-    let id = i32::from(!others.is_empty());
+    let id = i32::from(members > 1);
     list.push(json!({
         "type": "node", "id": format!("node/{}", node.name()), "name": node.name(), "nodeid": id, "online": 1,
         "local": 1, "level": "", "ip": node.address(),
@@ -69,10 +71,19 @@ fn status(node: &Node) -> Value {
             "level": "", "ip": "192.0.2.3",
         }));
     }
+    list.extend(peers);
     Value::Array(list)
 }
 
 fn resources(node: &Node, kind: Option<&str>) -> Value {
+    let mut list = own_resources(node, kind);
+    for peer in node.peers.all() {
+        list.extend(own_resources(&peer, kind));
+    }
+    Value::Array(list)
+}
+
+fn own_resources(node: &Node, kind: Option<&str>) -> Vec<Value> {
     let mut list = Vec::new();
     if kind.is_none_or(|k| k == "vm") {
         node.read(|data| {
@@ -108,5 +119,5 @@ fn resources(node: &Node, kind: Option<&str>) -> Value {
             }
         });
     }
-    Value::Array(list)
+    list
 }

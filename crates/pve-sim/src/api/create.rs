@@ -17,6 +17,7 @@ use crate::{
 pub(super) fn create(node: &Arc<Node>, call: &Call) -> Reply<Value> {
     call.check(&[schema::CONFIG, schema::CREATE])?;
     let vmid: u32 = call.params.get("vmid").and_then(|v| v.parse().ok()).unwrap_or(0);
+    let taken_elsewhere = crate::cluster::is_taken_elsewhere(node, vmid);
     node.read(|d| {
         for (key, value) in &call.params.0 {
             let Param::One(value) = value else { continue };
@@ -29,7 +30,7 @@ pub(super) fn create(node: &Arc<Node>, call: &Call) -> Reply<Value> {
                 }
             }
         }
-        if d.is_taken(vmid) {
+        if taken_elsewhere || d.is_taken(vmid) {
             return Err(Fail::new(format!(
                 "unable to create VM {vmid} - VM {vmid} already exists on node '{}'",
                 node.name()

@@ -17,6 +17,7 @@
 
 use std::{
     ffi::OsString,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -70,6 +71,20 @@ impl Sim {
 
     /// As [`Sim::with`], for programs that do not panic.
     pub fn try_with(world: World) -> Result<Sim> {
+        Sim::at(world, None)
+    }
+
+    /// Another node of this one's cluster, with its own daemon and SSH server. Its address is the world's, which
+    /// leads there through this node only; where it is one of 127.0.0.0/8, also straight at this node's port.
+    pub fn join(&self, world: World) -> Sim {
+        let address: IpAddr = world.address.parse().expect("an address");
+        let place = address.is_loopback().then(|| SocketAddr::from((address, self.port)));
+        let other = Sim::at(world, place).unwrap_or_else(|e| panic!("can not start the other node: {e:#}"));
+        crate::cluster::join(&self.node, &other.node);
+        other
+    }
+
+    fn at(world: World, place: Option<SocketAddr>) -> Result<Sim> {
         let world = world.authorize(OPERATOR_PUBLIC);
         let home =
             tempfile::Builder::new().prefix("pve-sim-").tempdir().context("can not make a directory")?;
@@ -83,9 +98,9 @@ impl Sim {
             .build()
             .context("can not start threads")?;
         let node = Arc::new(Node::open(&home.path().join("state"), world)?);
-        let listener = runtime
-            .block_on(tokio::net::TcpListener::bind(("127.0.0.1", 0)))
-            .context("can not listen on 127.0.0.1")?;
+        let place = place.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let listener =
+            runtime.block_on(tokio::net::TcpListener::bind(place)).context("can not listen on 127.0.0.1")?;
         let port = listener.local_addr().context("no address")?.port();
         runtime.spawn(server::listen(Arc::clone(&node), listener));
         let sim = Sim { node, port, home, runtime: Some(runtime) };

@@ -1,0 +1,96 @@
+//! From a host to another one of its cluster: with the first one's user, keys and jump hosts, straight or through it.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    HostKeyPolicy, Peer, PeerWay, Session, Stream, Transport, forwarding_forbidden, session::Tunnel,
+};
+use crate::{Error, Kind, Result, deadline::Deadline};
+
+/// How long a straight connection may take, login included, where the way through the first host is left.
+const STRAIGHT: Duration = Duration::from_secs(5);
+/// The port of sshd where nothing else is known.
+const PORT: u16 = 22;
+
+impl Session {
+    /// Connects to another host of this one's cluster, by the first of `ways` that leads there. Its key is proven
+    /// whatever the way. `relay` makes the command that carries bytes to an address and port on this session's
+    /// host, for where its sshd forbids forwarding.
+    ///
+    /// Its sshd is looked for at the port of this session's host, and at port 22 behind it.
+    pub fn peer(
+        self: &Arc<Session>,
+        peer: &Peer,
+        ways: &[PeerWay],
+        relay: fn(&str, u16) -> String,
+        deadline: Deadline,
+    ) -> Result<Session> {
+        let mut failed: Option<Error> = None;
+        for (n, way) in ways.iter().enumerate() {
+            let last = n + 1 == ways.len();
+            let limit = if last { deadline } else { deadline.at_most(STRAIGHT) };
+            let outcome = match way {
+                PeerWay::Straight => self.straight(peer, limit),
+                PeerWay::Through => self.through(peer, relay, limit),
+            };
+            match outcome {
+                Ok(session) => return Ok(session),
+                Err(error) if failed.is_none() => failed = Some(error),
+                // What is behind the first host is the one that was meant.
+                Err(error) => {
+                    let first = failed.take().map(|e| e.chain()).unwrap_or_default();
+                    return Err(error.now(format!("tried straight first: {first}")));
+                }
+            }
+        }
+        Err(failed.unwrap_or_else(|| Error::unreachable(format!("no way to {} may be taken", peer.name))))
+    }
+
+    fn straight(&self, peer: &Peer, deadline: Deadline) -> Result<Session> {
+        let settings = self.settings();
+        let fixed = settings.proxy_command.as_ref().is_some_and(|command| !command.contains("%h"));
+        if fixed || self.is_carried() {
+            return Err(Error::unreachable("the program that carries the bytes leads to one host only"));
+        }
+        let policy = HostKeyPolicy::Vouched(peer.vouched.clone());
+        self.sibling(settings.for_peer(peer, settings.port, None), policy, None, deadline)
+    }
+
+    fn through(
+        self: &Arc<Session>,
+        peer: &Peer,
+        relay: fn(&str, u16) -> String,
+        deadline: Deadline,
+    ) -> Result<Session> {
+        let via = self.settings().written();
+        let attempt = |port: u16| {
+            let tunnel = tunnel(Arc::clone(self), peer.address.to_string(), port, relay);
+            let settings = self.settings().for_peer(peer, port, Some(via.clone()));
+            let policy = HostKeyPolicy::Vouched(peer.vouched.clone());
+            self.sibling(settings, policy, Some(tunnel), deadline)
+        };
+        let other = self.settings().port;
+        match attempt(PORT) {
+            Err(e) if other != PORT && is_closed(&e) => attempt(other).map_err(|_| e),
+            outcome => outcome,
+        }
+        .map_err(|e| match e.kind() {
+            Kind::Unreachable => e.context(format_args!("can not log in to {} through {via}", peer.name)),
+            _ => e,
+        })
+    }
+}
+
+/// Whether nothing answered at all, so that another port may be tried.
+fn is_closed(error: &Error) -> bool {
+    error.kind() == Kind::Unreachable && error.report().details.is_none()
+}
+
+fn tunnel(first: Arc<Session>, host: String, port: u16, relay: fn(&str, u16) -> String) -> Tunnel {
+    Arc::new(move |deadline: Deadline| -> Result<Box<dyn Stream>> {
+        match first.open_tcp(&host, port, deadline) {
+            Err(e) if forwarding_forbidden(&e) => first.open_exec_stream(&relay(&host, port), deadline),
+            outcome => outcome,
+        }
+    })
+}

@@ -1,0 +1,265 @@
+//! `proxmox-ops session`
+
+mod schedule;
+mod serve;
+
+use std::{
+    io::{BufRead, Write},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+};
+
+use clap::Args;
+use fleet_core::{
+    Error, Kind, Result,
+    cli::silent_exit,
+    interrupt,
+    protocol::{Reply, ReplyBody, Request, VERSION},
+    types::Vmid,
+};
+use serde_json::Value;
+
+use self::{
+    schedule::{AT_ONCE, Schedule},
+    serve::{LOOK, Server, is_lost},
+};
+use crate::{cluster::Cluster, context::Context, links::Links};
+
+/// Serve requests, JSON lines on standard input, over one connection; answers are JSON lines on standard output
+///
+/// Several requests may be under way at once: answers come as they are ready, by the request's id. Ends with its
+/// input, when everything is answered. What can be asked is in docs/session.md. A failure that belongs to no
+/// request (no repository, no connection) is answered with id 0.
+#[derive(Debug, Args)]
+pub struct Session {
+    /// Let requests change this VM although no definition has it
+    #[arg(long, value_name = "VMID")]
+    unmanaged: Option<Vmid>,
+    /// Seconds that one request may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    wait: u64,
+}
+
+/// What the reader of requests and the workers share.
+#[derive(Default)]
+struct Desk {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    schedule: Schedule,
+    /// No more requests will come.
+    ended: bool,
+    /// Nobody reads the answers any more.
+    unread: bool,
+    /// What became of standard input, when it could not be read.
+    unreadable: Option<std::io::Error>,
+    workers: usize,
+    idle: usize,
+}
+
+impl Desk {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
+
+    /// Waits for a change, or a moment.
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Writes an answer. When nobody reads, nothing more is begun, and what waits stops at a safe point.
+    fn reply(&self, id: u64, body: ReplyBody) {
+        if reply(id, body).is_err() {
+            interrupt::ask();
+            self.change(|state| state.unread = true);
+        }
+    }
+}
+
+impl Session {
+    /// Runs it. A failure is told to the asking side first, and then by the exit code alone.
+    pub fn run(&self, context: Result<Context>) -> Result<()> {
+        let outcome = context.and_then(|cx| {
+            interrupt::install()?;
+            let links = Arc::new(Links::connect(&cx.settings, cx.ui)?);
+            Ok((cx, links))
+        });
+        let (cx, links) = match outcome {
+            Ok(both) => both,
+            Err(e) => {
+                reply(0, ReplyBody::Error(e.report()))?;
+                return Err(silent_exit(e.kind()));
+            }
+        };
+        let desk = Arc::new(Desk::default());
+        let reader = Arc::clone(&desk);
+        // It may wait for input for ever; the process ends without it.
+        std::thread::spawn(move || read_requests(&reader));
+        std::thread::scope(|scope| {
+            let mut state = desk.lock();
+            while !(state.unread || state.ended && state.schedule.is_idle()) {
+                if interrupt::asked() {
+                    break;
+                }
+                if state.idle == 0 && state.workers < AT_ONCE && state.schedule.can_begin() {
+                    // Counted as idle until it has looked for work.
+                    state.workers += 1;
+                    state.idle += 1;
+                    let (desk, cx, links) = (&desk, &cx, &links);
+                    scope.spawn(move || self.work(desk, cx, links));
+                }
+                state = desk.wait(state);
+            }
+            state.ended = true;
+            let abandoned = state.schedule.abandon();
+            drop(state);
+            desk.changed.notify_all();
+            for request in abandoned {
+                let error = Error::interrupted("stopped by the user").now("it was not begun");
+                desk.reply(request.id, ReplyBody::Error(error.report()));
+            }
+        });
+        let state = desk.lock();
+        if state.unread {
+            return Err(Error::failed("nobody reads the answers"));
+        }
+        if interrupt::asked() {
+            return Err(silent_exit(Kind::Interrupted));
+        }
+        match &state.unreadable {
+            Some(e) => Err(Error::failed(format!("can not read a request: {e}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// One worker: takes requests as they may begin, until there are no more.
+    fn work(&self, desk: &Desk, cx: &Context, links: &Arc<Links>) {
+        let mut session = links.first();
+        let mut cluster = Cluster::over(links, &cx.settings, cx.ui);
+        let mut state = desk.lock();
+        loop {
+            let stopped = state.unread || interrupt::asked();
+            let next = if stopped { None } else { state.schedule.begin() };
+            if let Some((begun, request)) = next {
+                state.idle -= 1;
+                drop(state);
+                // Another may begin beside it.
+                desk.changed.notify_all();
+                let mut outcome = self.serve(desk, cx, &cluster, &request);
+                if let Err(e) = &outcome
+                    && is_lost(e)
+                {
+                    let reads = !schedule::changes(&request.op);
+                    let again = links.first_again(&session).map(|fresh| {
+                        session = fresh;
+                        cluster = Cluster::over(links, &cx.settings, cx.ui);
+                    });
+                    if again.is_ok() && reads && !interrupt::asked() {
+                        outcome = self.serve(desk, cx, &cluster, &request);
+                    }
+                }
+                // First, so that who asks again at once needs no other worker.
+                desk.change(|state| {
+                    state.schedule.end(begun);
+                    state.idle += 1;
+                });
+                desk.reply(
+                    request.id,
+                    match outcome {
+                        Ok(value) => ReplyBody::Ok(value),
+                        Err(e) => ReplyBody::Error(e.report()),
+                    },
+                );
+                state = desk.lock();
+            } else if stopped || state.ended && state.schedule.is_idle() {
+                state.workers -= 1;
+                state.idle -= 1;
+                return;
+            } else {
+                state = desk.wait(state);
+            }
+        }
+    }
+
+    fn serve(&self, desk: &Desk, cx: &Context, cluster: &Cluster, request: &Request) -> Result<Value> {
+        let server = Server { cx, cluster, unmanaged: self.unmanaged, wait: self.wait };
+        let mut thinned = crate::tasks::Thinned::default();
+        server.serve(&request.op, &mut |line| {
+            if thinned.shows(line) {
+                desk.reply(request.id, ReplyBody::Progress(line.to_owned()));
+            }
+        })
+    }
+}
+
+/// Reads requests until there are no more. What is none is answered at once.
+fn read_requests(desk: &Desk) {
+    for line in std::io::stdin().lock().lines() {
+        match line {
+            Ok(line) if line.trim().is_empty() => {}
+            Ok(line) => match parse(&line) {
+                Ok(request) => desk.change(|state| state.schedule.push(request)),
+                Err((id, e)) => desk.reply(id, ReplyBody::Error(e.report())),
+            },
+            Err(e) => {
+                desk.change(|state| state.unreadable = Some(e));
+                break;
+            }
+        }
+    }
+    desk.change(|state| state.ended = true);
+}
+
+fn reply(id: u64, body: ReplyBody) -> Result<()> {
+    let gone = |e: std::io::Error| Error::failed("nobody reads the answers").caused_by(e);
+    let mut line = serde_json::to_string(&Reply { v: VERSION, id, body })
+        .map_err(|e| Error::failed("can not write an answer").caused_by(e))?;
+    line.push('\n');
+    let mut out = std::io::stdout().lock();
+    out.write_all(line.as_bytes()).and_then(|()| out.flush()).map_err(gone)
+}
+
+/// Reads a request; what is wrong with it is told under its id where it has one.
+fn parse(line: &str) -> std::result::Result<Request, (u64, Error)> {
+    let value: Value =
+        serde_json::from_str(line).map_err(|e| (0, Error::usage("a request is no JSON").caused_by(e)))?;
+    let id = value.get("id").and_then(Value::as_u64).unwrap_or(0);
+    let version = value.get("v").and_then(Value::as_u64);
+    if version != Some(u64::from(VERSION)) {
+        let said = version.map_or_else(|| "no".to_owned(), |v| v.to_string());
+        return Err((
+            id,
+            Error::usage(format!("a request of {said} version, this program speaks version {VERSION}"))
+                .hint("install all of the fleet tools together"),
+        ));
+    }
+    serde_json::from_value(value)
+        .map_err(|e| (id, Error::usage("a request that this program does not know").caused_by(e)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_that_are_none_are_answered_under_their_id() {
+        assert_eq!(parse(r#"{"v":1,"id":7,"op":"start","vmid":110}"#).unwrap().id, 7);
+        for (line, id) in [
+            ("garbage", 0),
+            (r#"{"v":2,"id":7,"op":"node"}"#, 7),
+            (r#"{"id":8,"op":"node"}"#, 8),
+            (r#"{"v":1,"id":9,"op":"format-disk","vmid":110}"#, 9),
+            (r#"{"v":1,"id":10,"op":"start","vmid":"1;reboot"}"#, 10),
+        ] {
+            let (told, error) = parse(line).unwrap_err();
+            assert_eq!((told, error.kind()), (id, Kind::Usage), "{line}");
+        }
+    }
+}

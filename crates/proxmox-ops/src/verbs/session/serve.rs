@@ -1,0 +1,218 @@
+//! From a request to its answer.
+
+use std::time::Duration;
+
+use fleet_core::{
+    Error, Kind, Result,
+    deadline::Deadline,
+    guard::{Guard, Operation, Permit},
+    protocol::{NewDisk, Op, UploadedImage},
+    types::{NodeName, Vmid},
+};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{
+    api::call::SnapshotName,
+    cluster::Cluster,
+    context::{Context, read_deadline},
+    keys,
+    ops::{address, agent, clone, config, destroy, disk, host, power, resize, snapshot, template, upload},
+};
+
+/// What a worker serves requests with.
+pub(super) struct Server<'a> {
+    pub(super) cx: &'a Context,
+    pub(super) cluster: &'a Cluster,
+    pub(super) unmanaged: Option<Vmid>,
+    pub(super) wait: u64,
+}
+
+impl Server<'_> {
+    /// The guard's leave, where a request needs one. Nothing is sent for what it refuses.
+    fn permit(&self, op: &Op) -> Result<Option<Permit>> {
+        let (vmid, operation, verb) = match op {
+            Op::Clone(request) => (request.vmid, Operation::Create, "clone into"),
+            Op::Configure { vmid, .. } => (*vmid, Operation::Change, "configure"),
+            Op::Resize { vmid, .. } => (*vmid, Operation::Change, "resize a disk of"),
+            Op::CreateDisk { vmid, .. } => (*vmid, Operation::Change, "create a disk of"),
+            Op::Start { vmid } => (*vmid, Operation::Change, "start"),
+            Op::Stop { vmid } => (*vmid, Operation::Change, "stop"),
+            Op::Shutdown { vmid, .. } => (*vmid, Operation::Change, "shut down"),
+            Op::Reboot { vmid, .. } => (*vmid, Operation::Change, "reboot"),
+            Op::Destroy { vmid, .. } => (*vmid, Operation::Destroy, "destroy"),
+            Op::Template { vmid } => (*vmid, Operation::Template, "make a template of"),
+            Op::Snapshot { vmid, .. } => (*vmid, Operation::Change, "take a snapshot of"),
+            Op::Rollback { vmid, .. } => (*vmid, Operation::Change, "roll back"),
+            Op::DeleteSnapshot { vmid, .. } => (*vmid, Operation::Change, "delete a snapshot of"),
+            Op::Exec { vmid, .. } => (*vmid, Operation::Change, "run a command in"),
+            Op::Node
+            | Op::Resources
+            | Op::Config { .. }
+            | Op::Status { .. }
+            | Op::Storages
+            | Op::Bridges
+            | Op::Snapshots { .. }
+            | Op::NextVmid { .. }
+            | Op::Upload { .. }
+            | Op::RemoveUpload { .. }
+            | Op::Address { .. }
+            | Op::HostKey { .. } => return Ok(None),
+        };
+        Guard::new(&self.cx.definitions, self.unmanaged).permit(vmid, operation, verb).map(Some)
+    }
+
+    /// Serves a request.
+    pub(super) fn serve(&self, op: &Op, progress: &mut dyn FnMut(&str)) -> Result<Value> {
+        match self.permit(op)? {
+            Some(permit) => self.change(op, &permit, progress),
+            None => self.read(op, progress),
+        }
+    }
+
+    fn read(&self, op: &Op, progress: &mut dyn FnMut(&str)) -> Result<Value> {
+        let cluster = self.cluster;
+        match op {
+            Op::Node => json(&host::info(&*cluster.base()?, read_deadline())?),
+            Op::Resources => json(&cluster.resources(read_deadline())?),
+            Op::Config { vmid } => {
+                json(&cluster.on(*vmid, |node| config::read(node, *vmid, read_deadline()))?)
+            }
+            Op::Status { vmid } => {
+                json(&cluster.on(*vmid, |node| power::status(node, *vmid, read_deadline()))?)
+            }
+            Op::Storages => json(&host::storages(&*cluster.base()?, read_deadline())?),
+            Op::Bridges => json(&host::bridges(&*cluster.base()?, read_deadline())?),
+            Op::Snapshots { vmid } => {
+                json(&cluster.on(*vmid, |node| snapshot::list(node, *vmid, read_deadline()))?)
+            }
+            Op::NextVmid { start, end } => {
+                let (first, last) = host::range(&self.cx.definitions, *start, *end)?;
+                json(&host::next_vmid(
+                    &self.cx.definitions,
+                    &cluster.resources(read_deadline())?,
+                    first,
+                    last,
+                )?)
+            }
+            Op::Address { vmid, timeout } => {
+                let fixed = address::fixed(&self.cx.definitions).get(vmid).copied();
+                let deadline = Deadline::secs(*timeout);
+                json(&cluster.on(*vmid, |node| address::find(node, *vmid, fixed, deadline, progress))?)
+            }
+            Op::HostKey { vmid, timeout } => {
+                let deadline = Deadline::secs(*timeout);
+                json(&cluster.on(*vmid, |node| agent::host_key(node, *vmid, deadline))?)
+            }
+            Op::Upload { file, node } => {
+                let node = self.place(node.as_ref())?;
+                let uploaded = upload::image(&*node.api.transport(), file, progress)?;
+                json(&UploadedImage { path: uploaded.path })
+            }
+            Op::RemoveUpload { path, node } => {
+                let node = self.place(node.as_ref())?;
+                upload::Uploaded::named(path)?.remove(&*node.api.transport())?;
+                Ok(Value::Null)
+            }
+            _ => Err(Error::usage("a request that this program does not know")),
+        }
+    }
+
+    fn place(&self, node: Option<&NodeName>) -> Result<std::rc::Rc<crate::node::Node>> {
+        node.map_or_else(|| self.cluster.base(), |name| self.cluster.node(name))
+    }
+
+    fn change(&self, op: &Op, permit: &Permit, progress: &mut dyn FnMut(&str)) -> Result<Value> {
+        let (cluster, vmid, deadline) = (self.cluster, permit.vmid(), Deadline::secs(self.wait));
+        let mut power = |action: power::Action| {
+            cluster.on(vmid, |node| power::act(node, permit, action, deadline, progress)).map(drop)
+        };
+        match op {
+            Op::Start { .. } => power(power::Action::Start)?,
+            Op::Stop { .. } => power(power::Action::Stop)?,
+            Op::Shutdown { timeout, force, .. } => {
+                power(power::Action::Shutdown { timeout: *timeout, force: *force })?;
+            }
+            Op::Reboot { timeout, .. } => power(power::Action::Reboot { timeout: *timeout })?,
+            Op::Clone(request) => {
+                let mut request = request.clone();
+                request.node = request.node.or_else(|| self.cx.wanted_node(vmid));
+                clone::clone(cluster, permit, &request, deadline, progress)?;
+            }
+            Op::Configure { settings, delete, digest, .. } => {
+                let mut settings = settings.clone();
+                if let Some(keys) = settings.get_mut("sshkeys") {
+                    *keys = keys::normalise(keys)?;
+                }
+                let digest = digest.as_deref();
+                cluster.on(vmid, |node| {
+                    config::change(node, permit, &settings, delete, digest, deadline, progress)
+                })?;
+            }
+            Op::Resize { disk, size, .. } => {
+                cluster.on(vmid, |node| resize::grow(node, permit, disk, *size, deadline, progress))?;
+            }
+            Op::CreateDisk { size, storage, disk, .. } => {
+                let disk = cluster.on(vmid, |node| {
+                    disk::create(node, permit, (*size, storage), disk.as_ref(), deadline, progress)
+                })?;
+                return json(&NewDisk { disk });
+            }
+            Op::Template { .. } => {
+                cluster.on(vmid, |node| template::convert(node, permit, deadline, progress))?;
+            }
+            Op::Destroy { marker, stop, .. } => {
+                let there = cluster.on(vmid, |node| config::read(node, vmid, deadline))?;
+                if there.marker.as_ref() != Some(marker) {
+                    return Err(Error::refused(format!(
+                        "refused to destroy VM {vmid}: it does not carry the marker that the request names"
+                    ))
+                    .now("nothing was changed")
+                    .hint(format!("proxmox-ops config {vmid}")));
+                }
+                cluster.on(vmid, |node| destroy::destroy(node, permit, &there, *stop, deadline, progress))?;
+            }
+            Op::Snapshot { name, description, memory, .. } => {
+                let action = snapshot::Action::Take { description: description.clone(), memory: *memory };
+                self.snapshot(permit, name, &action, deadline, progress)?;
+            }
+            Op::Rollback { name, start, .. } => {
+                let action = snapshot::Action::Rollback { start: *start };
+                self.snapshot(permit, name, &action, deadline, progress)?;
+            }
+            Op::DeleteSnapshot { name, .. } => {
+                self.snapshot(permit, name, &snapshot::Action::Delete, deadline, progress)?;
+            }
+            Op::Exec { command, timeout, .. } => {
+                agent::check_words(command)?;
+                return json(&agent::run(cluster, permit, command, Deadline::secs(*timeout))?);
+            }
+            _ => return Err(Error::usage("a request that this program does not know")),
+        }
+        Ok(Value::Null)
+    }
+
+    fn snapshot(
+        &self,
+        permit: &Permit,
+        name: &str,
+        action: &snapshot::Action,
+        deadline: Deadline,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<()> {
+        let name: SnapshotName = name.parse()?;
+        self.cluster.on(permit.vmid(), |node| snapshot::act(node, permit, &name, action, deadline, progress))
+    }
+}
+
+fn json(value: &impl Serialize) -> Result<Value> {
+    serde_json::to_value(value).map_err(|e| Error::failed("can not write an answer").caused_by(e))
+}
+
+/// Whether a way that was lost is worth making anew.
+pub(super) fn is_lost(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Unreachable | Kind::OutcomeUnknown)
+}
+
+/// How often those who wait look around.
+pub(super) const LOOK: Duration = Duration::from_millis(100);
