@@ -88,7 +88,17 @@ impl Node {
 impl Stream {
     /// Parses `text`; errors carry line and column but no text of the file.
     pub(crate) fn parse(text: &str) -> Result<Stream> {
-        let mut builder = Builder { text, offsets: Offsets::new(text), anchored: HashMap::new() };
+        Stream::parse_as(text, text).or_else(|error| {
+            // YAML wants the bracket that closes a list to be indented deeper than its key. Sops does not, nor do
+            // people.
+            let joined = closing_brackets_joined(text);
+            if joined == text { Err(error) } else { Stream::parse_as(&joined, text).map_err(|_| error) }
+        })
+    }
+
+    /// Parses `text`, of which each byte stands for the one at its place in `original`.
+    fn parse_as(text: &str, original: &str) -> Result<Stream> {
+        let mut builder = Builder { text, original, offsets: Offsets::new(text), anchored: HashMap::new() };
         let mut documents = Vec::new();
         let mut events = Parser::new_from_str(text);
         while let Some(event) = events.next_event() {
@@ -159,8 +169,32 @@ impl Offsets {
     }
 }
 
+/// The text with every line that begins with a closing bracket joined to the one before, byte for byte: line breaks
+/// and the comments before them become spaces.
+fn closing_brackets_joined(text: &str) -> String {
+    let mut bytes = text.as_bytes().to_vec();
+    let mut start = 0;
+    for (at, _) in text.match_indices('\n') {
+        if text[at + 1..].trim_start_matches([' ', '\t']).starts_with([']', '}']) {
+            let line = &text[start..at];
+            let comment = line.char_indices().find(|(i, c)| {
+                let before = &line[..*i];
+                let quoted = |quote| before.matches(quote).count() % 2 == 1;
+                *c == '#' && before.ends_with([' ', '\t']) && !quoted('"') && !quoted('\'')
+            });
+            let from = start + comment.map_or(line.trim_end_matches('\r').len(), |(i, _)| i);
+            bytes[from..=at].fill(b' ');
+        }
+        start = at + 1;
+    }
+    // Whole characters were replaced by as many spaces as they have bytes.
+    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+}
+
 struct Builder<'t> {
     text: &'t str,
+    /// What the lines are counted in.
+    original: &'t str,
     offsets: Offsets,
     anchored: HashMap<usize, Node>,
 }
@@ -169,6 +203,14 @@ impl<'t> Builder<'t> {
     fn range(&self, span: Span) -> (usize, usize) {
         let end = self.text.len();
         (self.offsets.byte(span.start.index(), end), self.offsets.byte(span.end.index(), end))
+    }
+
+    /// The line of a byte, which the parser takes for `line`.
+    fn line(&self, start: usize, line: usize) -> usize {
+        if std::ptr::eq(self.text, self.original) {
+            return line;
+        }
+        self.original.as_bytes().iter().take(start).filter(|byte| **byte == b'\n').count() + 1
     }
 
     fn node<T: saphyr_parser::Input>(
@@ -188,7 +230,7 @@ impl<'t> Builder<'t> {
             end: raw_end,
             text_start: start,
             column: span.start.col(),
-            line: span.start.line(),
+            line: self.line(start, span.start.line()),
             anchor: None,
             flow: false,
         };

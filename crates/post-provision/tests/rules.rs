@@ -330,3 +330,21 @@ fn hosts_that_are_named_in_the_list_of_several_rules() {
     };
     gives(&file(""), &file("  - &new @N\n"));
 }
+
+/// Not quite YAML, but sops reads it and people write it.
+#[test]
+fn a_closing_bracket_under_its_key() {
+    let file = |new: &str| {
+        format!(
+            "keys:\n  - &me @A # é\n  - &web @W\n{}creation_rules:\n  - path_regex: x\n    age: [\n      *me, # [é] \"me\"\n      \
+             *web{new} # last\n    ]\n  - path_regex: y\n    key_groups: [\n      {{\n        age: [*me, *web{}]\n      }}\n    ]\n",
+            if new.is_empty() { "" } else { "  - &new @N\n" },
+            if new.is_empty() { "" } else { ", *new" },
+        )
+    };
+    let before = full(&file(""));
+    let edited = change(&before, &[]).unwrap();
+    assert_eq!(short(&edited.text), file(",\n      *new"));
+    assert_eq!(edited.gained, ["rule 'x' (line 5)", "rule 'y' (line 10)"]);
+    assert_eq!(remove(&edited.text).text, before);
+}
