@@ -267,6 +267,11 @@ proptest! {
             prop_assert!(!matches!(now, Err(EvalError::Syntax(_))) || matches!(was, Err(EvalError::Syntax(_))), "{text}\n---\n{after}");
         }
     }
+}
+
+proptest! {
+    // The formatter takes most of the time.
+    #![proptest_config(ProptestConfig { cases: cases() / 5, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// What `alejandra` accepted before an edit it accepts after. What it allows on one line and only there is left
     /// out, where an edit keeps what makes its inverse give the file back instead: a set of one attribute, a whole file,
