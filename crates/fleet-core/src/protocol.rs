@@ -77,6 +77,23 @@ pub enum Op {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         digest: Option<String>,
     },
+    /// Give a VM cloud-init documents in place of those that Proxmox makes, as files on the node that only root can
+    /// read, and change settings in the same request. Gives a list of strings, the documents' volumes; an empty one
+    /// where no storage of the node takes snippets, and then only the settings are changed.
+    GiveDocuments {
+        /// Which VM.
+        vmid: Vmid,
+        /// The documents, whole.
+        documents: BTreeMap<Document, String>,
+        /// As with [`Op::Configure`].
+        #[serde(default)]
+        settings: BTreeMap<String, String>,
+    },
+    /// Take those documents away again, files and setting. Gives whether there were any.
+    RemoveDocuments {
+        /// Which VM.
+        vmid: Vmid,
+    },
     /// Grow a disk to `size`; equal is nothing to do, smaller is refused. Verified by reading back. Gives null.
     Resize {
         /// Which VM.
@@ -246,6 +263,36 @@ pub struct NewDisk {
 pub struct UploadedImage {
     /// Where it is on the node.
     pub path: String,
+}
+
+/// One of cloud-init's documents, named as `cicustom` in qm.conf(5) names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Document {
+    /// meta-data.
+    Meta,
+    /// network-config.
+    Network,
+    /// user-data.
+    User,
+    /// vendor-data.
+    Vendor,
+}
+
+impl Document {
+    /// All of them.
+    pub const ALL: [Document; 4] = [Document::Meta, Document::Network, Document::User, Document::Vendor];
+}
+
+impl std::fmt::Display for Document {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Document::Meta => "meta",
+            Document::Network => "network",
+            Document::User => "user",
+            Document::Vendor => "vendor",
+        })
+    }
 }
 
 /// Everything a clone needs.

@@ -83,7 +83,9 @@ pub struct Outcome {
 /// Carries the plan out. Whatever stops it after the VM exists is finished by the same command.
 pub fn run(job: &Job<'_>, session: &mut Session, plan: Plan) -> Result<Outcome> {
     let began = Instant::now();
-    job.all_the_way(session, plan, began).map_err(|error| match error.kind() {
+    let outcome = job.all_the_way(session, plan, began);
+    job.remove_documents(session);
+    outcome.map_err(|error| match error.kind() {
         Kind::PartlyDone => error,
         _ => error.hint(format!("`provision-vm {}` continues from here", job.vm.name)),
     })
@@ -93,24 +95,36 @@ impl Job<'_> {
     fn all_the_way(&self, session: &mut Session, plan: Plan, began: Instant) -> Result<Outcome> {
         let marker = plan.marker().clone();
         let mut state = State::load(&marker);
-        self.prepare(session, plan)?;
+        let private = PrivateDir::new()?;
+        let given = self.prepare(session, plan, &private)?;
+        if let Some(key) = &given {
+            state.remember(&marker, key.public())?;
+        }
         let address = self.find_address(session)?;
         let guest = self.guest(Some(address));
-        let known = self.host_keys(session, &state)?;
-        let (system, bootstrap_key) = self.wait_for_ssh(&guest, &known)?;
+        let known = self.host_keys(session, &state, given.as_ref())?;
+        let (system, bootstrap_key) = self.wait_for_ssh(&guest, &known).map_err(|error| match &given {
+            Some(_) if error.is_host_key_mismatch() => error
+                .now("the key was given to it through cloud-init, before it was started")
+                .hint("`cloud-init status --long` in the VM tells whether the image's cloud-init took its user-data"),
+            _ => error,
+        })?;
         state.remember(&marker, &bootstrap_key)?;
         if self.stops_before_install() && system != System::Nixos {
             self.say_what_remains(address);
             return Ok(Outcome { address, installed: false, integrated: false });
         }
-        let private = PrivateDir::new()?;
         let mut integrated = false;
         let host_key = if system == System::Nixos {
             [Step::Kexec, Step::Install, Step::Reboot].into_iter().for_each(|step| self.already(step));
             self.ui.done("NixOS is installed already");
             None
         } else {
-            let host_key = HostKey::generate(&self.vm.name, &private)?;
+            // The pair that cloud-init gave it stays its own: kexec carries it over, and NixOS gets it too.
+            let host_key = match given {
+                Some(given) => given,
+                None => HostKey::generate(&self.vm.name, &private)?,
+            };
             state.remember(&marker, host_key.public())?;
             self.journal.hide_files(host_key.extra_files());
             let installer = self.installer(&host_key, address)?;

@@ -118,6 +118,10 @@ impl Guest<'_> {
         poll(deadline, format_args!("NixOS on '{}' to boot and to answer as {user}", self.name), || {
             let limit = deadline.at_most(std::time::Duration::from_secs(TRY_LIMIT));
             match self.log_in(user, host_key, limit) {
+                // It may have had the same key.
+                Ok(session) if system(&session)? == System::Installer => {
+                    Ok(Err("the installer still answers".to_owned()))
+                }
                 Ok(session) => Ok(Ok(session)),
                 Err(error) if error.is_host_key_mismatch() => match old_key {
                     Some(old) if error.presented_host_key().map(blob) == Some(blob(old)) => {

@@ -102,6 +102,18 @@ impl HostKey {
         &self.extra_files
     }
 
+    /// Removes its files: another pair may take their place.
+    pub fn discard(self) -> Result<()> {
+        fs::remove_dir_all(&self.extra_files)
+            .and_then(|()| fs::remove_file(&self.public_file))
+            .map_err(|e| Error::io("remove", &self.extra_files, e))
+    }
+
+    /// The private half's file.
+    pub fn private_file(&self) -> PathBuf {
+        self.extra_files.join("etc/ssh/ssh_host_ed25519_key")
+    }
+
     /// A file with the public half, for `post-provision-vm --host-key`.
     pub fn public_file(&self) -> &Path {
         &self.public_file

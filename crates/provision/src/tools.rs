@@ -15,6 +15,7 @@ use fleet_core::{
     types::{VmName, Vmid},
 };
 use serde::Deserialize;
+use zeroize::Zeroizing;
 
 use crate::cli::Cli;
 
@@ -117,6 +118,12 @@ impl Tools {
     /// The installer; only absent when the run does not need it.
     pub fn installer(&self) -> Result<Command> {
         self.installer.clone().ok_or_else(|| Error::not_found("nixos-anywhere is not installed"))
+    }
+
+    /// The user-data for `name` with this private host key, as `cloudinit-gen user-data` gives it.
+    pub fn user_data(&self, name: &str, host_key: &Path) -> Result<Zeroizing<String>> {
+        let command = self.sibling(&self.cloudinit_gen).args(["user-data", name, "--host-key"]).arg(host_key);
+        Ok(Zeroizing::new(command.output(Deadline::secs(READ_LIMIT))?.checked()?.stdout_text()))
     }
 
     /// The keys that may log in on `name`, as `cloudinit-gen ssh-keys` gives them.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use fleet_core::{
-    Error, Result,
+    Error, Result, child,
     deadline::Deadline,
     definitions::*,
     guard::{Guard, Operation, Permit},
@@ -322,6 +322,78 @@ impl Write for Pipe {
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A node that is this machine: commands run in a local shell, one of its directories is a scratch directory here.
+pub(crate) struct Local {
+    commands: Mutex<Vec<String>>,
+    replaced: Vec<(String, String)>,
+}
+
+impl Local {
+    pub(crate) fn new(directory: &str, here: &std::path::Path) -> Local {
+        let replaced = vec![(directory.to_owned(), here.display().to_string())];
+        Local { commands: Mutex::default(), replaced }
+    }
+
+    /// Something in every command goes another way.
+    pub(crate) fn replacing(mut self, what: &str, by: &str) -> Local {
+        self.replaced.push((what.to_owned(), by.to_owned()));
+        self
+    }
+
+    /// What was asked of it.
+    pub(crate) fn commands(&self) -> Vec<String> {
+        self.commands.lock().unwrap().clone()
+    }
+
+    fn shell(&self, command: &str) -> child::Command {
+        self.commands.lock().unwrap().push(command.to_owned());
+        let replace = |text: String, (what, by): &(String, String)| text.replace(what, by);
+        child::Command::new("sh").arg("-c").arg(self.replaced.iter().fold(command.to_owned(), replace))
+    }
+}
+
+impl Transport for Local {
+    fn exec(&self, command: &str, stdin: &[u8], deadline: Deadline) -> Result<ExecOutput> {
+        let output = self.shell(command).stdin(stdin).output(deadline)?;
+        let status = ExecStatus::Code(output.status.code().unwrap_or(-1));
+        Ok(ExecOutput { stdout: output.stdout, stderr: output.stderr, status })
+    }
+    fn open_tcp(&self, _: &str, _: u16, _: Deadline) -> Result<Box<dyn Stream>> {
+        Err(Error::failed("no"))
+    }
+    fn open_exec_stream(&self, command: &str, _: Deadline) -> Result<Box<dyn Stream>> {
+        let (running, stdin, stdout) = self.shell(command).start()?;
+        Ok(Box::new(LocalStream(running, Some(stdin), stdout)))
+    }
+}
+
+/// Keeps the process, which would be ended with it.
+#[allow(dead_code)]
+struct LocalStream(child::Running, Option<std::process::ChildStdin>, std::process::ChildStdout);
+
+impl Read for LocalStream {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        self.2.read(buf)
+    }
+}
+
+impl Write for LocalStream {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        self.1.as_mut().unwrap().write(buf)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream for LocalStream {
+    fn set_deadline(&mut self, _: Deadline) {}
+    fn finish_writing(&mut self) -> std::io::Result<()> {
+        self.1 = None;
         Ok(())
     }
 }

@@ -220,6 +220,8 @@ fn the_schema_has_every_request_and_every_field() {
             delete: vec!["net0".into()],
             digest: Some("d".into()),
         },
+        Op::GiveDocuments { vmid: v, documents: Default::default(), settings: Default::default() },
+        Op::RemoveDocuments { vmid: v },
         Op::Resize { vmid: v, disk, size },
         Op::Start { vmid: v },
         Op::Stop { vmid: v },

@@ -18,8 +18,39 @@ fn failed(text: impl Into<String>, status: u32) -> Outcome {
     Outcome { stderr: (text.into() + "\n").into_bytes(), status, ..Outcome::default() }
 }
 
-/// Runs a command.
-pub async fn run(node: &Arc<Node>, command: &str) -> Outcome {
+/// Whether a command is a script on a storage's snippets.
+fn is_on_snippets(node: &Node, command: &str) -> bool {
+    node.read(|d| d.storages.iter().any(|s| command.contains(&format!("{}/snippets", s.path))))
+}
+
+/// Whether a command reads its standard input.
+pub fn wants_input(command: &str) -> bool {
+    command.contains("cat >")
+}
+
+/// Runs a script in a real shell, on the node's own directories in place of this machine's.
+async fn shell(node: &Node, command: &str, input: &[u8]) -> std::io::Result<Outcome> {
+    use tokio::io::AsyncWriteExt;
+    let paths: Vec<String> = node.read(|d| d.storages.iter().map(|s| s.path.clone()).collect());
+    let here = |text: String, path: &String| text.replace(path, &node.file(path).display().to_string());
+    let script = paths.iter().fold(command.to_owned(), here);
+    let mut shell = tokio::process::Command::new("sh");
+    shell.arg("-c").arg(script).stdin(std::process::Stdio::piped());
+    let mut child =
+        shell.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(input).await?;
+    }
+    let output = child.wait_with_output().await?;
+    let status = output.status.code().and_then(|code| u32::try_from(code).ok()).unwrap_or(255);
+    Ok(Outcome { stdout: output.stdout, stderr: output.stderr, status })
+}
+
+/// Runs a command that is given this on its standard input.
+pub async fn run(node: &Arc<Node>, command: &str, input: &[u8]) -> Outcome {
+    if is_on_snippets(node, command) {
+        return shell(node, command, input).await.unwrap_or_else(|e| failed(format!("sh: {e}"), 1));
+    }
     if command.contains("assemble_ticket") {
         // The program that tries the short way first, unless it is told not to.
         let short = command.contains("new_private_key") && !command.ends_with(" full");

@@ -243,6 +243,23 @@ impl Node {
         &self.dir
     }
 
+    /// Where a file of the node's own file system is.
+    pub fn file(&self, path: &str) -> PathBuf {
+        self.dir.join("root").join(path.trim_start_matches('/'))
+    }
+
+    /// Where a snippet is, when its volume id is one.
+    pub fn snippet(&self, data: &Data, volume: &str) -> Option<PathBuf> {
+        let (storage, name) = volume.split_once(":snippets/")?;
+        let storage = data.storage(storage).filter(|s| s.content.iter().any(|c| c == "snippets"))?;
+        Some(self.file(&format!("{}/snippets/{name}", storage.path)))
+    }
+
+    /// Whether a volume is there, snippets included.
+    pub fn has_volume(&self, data: &Data, volume: &str) -> bool {
+        data.volumes.contains_key(volume) || self.snippet(data, volume).is_some_and(|path| path.is_file())
+    }
+
     /// Its SSH host key, private.
     pub fn host_key(&self) -> &str {
         &self.host_key

@@ -211,7 +211,13 @@ impl Handler for NodeHandler {
         let node = Arc::clone(&self.node);
         let handle = session.handle();
         tokio::spawn(async move {
-            let outcome = exec::run(&node, &command).await;
+            let mut input = Vec::new();
+            let mut taken = taken.filter(|_| exec::wants_input(&command)).map(Channel::into_stream);
+            if let Some(stream) = &mut taken {
+                // A client that goes away in between has sent what it has sent.
+                let _ = tokio::io::AsyncReadExt::read_to_end(stream, &mut input).await;
+            }
+            let outcome = exec::run(&node, &command, &input).await;
             finish(&handle, channel, outcome.stdout, outcome.stderr, outcome.status).await;
             drop(taken);
         });

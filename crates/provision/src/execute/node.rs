@@ -1,25 +1,34 @@
 //! Steps on the node: from the template to a started VM, and the cloud-init drive at the end.
 
+use std::collections::BTreeMap;
+
 use fleet_core::{
     Error, Kind, Result,
     deadline::{Deadline, poll},
     definitions::ManagedVm,
-    protocol::{Marker, Op, Session, VmConfig},
+    protocol::{Document, Marker, Op, Session, VmConfig},
     ui::Ui,
 };
 
 use super::{Job, limit};
 use crate::{
     guest::{self, System},
+    host_key::{HostKey, PrivateDir},
     plan::{self, Origin, Plan},
-    settings::{self, BOOTSTRAP_USER},
+    settings::{self, BOOTSTRAP_USER, Settings},
     steps::Step,
     world,
 };
 
 impl Job<'_> {
-    /// Everything up to the started VM.
-    pub(super) fn prepare(&self, session: &mut Session, plan: Plan) -> Result<()> {
+    /// Everything up to the started VM. Gives the host key that its bootstrap system was given through cloud-init:
+    /// none when it runs already, or where no storage of the node takes snippets.
+    pub(super) fn prepare(
+        &self,
+        session: &mut Session,
+        plan: Plan,
+        private: &PrivateDir,
+    ) -> Result<Option<HostKey>> {
         let vm = self.vm;
         self.clone_template(session, plan)?;
         let (config, status) = world::existing(session, vm.vmid)?.ok_or_else(|| {
@@ -30,15 +39,21 @@ impl Job<'_> {
         if running && self.is_nixos(session)? {
             // Its cloud-init settings must never change again: they would make it a new instance.
             [Step::Configure, Step::Grow, Step::Start].into_iter().for_each(|step| self.already(step));
-            return Ok(());
+            return Ok(None);
         }
         let changes = settings::changes(vm, self.keys, &config.settings);
-        if changes.is_empty() {
+        let mut given = None;
+        if changes.is_empty() && running {
             self.already(Step::Configure);
         } else {
             self.step(Step::Configure, "Configuring resources and networking", || {
-                let op = Op::Configure { vmid: vm.vmid, settings: changes, delete: Vec::new(), digest: None };
-                self.change(session, op, limit::CHANGE)?;
+                if running {
+                    let op =
+                        Op::Configure { vmid: vm.vmid, settings: changes, delete: Vec::new(), digest: None };
+                    self.change(session, op, limit::CHANGE)?;
+                } else {
+                    given = self.configure_with_host_key(session, changes, private)?;
+                }
                 Ok(((), "VM configured".to_owned()))
             })?;
         }
@@ -55,12 +70,67 @@ impl Job<'_> {
         }
         if running {
             self.already(Step::Start);
-            return Ok(());
+            return Ok(given);
         }
         self.step(Step::Start, "Starting VM", || {
             self.change(session, Op::Start { vmid: vm.vmid }, limit::CHANGE)?;
-            Ok(((), "VM started".to_owned()))
+            Ok((given, "VM started".to_owned()))
         })
+    }
+
+    /// Makes the VM's host key and gives it to the bootstrap system in the user-data, in one change with the
+    /// settings. Without a storage for it only the settings are changed.
+    fn configure_with_host_key(
+        &self,
+        session: &mut Session,
+        settings: Settings,
+        private: &PrivateDir,
+    ) -> Result<Option<HostKey>> {
+        let vmid = self.vm.vmid;
+        let host_key = HostKey::generate(&self.vm.name, private)?;
+        self.journal.hide_files(host_key.extra_files());
+        let user_data = self.tools.user_data(self.vm.name.as_str(), &host_key.private_file())?;
+        // What is written down is the change without the document.
+        self.journal.request(&Op::Configure {
+            vmid,
+            settings: settings.clone(),
+            delete: Vec::new(),
+            digest: None,
+        });
+        let documents = BTreeMap::from([(Document::User, user_data.to_string())]);
+        let op = Op::GiveDocuments { vmid, documents, settings };
+        let volumes: Vec<String> = session.ask(op, Deadline::secs(limit::CHANGE), |line| {
+            self.journal.progress(line);
+            self.ui.detail(line);
+        })?;
+        if volumes.is_empty() {
+            self.ui.detail("no storage takes snippets: the host key will be read through the guest agent");
+            host_key.discard()?;
+            return Ok(None);
+        }
+        Ok(Some(host_key))
+    }
+
+    /// Takes the document with the private key off the node again. The machine has read it, or is not there; a
+    /// later start makes it Proxmox's own.
+    pub(super) fn remove_documents(&self, session: &mut Session) {
+        let op = Op::RemoveDocuments { vmid: self.vm.vmid };
+        let answer: Result<bool> =
+            session.ask(op, Deadline::secs(limit::CHANGE), |line| self.ui.detail(line));
+        match answer {
+            Ok(_) => {}
+            Err(error) if error.kind() == Kind::NotFound => {}
+            Err(error) => {
+                self.ui.warn(format!(
+                    "the VM's user-data, with its host key, may still be on the node: {}",
+                    error.chain()
+                ));
+                self.ui.warn(format!(
+                    "run again, or: cloudinit-gen ssh-keys {0} | proxmox-ops cloudinit-config {0} - --no-documents",
+                    self.vm.name
+                ));
+            }
+        }
     }
 
     fn clone_template(&self, session: &mut Session, plan: Plan) -> Result<()> {

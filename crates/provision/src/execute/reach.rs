@@ -11,6 +11,7 @@ use fleet_core::{
 use super::{Job, fingerprint, limit};
 use crate::{
     guest::{self, Guest, System},
+    host_key::HostKey,
     plan,
     settings::BOOTSTRAP_USER,
     state::State,
@@ -43,9 +44,21 @@ impl Job<'_> {
         Ok(answer.address)
     }
 
-    /// The host keys that the VM may show, the likeliest first: the one that the guest agent reads now, and
-    /// those that an earlier run read or made (the installer has no agent).
-    pub(super) fn host_keys(&self, session: &mut Session, state: &State) -> Result<Vec<String>> {
+    /// The host keys that the VM may show, the likeliest first: the one that it was given; else the one that the
+    /// guest agent reads now, and those that an earlier run read or made (the installer has no agent).
+    pub(super) fn host_keys(
+        &self,
+        session: &mut Session,
+        state: &State,
+        given: Option<&HostKey>,
+    ) -> Result<Vec<String>> {
+        if let Some(given) = given {
+            let said = format!("Host key: {}", fingerprint(given.public())?);
+            let keys = vec![given.public().to_owned()];
+            return self.step(Step::HostKey, "Pinning the host key that cloud-init gives the VM", || {
+                Ok((keys, said))
+            });
+        }
         self.step(Step::HostKey, "Reading the VM's host key through the hypervisor", || {
             let timeout = if state.host_keys.is_empty() { limit::AGENT } else { limit::AGENT_AGAIN };
             let op = Op::HostKey { vmid: self.vm.vmid, timeout };

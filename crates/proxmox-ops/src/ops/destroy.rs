@@ -10,7 +10,7 @@ use fleet_core::{
     types::VmName,
 };
 
-use super::{Progress, config, power};
+use super::{Progress, config, power, snippet};
 use crate::{
     api::{call::Call, encode},
     node::Node,
@@ -84,6 +84,10 @@ pub fn destroy(
     };
     tasks::run_or_look(&node.api, permit, &call, ("qmdestroy", vmid, &name), deadline, progress, &mut done)?;
     if done()? {
+        let cicustom = config.settings.get("cicustom").map_or("", String::as_str);
+        if let Err(e) = snippet::remove_files(node, cicustom, vmid, deadline) {
+            progress(&e.chain());
+        }
         return Ok(());
     }
     Err(Error::failed(format!("VM {vmid} is still there although its removal ended well"))

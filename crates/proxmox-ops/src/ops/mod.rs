@@ -13,6 +13,7 @@ pub mod power;
 pub mod queue;
 pub mod resize;
 pub mod snapshot;
+pub mod snippet;
 pub mod sweep;
 pub mod template;
 pub mod upload;

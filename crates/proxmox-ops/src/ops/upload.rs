@@ -114,64 +114,7 @@ fn send(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fleet_core::{
-        child,
-        ssh::{ExecOutput, ExecStatus, Stream},
-    };
-    use std::sync::{Arc, Mutex};
-
-    /// A node that is this machine: commands run in a local shell, `/var/tmp` is a scratch directory.
-    struct Local(Arc<Mutex<Vec<String>>>, std::path::PathBuf);
-
-    /// Keeps the process, which would be ended with it.
-    #[allow(dead_code)]
-    struct Pipes(child::Running, Option<std::process::ChildStdin>, std::process::ChildStdout);
-
-    impl Read for Pipes {
-        fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-            self.2.read(buf)
-        }
-    }
-
-    impl Write for Pipes {
-        fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
-            self.1.as_mut().unwrap().write(buf)
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl Stream for Pipes {
-        fn set_deadline(&mut self, _: Deadline) {}
-        fn finish_writing(&mut self) -> std::io::Result<()> {
-            self.1 = None;
-            Ok(())
-        }
-    }
-
-    impl Local {
-        fn shell(&self, command: &str) -> child::Command {
-            self.0.lock().unwrap().push(command.to_owned());
-            let command = command.replace("/var/tmp", &self.1.display().to_string());
-            child::Command::new("sh").arg("-c").arg(command)
-        }
-    }
-
-    impl Transport for Local {
-        fn exec(&self, command: &str, _: &[u8], deadline: Deadline) -> Result<ExecOutput> {
-            let output = self.shell(command).output(deadline)?;
-            let status = ExecStatus::Code(output.status.code().unwrap_or(-1));
-            Ok(ExecOutput { stdout: output.stdout, stderr: output.stderr, status })
-        }
-        fn open_tcp(&self, _: &str, _: u16, _: Deadline) -> Result<Box<dyn Stream>> {
-            Err(Error::failed("no"))
-        }
-        fn open_exec_stream(&self, command: &str, _: Deadline) -> Result<Box<dyn Stream>> {
-            let (running, stdin, stdout) = self.shell(command).start()?;
-            Ok(Box::new(Pipes(running, Some(stdin), stdout)))
-        }
-    }
+    use crate::testing::Local;
 
     #[test]
     fn an_image_arrives_whole_and_goes_again() {
@@ -179,17 +122,18 @@ mod tests {
         let file = dir.path().join("debian.img");
         let bytes = [b"QFI\xfb".as_slice(), &vec![7; 700_000]].concat();
         std::fs::write(&file, &bytes).unwrap();
-        let node = Local(Arc::default(), dir.path().join("node"));
-        std::fs::create_dir(&node.1).unwrap();
+        let there = dir.path().join("node");
+        let node = Local::new("/var/tmp", &there);
+        std::fs::create_dir(&there).unwrap();
         let mut lines = 0;
         let uploaded = image(&node, &file, &mut |_| lines += 1).unwrap();
         assert!(uploaded.path.starts_with("/var/tmp/fleet-image-") && uploaded.path.ends_with(".qcow2"));
-        let there: Vec<_> = std::fs::read_dir(&node.1).unwrap().map(|e| e.unwrap().path()).collect();
-        assert_eq!(there.len(), 1);
-        assert!(std::fs::read(&there[0]).unwrap() == bytes);
+        let files: Vec<_> = std::fs::read_dir(&there).unwrap().map(|e| e.unwrap().path()).collect();
+        assert_eq!(files.len(), 1);
+        assert!(std::fs::read(&files[0]).unwrap() == bytes);
         assert!(lines >= 3);
         uploaded.remove(&node).unwrap();
-        assert_eq!(std::fs::read_dir(&node.1).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(&there).unwrap().count(), 0);
     }
 
     #[test]
@@ -198,9 +142,9 @@ mod tests {
         let file = dir.path().join("x.raw");
         std::fs::write(&file, vec![1; 1000]).unwrap();
         // Its /var/tmp does not exist.
-        let node = Local(Arc::default(), dir.path().join("missing"));
+        let node = Local::new("/var/tmp", &dir.path().join("missing"));
         assert!(image(&node, &file, &mut |_| {}).is_err());
-        assert!(node.0.lock().unwrap().last().unwrap().starts_with("rm -f -- /var/tmp/fleet-image-"));
+        assert!(node.commands().last().unwrap().starts_with("rm -f -- /var/tmp/fleet-image-"));
         std::fs::write(&file, "").unwrap();
         assert_eq!(image(&node, &file, &mut |_| {}).unwrap_err().kind(), Kind::Usage);
     }

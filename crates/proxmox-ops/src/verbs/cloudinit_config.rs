@@ -1,22 +1,30 @@
 //! `proxmox-ops cloudinit-config`
 
+use std::{collections::BTreeMap, path::PathBuf};
+
 use clap::Args;
 use fleet_core::{
-    Result,
+    Error, Result,
     definitions::{Addressing, Entry, ManagedVm},
-    guard::Operation,
-    types::{UserName, VmName, VmRef},
+    guard::{Operation, Permit},
+    protocol::Document,
+    types::{StorageId, UserName, VmName, VmRef},
 };
 
 use crate::{
+    api::call::Call,
     context::{ChangeOptions, Context},
     keys,
+    ops::{self, snippet},
 };
 
 /// Set what cloud-init gives a VM: SSH keys, login, address, host name
 ///
 /// The address is the definition's (DHCP where there is none). Give it before the first start: a later change
 /// makes cloud-init run again as on a new machine.
+///
+/// Documents of one's own, for what no setting says, become files on the node that only root can read. They must be
+/// there at every start of the VM, and are taken away with --no-documents.
 #[derive(Debug, Args)]
 pub struct CloudinitConfig {
     /// VMID or name
@@ -30,6 +38,24 @@ pub struct CloudinitConfig {
     /// Login that gets the keys
     #[arg(long, value_name = "NAME", default_value = "root")]
     login: UserName,
+    /// user-data in place of Proxmox's own, which its settings then say nothing of: a file, or - for standard input
+    #[arg(long, value_name = "FILE", help_heading = "Documents")]
+    user_data: Option<PathBuf>,
+    /// network-config in place of Proxmox's own
+    #[arg(long, value_name = "FILE", help_heading = "Documents")]
+    network_config: Option<PathBuf>,
+    /// meta-data in place of Proxmox's own
+    #[arg(long, value_name = "FILE", help_heading = "Documents")]
+    meta_data: Option<PathBuf>,
+    /// vendor-data, of which Proxmox makes none
+    #[arg(long, value_name = "FILE", help_heading = "Documents")]
+    vendor_data: Option<PathBuf>,
+    /// Storage for these documents [default: the first that takes snippets]
+    #[arg(long, value_name = "STORAGE", help_heading = "Documents")]
+    snippets: Option<StorageId>,
+    /// Take documents that were given this way away again, files and setting
+    #[arg(long, help_heading = "Documents", conflicts_with_all = ["user_data", "network_config", "meta_data", "vendor_data"])]
+    no_documents: bool,
     #[command(flatten)]
     options: ChangeOptions,
 }
@@ -38,6 +64,7 @@ impl CloudinitConfig {
     /// Runs it.
     pub fn run(&self, cx: &Context) -> Result<()> {
         let permit = cx.permit(&self.vm, &self.options, Operation::Change, "set cloud-init of")?;
+        let documents = self.documents()?;
         let keys = keys::read(&self.keys)?;
         let count = keys.lines().count();
         let mut settings =
@@ -50,7 +77,88 @@ impl CloudinitConfig {
             settings.push(("name", hostname.to_string()));
         }
         let done = format!("VM {}: cloud-init gives {} key(s) to {}", permit.vmid(), count, self.login);
-        super::configure(cx, &permit, &self.options, &settings, &done)
+        if documents.is_empty() && !self.no_documents {
+            return super::configure(cx, &permit, &self.options, &settings, &done);
+        }
+        let settings: BTreeMap<String, String> =
+            settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        if self.options.change.dry_run {
+            return self.show(cx, &permit, settings, &documents);
+        }
+        let (cluster, deadline) = (cx.connect()?, self.options.deadline());
+        let volumes = cluster.on(permit.vmid(), |node| {
+            if documents.is_empty() {
+                ops::config::change(node, &permit, &settings, &[], None, deadline, &mut cx.progress())?;
+                snippet::remove(node, &permit, deadline, &mut cx.progress())?;
+                return Ok(Vec::new());
+            }
+            let place = snippet::place(node, self.snippets.as_ref(), deadline)?.ok_or_else(|| {
+                Error::failed("no storage of the node takes snippets").now("nothing was changed").hint(
+                    "`pvesm set local --content iso,vztmpl,backup,snippets` on the node lets 'local' take them",
+                )
+            })?;
+            snippet::give(node, &permit, &place, &documents, &settings, deadline, &mut cx.progress())
+        })?;
+        if volumes.is_empty() {
+            cx.ui.done("No document of ours is on the node any more");
+        }
+        for volume in volumes {
+            cx.ui.done(format!("{volume} is on the node, for root alone"));
+        }
+        cx.changed(permit.vmid(), true, &done, &done)
+    }
+
+    /// The documents that are named, read and checked.
+    fn documents(&self) -> Result<BTreeMap<Document, String>> {
+        let named = [
+            (Document::User, &self.user_data),
+            (Document::Network, &self.network_config),
+            (Document::Meta, &self.meta_data),
+            (Document::Vendor, &self.vendor_data),
+        ];
+        let is_stdin = |path: &&PathBuf| path.as_os_str() == "-";
+        let stdin = named.iter().filter_map(|(_, path)| path.as_ref()).filter(is_stdin).count();
+        if stdin + usize::from(self.keys == "-") > 1 {
+            return Err(Error::usage("standard input can be one thing only")
+                .now("nothing was sent to the node")
+                .hint("give the others as files: @FILE for the keys"));
+        }
+        let mut documents = BTreeMap::new();
+        for (document, path) in named {
+            let Some(path) = path else { continue };
+            let text = if is_stdin(&path) {
+                std::io::read_to_string(std::io::stdin())
+            } else {
+                std::fs::read_to_string(path)
+            };
+            let text = text.map_err(|e| Error::io("read", path, e).now("nothing was sent to the node"))?;
+            snippet::check(document, &text)?;
+            documents.insert(document, text);
+        }
+        Ok(documents)
+    }
+
+    /// What would be sent; which storage takes the documents is only known from the node.
+    fn show(
+        &self,
+        cx: &Context,
+        permit: &Permit,
+        mut settings: BTreeMap<String, String>,
+        documents: &BTreeMap<Document, String>,
+    ) -> Result<()> {
+        let storage = self.snippets.as_ref().map_or("STORAGE", |storage| storage.as_str());
+        let volume = |document: &Document| {
+            format!("{document}={storage}:snippets/{}", snippet::name(permit.vmid(), *document))
+        };
+        let mut delete = Vec::new();
+        if documents.is_empty() {
+            delete.push("cicustom".to_owned());
+        } else {
+            let custom = documents.keys().map(volume).collect::<Vec<_>>().join(",");
+            settings.insert("cicustom".to_owned(), custom);
+        }
+        let pairs = settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        cx.show(&[Call::configure(permit, &cx.node_name()?, pairs, &delete, None)])
     }
 }
 

@@ -5,6 +5,8 @@ use std::{sync::Arc, time::Duration};
 use serde_json::{Map, Value, json};
 
 use super::{Call, Fail, Reply, disks, storage, vm::need};
+use fleet_core::authorized_keys::AuthorizedKey;
+
 use crate::{
     conf::{self, Section, VmConf},
     faults::Fault,
@@ -239,9 +241,7 @@ fn check_values(node: &Node, change: &Change) -> Reply<()> {
 
 fn ssh_keys_parse(encoded: &str) -> bool {
     let text = percent_encoding::percent_decode_str(encoded).decode_utf8_lossy().into_owned();
-    text.lines()
-        .map(|line| line.trim_end_matches('\r'))
-        .all(|line| russh::keys::PublicKey::from_openssh(line).is_ok())
+    text.lines().map(|line| line.trim_end_matches('\r')).all(|line| line.parse::<AuthorizedKey>().is_ok())
 }
 
 fn check_drive(node: &Node, key: &str, value: &str) -> Reply<()> {

@@ -152,7 +152,7 @@ fn drive(
         }
         let custom = conf.get("cicustom").unwrap_or_default().to_owned();
         for volume in custom.split(',').filter_map(|part| part.split_once('=')).map(|(_, v)| v) {
-            if !data.volumes.contains_key(volume) {
+            if !node.has_volume(data, volume) {
                 return Err(Fail::new(format!("volume '{volume}' does not exist")));
             }
         }

@@ -91,7 +91,7 @@ async fn start(node: &Arc<Node>, worker: &Worker, p: &Params, vmid: u32) -> Resu
     }
     if let Some(custom) = conf.get("cicustom") {
         for volume in custom.split(',').filter_map(|part| part.split_once('=')).map(|(_, v)| v) {
-            if !node.read(|d| d.volumes.contains_key(volume)) {
+            if !node.read(|d| node.has_volume(d, volume)) {
                 return Err(format!("volume '{volume}' does not exist"));
             }
         }

@@ -8,7 +8,7 @@ use std::{
 
 use sha1::{Digest, Sha1};
 
-use super::{Disk, Os, Running, System};
+use super::{Disk, Os, Running, System, cloudinit::UserData};
 use crate::{
     conf::{self, VmConf},
     keys,
@@ -52,20 +52,27 @@ pub fn instance_id(conf: &VmConf) -> String {
 }
 
 /// What cloud-init makes of the image.
-fn cloud_system(conf: &VmConf, before: Option<&System>) -> Result<System, String> {
+fn cloud_system(node: &Node, data: &Data, conf: &VmConf, before: Option<&System>) -> Result<System, String> {
     let seeded = crate::api::has_cloudinit_drive(conf);
-    let instance = if seeded { instance_id(conf) } else { "none".to_owned() };
+    let given = if seeded { UserData::of(node, data, conf) } else { UserData::default() };
+    let host_key = given.host_key().map(str::to_owned);
+    let mut instance = if seeded { instance_id(conf) } else { "none".to_owned() };
+    if let Some(key) = &host_key {
+        // The id covers the documents themselves.
+        instance
+            .push_str(&Sha1::digest(key.as_bytes()).iter().map(|b| format!("{b:02x}")).collect::<String>());
+    }
     if let Some(system) = before.filter(|s| s.instance == instance) {
         return Ok(system.clone());
     }
-    let user = conf.get("ciuser").filter(|u| seeded && !u.is_empty()).unwrap_or("ubuntu");
-    let text = conf.get("sshkeys").filter(|_| seeded).unwrap_or_default();
-    let text = percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
-    let lines = text.lines().map(|l| l.trim().to_owned()).filter(|l| !l.is_empty()).collect();
-    let hostname = conf.get("name").filter(|_| seeded).unwrap_or("ubuntu").to_owned();
-    // A new instance deletes the host keys and makes new ones (ssh_deletekeys).
-    let host_key = keys::generate(&format!("root@{hostname}")).map_err(|e| format!("{e:#}"))?;
-    Ok(System { hostname, host_key, users: BTreeMap::from([(user.to_owned(), lines)]), instance })
+    let hostname = given.hostname.unwrap_or_else(|| "ubuntu".to_owned());
+    let user = given.user.unwrap_or_else(|| "ubuntu".to_owned());
+    // A new instance deletes the host keys and, where it is given none, makes new ones (ssh_deletekeys).
+    let host_key = match host_key {
+        Some(key) => key,
+        None => keys::generate(&format!("root@{hostname}")).map_err(|e| format!("{e:#}"))?,
+    };
+    Ok(System { hostname, host_key, users: BTreeMap::from([(user, given.ssh_authorized_keys)]), instance })
 }
 
 fn static_address(conf: &VmConf) -> Option<String> {
@@ -105,7 +112,7 @@ fn boot_disk(node: &Node, d: &mut Data, vmid: u32, takes: Duration) -> Result<()
     let disk = d.guests.entry(vmid).or_default().disk.clone();
     let (os, system) = match disk {
         Disk::CloudImage(before) => {
-            let system = cloud_system(&conf, before.as_ref())?;
+            let system = cloud_system(node, d, &conf, before.as_ref())?;
             (Os::CloudImage, system)
         }
         Disk::Nixos(system) => (Os::Nixos, system),

@@ -1,5 +1,6 @@
 //! The machines behind the VMs: what is on their disk, which system runs, and how one becomes the other.
 
+mod cloudinit;
 mod files;
 mod install;
 mod life;

@@ -31,6 +31,8 @@ impl Nature {
             Op::Address { vmid, .. } | Op::HostKey { vmid, .. } => (Some(*vmid), false, true),
             Op::Clone(request) => (Some(request.vmid), true, true),
             Op::Configure { vmid, .. }
+            | Op::GiveDocuments { vmid, .. }
+            | Op::RemoveDocuments { vmid }
             | Op::Resize { vmid, .. }
             | Op::Start { vmid }
             | Op::Stop { vmid }

@@ -1,6 +1,6 @@
 //! From a request to its answer.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use fleet_core::{
     Error, Kind, Result,
@@ -17,7 +17,10 @@ use crate::{
     cluster::Cluster,
     context::{Context, read_deadline},
     keys,
-    ops::{address, agent, clone, config, destroy, disk, host, power, resize, snapshot, template, upload},
+    ops::{
+        address, agent, clone, config, destroy, disk, host, power, resize, snapshot, snippet, template,
+        upload,
+    },
 };
 
 /// What a worker serves requests with.
@@ -34,6 +37,9 @@ impl Server<'_> {
         let (vmid, operation, verb) = match op {
             Op::Clone(request) => (request.vmid, Operation::Create, "clone into"),
             Op::Configure { vmid, .. } => (*vmid, Operation::Change, "configure"),
+            Op::GiveDocuments { vmid, .. } | Op::RemoveDocuments { vmid } => {
+                (*vmid, Operation::Change, "set cloud-init of")
+            }
             Op::Resize { vmid, .. } => (*vmid, Operation::Change, "resize a disk of"),
             Op::CreateDisk { vmid, .. } => (*vmid, Operation::Change, "create a disk of"),
             Op::Start { vmid } => (*vmid, Operation::Change, "start"),
@@ -140,14 +146,26 @@ impl Server<'_> {
                 clone::clone(cluster, permit, &request, deadline, progress)?;
             }
             Op::Configure { settings, delete, digest, .. } => {
-                let mut settings = settings.clone();
-                if let Some(keys) = settings.get_mut("sshkeys") {
-                    *keys = keys::normalise(keys)?;
-                }
+                let settings = normalised(settings)?;
                 let digest = digest.as_deref();
                 cluster.on(vmid, |node| {
                     config::change(node, permit, &settings, delete, digest, deadline, progress)
                 })?;
+            }
+            Op::GiveDocuments { documents, settings, .. } => {
+                let settings = normalised(settings)?;
+                let volumes =
+                    cluster.on(vmid, |node| match snippet::place(node, None, read_deadline())? {
+                        Some(place) => {
+                            snippet::give(node, permit, &place, documents, &settings, deadline, progress)
+                        }
+                        None => config::change(node, permit, &settings, &[], None, deadline, progress)
+                            .map(|()| Vec::new()),
+                    })?;
+                return json(&volumes);
+            }
+            Op::RemoveDocuments { .. } => {
+                return json(&cluster.on(vmid, |node| snippet::remove(node, permit, deadline, progress))?);
             }
             Op::Resize { disk, size, .. } => {
                 cluster.on(vmid, |node| resize::grow(node, permit, disk, *size, deadline, progress))?;
@@ -203,6 +221,15 @@ impl Server<'_> {
         let name: SnapshotName = name.parse()?;
         self.cluster.on(permit.vmid(), |node| snapshot::act(node, permit, &name, action, deadline, progress))
     }
+}
+
+/// Settings with their keys as Proxmox takes them.
+fn normalised(settings: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
+    let mut settings = settings.clone();
+    if let Some(keys) = settings.get_mut("sshkeys") {
+        *keys = keys::normalise(keys)?;
+    }
+    Ok(settings)
 }
 
 fn json(value: &impl Serialize) -> Result<Value> {

@@ -1,0 +1,340 @@
+//! cloud-init documents as files on the node (snippets), for what no native setting says.
+//!
+//! Proxmox's API takes no upload of snippets, so they go through the SSH session. A document may hold a private
+//! host key: only root can read the file, and it is taken away when the machine has read it.
+
+use std::{collections::BTreeMap, fmt::Write};
+
+use fleet_core::{
+    Error, Kind, Result,
+    child::quote,
+    deadline::Deadline,
+    guard::Permit,
+    protocol::Document,
+    ssh::Transport,
+    types::{StorageId, Vmid},
+};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::{Progress, config, host};
+use crate::{api::encode::percent, node::Node};
+
+/// Proxmox reads no more than this of a snippet (PVE::QemuServer::Cloudinit).
+const MOST_BYTES: usize = 1024 * 1024;
+
+/// How long the node may take to write a document, in seconds.
+const WRITE: u64 = 60;
+
+/// Where a storage keeps its snippets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    storage: StorageId,
+    directory: String,
+}
+
+impl Place {
+    fn volume(&self, vmid: Vmid, document: Document) -> String {
+        format!("{}:snippets/{}", self.storage, name(vmid, document))
+    }
+
+    fn path(&self, vmid: Vmid, document: Document) -> String {
+        format!("{}/{}", self.directory, name(vmid, document))
+    }
+}
+
+/// The file's name: of one VM and one document, so that a later run finds it again.
+pub fn name(vmid: Vmid, document: Document) -> String {
+    format!("fleet-{vmid}-{document}.yaml")
+}
+
+/// Checks a document before anything is sent.
+pub fn check(document: Document, text: &str) -> Result<()> {
+    let wrong = |what: String| Err(Error::usage(what).now("nothing was sent to the node"));
+    if text.trim().is_empty() {
+        return wrong(format!("the {document} document is empty"));
+    }
+    if text.len() > MOST_BYTES {
+        return wrong(format!(
+            "the {document} document has {} bytes: Proxmox reads no more than {MOST_BYTES} of a snippet",
+            text.len()
+        ));
+    }
+    Ok(())
+}
+
+/// The place for snippets: on the given storage, else on the first one that takes them, the node's own before
+/// shared ones. `None` where there is none, or where we may not write there.
+pub fn place(node: &Node, given: Option<&StorageId>, deadline: Deadline) -> Result<Option<Place>> {
+    if given.is_none() && node.settings().user != "root" {
+        return Ok(None);
+    }
+    let mut storages = host::storages(node, deadline)?;
+    storages.retain(|s| s.active && s.content.iter().any(|c| c == "snippets"));
+    storages.sort_by_key(|s| (s.shared, s.storage.as_str() != "local"));
+    if let Some(wanted) = given
+        && !storages.iter().any(|s| s.storage == *wanted)
+    {
+        let fit: Vec<&str> = storages.iter().map(|s| s.storage.as_str()).collect();
+        let fit =
+            if fit.is_empty() { "none does".to_owned() } else { format!("these do: {}", fit.join(", ")) };
+        return Err(Error::failed(format!("storage '{wanted}' takes no snippets ({fit})"))
+            .now("nothing was changed")
+            .hint(format!("`pvesm set {wanted} --content …,snippets` on the node lets it take them")));
+    }
+    for storage in storages.iter().filter(|s| given.is_none_or(|wanted| s.storage == *wanted)) {
+        if let Some(place) = place_on(node, &storage.storage, deadline)? {
+            return Ok(Some(place));
+        }
+    }
+    Ok(None)
+}
+
+fn place_on(node: &Node, storage: &StorageId, deadline: Deadline) -> Result<Option<Place>> {
+    let path = format!("/storage/{}", percent(storage.as_str()));
+    let data = node.api.get(&format!("read the settings of storage '{storage}'"), &path, &[], deadline)?;
+    Ok(directory(&data).map(|directory| Place { storage: storage.clone(), directory }))
+}
+
+/// The directory of a storage's snippets, by its settings (`path`, `content-dirs`).
+fn directory(settings: &Value) -> Option<String> {
+    let path = settings.get("path").and_then(Value::as_str).filter(|path| path.starts_with('/'))?;
+    let dirs = settings.get("content-dirs").and_then(Value::as_str).unwrap_or_default();
+    let own = dirs.split(',').find_map(|part| part.strip_prefix("snippets="));
+    Some(format!("{}/{}", path.trim_end_matches('/'), own.unwrap_or("snippets").trim_matches('/')))
+}
+
+/// Gives a VM documents of ours in place of those that Proxmox makes: the files on the node, only for root, each
+/// verified by its checksum; and the setting that names them, in one request with other `settings`. Gives the volumes.
+///
+/// The files come first: Proxmox reads them in the request that makes the cloud-init drive. What was begun and
+/// failed is taken away again.
+pub fn give(
+    node: &Node,
+    permit: &Permit,
+    place: &Place,
+    documents: &BTreeMap<Document, String>,
+    settings: &BTreeMap<String, String>,
+    deadline: Deadline,
+    progress: Progress<'_>,
+) -> Result<Vec<String>> {
+    let vmid = permit.vmid();
+    documents.iter().try_for_each(|(document, text)| check(*document, text))?;
+    let now = config::read(node, vmid, deadline)?;
+    let mut custom = parts(now.settings.get("cicustom").map_or("", String::as_str));
+    for document in documents.keys() {
+        custom.insert(document.to_string(), place.volume(vmid, *document));
+    }
+    let mut settings = settings.clone();
+    settings.insert("cicustom".to_owned(), joined(&custom));
+    let mut done = || {
+        for (document, text) in documents {
+            progress(&format!("writing {}", place.path(vmid, *document)));
+            write(&*node.api.transport(), &place.path(vmid, *document), text)?;
+        }
+        config::change(node, permit, &settings, &[], None, deadline, progress)
+    };
+    if let Err(error) = done() {
+        return Err(match delete(node, &paths(place, vmid)) {
+            Ok(()) => error,
+            Err(e) => error.now(format!("and what was written could not be taken away again: {}", e.chain())),
+        });
+    }
+    Ok(documents.keys().map(|document| place.volume(vmid, *document)).collect())
+}
+
+/// Takes our documents away from a VM, files and setting; those of others stay. Gives whether the VM had any. What
+/// a run left that died before it could write the setting goes too.
+pub fn remove(node: &Node, permit: &Permit, deadline: Deadline, progress: Progress<'_>) -> Result<bool> {
+    let vmid = permit.vmid();
+    let now = config::read(node, vmid, deadline)?;
+    let mut custom = parts(now.settings.get("cicustom").map_or("", String::as_str));
+    let ours = ours(&custom, vmid);
+    if let Some(place) = place(node, None, deadline)? {
+        delete(node, &paths(&place, vmid))?;
+    }
+    if ours.is_empty() {
+        return Ok(false);
+    }
+    delete_files(node, &ours, vmid, deadline)?;
+    custom.retain(|_, volume| !ours.iter().any(|(_, ours)| ours == volume));
+    let (settings, deleted) = if custom.is_empty() {
+        (BTreeMap::new(), vec!["cicustom".to_owned()])
+    } else {
+        (BTreeMap::from([("cicustom".to_owned(), joined(&custom))]), Vec::new())
+    };
+    config::change(node, permit, &settings, &deleted, None, deadline, progress)?;
+    Ok(true)
+}
+
+/// Removes the files that a `cicustom` setting names and that are ours: for a VM that is gone.
+pub fn remove_files(node: &Node, cicustom: &str, vmid: Vmid, deadline: Deadline) -> Result<()> {
+    delete_files(node, &ours(&parts(cicustom), vmid), vmid, deadline)
+}
+
+fn delete_files(node: &Node, ours: &[(Document, String)], vmid: Vmid, deadline: Deadline) -> Result<()> {
+    for (document, volume) in ours {
+        let storage: StorageId = volume.split(':').next().unwrap_or_default().parse()?;
+        let Some(place) = place_on(node, &storage, deadline)? else { continue };
+        delete(node, &[place.path(vmid, *document)])?;
+    }
+    Ok(())
+}
+
+/// Where all the documents of a VM would be.
+fn paths(place: &Place, vmid: Vmid) -> Vec<String> {
+    Document::ALL.into_iter().map(|document| place.path(vmid, document)).collect()
+}
+
+fn delete(node: &Node, paths: &[String]) -> Result<()> {
+    let quoted: Vec<String> = paths.iter().map(|path| quote(path)).collect();
+    let command = format!("rm -f -- {}", quoted.join(" "));
+    let output = node.api.transport().exec(&command, b"", Deadline::secs(WRITE))?;
+    output.checked(&command, "the node").map(drop).map_err(|e| e.now("a document may still be on the node"))
+}
+
+/// The documents of ours in a `cicustom` setting, with their volumes.
+fn ours(custom: &BTreeMap<String, String>, vmid: Vmid) -> Vec<(Document, String)> {
+    Document::ALL
+        .into_iter()
+        .filter_map(|document| {
+            let volume = custom.get(&document.to_string())?;
+            let ends = format!(":snippets/{}", name(vmid, document));
+            volume.ends_with(&ends).then(|| (document, volume.clone()))
+        })
+        .collect()
+}
+
+fn parts(cicustom: &str) -> BTreeMap<String, String> {
+    let pairs = cicustom.split(',').filter_map(|part| part.split_once('='));
+    pairs.map(|(document, volume)| (document.to_owned(), volume.to_owned())).collect()
+}
+
+fn joined(custom: &BTreeMap<String, String>) -> String {
+    custom.iter().map(|(document, volume)| format!("{document}={volume}")).collect::<Vec<_>>().join(",")
+}
+
+/// Writes a file beside its place, syncs it, compares checksums, and puts it there with mode 0600.
+fn write(transport: &dyn Transport, path: &str, text: &str) -> Result<()> {
+    let sum = Sha256::digest(text.as_bytes()).iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    });
+    let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let (directory, file, target) = (quote(directory), quote(name), quote(path));
+    let command = format!(
+        "set -eu; umask 077; mkdir -p -- {directory}; new=$(mktemp -- {directory}/.{file}.XXXXXX); \
+         trap 'rm -f -- \"$new\"' EXIT; cat >\"$new\"; chmod 600 -- \"$new\"; sync -- \"$new\"; \
+         sha256sum <\"$new\"; mv -f -- \"$new\" {target}; sync -- {directory}; sha256sum <{target}; stat -c %a -- {target}"
+    );
+    let output = transport.exec(&command, text.as_bytes(), Deadline::secs(WRITE)).map_err(|e| {
+        if e.kind() == Kind::OutcomeUnknown {
+            e.now(format!("{path} may or may not be on the node"))
+        } else {
+            e
+        }
+    })?;
+    let said = output.checked(&format!("writing {path}"), "the node")?.stdout_text();
+    let words: Vec<&str> = said.split_whitespace().collect();
+    match words.as_slice() {
+        [staged, "-", there, "-", "600"] if *staged == sum && *there == sum => Ok(()),
+        [_, "-", there, "-", mode] if *there == sum => {
+            Err(Error::failed(format!("the node keeps {path} with mode {mode}: others than root could read it"))
+                .hint("a storage on a file system without owners and modes can not keep secrets: let another one take snippets"))
+        }
+        _ => Err(Error::failed(format!("the node has something else in {path} than what was sent"))
+            .now(format!("sent {sum}, there {}", said.trim().escape_debug()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Fake, Local, node};
+    use serde_json::json;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_document_is_written_for_root_alone_and_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = Local::new("/var/lib/vz", dir.path());
+        let text = "#cloud-config\nssh_keys: { a: 'b $(x) \"' }\n".repeat(500);
+        for _ in 0..2 {
+            write(&node, "/var/lib/vz/snip pets/fleet-110-user.yaml", &text).unwrap();
+        }
+        let place = dir.path().join("snip pets");
+        let names: Vec<_> = std::fs::read_dir(&place).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, ["fleet-110-user.yaml"]);
+        let file = place.join("fleet-110-user.yaml");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_document_that_changes_on_its_way_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = Local::new("/var/lib/vz", dir.path()).replacing("cat >\"$new\"", "head -c 5 >\"$new\"");
+        let error = write(&node, "/var/lib/vz/x.yaml", "#cloud-config\n").unwrap_err();
+        assert_eq!(error.message(), "the node has something else in /var/lib/vz/x.yaml than what was sent");
+        let node = Local::new("/var/lib/vz", dir.path()).replacing("stat -c %a", "echo 755 ;: ");
+        let error = write(&node, "/var/lib/vz/x.yaml", "#cloud-config\n").unwrap_err();
+        assert!(error.message().contains("with mode 755"), "{}", error.message());
+        let node = Local::new("/var/lib/vz", dir.path()).replacing("sync -- \"$new\"", "false");
+        assert!(write(&node, "/var/lib/vz/y.yaml", "#cloud-config\n").is_err());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing half written stays");
+    }
+
+    #[test]
+    fn a_storages_settings_say_where_its_snippets_are() {
+        assert_eq!(directory(&json!({ "path": "/var/lib/vz" })).unwrap(), "/var/lib/vz/snippets");
+        let own = json!({ "path": "/mnt/pve/nas/", "content-dirs": "iso=a/b,snippets=/x/snip" });
+        assert_eq!(directory(&own).unwrap(), "/mnt/pve/nas/x/snip");
+        assert_eq!(directory(&json!({ "pool": "rpool" })), None);
+    }
+
+    #[test]
+    fn the_nodes_own_storage_is_taken_before_a_shared_one() {
+        let storage = |name: &str, shared: u8, content: &str| json!({"storage": name, "type": "dir", "content": content, "active": 1, "enabled": 1, "shared": shared});
+        let fake = Fake::new()
+            .get("/cluster/status", json!([{"type": "node", "name": "prom", "local": 1}]))
+            .get(
+                "/nodes/prom/storage",
+                json!([
+                    storage("a-nas", 1, "snippets"),
+                    storage("bb", 0, "images,snippets"),
+                    storage("local", 0, "iso,snippets"),
+                    storage("zz", 0, "images")
+                ]),
+            )
+            .get("/storage/local", json!({"storage": "local", "path": "/var/lib/vz"}))
+            .get("/storage/bb", json!({"storage": "bb", "path": "/bb"}));
+        let node = node(&fake);
+        let find =
+            |given: Option<&str>| place(&node, given.map(|g| g.parse().unwrap()).as_ref(), Deadline::secs(5));
+        assert_eq!(find(None).unwrap().unwrap().directory, "/var/lib/vz/snippets");
+        assert_eq!(find(Some("bb")).unwrap().unwrap().directory, "/bb/snippets");
+        let error = find(Some("zz")).unwrap_err();
+        assert_eq!(error.message(), "storage 'zz' takes no snippets (these do: local, bb, a-nas)");
+    }
+
+    #[test]
+    fn only_our_own_documents_are_taken_away() {
+        let vmid = Vmid::new(110).unwrap();
+        let custom = parts(
+            "user=local:snippets/fleet-110-user.yaml,vendor=local:snippets/mine.yaml,network=nas:snippets/fleet-111-network.yaml",
+        );
+        assert_eq!(ours(&custom, vmid), [(Document::User, "local:snippets/fleet-110-user.yaml".to_owned())]);
+        assert_eq!(
+            joined(&custom),
+            "network=nas:snippets/fleet-111-network.yaml,user=local:snippets/fleet-110-user.yaml,vendor=local:snippets/mine.yaml"
+        );
+    }
+
+    #[test]
+    fn documents_are_checked_before_they_are_sent() {
+        assert!(check(Document::User, "#cloud-config\n").is_ok());
+        assert_eq!(check(Document::Meta, " \n").unwrap_err().message(), "the meta document is empty");
+        let long = check(Document::User, &"x".repeat(MOST_BYTES + 1)).unwrap_err();
+        assert!(long.message().contains("reads no more than 1048576"));
+    }
+}

@@ -1,0 +1,150 @@
+//! cloud-init documents of our own on the node, and keys from `cloudinit-gen` in a pipe.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test stops at the first surprise")]
+
+mod common;
+
+use std::os::unix::fs::PermissionsExt;
+
+use common::{Bench, KEY};
+use pve_sim::{
+    testing::{OPERATOR_PUBLIC, tool},
+    world::World,
+};
+
+/// Both tools in a real shell, with a pipe between them.
+fn shell(bench: &Bench, line: &str) -> std::process::Output {
+    let mut shell = std::process::Command::new("sh");
+    bench.sim.apply(&mut shell);
+    shell.env("GEN", tool("cloudinit-gen")).env("OPS", assert_cmd::cargo::cargo_bin!("proxmox-ops"));
+    shell.current_dir(bench.fleet.path()).args(["-e", "-c", line]).output().unwrap()
+}
+
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        let hex: Option<Vec<u8>> = (byte == b'%').then(|| rest.by_ref().take(2).collect());
+        bytes.push(hex.map_or(byte, |hex| u8::from_str_radix(&String::from_utf8(hex).unwrap(), 16).unwrap()));
+    }
+    String::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn keys_go_from_one_tool_to_the_other() {
+    let bench = Bench::new();
+    bench.clone_110();
+    let line = "\"$GEN\" ssh-keys test-automation | \"$OPS\" cloudinit-config test-automation -";
+    let output = shell(&bench, line);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    let stored = decoded(bench.sim.config(110).unwrap().get("sshkeys").unwrap());
+    assert_eq!(stored.split_whitespace().nth(1), OPERATOR_PUBLIC.split_whitespace().nth(1));
+    assert_eq!(bench.sim.config(110).unwrap().get("cicustom"), None);
+    // Options in front and a second key of the definition arrive as they were written.
+    bench.fleet.edit(
+        "vms/definitions.nix",
+        "vmid = 110;",
+        &format!("vmid = 110; authorizedKeys = [ \"command=\\\"echo a b\\\",no-pty {KEY}: # 'odd'\" ];"),
+    );
+    let output = shell(&bench, line);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let stored = decoded(bench.sim.config(110).unwrap().get("sshkeys").unwrap());
+    assert!(stored.contains(&format!("\ncommand=\"echo a b\",no-pty {KEY}: # 'odd'")), "{stored}");
+}
+
+#[test]
+fn a_host_key_reaches_the_guest_in_a_document_that_only_root_can_read() {
+    let bench = Bench::new();
+    bench.clone_110();
+    bench.ok(&["cloudinit-drive", "110"]);
+    let key = pve_sim::keys::generate("root@test-automation").unwrap();
+    bench.fleet.write("key", &key);
+    let output = shell(
+        &bench,
+        "\"$GEN\" ssh-keys test-automation >keys; \"$GEN\" user-data test-automation --host-key key | \
+         \"$OPS\" cloudinit-config test-automation @keys --user-data -",
+    );
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("local:snippets/fleet-110-user.yaml is on the node, for root alone"), "{said}");
+    assert!(!said.contains("PRIVATE"), "{said}");
+    let custom = || bench.sim.config(110).unwrap().get("cicustom").map(str::to_owned);
+    assert_eq!(custom().as_deref(), Some("user=local:snippets/fleet-110-user.yaml"));
+    let file = bench.sim.node().file("/var/lib/vz/snippets/fleet-110-user.yaml");
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(
+        std::fs::read_to_string(&file).unwrap().starts_with("#cloud-config\nhostname: test-automation\n")
+    );
+    // The private key was in no command and no argument.
+    let telling = key.lines().nth(2).unwrap();
+    assert!(!bench.sim.requests().iter().any(|r| format!("{:?}", r.what).contains(telling)));
+
+    bench.ok(&["start", "110"]);
+    assert_eq!(bench.sim.guest_host_key(110).unwrap(), pve_sim::keys::public_line(&key).unwrap());
+
+    bench.ok(&["cloudinit-config", "110", "@keys", "--no-documents"]);
+    assert_eq!(custom(), None);
+    assert!(!file.exists());
+    assert_eq!(std::fs::read_dir(file.parent().unwrap()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_destroyed_vm_leaves_no_document() {
+    let bench = Bench::new();
+    bench.clone_110();
+    bench.fleet.write("user", "#cloud-config\n{}\n");
+    bench.ok(&[
+        "cloudinit-config",
+        "110",
+        KEY,
+        "--user-data",
+        "user",
+        "--vendor-data",
+        "user",
+        "--snippets",
+        "nvmeprom",
+    ]);
+    let place = bench.sim.node().file("/mnt/nvmeprom/snippets");
+    assert_eq!(std::fs::read_dir(&place).unwrap().count(), 2);
+    bench.ok(&["destroy", "110", "yes"]);
+    assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0);
+}
+
+#[test]
+fn what_can_not_be_is_said_before_anything_is_changed() {
+    let mut world = World::default();
+    world.storages.iter_mut().for_each(|s| s.content.retain(|c| c != "snippets"));
+    let bench = Bench::with(world);
+    bench.clone_110();
+    bench.fleet.write("user", "#cloud-config\n{}\n");
+    let before = bench.sim.changes();
+    let ran = bench.run(&["cloudinit-config", "110", KEY, "--user-data", "user"]);
+    insta::assert_snapshot!(ran.err, @r"
+    ✗ no storage of the node takes snippets
+      nothing was changed
+    hint: `pvesm set local --content iso,vztmpl,backup,snippets` on the node lets 'local' take them
+    ");
+    let ran = bench.run(&["cloudinit-config", "110", KEY, "--user-data", "user", "--snippets", "local"]);
+    insta::assert_snapshot!(ran.err, @r"
+    ✗ storage 'local' takes no snippets (none does)
+      nothing was changed
+    hint: `pvesm set local --content …,snippets` on the node lets it take them
+    ");
+    let ran = bench.run(&["cloudinit-config", "110", "-", "--user-data", "-"]);
+    insta::assert_snapshot!(ran.err, @r"
+    ✗ standard input can be one thing only
+      nothing was sent to the node
+    hint: give the others as files: @FILE for the keys
+    ");
+    bench.fleet.write("user", " ");
+    let ran = bench.run(&["cloudinit-config", "110", KEY, "--user-data", "user"]);
+    insta::assert_snapshot!(ran.err, @r"
+    ✗ the user document is empty
+      nothing was sent to the node
+    ");
+    // Another's VM gets none.
+    let connections = bench.sim.connections();
+    let ran = bench.run(&["cloudinit-config", "doc1", KEY, "--user-data", "user"]);
+    assert_eq!((ran.code, bench.sim.connections()), (3, connections), "{}", ran.err);
+    assert_eq!(bench.sim.changes(), before);
+}
