@@ -246,7 +246,7 @@ fn announce(vm: &ManagedVm, plan: &Plan, cli: &Cli, install: bool, ui: Ui) {
 
 fn dry_run(vm: &ManagedVm, plan: &Plan, cli: &Cli, install: bool, flake: &str, ui: Ui) -> Result<()> {
     let mut lines = plan.lines(vm);
-    lines.push("find its address and read its host key through the guest agent".to_owned());
+    lines.push("find its address, and pin its host key: the one that cloud-init gives it, or the guest agent's where no storage takes snippets".to_owned());
     if install {
         for phase in [install::Phase::Kexec, install::Phase::Install, install::Phase::Reboot] {
             lines.push(format!("nixos-anywhere ({flake}): {}", phase.title()));

@@ -145,9 +145,10 @@ fn keys_come_from_text_a_file_or_standard_input() {
     bench.ok(&["cloudinit-config", "110", "@keys"]);
     let stored = || json(&bench.ok(&["config", "110", "--json"]))["settings"]["sshkeys"].clone();
     assert_eq!(stored(), KEY);
-    let other = KEY.replace("alice@laptop", "bob+x@y");
+    let other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMhYXQSOgHE+oBScuahDN238BE0yAfY11SzzS2QJOHE6 bob+x@y";
+    let again = KEY.replace("alice@laptop", "the same with another comment");
     let mut command = bench.command(&["cloudinit-config", "110", "-", "--login", "ops"]);
-    assert_eq!(bench.finish(command.write_stdin(format!("{KEY}\n{other}\n"))).code, 0);
+    assert_eq!(bench.finish(command.write_stdin(format!("{KEY}\n{other}\n{again}\n"))).code, 0);
     assert_eq!(stored(), format!("{KEY}\n{other}"));
     assert_eq!(json(&bench.ok(&["config", "110", "--json"]))["settings"]["ciuser"], "ops");
 }
