@@ -594,3 +594,39 @@ fn links_are_not_followed_out_of_the_repository() {
     assert_eq!(fleet.git(&["status", "--porcelain"]), "");
     assert_eq!(std::fs::read(outside.path().join("far.yaml")).unwrap(), far);
 }
+
+#[test]
+fn its_own_key_written_as_an_ssh_key_is_replaced_and_taken_out() {
+    let old = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGqmBvY8g+/GV17q56UYCmD9jOxIDq0TmSc7K+u4wB7L";
+    // Under its anchor, and without any name but on record in hosts.nix.
+    for (definition, element) in [(format!("  - &nas {old} root@nas\n"), "*nas"), (String::new(), old)] {
+        let fleet = Fleet::new();
+        fleet.edit("secrets/.sops.yaml", "creation_rules:", &format!("{definition}creation_rules:"));
+        fleet.edit(
+            "secrets/.sops.yaml",
+            "          - *web\n",
+            &format!("          - *web\n          - {element}\n"),
+        );
+        let entry =
+            format!("  nas = {{ user = \"fleet\"; publicKey = \"{old}\"; authorizedKeys = keys; }};\n");
+        fleet.edit("hosts.nix", "\n}\n", &format!("\n{entry}}}\n"));
+        let output = fleet
+            .tool(&["nas", "--host-key", "new.pub", "--yes", "--rotate", "--json"])
+            .assert()
+            .success()
+            .get_output()
+            .clone();
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(answer["retired"][0].as_str().unwrap().starts_with(old), "{answer}");
+        let rules = fleet.read("secrets/.sops.yaml");
+        assert!(!rules.contains(old) && rules.contains(&recipient("c")), "{rules}");
+        decrypt_file(&fleet.path("secrets/values.yaml"), &identity("c")).unwrap();
+        decrypt_file(&fleet.path("secrets/hosts/web/own.yaml"), &identity("c")).unwrap_err();
+        // And `remove` takes such a key out as well.
+        fleet.edit("secrets/.sops.yaml", &recipient("c"), &host_key("c"));
+        fleet.tool(&["remove", "nas", "--yes"]).assert().success();
+        let rules = fleet.read("secrets/.sops.yaml");
+        assert!(!rules.contains(&host_key("c")) && !rules.contains("nas"), "{rules}");
+        decrypt_file(&fleet.path("secrets/values.yaml"), &identity("c")).unwrap_err();
+    }
+}

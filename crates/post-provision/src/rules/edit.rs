@@ -86,7 +86,7 @@ impl Rules {
         let known: BTreeSet<&str> = change.known.iter().map(Recipient::as_str).chain(new).collect();
         let is_ours = |node: &Node| {
             node.anchor.as_deref() == Some(change.host)
-                || node.scalar().is_some_and(|text| known.contains(text))
+                || node.scalar().is_some_and(|text| is_one_of(text, &known))
         };
         if let Some(taken) =
             definitions.iter().find(|d| d.node.anchor.as_deref() == Some(change.host) && !is_key(d.node))
@@ -99,6 +99,8 @@ impl Rules {
         let mut keys: BTreeSet<String> =
             ours.iter().filter_map(|d| d.node.scalar()).map(str::to_owned).collect();
         keys.extend(known.iter().map(|k| (*k).to_owned()));
+        let listed = self.rules.iter().flat_map(super::Rule::age_keys).filter(|key| is_one_of(key, &known));
+        keys.extend(listed.map(str::to_owned));
         let anchors: BTreeSet<&str> =
             ours.iter().filter_map(|d| d.node.anchor.as_deref()).chain([change.host]).collect();
 
@@ -349,7 +351,12 @@ fn lists_hosts(rules: &Rules, rule: &super::Rule, index: usize, host: &str, flee
 }
 
 fn is_key(node: &Node) -> bool {
-    node.scalar().is_some_and(|text| text.starts_with("age1"))
+    node.scalar().is_some_and(|text| text.starts_with("age1") || text.starts_with("ssh-ed25519 "))
+}
+
+/// Whether a key is one of these, also where it is written as the SSH key that it comes from.
+fn is_one_of(text: &str, known: &BTreeSet<&str>) -> bool {
+    known.contains(text) || super::select::converted(text).is_some_and(|key| known.contains(key.as_str()))
 }
 
 fn spot(node: &Node) -> Item {

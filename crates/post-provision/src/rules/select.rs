@@ -47,11 +47,7 @@ impl Fleet {
 
     /// The host that this recipient or this anchor stands for.
     pub(super) fn host_of(&self, recipient: &str, anchor: Option<&str>) -> Option<&str> {
-        // sops takes an SSH key as it is, too.
-        let converted = recipient
-            .starts_with("ssh-ed25519 ")
-            .then(|| HostKey::parse(recipient).and_then(|key| key.recipient()).ok())
-            .flatten();
+        let converted = converted(recipient);
         let recipient = converted.as_ref().map_or(recipient, Recipient::as_str);
         let by_key = self.hosts.iter().find(|(_, known)| known.recipient.as_deref() == Some(recipient));
         let by_name = || {
@@ -72,6 +68,12 @@ impl Fleet {
                 .get(host)
                 .is_some_and(|known| known.names.iter().any(|name| name.eq_ignore_ascii_case(word)))
     }
+}
+
+/// The recipient that an SSH key stands for: sops takes these as they are, too.
+pub(super) fn converted(text: &str) -> Option<Recipient> {
+    let key = text.starts_with("ssh-ed25519 ").then(|| HostKey::parse(text).ok()).flatten()?;
+    key.recipient().ok()
 }
 
 /// The name in an anchor that says of itself that it is a host's: `host_web`, `server-web`. Any other word beside a
