@@ -73,15 +73,46 @@ fn key_files_of_every_usual_type_and_format_log_in() {
         let session = connect(&target, &sshd.env()).unwrap();
         assert_eq!(session.exec("echo in", b"", limit()).unwrap().stdout, b"in\n", "{key_type}");
     }
-    let pem = sshd.path("rsa");
-    let converted = Command::new("ssh-keygen")
-        .args(["-q", "-p", "-m", "PEM", "-N", "", "-f"])
-        .arg(&pem)
-        .output()
-        .unwrap();
-    assert!(converted.status.success());
-    assert!(fs::read_to_string(&pem).unwrap().contains("BEGIN RSA PRIVATE KEY"));
-    connect(&Target { identities: vec![pem], ..sshd.target() }, &sshd.env()).unwrap();
+    for (name, format, begin) in [
+        ("rsa", "PEM", "-----BEGIN RSA PRIVATE KEY-----"),
+        ("ecdsa", "PEM", "-----BEGIN EC PRIVATE KEY-----"),
+        ("rsa", "PKCS8", "-----BEGIN PRIVATE KEY-----"),
+        ("ecdsa", "PKCS8", "-----BEGIN PRIVATE KEY-----"),
+    ] {
+        let key = sshd.path(name);
+        let converted = Command::new("ssh-keygen")
+            .args(["-q", "-p", "-m", format, "-N", "", "-f"])
+            .arg(&key)
+            .output()
+            .unwrap();
+        assert!(converted.status.success());
+        assert!(fs::read_to_string(&key).unwrap().starts_with(begin), "{name} {format}");
+        // The public half is not in the open there, and not needed beside it.
+        fs::rename(sshd.path(&format!("{name}.pub")), sshd.path("aside.pub")).unwrap();
+        let connected = connect(&Target { identities: vec![key], ..sshd.target() }, &sshd.env());
+        connected.unwrap_or_else(|e| panic!("{name} as {format}: {e:?}"));
+        fs::rename(sshd.path("aside.pub"), sshd.path(&format!("{name}.pub"))).unwrap();
+    }
+}
+
+#[test]
+fn a_passphrase_is_asked_for_on_a_terminal_only() {
+    let Some(sshd) = Sshd::start("") else { return };
+    for (name, format) in [("new", "RFC4716"), ("old", "PEM")] {
+        let key = keygen(sshd.dir.path(), name, "rsa", "");
+        let locked = Command::new("ssh-keygen")
+            .args(["-q", "-p", "-m", format, "-N", "secret", "-f"])
+            .arg(&key)
+            .output()
+            .unwrap();
+        assert!(locked.status.success());
+        authorize(&sshd, &key);
+        let error =
+            connect(&Target { identities: vec![key.clone()], ..sshd.target() }, &sshd.env()).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unreachable);
+        let wanted = format!("{}: it needs a passphrase, and there is no terminal to ask on", key.display());
+        assert!(error.facts().contains(&wanted), "{error:?}");
+    }
 }
 
 #[test]
@@ -158,7 +189,18 @@ fn an_agent_with_twenty_keys_is_asked_for_the_configured_one() {
         agent.socket.display()
     );
     fs::write(&config, line).unwrap();
-    connect(&target, &Environment { agent: None, ..configured }).unwrap();
+    connect(&target, &Environment { agent: None, ..configured.clone() }).unwrap();
+    // With IdentitiesOnly no other key of the agent's is offered, not one.
+    let stranger = keygen(sshd.dir.path(), "stranger", "ed25519", "");
+    let line = format!("Host *\n IdentityFile {}\n IdentitiesOnly yes\n", stranger.display());
+    fs::write(&config, line).unwrap();
+    let error = connect(&target, &configured).unwrap_err();
+    let offered: Vec<_> = error.facts().iter().filter(|f| f.ends_with("refused")).collect();
+    assert!(offered.len() == 1 && offered[0].contains("stranger"), "{error:?}");
+    // And none is asked where the ssh_config says so.
+    fs::write(&config, "Host *\n IdentityAgent none\n").unwrap();
+    let error = connect(&target, &configured).unwrap_err();
+    assert!(!error.facts().iter().any(|f| f.contains("agent")), "{error:?}");
     // Without a configured one it is not among the few that are tried.
     let error = connect(&target, &with_agent).unwrap_err();
     assert_eq!(error.kind(), Kind::Unreachable);

@@ -194,8 +194,9 @@ impl Settings {
             None | Some("SSH_AUTH_SOCK") => {}
             Some("none") => self.agent = Agent::None,
             Some(path) => {
-                let path = match path.strip_prefix('$') {
-                    Some(name) => std::env::var_os(name.trim_matches(['{', '}'])).map(PathBuf::from),
+                // `$NAME` alone names a variable that has the path; `${NAME}` may be a part of one.
+                let path = match path.strip_prefix('$').filter(|name| !name.starts_with('{')) {
+                    Some(name) => std::env::var_os(name).map(PathBuf::from),
                     None => Some(self.expand(path, env)),
                 };
                 self.agent = path.map_or(Agent::None, Agent::At);
@@ -209,13 +210,14 @@ impl Settings {
         words.iter().filter(|w| !w.is_empty() && *w != "none").map(|w| self.expand(w, env)).collect()
     }
 
-    /// `~` and the tokens that ssh_config(5) allows in file names.
+    /// `~`, `${NAME}` and the tokens that ssh_config(5) allows in file names; `ssh -G` leaves some of them to us.
     fn expand(&self, path: &str, env: &Environment) -> PathBuf {
         let home = env.home.as_deref().unwrap_or(Path::new("/"));
         let path = match path.strip_prefix("~/") {
             Some(rest) => format!("{}/{rest}", home.display()),
             None => path.to_owned(),
         };
+        let path = variables(&path);
         PathBuf::from(self.tokens(&path, env, &|value| Ok(value.to_owned())).unwrap_or(path))
     }
 
@@ -317,6 +319,22 @@ impl Settings {
         words.push(crate::child::quote(&format!("{}@{host}", self.user)));
         words.join(" ")
     }
+}
+
+/// Replaces each `${NAME}` by the environment's value; one that is not set stays, and names no file then.
+fn variables(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        let Some((name, behind)) = after.split_once('}') else { break };
+        out.push_str(before);
+        match std::env::var(name) {
+            Ok(value) => out.push_str(&value),
+            Err(_) => out.push_str(&format!("${{{name}}}")),
+        }
+        rest = behind;
+    }
+    out + rest
 }
 
 #[cfg(test)]

@@ -70,6 +70,22 @@ fn what_ssh_prints_is_taken_over() {
 fn an_agent_can_be_turned_off_or_be_the_usual_one() {
     assert_eq!(applied("identityagent none\n").agent, Agent::None);
     assert_eq!(applied("identityagent SSH_AUTH_SOCK\n").agent, Agent::At("/run/agent".into()));
+    // By a variable, whole or in part.
+    let set = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap());
+    assert_eq!(applied("identityagent $CARGO_MANIFEST_DIR\n").agent, Agent::At(set.clone()));
+    assert_eq!(applied("identityagent ${CARGO_MANIFEST_DIR}/a.sock\n").agent, Agent::At(set.join("a.sock")));
+    assert_eq!(applied("identityagent $FLEET_NO_SUCH_VARIABLE\n").agent, Agent::None);
+}
+
+#[test]
+fn files_may_be_named_by_variables() {
+    let set = std::env::var("CARGO_MANIFEST_DIR").unwrap();
+    let settings =
+        applied("identityfile ${CARGO_MANIFEST_DIR}/%r\nidentityfile /k/${FLEET_NO_SUCH_VARIABLE}/${x\n");
+    assert_eq!(
+        settings.identity_files,
+        [PathBuf::from(format!("{set}/op")), "/k/${FLEET_NO_SUCH_VARIABLE}/${x".into()]
+    );
 }
 
 #[test]
@@ -121,7 +137,16 @@ fn aliases_of_the_ssh_config_are_followed() {
     let config = dir.path().join("config");
     std::fs::write(
         &config,
-        "Host prom\n HostName 10.9.8.7\n Port 2200\n User admin\n ProxyJump op@gate:23\n",
+        format!(
+            "Include {}/more\nHost prom\n HostName 10.9.8.7\n Port 2200\n User admin\n ProxyJump op@gate:23\n\
+             Match originalhost prom user admin\n IdentityFile /keys/matched\n IdentitiesOnly yes\n",
+            dir.path().display()
+        ),
+    )
+    .unwrap();
+    std::fs::write(
+        dir.path().join("more"),
+        "Host prom\n IdentityFile ${HOME}/included\n HostKeyAlias of-more\n",
     )
     .unwrap();
     let env = Environment { ssh_config: Some(config.into()), ..env() };
@@ -131,6 +156,11 @@ fn aliases_of_the_ssh_config_are_followed() {
         ("10.9.8.7", 2200, "admin")
     );
     assert_eq!(settings.proxy_jump.as_deref(), Some("op@gate:23"));
+    // Both files that are named, in their order; `ssh -G` leaves the variable to us.
+    let home = std::env::var("HOME").unwrap();
+    assert_eq!(settings.identity_files, [format!("{home}/included").into(), PathBuf::from("/keys/matched")]);
+    assert!(settings.identities_only);
+    assert_eq!(settings.known_as(), "of-more");
     let given = Settings::resolve(&target("prom:24", Some("me")), &env, Deadline::secs(20)).unwrap();
     assert_eq!((given.port, given.user.as_str()), (24, "me"));
 }
