@@ -152,9 +152,14 @@ impl Ui {
 
     /// One JSON value on one line of standard output.
     pub fn json_line(&self, value: &impl Serialize) -> Result<()> {
-        let text =
-            serde_json::to_string(value).map_err(|e| Error::failed("can not write JSON").caused_by(e))?;
-        self.data(text)
+        let mut out = std::io::BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
+        serde_json::to_writer(&mut out, value).map_err(|e| {
+            let what = if e.is_io() { "can not write to standard output" } else { "can not write JSON" };
+            Error::failed(what).caused_by(e)
+        })?;
+        out.write_all(b"\n")
+            .and_then(|()| out.flush())
+            .map_err(|e| Error::failed("can not write to standard output").caused_by(e))
     }
 
     /// `value` as JSON with `--json`, else `text`, on standard output.
@@ -184,6 +189,11 @@ impl Ui {
             .map_err(|e| Error::failed("can not read the answer").caused_by(e))?;
         Ok(answer.trim_end_matches(['\r', '\n']).to_owned())
     }
+}
+
+/// How many columns of a terminal `text` takes.
+pub fn width(text: &str) -> usize {
+    console::measure_text_width(text)
 }
 
 /// Whether a question can be asked: standard input is a terminal and messages are seen on one.

@@ -14,6 +14,7 @@ use fleet_core::{
 use crate::{
     links::{Links, Whereabouts},
     node::Node,
+    ops::rows::Rows,
     settings::Settings,
 };
 
@@ -104,6 +105,11 @@ impl Cluster {
     /// Every VM and container of the cluster.
     pub fn resources(&self, deadline: Deadline) -> Result<Vec<Resource>> {
         self.first.resources(deadline)
+    }
+
+    /// The same, not yet taken apart.
+    pub fn rows(&self, deadline: Deadline) -> Result<Rows> {
+        Rows::read(&self.first, deadline)
     }
 
     /// A VM or container of the cluster by its VMID, if there is one.

@@ -113,12 +113,29 @@ impl Client {
 
     /// Reads. `what` says what for ("read the configuration of VM 110"); asked again when no answer comes.
     pub fn get(&self, what: &str, path: &str, query: &[(&str, &str)], deadline: Deadline) -> Result<Value> {
+        data_of(what, &self.read(what, path, query, deadline)?)
+    }
+
+    /// Reads, and gives the whole body of a good answer as it came, for what is too long to be taken apart at once.
+    pub fn get_body(
+        &self,
+        what: &str,
+        path: &str,
+        query: &[(&str, &str)],
+        deadline: Deadline,
+    ) -> Result<Vec<u8>> {
+        let answer = self.read(what, path, query, deadline)?;
+        check(what, &answer)?;
+        Ok(answer.body)
+    }
+
+    fn read(&self, what: &str, path: &str, query: &[(&str, &str)], deadline: Deadline) -> Result<Answer> {
         let path = with_query(path, query);
         let deadline = deadline.at_most(ANSWER);
         let mut repeats = 0;
         loop {
             match self.exchange("GET", &path, None, what, deadline)? {
-                Ok(answer) => return data_of(what, &answer),
+                Ok(answer) => return Ok(answer),
                 Err(lost) if repeats < REPEATS && !deadline.passed() => {
                     repeats += 1;
                     self.ui.detail(format!("{what}: no answer ({lost:?}), asking again"));
@@ -356,11 +373,17 @@ fn no_answer(what: &str, lost: &Lost, deadline: Deadline) -> Error {
     }
 }
 
-/// The `data` of a good answer, or the error of any other.
-fn data_of(what: &str, answer: &Answer) -> Result<Value> {
+/// Whether the answer is a good one.
+fn check(what: &str, answer: &Answer) -> Result<()> {
     if answer.status >= 400 || answer.status < 200 {
         return Err(error::of_answer(what, answer));
     }
+    Ok(())
+}
+
+/// The `data` of a good answer, or the error of any other.
+fn data_of(what: &str, answer: &Answer) -> Result<Value> {
+    check(what, answer)?;
     let mut body: Value = serde_json::from_slice(&answer.body)
         .map_err(|e| Error::failed(format!("can not {what}: the node's answer is no JSON")).caused_by(e))?;
     Ok(body.get_mut("data").map(Value::take).unwrap_or_default())

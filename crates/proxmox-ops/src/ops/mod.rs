@@ -12,6 +12,7 @@ pub mod host;
 pub mod power;
 pub mod queue;
 pub mod resize;
+pub mod rows;
 pub mod snapshot;
 pub mod snippet;
 pub mod sweep;

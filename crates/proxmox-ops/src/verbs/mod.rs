@@ -32,11 +32,11 @@ pub mod wait_ssh;
 
 use std::collections::BTreeMap;
 
-use comfy_table::{CellAlignment, Table, presets};
 use fleet_core::{
     Result,
     guard::{Operation, Permit},
     types::VmRef,
+    ui,
 };
 
 use crate::{
@@ -85,17 +85,34 @@ fn configure(
 }
 
 /// A table for people: a header, no lines, numbers to the right.
-fn table(header: &[&str], numbers: &[usize], rows: Vec<Vec<String>>) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header.iter().copied()).add_rows(rows);
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-        if numbers.contains(&column.index) {
-            column.set_cell_alignment(CellAlignment::Right);
+fn table(header: &[&str], numbers: &[usize], rows: &[Vec<String>]) -> String {
+    table_of(header, numbers, rows, Clone::clone)
+}
+
+/// The same, of things whose cells are made twice, for their widths and for the table: ten thousand rows of text at
+/// once are more than the program itself.
+fn table_of<T>(header: &[&str], numbers: &[usize], rows: &[T], cells: impl Fn(&T) -> Vec<String>) -> String {
+    let mut widths: Vec<usize> = header.iter().map(|title| ui::width(title)).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(cells(row)) {
+            *width = ui::width(&cell).max(*width);
         }
     }
-    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-    lines.join("\n")
+    let mut out = String::new();
+    let mut line = |cells: &[String]| {
+        let start = out.len();
+        for (n, (cell, width)) in cells.iter().zip(&widths).enumerate() {
+            let blanks = " ".repeat(width - ui::width(cell));
+            let (before, after) = if numbers.contains(&n) { (&*blanks, "") } else { ("", &*blanks) };
+            out.extend([before, cell, after, "  "]);
+        }
+        out.truncate(start + out[start..].trim_end().len());
+        out.push('\n');
+    };
+    line(&header.iter().map(|title| (*title).to_owned()).collect::<Vec<_>>());
+    rows.iter().for_each(|row| line(&cells(row)));
+    out.pop();
+    out
 }
 
 /// Bytes in the unit that keeps the number short.
@@ -120,7 +137,7 @@ mod tests {
             vec!["104".into(), "doc1".into(), "1.0 GiB".into()],
             vec!["9002".into(), "t".into(), "9 B".into()],
         ];
-        insta::assert_snapshot!(table(&["VMID", "NAME", "DISK"], &[0, 2], rows), @r"
+        insta::assert_snapshot!(table(&["VMID", "NAME", "DISK"], &[0, 2], &rows), @r"
         VMID  NAME     DISK
          104  doc1  1.0 GiB
         9002  t         9 B

@@ -94,7 +94,7 @@ fn text(running: &[Resource]) -> String {
     table(
         &["VMID", "NAME", "TYPE", "NODE", "CPU", "CORES", "MEMORY", "OF MAX", "NET IN", "NET OUT", "UP"],
         &[0, 4, 5, 6, 7, 8, 9, 10],
-        rows.collect(),
+        &rows.collect::<Vec<_>>(),
     )
 }
 

@@ -33,7 +33,7 @@ impl Snapshots {
                     s.description.lines().next().unwrap_or_default().to_owned(),
                 ]
             });
-            table(&["NAME", "TAKEN", "MEMORY", "PARENT", "DESCRIPTION"], &[], rows.collect())
+            table(&["NAME", "TAKEN", "MEMORY", "PARENT", "DESCRIPTION"], &[], &rows.collect::<Vec<_>>())
         })
     }
 }

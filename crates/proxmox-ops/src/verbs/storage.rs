@@ -35,7 +35,7 @@ impl Storage {
             table(
                 &["NAME", "NODE", "TYPE", "STATUS", "SHARED", "FREE", "TOTAL", "CONTENT"],
                 &[5, 6],
-                rows.collect(),
+                &rows.collect::<Vec<_>>(),
             )
         })
     }
