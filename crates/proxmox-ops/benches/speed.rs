@@ -140,10 +140,11 @@ fn create_path(full: bool) {
     println!("create path, {} clone: {}", if full { "full" } else { "linked" }, ms(ours));
     println!("  four `qm` in one `ssh`: {} (of which the connection {})", ms(theirs), ms(bare));
     println!("  ratio {:.2} (wanted: at most 0.45)", ratio(ours, theirs));
-    let node = theirs.saturating_sub(bare + Latency::genuine().qm * 4);
+    // What is left of the alternative without the four starts of `qm`: the node's work, its sshd's included.
+    let node = theirs.saturating_sub(Latency::genuine().qm * 4);
     let own = ours.saturating_sub(node);
     println!(
-        "  beyond the node's own {}: {} or {:.0} % (wanted: at most 300 ms or 10 %)",
+        "  beyond the node's own {}: {} or {:.0} %, ticket included (wanted: at most 300 ms or 10 %)",
         ms(node),
         ms(own),
         ratio(own, node) * 100.0
@@ -320,34 +321,36 @@ impl Plain {
     }
 }
 
-/// From the start of the program to the first byte that reaches the node.
+/// From the start of the program to the first byte that reaches the node. The best of many says what the program
+/// takes; on a busy machine the median says what its neighbours take.
 fn first_byte(bench: &Bench) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let measure = |args: &[&str], ssh_config: Option<&str>| {
-        let mut command = bench.ours(args);
-        command.env("PROXMOX_HOST", format!("127.0.0.1:{port}")).stderr(Stdio::null()).stdout(Stdio::null());
-        match ssh_config {
-            Some(config) => command.env("FLEET_SSH_CONFIG", config),
-            None => command.env_remove("FLEET_SSH_CONFIG"),
-        };
+    let mut times = Vec::new();
+    for _ in 0..40 {
+        let mut command = bench.ours(&["status", "110"]);
+        command.env("PROXMOX_HOST", format!("127.0.0.1:{port}")).env_remove("FLEET_SSH_CONFIG");
+        command.stderr(Stdio::null()).stdout(Stdio::null());
         let start = Instant::now();
         let mut child = command.spawn().unwrap();
         let (mut peer, _) = listener.accept().unwrap();
         peer.read_exact(&mut [0]).unwrap();
-        let took = start.elapsed();
+        times.push(start.elapsed());
         drop(peer);
         child.wait().unwrap();
-        took
-    };
-    let [own, none, version] = medians(
-        25,
-        [
-            &mut || measure(&["status", "110"], None),
-            &mut || measure(&["status", "110"], Some("none")),
-            &mut || run(&mut bench.ours(&["--version"])),
-        ],
+    }
+    times.sort_unstable();
+    let (best, median) = (times[0], times[times.len() / 2]);
+    println!(
+        "program start to the first byte sent: {}, median {} (wanted: under 15 ms)",
+        ms(best),
+        ms(median)
     );
-    println!("program start to the first byte sent: {} (wanted: under 15 ms)", ms(own));
-    println!("  without an ssh_config: {}; `--version`, for comparison: {}", ms(none), ms(version));
+    let [settings, version] = medians(
+        25,
+        [&mut || run(Command::new("ssh").args(["-G", "127.0.0.1"]).stdin(Stdio::null())), &mut || {
+            run(&mut bench.ours(&["--version"]))
+        }],
+    );
+    println!("  of which, by themselves: `ssh -G` {}; `--version` {}", ms(settings), ms(version));
 }

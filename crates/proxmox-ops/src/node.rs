@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::{
     api::{Client, Login, Reconnect, encode},
+    ops::rows::Rows,
     settings::Settings,
 };
 
@@ -109,9 +110,11 @@ impl Node {
 
     /// Every VM and container of the cluster.
     pub fn resources(&self, deadline: Deadline) -> Result<Vec<Resource>> {
-        let rows: Vec<Value> =
-            self.api.get_as("list the VMs", "/cluster/resources", &[("type", "vm")], deadline)?;
-        let mut resources = rows.into_iter().filter_map(resource).collect::<Result<Vec<Resource>>>()?;
+        let rows = Rows::read(self, deadline)?;
+        let mut resources = rows
+            .values()?
+            .filter_map(|row| row.map_or_else(|e| Some(Err(e)), resource))
+            .collect::<Result<Vec<_>>>()?;
         resources.sort_by_key(|r| r.vmid);
         Ok(resources)
     }

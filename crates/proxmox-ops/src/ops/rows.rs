@@ -70,6 +70,13 @@ struct Body<T> {
     data: Vec<T>,
 }
 
+/// The rows, not yet taken apart.
+#[derive(Deserialize)]
+struct Raw<'a> {
+    #[serde(borrow)]
+    data: Vec<&'a RawValue>,
+}
+
 /// The list as the node gave it.
 pub struct Rows {
     body: Vec<u8>,
@@ -90,6 +97,12 @@ impl Rows {
         Ok(rows)
     }
 
+    /// Each row by itself, of whatever kind, in the node's order.
+    pub fn values(&self) -> Result<impl Iterator<Item = Result<Value>> + '_> {
+        let Raw { data } = serde_json::from_slice::<Raw<'_>>(&self.body).map_err(shape)?;
+        Ok(data.into_iter().map(|row| serde_json::from_str(row.get()).map_err(shape)))
+    }
+
     /// All that the API says of each, in order of their VMIDs.
     pub fn json(&self) -> Result<impl Serialize + '_> {
         #[derive(Deserialize)]
@@ -98,11 +111,6 @@ impl Rows {
             vmid: u32,
             #[serde(rename = "type")]
             kind: Kind,
-        }
-        #[derive(Deserialize)]
-        struct Raw<'a> {
-            #[serde(borrow)]
-            data: Vec<&'a RawValue>,
         }
         let Raw { data } = serde_json::from_slice(&self.body).map_err(shape)?;
         let mut rows = Vec::with_capacity(data.len());
