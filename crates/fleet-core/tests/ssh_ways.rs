@@ -331,6 +331,35 @@ fn a_jump_host_carries_the_session() {
 }
 
 #[test]
+fn jump_hosts_follow_one_another() {
+    let (Some(first), Some(second), Some(sshd)) = (Sshd::start(""), Sshd::start(""), Sshd::start("")) else {
+        return;
+    };
+    let config = sshd.path("config");
+    let known = sshd.path("gates-known");
+    let line = |gate: &Sshd| format!("[127.0.0.1]:{} {}\n", gate.address.port(), gate.host_key());
+    fs::write(&known, line(&first) + &line(&second)).unwrap();
+    let host = |name: &str, at: &Sshd, more: &str| {
+        format!(
+            "Host {name}\n HostName 127.0.0.1\n Port {}\n User {}\n IdentityFile {}\n IdentitiesOnly yes\n \
+             UserKnownHostsFile {}\n {more}\n",
+            at.address.port(),
+            me(),
+            at.path("user").display(),
+            known.display()
+        )
+    };
+    let text =
+        host("one", &first, "") + &host("two", &second, "") + &host("prom", &sshd, "ProxyJump one,two");
+    fs::write(&config, text).unwrap();
+    let env = Environment { ssh_config: Some(config.into()), ..sshd.env() };
+    let target = Target { host: "prom".into(), user: None, identities: vec![], ..sshd.target() };
+    let session = Session::connect_in(&target, &env, Ui::silent(), limit()).unwrap();
+    assert_eq!(session.exec("echo far", b"", limit()).unwrap().stdout, b"far\n");
+    assert_eq!((first.connections(), second.connections(), sshd.connections()), (1, 1, 1));
+}
+
+#[test]
 fn a_straight_connection_is_a_stream_too() {
     let mut stream = connect_tcp("127.0.0.1", server(echo), limit()).unwrap();
     stream.write_all(b"abc").unwrap();

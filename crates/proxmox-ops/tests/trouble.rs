@@ -358,6 +358,23 @@ fn mints(bench: &Bench) -> Vec<&'static str> {
 }
 
 #[test]
+fn without_an_ssh_program_the_defaults_hold() {
+    let bench = Bench::new();
+    let ran = bench.finish(bench.command(&["status", "104"]).env("PATH", bench.sim.dir()));
+    assert_eq!((ran.code, ran.out.as_str()), (0, "running\n"), "{}", ran.err);
+    // The usual key and known-hosts files of the home directory, with nothing said.
+    let ran = bench.finish(
+        bench
+            .command(&["status", "104"])
+            .env("PATH", bench.sim.dir())
+            .env_remove("FLEET_SSH_CONFIG")
+            .env_remove("FLEET_KNOWN_HOSTS")
+            .env_remove("FLEET_IDENTITY"),
+    );
+    assert_eq!((ran.code, ran.out.as_str()), (0, "running\n"), "{}", ran.err);
+}
+
+#[test]
 fn requests_leave_in_one_write() {
     let bench = Bench::new();
     bench.sim.inject(Fault::TwoWrites);
