@@ -52,6 +52,11 @@ enum Verb {
         #[arg(long)]
         no_forwarding: bool,
     },
+    /// Replay recordings of a genuine node against the simulated one, and say what came out otherwise
+    Replay {
+        /// The folder of recordings, one exchange a line (*.jsonl)
+        dir: PathBuf,
+    },
     /// Carry bytes between the standard streams and a port: a proxy command for tests
     #[command(hide = true)]
     Relay {
@@ -81,6 +86,7 @@ pub fn main() -> ExitCode {
     let ui = Ui::new(ColorChoice::Auto, false, false, false);
     match Cli::parse().verb {
         Verb::NixosAnywhere { args } => crate::anywhere::main(args.into_iter()),
+        Verb::Replay { dir } => finish(ui, replay(ui, &dir)),
         Verb::Relay { address } => finish(ui, relay(&address)),
         Verb::Demo { keep } => finish(ui, crate::demo::run(ui, keep)),
         Verb::Serve { state, port, authorize, latency, no_forwarding } => {
@@ -99,6 +105,11 @@ pub fn main() -> ExitCode {
             finish(ui, serve(ui, &state, port, world))
         }
     }
+}
+
+fn replay(ui: Ui, dir: &std::path::Path) -> Result<()> {
+    let report = crate::replay::run(dir)?;
+    Ok(ui.data(report.to_string().trim_end())?)
 }
 
 fn relay(address: &str) -> Result<()> {

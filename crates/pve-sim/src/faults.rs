@@ -62,6 +62,13 @@ pub enum Fault {
         /// Its exit status.
         message: String,
     },
+    /// The next task of this type is killed in the middle.
+    TaskKilled {
+        /// `qmclone`, …
+        kind: String,
+        /// Whether it still cleans up after itself (a signal that it hears), or leaves what it had begun (signal 9).
+        cleaned: bool,
+    },
     /// Tasks of this type take so long.
     TaskSlow {
         /// `qmclone`, …

@@ -24,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
     api::{self, Call, Fail, Reply},
+    auth::{Refused, Who, authenticate},
     faults::Fault,
     log::What,
     node::Node,
@@ -35,6 +36,7 @@ const IDLE: Duration = Duration::from_secs(5);
 /// The last answer of a connection that has served so many says `close`.
 const REQUESTS: u32 = 100;
 const LARGEST_BODY: usize = 512 * 1024;
+const LARGEST_HEAD: usize = 8 * 1024;
 
 /// Counts reads, so that a request in two writes can be told from one in one.
 struct Counted<S> {
@@ -158,7 +160,9 @@ impl Connection {
         let text = body.map(|b| b.to_string()).unwrap_or_default();
         let mut response = Response::new(Full::new(Bytes::from(text)));
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        if let Some(reason) = reason.and_then(|r| ReasonPhrase::try_from(r.into_bytes()).ok()) {
+        // Characters up to U+00FF only, see above; those of control as they are is more than a status line takes.
+        let latin = |r: String| r.chars().filter(|c| !c.is_control()).map(|c| c as u8).collect::<Vec<u8>>();
+        if let Some(reason) = reason.and_then(|r| ReasonPhrase::try_from(latin(r)).ok()) {
             response.extensions_mut().insert(reason);
         }
         let headers = response.headers_mut();
@@ -177,6 +181,12 @@ impl Connection {
         let (parts, body) = request.into_parts();
         let method = parts.method.as_str().to_owned();
         let path = parts.uri.path().to_owned();
+        if parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>()
+            > LARGEST_HEAD
+        {
+            self.dropped.store(true, Ordering::Relaxed);
+            return Err(Fail::http(500, "dropped"));
+        }
         if !matches!(method.as_str(), "GET" | "POST" | "PUT" | "DELETE") {
             return Err(Fail::http(501, format!("method '{method}' not available")));
         }
@@ -189,24 +199,28 @@ impl Connection {
             return Err(Fail::http(501, format!("no formatter for uri {rest}, {format}")));
         };
         let ticketless = method == "POST" && below == "/access/ticket";
-        let ticket = authentication(&parts.headers);
-        let refused = match ticket.as_deref() {
-            _ if ticketless => None,
-            None => Some("No ticket"),
-            Some(ticket) if node.ticket_is_valid(ticket) => None,
-            Some(_) => Some("Authentication failed!"),
+        let who = match authenticate(node, &parts.headers) {
+            Ok(who) => who,
+            Err(_) if ticketless => Who::root(),
+            Err(refused) => {
+                tokio::time::sleep(node.latency().auth_failure).await;
+                return Err(Fail::http(
+                    401,
+                    match refused {
+                        Refused::NoTicket => "No ticket",
+                        Refused::Failed => "Authentication failed!",
+                    },
+                ));
+            }
         };
-        if let Some(reason) = refused {
-            tokio::time::sleep(node.latency().auth_failure).await;
-            return Err(Fail::http(401, reason));
-        }
         let segments: Vec<String> = below
             .split('/')
             .filter(|s| !s.is_empty())
-            .map(|s| percent_encoding::percent_decode_str(s).decode_utf8_lossy().into_owned())
+            // The genuine daemon takes a path for bytes, not for UTF-8.
+            .map(|s| percent_encoding::percent_decode_str(s).map(char::from).collect())
             .collect();
         let (params, split) = self.parameters(&method, &parts, body).await?;
-        let call = Call { method: method.clone(), path: segments, params };
+        let call = Call { method: method.clone(), path: segments, params, who };
         let shown = format!("/{}", call.path.join("/"));
         let n = node.log.add(What::Http {
             method: method.clone(),
@@ -322,17 +336,4 @@ impl Connection {
         };
         Ok((params, split))
     }
-}
-
-fn authentication(headers: &header::HeaderMap) -> Option<String> {
-    let cookie = headers
-        .get(header::COOKIE)
-        .and_then(|v| v.to_str().ok())
-        .and_then(|cookies| cookies.split(';').find_map(|c| c.trim().strip_prefix("PVEAuthCookie=")));
-    let direct = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|v| v.to_str().ok())
-        .and_then(|v| v.strip_prefix("PVEAuthCookie=").or(Some(v)));
-    let text = cookie.or(direct)?;
-    Some(percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned())
 }

@@ -5,19 +5,23 @@
 
 pub mod anywhere;
 pub mod api;
+pub mod auth;
 pub mod cli;
 pub mod cluster;
 pub mod conf;
+pub mod data;
 pub mod demo;
 pub mod exec;
 pub mod faults;
 pub mod guest;
 pub mod http;
 pub mod keys;
+pub mod latency;
 pub mod log;
 pub mod node;
 pub mod params;
 pub mod qm;
+pub mod replay;
 pub mod schema;
 pub mod server;
 pub mod tar;

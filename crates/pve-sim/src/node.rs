@@ -1,4 +1,4 @@
-//! The node's state: in memory, and after each change on disk.
+//! The node: its state, its tickets, what goes wrong with it.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -8,131 +8,22 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
 
+pub use crate::data::{Data, Volume};
 use crate::{
-    conf::VmConf,
+    auth::Token,
+    data,
     faults::Fault,
-    guest::Guest,
     keys,
     log::{Log, What},
-    task::Task,
-    world::{Container, Foreign, Latency, StorageDef, World},
+    world::{Latency, World},
 };
 
-/// A volume on a storage.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Volume {
-    /// Bytes.
-    pub size: u64,
-    /// `qcow2`, `raw`, …
-    pub format: String,
-    /// `images`, `iso`, …
-    pub content: String,
-    /// The VM it belongs to.
-    pub vmid: Option<u32>,
-    /// The volume it is a linked clone of.
-    pub parent: Option<String>,
-    /// When it was made, seconds since 1970.
-    pub ctime: u64,
-}
-
-/// Everything that changes.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Data {
-    /// The VMs of this node. Stored as files of their own.
-    #[serde(skip)]
-    pub vms: BTreeMap<u32, VmConf>,
-    /// The containers of this node.
-    pub containers: Vec<Container>,
-    /// VMs on other nodes.
-    pub foreign: Vec<Foreign>,
-    /// The storages.
-    pub storages: Vec<StorageDef>,
-    /// The volumes on them, by volume id.
-    pub volumes: BTreeMap<String, Volume>,
-    /// Tasks, oldest first.
-    pub tasks: Vec<Task>,
-    /// The machines behind the VMs.
-    pub guests: BTreeMap<u32, Guest>,
-    /// How many addresses were given out.
-    pub addresses: u32,
-    /// The last process id given to a task.
-    pub pid: u32,
-    /// Counts boots of guests: a connection belongs to one boot.
-    pub boots: u64,
-    #[serde(skip)]
-    written: BTreeMap<u32, String>,
-}
-
-impl Data {
-    /// Whether a VMID is taken anywhere in the cluster.
-    pub fn is_taken(&self, vmid: u32) -> bool {
-        self.vms.contains_key(&vmid)
-            || self.containers.iter().any(|c| c.vmid == vmid)
-            || self.foreign.iter().any(|f| f.vmid == vmid)
-    }
-
-    /// Whether a VM runs.
-    pub fn is_running(&self, vmid: u32) -> bool {
-        self.guests.get(&vmid).is_some_and(|g| g.running.is_some())
-    }
-
-    /// Bytes in all and bytes used of a storage.
-    pub fn room(&self, storage: &StorageDef) -> (u64, u64) {
-        let prefix = format!("{}:", storage.name);
-        let taken: u64 =
-            self.volumes.iter().filter(|(id, _)| id.starts_with(&prefix)).map(|(_, v)| v.size / 3).sum();
-        (storage.total, (storage.used + taken).min(storage.total))
-    }
-
-    /// A storage by name.
-    pub fn storage(&self, name: &str) -> Option<&StorageDef> {
-        self.storages.iter().find(|s| s.name == name)
-    }
-
-    /// The next address for a guest.
-    pub fn next_address(&mut self) -> String {
-        self.addresses += 1;
-        format!("192.0.2.{}", 100 + self.addresses % 150)
-    }
-
-    /// What `/etc/pve/.vmlist` says.
-    pub fn vmlist(&self, node: &str) -> String {
-        let mut ids: BTreeMap<u32, (&str, &str)> = self.vms.keys().map(|id| (*id, (node, "qemu"))).collect();
-        ids.extend(self.containers.iter().map(|c| (c.vmid, (c.node.as_str(), "lxc"))));
-        ids.extend(self.foreign.iter().map(|f| (f.vmid, (f.node.as_str(), "qemu"))));
-        let lines: Vec<String> = ids
-            .iter()
-            .map(|(id, (node, kind))| {
-                format!("\"{id}\": {{ \"node\": \"{node}\", \"type\": \"{kind}\", \"version\": 1 }}")
-            })
-            .collect();
-        format!("{{\n\"version\": 1,\n\"ids\": {{\n{}}}\n\n}}\n", lines.join(",\n"))
-    }
-
-    fn save(&mut self, dir: &Path, node: &str) -> Result<()> {
-        let configs = dir.join("etc/pve/nodes").join(node).join("qemu-server");
-        for (vmid, conf) in &self.vms {
-            let text = conf.to_string();
-            if self.written.get(vmid) != Some(&text) {
-                let path = configs.join(format!("{vmid}.conf"));
-                std::fs::write(&path, &text).with_context(|| format!("can not write {}", path.display()))?;
-                self.written.insert(*vmid, text);
-            }
-        }
-        let gone: Vec<u32> = self.written.keys().filter(|id| !self.vms.contains_key(id)).copied().collect();
-        for vmid in gone {
-            self.written.remove(&vmid);
-            let path = configs.join(format!("{vmid}.conf"));
-            std::fs::remove_file(&path).with_context(|| format!("can not remove {}", path.display()))?;
-        }
-        let path = dir.join("state.json");
-        let temporary = dir.join("state.json.new");
-        std::fs::write(&temporary, serde_json::to_vec(self)?)
-            .and_then(|()| std::fs::rename(&temporary, &path))
-            .with_context(|| format!("can not write {}", path.display()))
-    }
+/// Tasks that wait for somebody's word before they go on.
+#[derive(Debug, Default)]
+struct Held {
+    new: bool,
+    upids: HashSet<String>,
 }
 
 /// A simulated node.
@@ -149,12 +40,17 @@ pub struct Node {
     vouched: Mutex<BTreeMap<String, String>>,
     /// The cluster's other nodes that are simulated too.
     pub peers: crate::cluster::Peers,
+    held: Mutex<Held>,
+    /// Whether the state is written to disk after each change.
+    kept: bool,
     /// What reached the node.
     pub log: Log,
     /// Told whenever a guest starts, stops or boots another system.
     pub boots: tokio::sync::watch::Sender<u64>,
     /// Told whenever the links of clients are to be cut.
     pub cut: tokio::sync::watch::Sender<u64>,
+    /// Told whenever the API daemon is restarted.
+    pub restarts: tokio::sync::watch::Sender<u64>,
 }
 
 /// Seconds since 1970.
@@ -169,10 +65,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Node {
     /// A node with its state in `dir`: what is there, or else what `world` says.
     pub fn open(dir: &Path, world: World) -> Result<Node> {
+        Node::make(dir, world, true)
+    }
+
+    /// A node that leaves its state in memory; only its log is in `dir`.
+    pub fn in_memory(dir: &Path, world: World) -> Result<Node> {
+        Node::make(dir, world, false)
+    }
+
+    fn make(dir: &Path, world: World, kept: bool) -> Result<Node> {
         let configs = dir.join("etc/pve/nodes").join(&world.node).join("qemu-server");
         std::fs::create_dir_all(&configs).with_context(|| format!("can not create {}", configs.display()))?;
         let state = dir.join("state.json");
-        let data = if state.exists() { load(&state, &configs)? } else { initial(&world)? };
+        let data = if state.exists() { data::load(&state, &configs)? } else { data::initial(&world)? };
         let key_path = dir.join("host_key");
         if !key_path.exists() {
             write_private(&key_path, &keys::generate(&world.node)?)?;
@@ -191,9 +96,12 @@ impl Node {
             host_key,
             vouched: Mutex::default(),
             peers: crate::cluster::Peers::default(),
+            held: Mutex::default(),
+            kept,
             log,
             boots: tokio::sync::watch::Sender::new(0),
             cut: tokio::sync::watch::Sender::new(0),
+            restarts: tokio::sync::watch::Sender::new(0),
         };
         node.change(|_| ());
         Ok(node)
@@ -208,14 +116,54 @@ impl Node {
     pub fn change<T>(&self, change: impl FnOnce(&mut Data) -> T) -> T {
         let mut data = lock(&self.data);
         let value = change(&mut data);
-        // The state directory may be gone already when a test ends; the memory is what counts.
-        let _ = data.save(&self.dir, &self.world.node);
+        if self.kept {
+            // The state directory may be gone already when a test ends; the memory is what counts.
+            let _ = data.save(&self.dir, &self.world.node);
+        }
         value
     }
 
     /// Changes what need not be on disk at once (a task's log).
     pub fn touch<T>(&self, change: impl FnOnce(&mut Data) -> T) -> T {
         change(&mut lock(&self.data))
+    }
+
+    /// Whether tasks that are started from now on wait until they are released.
+    pub fn hold_tasks(&self, hold: bool) {
+        lock(&self.held).new = hold;
+    }
+
+    /// A task begins: it is held if that is wanted.
+    pub fn hold(&self, upid: &str) {
+        let mut held = lock(&self.held);
+        if held.new {
+            held.upids.insert(upid.to_owned());
+        }
+    }
+
+    /// Whether a task waits to be released.
+    pub fn is_held(&self, upid: &str) -> bool {
+        lock(&self.held).upids.contains(upid)
+    }
+
+    /// Lets a task go on.
+    pub fn release(&self, upid: &str) {
+        lock(&self.held).upids.remove(upid);
+    }
+
+    /// Lets all tasks go on.
+    pub fn release_all(&self) {
+        lock(&self.held).upids.clear();
+    }
+
+    /// What `systemctl restart pvedaemon` does: running tasks are interrupted, connections to the API end.
+    pub fn restart_daemon(&self) {
+        self.change(|d| {
+            for task in d.tasks.iter_mut().filter(|t| t.exit.is_none()) {
+                task.stop = true;
+            }
+        });
+        self.restarts.send_modify(|n| *n += 1);
     }
 
     /// The node's name.
@@ -292,6 +240,11 @@ impl Node {
         self.world.cpus
     }
 
+    /// Whether a disk image lies on the node.
+    pub fn has_image(&self, source: &str) -> bool {
+        self.world.images.as_ref().is_none_or(|images| images.iter().any(|known| known == source))
+    }
+
     /// Bytes of memory.
     pub fn memory(&self) -> u64 {
         self.world.memory
@@ -324,6 +277,11 @@ impl Node {
     /// Forgets one ticket.
     pub fn revoke_ticket(&self, ticket: &str) {
         lock(&self.tickets).remove(ticket);
+    }
+
+    /// The token of this name, if that is its secret.
+    pub fn token(&self, id: &str, secret: &str) -> Option<Token> {
+        self.world.tokens.iter().find(|t| t.id == id && t.secret == secret).cloned()
     }
 
     /// Forgets all tickets, as the end of their two hours does.
@@ -362,65 +320,4 @@ pub fn write_private(path: &Path, text: &str) -> Result<()> {
         .open(path)
         .and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()))
         .with_context(|| format!("can not write {}", path.display()))
-}
-
-fn load(state: &Path, configs: &Path) -> Result<Data> {
-    let text = std::fs::read(state).with_context(|| format!("can not read {}", state.display()))?;
-    let mut data: Data =
-        serde_json::from_slice(&text).with_context(|| format!("{} is damaged", state.display()))?;
-    for entry in std::fs::read_dir(configs).with_context(|| format!("can not read {}", configs.display()))? {
-        let path = entry?.path();
-        let vmid = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse().ok());
-        if let Some(vmid) = vmid {
-            let text =
-                std::fs::read_to_string(&path).with_context(|| format!("can not read {}", path.display()))?;
-            data.vms.insert(vmid, VmConf::parse(&text));
-            data.written.insert(vmid, text);
-        }
-    }
-    for task in data.tasks.iter_mut().filter(|t| t.exit.is_none()) {
-        // A daemon that ends takes its workers with it.
-        task.exit = Some("unexpected status".to_owned());
-    }
-    Ok(data)
-}
-
-fn initial(world: &World) -> Result<Data> {
-    let mut data = Data {
-        containers: world.containers.clone(),
-        foreign: world.foreign.clone(),
-        storages: world.storages.clone(),
-        pid: 3000,
-        ..Data::default()
-    };
-    for vm in &world.vms {
-        let conf = VmConf { main: vm.config.iter().cloned().collect(), ..VmConf::default() };
-        for (_, value) in vm.config.iter().filter(|(key, _)| crate::conf::is_drive(key)) {
-            let volume = value.split(',').next().unwrap_or_default();
-            let size =
-                crate::conf::property(value, "size", "").and_then(crate::conf::parse_size).unwrap_or(0);
-            data.volumes.insert(
-                volume.to_owned(),
-                Volume {
-                    size,
-                    format: if volume.ends_with(".raw") { "raw" } else { "qcow2" }.to_owned(),
-                    content: "images".to_owned(),
-                    vmid: Some(vm.vmid),
-                    parent: None,
-                    ctime: now(),
-                },
-            );
-        }
-        data.guests.insert(vm.vmid, Guest::initial(vm, &conf)?);
-        data.vms.insert(vm.vmid, conf);
-        if vm.running {
-            let address = data.next_address();
-            data.boots += 1;
-            let boot = data.boots;
-            if let Some(guest) = data.guests.get_mut(&vm.vmid) {
-                guest.start_installed(address, boot);
-            }
-        }
-    }
-    Ok(data)
 }

@@ -25,7 +25,10 @@ impl Params {
         let mut params = Params::default();
         for pair in text.split(['&', ';']).filter(|p| !p.is_empty()) {
             let mut parts = pair.split('=');
-            let key = decode(parts.next().unwrap_or_default());
+            // Names are taken for bytes, values for UTF-8.
+            let key = percent_encoding::percent_decode_str(parts.next().unwrap_or_default())
+                .map(char::from)
+                .collect();
             let value = decode(parts.next().unwrap_or_default());
             params.push(key, value);
         }

@@ -6,6 +6,7 @@ use indexmap::IndexMap;
 
 use crate::{
     api::{self, Call},
+    auth::Who,
     guest::Outcome,
     node::Node,
     params::{Param, Params},
@@ -81,7 +82,7 @@ fn call(node: &Node, words: &[&str]) -> Option<(Call, Option<&'static str>)> {
     let params: IndexMap<String, Param> =
         params.into_iter().map(|(key, value)| (key.to_owned(), Param::One(value.to_owned()))).collect();
     let path = path.split('/').map(str::to_owned).collect();
-    Some((Call { method: method.to_owned(), path, params: Params(params) }, shows))
+    Some((Call { method: method.to_owned(), path, params: Params(params), who: Who::root() }, shows))
 }
 
 fn failed(status: u32, text: String) -> Outcome {

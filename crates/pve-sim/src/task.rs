@@ -1,11 +1,12 @@
 //! Worker tasks: UPID, log and exit status.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
+    auth::Who,
     faults::Fault,
     node::{Node, now},
 };
@@ -19,6 +20,9 @@ pub struct Task {
     pub kind: String,
     /// What it works on.
     pub id: String,
+    /// Who started it.
+    #[serde(default = "root")]
+    pub user: String,
     /// Process id.
     pub pid: u32,
     /// Process start in ticks.
@@ -34,6 +38,10 @@ pub struct Task {
     /// Whether somebody asked it to stop.
     #[serde(default)]
     pub stop: bool,
+}
+
+fn root() -> String {
+    "root@pam".to_owned()
 }
 
 impl Task {
@@ -58,10 +66,16 @@ impl Task {
     }
 
     fn common(&self, node: &str) -> Value {
-        json!({
-            "upid": self.upid, "type": self.kind, "id": self.id, "node": node, "user": "root@pam",
+        let (user, token) =
+            self.user.split_once('!').map_or((self.user.as_str(), None), |(u, t)| (u, Some(t)));
+        let mut value = json!({
+            "upid": self.upid, "type": self.kind, "id": self.id, "node": node, "user": user,
             "pid": self.pid, "pstart": self.pstart, "starttime": self.start,
-        })
+        });
+        if let Some(token) = token {
+            value["tokenid"] = json!(token);
+        }
+        value
     }
 }
 
@@ -83,68 +97,29 @@ impl Worker {
         });
     }
 
+    /// Sleeps, but not on after somebody asked it to stop.
+    async fn sleep(&self, by: Duration) {
+        let until = tokio::time::Instant::now() + by;
+        while tokio::time::Instant::now() < until && !self.is_stopped() {
+            tokio::time::sleep(by.min(Duration::from_millis(5))).await;
+        }
+    }
+
     /// Whether somebody asked it to stop.
     pub fn is_stopped(&self) -> bool {
         self.node.read(|d| d.tasks.iter().any(|t| t.upid == self.upid && t.stop))
     }
 
-    fn with(&self, change: impl FnOnce(&mut Task)) {
-        self.node.change(|data| {
-            if let Some(task) = data.tasks.iter_mut().rev().find(|t| t.upid == self.upid) {
-                change(task);
-            }
-        });
-    }
-}
-
-/// Starts a task; gives its UPID. `work` gives the exit status of a failure.
-pub fn spawn<F, W>(node: &Arc<Node>, kind: &str, id: u32, work: F) -> String
-where
-    F: FnOnce(Worker) -> W + Send + 'static,
-    W: Future<Output = Result<(), String>> + Send + 'static,
-{
-    let upid = node.change(|data| {
-        data.pid += 7;
-        let (pid, start) = (data.pid, now());
-        let pstart = 700_000 + data.pid * 13;
-        let upid = format!("UPID:{}:{pid:08X}:{pstart:08X}:{start:08X}:{kind}:{id}:root@pam:", node.name());
-        data.tasks.push(Task {
-            upid: upid.clone(),
-            kind: kind.to_owned(),
-            id: id.to_string(),
-            pid,
-            pstart,
-            start,
-            end: None,
-            exit: None,
-            log: Vec::new(),
-            stop: false,
-        });
-        upid
-    });
-    let worker = Worker { node: Arc::clone(node), upid: upid.clone() };
-    let kind = kind.to_owned();
-    tokio::spawn(async move {
-        let slow = worker.node.fault(|f| match f {
-            Fault::TaskSlow { kind: k, by } if *k == kind => Some((*by, false)),
-            _ => None,
-        });
-        if let Some(by) = slow {
-            tokio::time::sleep(by).await;
+    /// Waits while the task is held (see [`Node::hold_tasks`]); one that is asked to stop goes on to do so.
+    pub async fn gate(&self) {
+        while self.node.is_held(&self.upid) && !self.is_stopped() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let failure = worker.node.fault(|f| match f {
-            Fault::TaskFails { kind: k, message } if *k == kind => Some((message.clone(), true)),
-            _ => None,
-        });
-        let outcome = match failure {
-            Some(message) => Err(message),
-            None => work(worker.clone()).await,
-        };
-        let warnings = worker.node.fault(|f| match f {
-            Fault::TaskWarnings { kind: k, count } if *k == kind => Some((*count, false)),
-            _ => None,
-        });
-        worker.with(|task| {
+    }
+
+    fn end(&self, outcome: Result<(), String>, warnings: Option<u32>) {
+        self.node.change(|data| {
+            let Some(task) = data.tasks.iter_mut().rev().find(|t| t.upid == self.upid) else { return };
             let (exit, line) = match (outcome, warnings) {
                 (Err(message), _) => {
                     let line = format!("TASK ERROR: {message}");
@@ -156,22 +131,92 @@ where
                 }
                 (Ok(()), None) => ("OK".to_owned(), "TASK OK".to_owned()),
             };
-            task.log.push(line);
+            // A worker that was killed writes nothing more.
+            if exit != KILLED {
+                task.log.push(line);
+            }
             task.exit = Some(exit);
             task.end = Some(now());
         });
+    }
+}
+
+/// How a task ends whose worker was killed with signal 9.
+pub const KILLED: &str = "unexpected status";
+
+/// Starts a task; gives its UPID. `work` gives the exit status of a failure.
+pub fn spawn<F, W>(node: &Arc<Node>, who: &Who, kind: &str, id: u32, work: F) -> String
+where
+    F: FnOnce(Worker) -> W + Send + 'static,
+    W: Future<Output = Result<(), String>> + Send + 'static,
+{
+    let killed = node.fault(|f| match f {
+        Fault::TaskKilled { kind: k, cleaned } if *k == kind => Some((*cleaned, true)),
+        _ => None,
+    });
+    let user = who.name();
+    let upid = node.change(|data| {
+        data.pid += 7;
+        let (pid, start) = (data.pid, now());
+        let pstart = 700_000 + data.pid * 13;
+        let upid = format!("UPID:{}:{pid:08X}:{pstart:08X}:{start:08X}:{kind}:{id}:{user}:", node.name());
+        data.tasks.push(Task {
+            upid: upid.clone(),
+            kind: kind.to_owned(),
+            id: id.to_string(),
+            user: user.to_owned(),
+            pid,
+            pstart,
+            start,
+            end: None,
+            exit: None,
+            log: Vec::new(),
+            stop: killed == Some(true),
+        });
+        upid
+    });
+    node.hold(&upid);
+    let worker = Worker { node: Arc::clone(node), upid: upid.clone() };
+    let kind = kind.to_owned();
+    tokio::spawn(async move {
+        let slow = worker.node.fault(|f| match f {
+            Fault::TaskSlow { kind: k, by } if *k == kind => Some((*by, false)),
+            _ => None,
+        });
+        if let Some(by) = slow {
+            worker.sleep(by).await;
+        }
+        let failure = worker.node.fault(|f| match f {
+            Fault::TaskFails { kind: k, message } if *k == kind => Some((message.clone(), true)),
+            _ => None,
+        });
+        // A clone copies while it is held; it cleans up itself when it is stopped.
+        if kind != "qmclone" {
+            worker.gate().await;
+        }
+        let outcome = match failure {
+            _ if killed == Some(false) => Err(KILLED.to_owned()),
+            Some(message) => Err(message),
+            None if kind != "qmclone" && worker.is_stopped() => Err("received interrupt".to_owned()),
+            None => work(worker.clone()).await,
+        };
+        let warnings = worker.node.fault(|f| match f {
+            Fault::TaskWarnings { kind: k, count } if *k == kind => Some((*count, false)),
+            _ => None,
+        });
+        worker.end(outcome, warnings);
     });
     upid
 }
 
 /// Waits until a task is over; gives how it ended, or nothing after `limit`.
-pub async fn wait(node: &Node, upid: &str, limit: std::time::Duration) -> Option<String> {
+pub async fn wait(node: &Node, upid: &str, limit: Duration) -> Option<String> {
     let deadline = tokio::time::Instant::now() + limit;
     loop {
         let exit = node.read(|d| d.tasks.iter().rev().find(|t| t.upid == upid).and_then(|t| t.exit.clone()));
         if exit.is_some() || tokio::time::Instant::now() >= deadline {
             return exit;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }

@@ -1,97 +1,9 @@
 //! What a simulated node starts with, and how it behaves.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
-/// How long things take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Latency {
-    /// Before a 401 is given.
-    pub auth_failure: Duration,
-    /// Between a good key and the login: sshd's own work.
-    pub login: Duration,
-    /// Minting a ticket with `PVE::AccessControl`.
-    pub mint: Duration,
-    /// Minting a ticket with nothing but what signs it.
-    pub mint_short: Duration,
-    /// The start of `qm`, before it does anything.
-    pub qm: Duration,
-    /// What a read takes.
-    pub read: Duration,
-    /// A linked clone, from the task's start to its end.
-    pub linked_clone: Duration,
-    /// A full clone.
-    pub full_clone: Duration,
-    /// Any other task.
-    pub task: Duration,
-    /// Starting a VM, from the task's start to its end.
-    pub start: Duration,
-    /// A call to an agent that does not answer.
-    pub agent_timeout: Duration,
-    /// From power on to sshd.
-    pub boot: Duration,
-    /// From sshd to the guest agent.
-    pub agent_after: Duration,
-    /// The guest agent is up but the address is not there yet.
-    pub address_after: Duration,
-    /// How long a kexec takes from the machine's silence to sshd of the installer.
-    pub kexec: Duration,
-    /// Partitioning, then installing, each.
-    pub install: Duration,
-}
-
-impl Latency {
-    /// As fast as can be while every intermediate state can still be seen.
-    pub fn fast() -> Latency {
-        let ms = Duration::from_millis;
-        Latency {
-            auth_failure: ms(20),
-            login: ms(0),
-            mint: ms(0),
-            mint_short: ms(0),
-            qm: ms(0),
-            read: ms(0),
-            linked_clone: ms(15),
-            full_clone: ms(60),
-            task: ms(3),
-            start: ms(10),
-            agent_timeout: ms(60),
-            boot: ms(200),
-            agent_after: ms(60),
-            address_after: ms(40),
-            kexec: ms(400),
-            install: ms(100),
-        }
-    }
-
-    /// As on real machines (pve-manager 9.2 on NVMe, a cloud image of 2 GiB, nixos-anywhere with a small system).
-    pub fn genuine() -> Latency {
-        let ms = Duration::from_millis;
-        Latency {
-            auth_failure: ms(3000),
-            // Key exchange, login and one channel took 171 ms there, of which the simulated server's part takes 30.
-            login: ms(130),
-            // Recorded: the whole exec.
-            mint: ms(270),
-            // Not recorded. Starting perl with IO::Socket and IO::Select took 21 ms there; on a machine where that
-            // takes as long, the short way takes 21 ms with its four files on a disk. They are on FUSE on a node.
-            mint_short: ms(35),
-            qm: ms(550),
-            read: ms(3),
-            linked_clone: ms(100),
-            full_clone: ms(1000),
-            task: ms(80),
-            start: ms(860),
-            agent_timeout: ms(3000),
-            boot: ms(15_000),
-            agent_after: ms(5000),
-            address_after: ms(1000),
-            kexec: ms(25_000),
-            install: ms(15_000),
-        }
-    }
-}
+use crate::auth::Token;
+pub use crate::latency::Latency;
 
 /// A VM that exists from the start.
 #[derive(Debug, Clone)]
@@ -131,6 +43,7 @@ impl Container {
     /// As in `GET /cluster/resources`.
     pub fn resource(&self) -> serde_json::Value {
         let mut value = self.common();
+        value["memhost"] = serde_json::json!(0);
         value["id"] = serde_json::json!(format!("lxc/{}", self.vmid));
         value["node"] = serde_json::json!(self.node);
         value["maxcpu"] = serde_json::json!(2);
@@ -207,6 +120,14 @@ pub struct World {
     pub memory: u64,
     /// Its bridges.
     pub bridges: Vec<String>,
+    /// Those that its network configuration lists, where that is not all of them.
+    pub listed_bridges: Option<Vec<String>>,
+    /// Disk images that lie on the node, paths or volume ids; nothing means: any that is asked for.
+    pub images: Option<Vec<String>>,
+    /// Whether the node has KVM; without it, a VM needs `kvm: 0` to start.
+    pub kvm: bool,
+    /// Whether the node has EFI firmware.
+    pub firmware: bool,
     /// Its storages.
     pub storages: Vec<StorageDef>,
     /// Its VMs.
@@ -217,6 +138,8 @@ pub struct World {
     pub foreign: Vec<Foreign>,
     /// Who may log in as root on the node: `authorized_keys` lines.
     pub authorized_keys: Vec<String>,
+    /// The API tokens that the node knows.
+    pub tokens: Vec<Token>,
     /// `AllowTcpForwarding`.
     pub allow_forwarding: bool,
     /// How long things take.
@@ -257,6 +180,10 @@ impl Default for World {
             cpus: 16,
             memory: 64 * GIB,
             bridges: vec!["vmbr0".to_owned()],
+            listed_bridges: None,
+            images: None,
+            kvm: true,
+            firmware: true,
             storages: vec![
                 storage("local", "/var/lib/vz", &["iso", "vztmpl", "backup", "snippets"]),
                 storage("nvmeprom", "/mnt/nvmeprom", &["images", "iso", "snippets", "import"]),
@@ -332,6 +259,7 @@ impl Default for World {
             }],
             foreign: Vec::new(),
             authorized_keys: Vec::new(),
+            tokens: Vec::new(),
             allow_forwarding: true,
             latency: Latency::fast(),
             addresses_move: true,
@@ -384,6 +312,14 @@ impl World {
             self.other_nodes.push(node.to_owned());
         }
         self.foreign.push(Foreign { vmid, name: name.to_owned(), node: node.to_owned(), running: true });
+        self
+    }
+
+    /// Adds an API token that has these privileges everywhere.
+    #[must_use]
+    pub fn with_token(mut self, id: &str, secret: &str, rights: &[&str]) -> World {
+        let rights = Some(rights.iter().map(|r| (*r).to_owned()).collect());
+        self.tokens.push(Token { id: id.to_owned(), secret: secret.to_owned(), rights });
         self
     }
 

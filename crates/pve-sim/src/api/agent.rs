@@ -1,6 +1,6 @@
 //! The QEMU guest agent.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -63,7 +63,8 @@ pub(super) async fn answer(node: &Arc<Node>, call: &Call, vmid: u32, rest: &[&st
     }
     let result = |value: Value| Ok(json!({ "result": value }));
     match verb.as_str() {
-        "ping" | "fstrim" => result(json!({})),
+        "ping" => result(json!({})),
+        "fstrim" => result(json!({ "paths": [{ "path": "/", "trimmed": 0, "minimum": 0 }] })),
         "fsfreeze-status" => result(json!("thawed")),
         "shutdown" => {
             guest::power_off(node, vmid);
@@ -81,7 +82,7 @@ pub(super) async fn answer(node: &Arc<Node>, call: &Call, vmid: u32, rest: &[&st
             Ok(Value::Null)
         }
         "set-user-password" => result(json!({})),
-        "exec" => exec(node, call, vmid).await,
+        "exec" => exec(node, call, vmid),
         "exec-status" => exec_status(node, call, vmid),
         _ => Err(call.not_implemented()),
     }
@@ -137,6 +138,9 @@ fn file_read(node: &Node, call: &Call, vmid: u32) -> Reply<Value> {
         command: format!("file-read {path}"),
         status: 0,
     });
+    if matches!(path, "/" | "/etc" | "/root" | "/var" | "/tmp" | "/usr") {
+        return Err(Fail::new("Agent error: failed to read file: Is a directory"));
+    }
     match guest::read_file(node, vmid, path) {
         Some(content) => {
             let text = String::from_utf8_lossy(&content).into_owned();
@@ -164,7 +168,12 @@ fn file_write(node: &Node, call: &Call, vmid: u32) {
     });
 }
 
-async fn exec(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
+/// What a process is held by (see [`Node::hold_tasks`]).
+pub(crate) fn process(pid: u32) -> String {
+    format!("process {pid}")
+}
+
+fn exec(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
     let words = call.params.all("command");
     let input = call.params.get("input-data").unwrap_or_default().as_bytes().to_vec();
     if !words.first().is_some_and(|program| shell::knows(program)) {
@@ -174,22 +183,43 @@ async fn exec(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
             words.join(" ")
         )));
     }
-    let outcome = shell::run_words(node, vmid, "root", &words, input).await;
     let pid = node.change(|d| {
         d.pid += 1;
-        let pid = d.pid;
-        if let Some(run) = d.guests.get_mut(&vmid).and_then(|g| g.running.as_mut()) {
-            run.processes.insert(pid, outcome);
+        d.pid
+    });
+    let put = move |node: &Node, outcome: Option<guest::Outcome>| {
+        node.change(|d| {
+            if let Some(run) = d.guests.get_mut(&vmid).and_then(|g| g.running.as_mut()) {
+                run.processes.insert(pid, outcome);
+            }
+        });
+    };
+    put(node, None);
+    node.hold(&process(pid));
+    let work = Arc::clone(node);
+    tokio::spawn(async move {
+        let outcome = shell::run_words(&work, vmid, "root", &words, input).await;
+        while work.is_held(&process(pid)) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        pid
+        put(&work, Some(outcome));
     });
     Ok(json!({ "pid": pid }))
 }
 
 fn exec_status(node: &Node, call: &Call, vmid: u32) -> Reply<Value> {
     let pid: u32 = call.params.get("pid").and_then(|p| p.parse().ok()).unwrap_or(0);
-    let outcome = node.change(|d| d.guests.get_mut(&vmid)?.running.as_mut()?.processes.remove(&pid));
-    let outcome = outcome.ok_or_else(|| Fail::new("Agent error: PID ld does not exist"))?;
+    let outcome = node.change(|d| {
+        let processes = &mut d.guests.get_mut(&vmid)?.running.as_mut()?.processes;
+        let outcome = processes.get(&pid)?.clone();
+        if outcome.is_some() {
+            processes.remove(&pid);
+        }
+        Some(outcome)
+    });
+    let Some(outcome) = outcome.ok_or_else(|| Fail::new("Agent error: PID ld does not exist"))? else {
+        return Ok(json!({ "exited": 0 }));
+    };
     let mut value = json!({ "exited": 1, "exitcode": outcome.status });
     for (bytes, data, truncated) in
         [(&outcome.stdout, "out-data", "out-truncated"), (&outcome.stderr, "err-data", "err-truncated")]

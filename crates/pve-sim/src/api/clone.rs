@@ -85,7 +85,7 @@ pub(super) fn clone(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
         return Err(exists());
     }
     let work = Arc::clone(node);
-    Ok(json!(task::spawn(node, "qmclone", vmid, move |worker| async move {
+    Ok(json!(task::spawn(node, &call.who, "qmclone", vmid, move |worker| async move {
         let outcome = run(&work, &worker, &p, vmid, newid, full, section).await;
         let peer = work.peers.all().into_iter().find(|peer| Some(peer.name()) == target.as_deref());
         if let (Ok(()), Some(peer)) = (&outcome, peer) {
@@ -207,6 +207,10 @@ async fn drive_copy(
     let options: Vec<String> = drive.split(',').skip(1).map(str::to_owned).collect();
     if !full && base && !cloudinit {
         worker.say(format!("create linked clone of drive {slot} ({volume})"));
+        worker.gate().await;
+        if worker.is_stopped() {
+            return Err("clone failed: received interrupt".to_owned());
+        }
         let (id, lines) = node.read(|d| {
             let file = disks::free_name(d, name, newid, "qcow2");
             let id = format!("{name}:{rest}/{newid}/{file}");
@@ -243,7 +247,10 @@ async fn drive_copy(
         options.push("size=4M".to_owned());
         return Ok(std::iter::once(id).chain(options).collect::<Vec<_>>().join(","));
     }
-    copy(node, worker, size).await?;
+    let limit = p.get("bwlimit").map_or_else(String::new, |kib| format!(" -r {kib}K"));
+    let (from, to) = node.read(|d| (disks::path(d, &volume), disks::path(d, &id)));
+    let command = format!("/usr/bin/qemu-img convert -p -n{limit} -f qcow2 -O {format} {from} zeroinit:{to}");
+    copy(node, worker, size, &command).await?;
     Ok(std::iter::once(id).chain(options).collect::<Vec<_>>().join(","))
 }
 
@@ -260,11 +267,12 @@ fn linked_lines(d: &Data, id: &str, rest: &str, file: &str, newid: u32, size: u6
 }
 
 /// Copies a disk with the progress that qemu-img prints, about ninety lines.
-async fn copy(node: &Arc<Node>, worker: &Worker, size: u64) -> Result<(), String> {
+async fn copy(node: &Arc<Node>, worker: &Worker, size: u64, command: &str) -> Result<(), String> {
     const STEPS: u32 = 86;
     let total = disks::human(size);
     let pause = node.latency().full_clone / STEPS;
     let mut owed = Duration::ZERO;
+    worker.gate().await;
     for step in 0..=STEPS {
         let done = size / u64::from(STEPS) * u64::from(step);
         let done = if step == STEPS { size } else { done };
@@ -275,8 +283,9 @@ async fn copy(node: &Arc<Node>, worker: &Worker, size: u64) -> Result<(), String
             tokio::time::sleep(std::mem::take(&mut owed)).await;
         }
         if worker.is_stopped() {
-            return Err("clone failed: copy failed: command '/usr/bin/qemu-img convert' failed: interrupted by signal"
-                .to_owned());
+            return Err(format!(
+                "clone failed: copy failed: command '{command}' failed: interrupted by signal"
+            ));
         }
     }
     Ok(())

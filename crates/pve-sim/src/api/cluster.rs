@@ -18,7 +18,7 @@ pub(super) fn get(node: &Node, call: &Call, rest: &[&str]) -> Reply<Value> {
     match rest {
         ["resources"] => {
             call.check(&[schema::RESOURCES])?;
-            Ok(resources(node, call.params.get("type")))
+            Ok(resources(node, call))
         }
         ["nextid"] => {
             call.check(&[schema::NEXTID])?;
@@ -75,17 +75,18 @@ fn status(node: &Node) -> Value {
     Value::Array(list)
 }
 
-fn resources(node: &Node, kind: Option<&str>) -> Value {
-    let mut list = own_resources(node, kind);
+fn resources(node: &Node, call: &Call) -> Value {
+    let mut list = own_resources(node, call);
     for peer in node.peers.all() {
-        list.extend(own_resources(&peer, kind));
+        list.extend(own_resources(&peer, call));
     }
     Value::Array(list)
 }
 
-fn own_resources(node: &Node, kind: Option<&str>) -> Vec<Value> {
+fn own_resources(node: &Node, call: &Call) -> Vec<Value> {
+    let kind = call.params.get("type");
     let mut list = Vec::new();
-    if kind.is_none_or(|k| k == "vm") {
+    if kind.is_none_or(|k| k == "vm") && call.who.audits_vms() {
         node.read(|data| {
             for vmid in data.vms.keys() {
                 list.push(vm::resource(node, data, *vmid));

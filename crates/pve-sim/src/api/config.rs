@@ -4,13 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Map, Value, json};
 
-use super::{Call, Fail, Reply, disks, storage, vm::need};
 use fleet_core::authorized_keys::AuthorizedKey;
 
+use super::{Call, Fail, Reply, change, storage, vm::need};
 use crate::{
     conf::{self, Section, VmConf},
     faults::Fault,
-    keys,
     node::Node,
     params::{self, Kind, Param},
     schema, task,
@@ -81,7 +80,8 @@ pub(super) fn pending(node: &Node, call: &Call, vmid: u32) -> Reply<Value> {
     })
 }
 
-const CLOUD_INIT: &[&str] = &["ciuser", "cipassword", "sshkeys", "nameserver", "searchdomain", "ciupgrade"];
+pub(super) const CLOUD_INIT: &[&str] =
+    &["ciuser", "cipassword", "sshkeys", "nameserver", "searchdomain", "ciupgrade"];
 
 pub(super) fn cloudinit(node: &Node, call: &Call, vmid: u32) -> Reply<Value> {
     call.check(&[schema::NONE])?;
@@ -159,14 +159,14 @@ pub(super) fn lock_file(node: &Node, vmid: u32) -> Result<(), String> {
 
 /// A change of settings, checked.
 #[derive(Debug, Clone)]
-struct Change {
-    set: Vec<(String, String)>,
-    delete: Vec<String>,
-    revert: Vec<String>,
-    force: bool,
+pub(super) struct Change {
+    pub(super) set: Vec<(String, String)>,
+    pub(super) delete: Vec<String>,
+    pub(super) revert: Vec<String>,
+    pub(super) force: bool,
 }
 
-fn names(text: &str) -> Vec<String> {
+pub(super) fn names(text: &str) -> Vec<String> {
     text.split([',', ';', ' ']).filter(|n| !n.is_empty()).map(str::to_owned).collect()
 }
 
@@ -235,6 +235,9 @@ fn check_values(node: &Node, change: &Change) -> Reply<()> {
         if conf::is_drive(key) {
             check_drive(node, key, value)?;
         }
+        if key == "hookscript" && !node.read(|d| d.volumes.contains_key(value)) {
+            return Err(Fail::param(key, format!("script '{value}' does not exist\n")));
+        }
     }
     Ok(())
 }
@@ -278,7 +281,7 @@ pub(super) fn put(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
     call.check(&[schema::CONFIG, schema::CHANGE])?;
     let change = check(node, call, vmid)?;
     lock_file(node, vmid).map_err(Fail::new)?;
-    apply(node, vmid, &change, &mut |_| ())?;
+    change::apply(node, vmid, &change, &mut |_| ())?;
     Ok(Value::Null)
 }
 
@@ -287,12 +290,12 @@ pub(super) async fn post(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Valu
     let change = check(node, call, vmid)?;
     let delay = call.params.get("background_delay").and_then(|d| d.parse::<u64>().ok());
     let work_node = Arc::clone(node);
-    let upid = task::spawn(node, "qmconfig", vmid, move |worker| async move {
+    let upid = task::spawn(node, &call.who, "qmconfig", vmid, move |worker| async move {
         worker.say(describe(vmid, &change));
         tokio::time::sleep(work_node.latency().task).await;
         lock_file(&work_node, vmid)?;
         let mut lines = Vec::new();
-        let outcome = apply(&work_node, vmid, &change, &mut |line| lines.push(line));
+        let outcome = change::apply(&work_node, vmid, &change, &mut |line| lines.push(line));
         for line in lines {
             worker.say(line);
         }
@@ -321,92 +324,4 @@ fn describe(vmid: u32, change: &Change) -> String {
     words.sort();
     let words: Vec<String> = words.iter().map(|(k, v)| format!("-{k} {v}")).collect();
     format!("update VM {vmid}: {}", words.join(" "))
-}
-
-/// Settings that a running VM takes only at its next start.
-fn needs_restart(key: &str) -> bool {
-    const COLD: &[&str] = &[
-        "cores", "sockets", "memory", "cpu", "bios", "machine", "vga", "scsihw", "numa", "balloon", "kvm",
-        "args", "agent", "arch", "smbios1", "vmgenid", "ostype",
-    ];
-    COLD.contains(&key) || key.starts_with("serial") || key.starts_with("hostpci") || key == "efidisk0"
-}
-
-fn apply(node: &Node, vmid: u32, change: &Change, say: &mut dyn FnMut(String)) -> Reply<()> {
-    node.change(|data| {
-        let running = data.is_running(vmid);
-        for key in &change.revert {
-            if let Some(conf) = data.vms.get_mut(&vmid) {
-                conf.pending.remove(key);
-            }
-        }
-        for key in &change.delete {
-            disks::delete_setting(data, vmid, key, running && needs_restart(key), change.force)?;
-        }
-        // In alphabetical order; what comes after a failure stays pending.
-        let mut rest: std::collections::VecDeque<_> = change.set.iter().collect();
-        rest.make_contiguous().sort();
-        while let Some((key, value)) = rest.pop_front() {
-            match disks::normalise(node, data, vmid, key, value, say) {
-                Ok(value) => {
-                    if let Some(conf) = data.vms.get_mut(&vmid) {
-                        set(conf, key, value, running);
-                    }
-                }
-                Err(fail) => {
-                    if let Some(conf) = data.vms.get_mut(&vmid) {
-                        conf.pending.extend(rest.into_iter().cloned());
-                    }
-                    return Err(fail);
-                }
-            }
-        }
-        Ok(())
-    })
-}
-
-fn set(conf: &mut VmConf, key: &str, value: String, running: bool) {
-    if key == "description" && value.trim_end_matches('\n').is_empty() {
-        conf.main.remove(key);
-        return;
-    }
-    if key == "sshkeys" && value.is_empty() {
-        conf.pending.insert(key.to_owned(), value);
-        return;
-    }
-    if running && needs_restart(key) {
-        if conf.get(key) == Some(&value) {
-            conf.pending.remove(key);
-        } else {
-            conf.pending.insert(key.to_owned(), value);
-        }
-        return;
-    }
-    let value = match key {
-        "description" => value.trim_end_matches('\n').to_owned(),
-        "tags" => tags(&value),
-        _ if value.is_empty() => " ".to_owned(),
-        "cipassword" if !value.starts_with("$5$") => {
-            format!("$5${}${}", keys::random_hex(4), keys::random_hex(21))
-        }
-        _ => value,
-    };
-    let cloudinit = CLOUD_INIT.contains(&key) || key.starts_with("ipconfig") || key == "name";
-    if running
-        && cloudinit
-        && cloudinit_drive(conf).is_some()
-        && let Some(old) = conf.get(key).map(str::to_owned)
-        && old != value
-    {
-        conf.cloudinit.entry(key.to_owned()).or_insert(old);
-    }
-    conf.pending.remove(key);
-    conf.main.insert(key.to_owned(), value);
-}
-
-fn tags(text: &str) -> String {
-    let mut tags = names(text);
-    tags.sort();
-    tags.dedup();
-    if tags.is_empty() { " ".to_owned() } else { tags.join(";") }
 }

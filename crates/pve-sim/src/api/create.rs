@@ -40,7 +40,7 @@ pub(super) fn create(node: &Arc<Node>, call: &Call) -> Reply<Value> {
     })?;
     let work = Arc::clone(node);
     let p = call.params.clone();
-    Ok(json!(task::spawn(node, "qmcreate", vmid, move |worker| async move {
+    Ok(json!(task::spawn(node, &call.who, "qmcreate", vmid, move |worker| async move {
         tokio::time::sleep(work.latency().task).await;
         let mut lines = Vec::new();
         work.change(|d| {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{Call, Fail, Reply, config, no_vm, storage, vm::need};
+use super::{Call, Fail, Reply, change, config, storage, vm::need};
 use crate::{
     conf, keys,
     node::{Data, Node, Volume, now},
@@ -53,6 +53,7 @@ pub(super) fn formatting(data: &Data, volume: &str, format: &str, size: u64) -> 
 
 /// The first free `vm-VMID-disk-N` on a storage.
 pub(super) fn free_name(data: &Data, storage: &str, vmid: u32, suffix: &str) -> String {
+    let stem = if data.vms.get(&vmid).is_some_and(conf::VmConf::is_template) { "base" } else { "vm" };
     let taken = |n: u32| {
         let stem = format!("vm-{vmid}-disk-{n}.");
         let base = format!("base-{vmid}-disk-{n}.");
@@ -62,7 +63,7 @@ pub(super) fn free_name(data: &Data, storage: &str, vmid: u32, suffix: &str) -> 
         })
     };
     let n = (0..1000).find(|n| !taken(*n)).unwrap_or(0);
-    format!("vm-{vmid}-disk-{n}.{suffix}")
+    format!("{stem}-{vmid}-disk-{n}.{suffix}")
 }
 
 /// Adds a volume.
@@ -123,6 +124,14 @@ pub(super) fn network(value: &str) -> String {
         .join(",")
 }
 
+/// The largest file of the file system that a directory storage is on.
+const LARGEST_FILE: u64 = 16 << 40;
+
+fn import_path(data: &Data, volume: &str) -> String {
+    let (name, rest) = volume.split_once(':').unwrap_or(("", volume));
+    format!("{}/{rest}", data.storage(name).map_or("", |s| s.path.as_str()))
+}
+
 fn drive(
     node: &Node,
     data: &mut Data,
@@ -150,16 +159,9 @@ fn drive(
         if data.volumes.contains_key(&id) {
             return Err(Fail::new(format!("disk image '{}' already exists", path(data, &id))));
         }
-        let custom = conf.get("cicustom").unwrap_or_default().to_owned();
-        for volume in custom.split(',').filter_map(|part| part.split_once('=')).map(|(_, v)| v) {
-            if !node.has_volume(data, volume) {
-                return Err(Fail::new(format!("volume '{volume}' does not exist")));
-            }
-        }
         add(data, &id, vmid, 4 << 20, "qcow2", None);
         say(formatting(data, &id, "qcow2", 4 << 20));
         say(format!("{key}: successfully created disk '{id},media=cdrom'"));
-        say("generating cloud-init ISO".to_owned());
         return Ok(format!("{id},media=cdrom"));
     }
     let importing = conf::property(value, "import-from", "").map(str::to_owned);
@@ -173,18 +175,42 @@ fn drive(
         } else if importing.is_some() {
             size = 2 << 30;
         }
-        if let Some(source) =
-            importing.filter(|s| s.starts_with('/') && !s.contains("debian") && !s.contains("ubuntu"))
-        {
-            return Err(Fail::new(format!("can't find file '{source}'")));
+        if let Some(source) = importing.as_ref().filter(|source| !node.has_image(source)) {
+            let message = if source.starts_with('/') {
+                format!("can't find file '{source}'")
+            } else {
+                format!("failed to stat '{}'", import_path(data, source))
+            };
+            return Err(Fail::new(message));
+        }
+        if key == "efidisk0" && !node.world().firmware {
+            let kind = conf::property(value, "efitype", "").filter(|t| *t == "4m").map_or("", |_| "_4M");
+            return Err(Fail::new(format!(
+                "EFI base image '/usr/share/pve-edk2-firmware//OVMF_CODE{kind}.fd' not found"
+            )));
+        }
+        // From a storage it is a copy in the same format.
+        let volume = importing.as_deref().filter(|source| !source.starts_with('/'));
+        let suffix = volume.and_then(|v| v.rsplit_once('.')).map_or("raw", |(_, suffix)| suffix);
+        let format = conf::property(value, "format", "").unwrap_or(suffix).to_owned();
+        let id = format!("{name}:{vmid}/{}", free_name(data, name, vmid, &format));
+        if let Some(source) = volume {
+            say(format!("create full clone of drive ({source})"));
+        }
+        say(formatting(data, &id, &format, size));
+        if format == "raw" && size > LARGEST_FILE {
+            return Err(Fail::new(format!(
+                "unable to create image: qemu-img: {}: The image size is too large for file format 'raw'",
+                path(data, &id)
+            )));
         }
         if !storage::has_room(node, data, name, size) {
             return Err(Fail::new(format!("{key}: out of space on storage '{name}'")));
         }
-        let format = conf::property(value, "format", "").unwrap_or("raw").to_owned();
-        let id = format!("{name}:{vmid}/{}", free_name(data, name, vmid, &format));
+        if volume.is_some() {
+            say(format!("allocated target volume '{id}'"));
+        }
         add(data, &id, vmid, size, &format, None);
-        say(formatting(data, &id, &format, size));
         let mut options: Vec<String> =
             options.iter().filter(|o| !o.starts_with("format=")).map(|o| (*o).to_owned()).collect();
         options.push(format!("size={}", conf::format_size(size)));
@@ -207,12 +233,17 @@ fn drive(
     }
 }
 
+/// Whether `new` asks for a cloud-init drive on the storage that `old` is on.
+fn is_new_cloudinit(old: &str, new: &str) -> bool {
+    new.strip_suffix(":cloudinit").is_some_and(|storage| old.split(':').next() == Some(storage))
+}
+
 /// A cloud-init drive that is replaced by something else loses its volume.
 fn drop_cloudinit_volume(data: &mut Data, vmid: u32, key: &str, new: &str) {
     let old =
         data.vms.get(&vmid).and_then(|c| c.get(key)).and_then(|v| v.split(',').next()).map(str::to_owned);
     if let Some(old) =
-        old.filter(|old| old.contains("-cloudinit") && old != new && !new.ends_with(":cloudinit"))
+        old.filter(|old| old.contains("-cloudinit") && old != new && !is_new_cloudinit(old, new))
     {
         data.volumes.remove(&old);
     }
@@ -239,6 +270,7 @@ pub(super) fn delete_setting(data: &mut Data, vmid: u32, key: &str, later: bool,
             let n = (0..256).find(|n| !conf.main.contains_key(&format!("unused{n}"))).unwrap_or(0);
             conf.main.insert(format!("unused{n}"), volume);
         }
+        change::forget_added(conf, key);
         if let Some(boot) = conf.main.get("boot").and_then(|b| b.strip_prefix("order=")).map(str::to_owned) {
             let left: Vec<&str> = boot.split(';').filter(|d| *d != key).collect();
             conf.main.insert("boot".to_owned(), format!("order={}", left.join(";")));
@@ -267,89 +299,6 @@ pub(super) fn unlink(node: &Node, call: &Call, vmid: u32) -> Reply<Value> {
     })
 }
 
-pub(super) fn resize(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
-    call.check(&[schema::RESIZE])?;
-    let p = call.params.clone();
-    let work = Arc::clone(node);
-    Ok(json!(task::spawn(node, "resize", vmid, move |worker| async move {
-        tokio::time::sleep(work.latency().task).await;
-        config::lock_file(&work, vmid)?;
-        let disk = p.get("disk").unwrap_or_default().to_owned();
-        let size = p.get("size").unwrap_or_default().to_owned();
-        let base = work.read(|d| {
-            let conf = d.vms.get(&vmid)?;
-            let volume = conf.get(&disk)?.split(',').next()?.to_owned();
-            conf.is_template().then(|| path(d, &volume))
-        });
-        if let Some(path) = base {
-            worker.say(format!(
-                "qemu-img: Could not open '{path}': Could not open '{path}': Operation not permitted"
-            ));
-        }
-        let grown = work.change(|data| {
-            let conf = data.vms.get(&vmid).ok_or_else(|| no_vm(&work, vmid))?;
-            if p.get("digest").is_some_and(|d| !d.is_empty() && d != conf.digest()) {
-                return Err("checksum mismatch (file change by other user?)".to_owned());
-            }
-            config::refuse_locked(conf, p.flag("skiplock")).map_err(|f| f.text())?;
-            grow(&work, data, vmid, &disk, &size)
-        })?;
-        // On a running VM it is QEMU that grows the image, without a word.
-        if grown && !work.read(|d| d.is_running(vmid)) {
-            worker.say("Image resized.");
-        }
-        Ok(())
-    })))
-}
-
-fn grow(node: &Node, data: &mut Data, vmid: u32, disk: &str, size: &str) -> Result<bool, String> {
-    let conf = data.vms.get(&vmid).ok_or_else(|| no_vm(node, vmid))?;
-    let drive = conf.get(disk).ok_or_else(|| format!("disk '{disk}' does not exist"))?.to_owned();
-    if conf::property(&drive, "media", "") == Some("cdrom") {
-        return Err("you can't resize a cdrom".to_owned());
-    }
-    let volume = drive.split(',').next().unwrap_or_default().to_owned();
-    let old = data
-        .volumes
-        .get(&volume)
-        .map(|v| v.size)
-        .ok_or_else(|| format!("volume '{volume}' does not exist"))?;
-    let relative = size.starts_with('+');
-    let given = conf::parse_size(size.trim_start_matches('+')).unwrap_or(0);
-    let new = if relative { old.saturating_add(given) } else { given };
-    if new < old {
-        return Err("shrinking disks is not supported".to_owned());
-    }
-    if new == old {
-        return Ok(false);
-    }
-    let name = volume.split(':').next().unwrap_or_default();
-    if conf.is_template() || !storage::has_room(node, data, name, new - old) {
-        let why = if conf.is_template() { "exit code 1" } else { "got timeout" };
-        let path = path(data, &volume);
-        return Err(format!(
-            "command '/usr/bin/qemu-img resize '--preallocation=metadata' -f qcow2 {path} {new}' failed: {why}"
-        ));
-    }
-    if let Some(v) = data.volumes.get_mut(&volume) {
-        v.size = new;
-    }
-    let stored: Vec<String> = drive
-        .split(',')
-        .map(|part| {
-            if part.starts_with("size=") {
-                format!("size={}", conf::format_size(new))
-            } else {
-                part.to_owned()
-            }
-        })
-        .collect();
-    if let Some(conf) = data.vms.get_mut(&vmid) {
-        conf.main.insert(disk.to_owned(), stored.join(","));
-    }
-    Ok(true)
-}
-
 pub(super) fn template(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
     call.check(&[schema::TEMPLATE])?;
     let there = node.read(|d| d.vms.contains_key(&vmid));
@@ -367,7 +316,7 @@ pub(super) fn template(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value>
     })?;
     let only = call.params.get("disk").map(str::to_owned);
     let work = Arc::clone(node);
-    Ok(json!(task::spawn(node, "qmtemplate", vmid, move |_| async move {
+    Ok(json!(task::spawn(node, &call.who, "qmtemplate", vmid, move |_| async move {
         tokio::time::sleep(work.latency().task).await;
         work.change(|data| {
             let drives: Vec<(String, String)> = data

@@ -1,6 +1,7 @@
 //! The API: from a request to its answer, with the texts of the genuine one.
 
-mod agent;
+pub(crate) mod agent;
+mod change;
 mod clone;
 mod cluster;
 mod config;
@@ -8,6 +9,7 @@ mod create;
 mod disks;
 mod node;
 mod power;
+mod resize;
 mod snapshot;
 mod storage;
 mod tasks;
@@ -18,6 +20,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use crate::{
+    auth::{self, Who},
     node::Node,
     params::{self, Params, Spec},
     schema,
@@ -99,6 +102,8 @@ pub struct Call {
     pub path: Vec<String>,
     /// Its parameters.
     pub params: Params,
+    /// Who sends it.
+    pub who: Who,
 }
 
 impl Call {
@@ -117,6 +122,7 @@ pub async fn answer(node: &Arc<Node>, call: &Call) -> Reply<(Value, Map<String, 
     let plain = |value: Value| (value, Map::new());
     let path: Vec<&str> = call.path.iter().map(String::as_str).collect();
     let p = &call.params;
+    auth::check(call)?;
     match (call.method.as_str(), path.as_slice()) {
         ("GET", []) => Ok(plain(subdirs(&["version", "cluster", "nodes", "storage", "access", "pools"]))),
         ("GET", ["version"]) => call.check(&[schema::NONE]).map(|()| plain(node::version())),

@@ -50,13 +50,14 @@ pub(super) fn get(node: &Node, call: &Call, rest: &[&str]) -> Reply<Value> {
             let kind = call.params.get("type");
             let shown = kind.is_none_or(|k| matches!(k, "bridge" | "any_bridge" | "any_local_bridge"));
             Ok(if shown {
-                node.bridges().iter().map(|name| bridge(node, name, true)).collect()
+                let listed = node.read(|d| d.listed_bridges.clone());
+                listed.iter().map(|name| bridge(node, name, true)).collect()
             } else {
                 json!([])
             })
         }
         ["network", iface] => {
-            if node.bridges().iter().any(|name| name == iface) {
+            if node.read(|d| d.listed_bridges.iter().any(|name| name == iface)) {
                 Ok(bridge(node, iface, false))
             } else {
                 Err(Fail::param("iface", "interface does not exist"))
@@ -65,6 +66,9 @@ pub(super) fn get(node: &Node, call: &Call, rest: &[&str]) -> Reply<Value> {
         ["qemu"] => {
             call.check(&[schema::LIST])?;
             let full = call.params.flag("full");
+            if !call.who.audits_vms() {
+                return Ok(json!([]));
+            }
             Ok(node
                 .read(|data| data.vms.keys().map(|vmid| vm::list_entry(node, data, *vmid, full)).collect()))
         }
@@ -95,10 +99,10 @@ fn status(node: &Node) -> Value {
         "current-kernel": {
             "machine": "x86_64", "sysname": "Linux", "release": "6.17.2-1-pve", "version": "#1 SMP PREEMPT_DYNAMIC",
         },
-        "boot-info": { "mode": "efi", "secureboot": 0 },
+        "boot-info": { "mode": "legacy-bios" },
         "cpuinfo": {
             "cpus": node.cpus(), "cores": node.cpus() / 2, "sockets": 1, "model": "Simulated CPU", "hvm": "1",
-            "mhz": "3000.000", "user_hz": 100, "flags": "fpu sse sse2 ht",
+            "mhz": "3000.000", "user_hz": 100, "vendor": "Simulated", "family": "6", "flags": "fpu sse sse2 ht",
         },
         "memory": { "total": total, "used": used, "free": total - used, "available": total - used },
         "swap": { "total": 0, "used": 0, "free": 0 },

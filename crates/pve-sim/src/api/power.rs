@@ -35,14 +35,13 @@ pub(super) fn change(node: &Arc<Node>, call: &Call, vmid: u32, verb: &str) -> Re
     let work = Arc::clone(node);
     let verb = verb.to_owned();
     let p = call.params.clone();
-    Ok(json!(task::spawn(node, kind, vmid, move |worker| async move {
+    Ok(json!(task::spawn(node, &call.who, kind, vmid, move |worker| async move {
         match verb.as_str() {
             "start" => start(&work, &worker, &p, vmid).await,
             "stop" => stop(&work, vmid).await,
             "shutdown" => shutdown(&work, &worker, &p, vmid).await,
             "reboot" => {
-                tokio::time::sleep(work.latency().task).await;
-                guest::power_off(&work, vmid);
+                shutdown(&work, &worker, &p, vmid).await?;
                 guest::power_on(&work, vmid)
             }
             "reset" => {
@@ -89,6 +88,7 @@ async fn start(node: &Arc<Node>, worker: &Worker, p: &Params, vmid: u32) -> Resu
             return Err(format!("volume '{volume}' does not exist"));
         }
     }
+    let cores = vm::cpus(&conf.main);
     if let Some(custom) = conf.get("cicustom") {
         for volume in custom.split(',').filter_map(|part| part.split_once('=')).map(|(_, v)| v) {
             if !node.read(|d| node.has_volume(d, volume)) {
@@ -99,7 +99,13 @@ async fn start(node: &Arc<Node>, worker: &Worker, p: &Params, vmid: u32) -> Resu
     if config::cloudinit_drive(&conf).is_some() {
         worker.say("generating cloud-init ISO");
     }
-    if vm::cpus(&conf.main) > node.cpus() {
+    let device = conf.main.iter().find(|(key, _)| key.starts_with("hostpci"));
+    if let Some((_, device)) = device {
+        let message = format!("no PCI device found for '{}'", device.split(',').next().unwrap_or_default());
+        worker.say(message.clone());
+        return Err(message);
+    }
+    if cores > node.cpus() {
         return Err(format!("MAX {} vcpus allowed per VM on this node", node.cpus()));
     }
     for (_, net) in conf.main.iter().filter(|(k, _)| k.starts_with("net") && k[3..].parse::<u32>().is_ok()) {
@@ -112,6 +118,10 @@ async fn start(node: &Arc<Node>, worker: &Worker, p: &Params, vmid: u32) -> Resu
     tokio::time::sleep(node.latency().start).await;
     if vm::memory(&conf.main) > node.memory() {
         worker.say("kvm: cannot set up guest memory 'pc.ram': Cannot allocate memory");
+        return Err("start failed: QEMU exited with code 1".to_owned());
+    }
+    if !node.world().kvm && conf.get("kvm") != Some("0") {
+        worker.say("kvm: warning: host doesn't support requested feature: CPUID[eax=01h].ECX.pni [bit 0]");
         return Err("start failed: QEMU exited with code 1".to_owned());
     }
     if conf.get("args").is_some_and(|a| a.contains("nosuch")) {
@@ -171,7 +181,7 @@ pub(super) fn destroy(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> 
     })?;
     let work = Arc::clone(node);
     let p = call.params.clone();
-    Ok(json!(task::spawn(node, "qmdestroy", vmid, move |worker| async move {
+    Ok(json!(task::spawn(node, &call.who, "qmdestroy", vmid, move |worker| async move {
         tokio::time::sleep(work.latency().task).await;
         config::lock_file(&work, vmid)?;
         work.change(|d| {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Call, Fail, Reply, config, no_vm, vm::need};
 use crate::{
-    conf, guest,
+    conf, guest, keys,
     node::{Node, now},
     params, schema, task,
 };
@@ -70,11 +70,13 @@ fn create(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
         return Err(Fail::new(format!("unable to use snapshot name '{name}' (reserved name)")));
     }
     let description = call.params.get("description").map(str::to_owned);
+    let memory = call.params.flag("vmstate");
     let work = Arc::clone(node);
-    Ok(json!(task::spawn(node, "qmsnapshot", vmid, move |worker| async move {
+    Ok(json!(task::spawn(node, &call.who, "qmsnapshot", vmid, move |worker| async move {
         tokio::time::sleep(work.latency().task).await;
         config::lock_file(&work, vmid)?;
         let volume = work.change(|d| {
+            let running = d.is_running(vmid);
             let conf = d.vms.get_mut(&vmid).ok_or_else(|| no_vm(&work, vmid))?;
             config::refuse_locked(conf, false).map_err(|f| f.text())?;
             if conf.is_template() {
@@ -98,6 +100,17 @@ fn create(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
                 section.insert("description".to_owned(), text);
             }
             section.insert("snaptime".to_owned(), now().to_string());
+            if memory && running {
+                let state = state_volume(&section, vmid, &name);
+                for (key, value) in [
+                    ("runningcpu", "qemu64"),
+                    ("runningmachine", "pc-i440fx-10.2+pve0"),
+                    ("running-nets-host-mtu", "net0=1500"),
+                    ("vmstate", state.as_str()),
+                ] {
+                    section.insert(key.to_owned(), value.to_owned());
+                }
+            }
             conf.snapshots.insert(name.clone(), section);
             conf.main.insert("parent".to_owned(), name);
             Ok(conf.get("scsi0").and_then(|v| v.split(',').next()).map(str::to_owned))
@@ -107,6 +120,13 @@ fn create(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
         }
         Ok(())
     })))
+}
+
+/// Where a machine's memory is kept: beside its first disk.
+fn state_volume(section: &conf::Section, vmid: u32, name: &str) -> String {
+    let drive = section.iter().find(|(k, v)| conf::is_drive(k) && v.contains(':')).map(|(_, v)| v.as_str());
+    let storage = drive.and_then(|d| d.split(':').next()).unwrap_or("local");
+    format!("{storage}:{vmid}/vm-{vmid}-state-{name}.raw")
 }
 
 fn one(node: &Arc<Node>, call: &Call, vmid: u32, name: &str, rest: &[&str]) -> Reply<Value> {
@@ -131,13 +151,21 @@ fn one(node: &Arc<Node>, call: &Call, vmid: u32, name: &str, rest: &[&str]) -> R
         ("POST", ["rollback"]) => {
             call.check(&[schema::ROLLBACK])?;
             let start = call.params.flag("start");
-            Ok(json!(task::spawn(node, "qmrollback", vmid, move |_| async move {
+            Ok(json!(task::spawn(node, &call.who, "qmrollback", vmid, move |_| async move {
                 tokio::time::sleep(work.latency().task).await;
+                if !work.read(|d| d.vms.get(&vmid).is_some_and(|c| c.snapshots.contains_key(&name))) {
+                    return Err(missing);
+                }
                 guest::power_off(&work, vmid);
                 work.change(|d| {
                     let conf = d.vms.get_mut(&vmid).ok_or_else(|| no_vm(&work, vmid))?;
                     let mut section = conf.snapshots.get(&name).cloned().ok_or(missing)?;
-                    section.remove("snaptime");
+                    for key in
+                        ["snaptime", "vmstate", "runningcpu", "runningmachine", "running-nets-host-mtu"]
+                    {
+                        section.remove(key);
+                    }
+                    section.insert("vmgenid".to_owned(), keys::uuid());
                     section.insert("parent".to_owned(), name);
                     conf.main = section;
                     Ok::<(), String>(())
@@ -147,7 +175,7 @@ fn one(node: &Arc<Node>, call: &Call, vmid: u32, name: &str, rest: &[&str]) -> R
         }
         ("DELETE", []) => {
             call.check(&[schema::DELETE_SNAPSHOT])?;
-            Ok(json!(task::spawn(node, "qmdelsnapshot", vmid, move |_| async move {
+            Ok(json!(task::spawn(node, &call.who, "qmdelsnapshot", vmid, move |_| async move {
                 tokio::time::sleep(work.latency().task).await;
                 work.change(|d| {
                     let conf = d.vms.get_mut(&vmid).ok_or_else(|| no_vm(&work, vmid))?;

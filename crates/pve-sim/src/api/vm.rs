@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::{Call, Fail, Reply, agent, clone, config, disks, power, snapshot, subdirs};
+use super::{Call, Fail, Reply, agent, clone, config, disks, power, resize, snapshot, subdirs};
 use crate::{
     conf::{self, VmConf},
     node::{Data, Node},
@@ -37,7 +37,7 @@ pub(super) async fn answer(node: &Arc<Node>, call: &Call, vmid: u32, rest: &[&st
         ("PUT", ["cloudinit"]) => config::regenerate(node, call, vmid),
         ("GET", ["cloudinit", "dump"]) => config::dump(node, call, vmid),
         ("PUT", ["unlink"]) => disks::unlink(node, call, vmid),
-        ("PUT", ["resize"]) => disks::resize(node, call, vmid),
+        ("PUT", ["resize"]) => resize::resize(node, call, vmid),
         ("POST", ["clone"]) => clone::clone(node, call, vmid),
         ("POST", ["template"]) => disks::template(node, call, vmid),
         ("GET", ["feature"]) => {

@@ -29,9 +29,9 @@ pub fn os_release(os: Os) -> &'static str {
 pub fn os_info(node: &Node, vmid: u32) -> Value {
     let os = with(node, vmid, |r| r.os).unwrap_or(Os::CloudImage);
     if os == Os::CloudImage {
-        json!({ "id": "ubuntu", "name": "Ubuntu", "pretty-name": "Ubuntu 24.04.3 LTS", "version-id": "24.04", "machine": "x86_64" })
+        json!({ "id": "ubuntu", "name": "Ubuntu", "pretty-name": "Ubuntu 24.04.3 LTS", "version": "24.04.3 LTS (Noble Numbat)", "version-id": "24.04", "machine": "x86_64", "kernel-release": "6.8.0-79-generic", "kernel-version": "#79-Ubuntu SMP PREEMPT_DYNAMIC" })
     } else {
-        json!({ "id": "nixos", "name": "NixOS", "pretty-name": "NixOS 25.11 (Xantusia)", "version-id": "25.11", "machine": "x86_64" })
+        json!({ "id": "nixos", "name": "NixOS", "pretty-name": "NixOS 25.11 (Xantusia)", "version": "25.11 (Xantusia)", "version-id": "25.11", "machine": "x86_64", "kernel-release": "6.12.48", "kernel-version": "#1-NixOS SMP PREEMPT_DYNAMIC" })
     }
 }
 
@@ -51,6 +51,7 @@ pub fn read_file(node: &Node, vmid: u32, path: &str) -> Option<Vec<u8>> {
         "/proc/sys/kernel/random/boot_id" => format!("00000000-0000-4000-8000-{:012}\n", run.boot),
         "/proc/uptime" => format!("{}.00 0.00\n", now().saturating_sub(run.started)),
         "/proc/meminfo" => "MemTotal:        4014080 kB\nMemAvailable:    3600000 kB\n".to_owned(),
+        "/etc/ssh/sshd_config" => "Include /etc/ssh/sshd_config.d/*.conf\n".to_owned(),
         "/etc/machine-id" => format!("{vmid:032x}\n"),
         "/root/.ssh/authorized_keys" => run.system.users.get("root")?.join("\n") + "\n",
         _ => return None,

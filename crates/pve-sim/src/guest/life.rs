@@ -30,6 +30,7 @@ pub(super) fn running(
         boot,
         started: now(),
         paused: false,
+        agent_stopped: false,
         booting: takes.map(|takes| (Instant::now(), takes)),
         formatted: false,
         files: BTreeMap::new(),

@@ -106,6 +106,9 @@ pub struct Running {
     pub started: u64,
     /// Suspended.
     pub paused: bool,
+    /// Whether somebody stopped the guest agent's service.
+    #[serde(default)]
+    pub agent_stopped: bool,
     /// When this system began to boot, and how long that takes; nothing for one that is up since before.
     #[serde(skip)]
     pub booting: Option<(Instant, Duration)>,
@@ -113,9 +116,9 @@ pub struct Running {
     pub formatted: bool,
     /// Files below `/mnt` and elsewhere that were put in place.
     pub files: BTreeMap<String, Vec<u8>>,
-    /// Ended processes of the guest agent.
+    /// Processes of the guest agent whose end nobody has asked for; nothing where one still runs.
     #[serde(skip)]
-    pub processes: BTreeMap<u32, Outcome>,
+    pub processes: BTreeMap<u32, Option<Outcome>>,
 }
 
 /// A machine.
@@ -196,7 +199,8 @@ pub fn agent_is_up(node: &Node, vmid: u32) -> bool {
         extra += by;
     }
     // The installer has no guest agent.
-    with(node, vmid, |run| run.os != Os::Installer && is_after(run, extra)).unwrap_or(false)
+    with(node, vmid, |run| run.os != Os::Installer && !run.agent_stopped && is_after(run, extra))
+        .unwrap_or(false)
 }
 
 /// The address as the machine knows it; nothing while DHCP has not answered.

@@ -165,6 +165,11 @@ impl Shell {
                 if command.quiet {
                     self.out.stderr.truncate(stderr);
                 }
+                if command.to_stderr {
+                    let printed = self.out.stdout.split_off(stdout);
+                    self.out.stderr.extend(printed);
+                    continue;
+                }
                 let printed = match (&command.output, piped) {
                     (None, false) => continue,
                     _ => self.out.stdout.split_off(stdout),
@@ -285,6 +290,11 @@ impl Shell {
             ("systemctl", ["list-units" | "--failed", ..]) => {}
             ("systemctl", ["reboot", ..]) | ("reboot", _) => self.later(false),
             ("systemctl", ["poweroff", ..]) | ("poweroff" | "shutdown", _) => self.later(true),
+            ("systemctl", ["stop", "qemu-guest-agent"]) => self.node.change(|d| {
+                if let Some(run) = d.guests.get_mut(&self.vmid).and_then(|g| g.running.as_mut()) {
+                    run.agent_stopped = true;
+                }
+            }),
             ("systemctl", _) => {}
             ("cloud-init", ["status", ..]) if self.os() == Os::CloudImage => self.say("status: done\n"),
             ("tailscale", ["status", ..]) if self.os() == Os::Nixos => {
@@ -297,6 +307,15 @@ impl Shell {
                 self.say(text);
             }
             ("cat", files) => self.cat(files),
+            ("head", ["-c", count, rest @ ..]) => {
+                let wanted = count.parse().unwrap_or(0);
+                let mut bytes = match rest {
+                    ["/dev/zero"] => vec![0; wanted],
+                    _ => std::mem::take(&mut self.stdin),
+                };
+                bytes.truncate(wanted);
+                self.say(bytes);
+            }
             ("head", _) => {
                 let text = String::from_utf8_lossy(&std::mem::take(&mut self.stdin)).into_owned();
                 self.say(text.lines().next().map(|l| format!("{l}\n")).unwrap_or_default());

@@ -22,12 +22,14 @@ pub(super) struct Simple {
     pub(super) output: Option<String>,
     /// Whether the output is added to the file's end.
     pub(super) append: bool,
+    /// Whether standard output goes where standard error does.
+    pub(super) to_stderr: bool,
     /// Whether standard error is thrown away.
     pub(super) quiet: bool,
 }
 
 fn simple(join: Join) -> Simple {
-    Simple { join, words: Vec::new(), output: None, append: false, quiet: false }
+    Simple { join, words: Vec::new(), output: None, append: false, to_stderr: false, quiet: false }
 }
 
 /// Splits a script into simple commands.
@@ -86,7 +88,9 @@ pub(super) fn parse(script: &str, variable: &dyn Fn(&str) -> String) -> Vec<Simp
                 let append = chars.next_if_eq(&'>').is_some();
                 if chars.next_if_eq(&'&').is_some() {
                     // `2>&1`: both outputs are kept apart here; nothing to do.
-                    while chars.next_if(char::is_ascii_digit).is_some() {}
+                    while let Some(to) = chars.next_if(char::is_ascii_digit) {
+                        current.to_stderr |= to == '2' && !is_err;
+                    }
                 } else {
                     redirect = Some((is_err, append));
                 }
