@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use fleet_core::{
-    Error, Result,
+    Error, Kind, Result,
     child::quote,
     deadline::Deadline,
     ssh::{ExecStatus, Transport},
@@ -137,10 +137,11 @@ fn mint_command(etc: &str, full: bool) -> String {
 }
 
 fn mint(transport: &dyn Transport, full: bool, deadline: Deadline) -> Result<Ticket> {
-    let output = transport.exec(&mint_command(ETC, full), b"", deadline.at_most(Duration::from_secs(20)))?;
+    let run = transport.exec(&mint_command(ETC, full), b"", deadline.at_most(Duration::from_secs(20)));
+    let output = run.map_err(not_made)?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     let failed = |why: String| {
-        Error::new(fleet_core::Kind::Unreachable, format!("can not make a ticket on the node: {why}"))
+        Error::new(Kind::Unreachable, format!("can not make a ticket on the node: {why}"))
             .now("logged in over SSH, but nothing was asked of the Proxmox API")
     };
     if output.status != ExecStatus::Code(0) {
@@ -161,6 +162,24 @@ fn mint(transport: &dyn Transport, full: bool, deadline: Deadline) -> Result<Tic
         // What it printed may be a secret.
         _ => Err(failed("perl printed something that is no ticket".to_owned())
             .hint("does the login shell of root print anything? `ssh HOST true` must print nothing")),
+    }
+}
+
+/// A ticket that was not had in the end: making one changes nothing, so that there is nothing that could be unknown.
+/// The command that makes it says nothing to whoever reads the error.
+fn not_made(error: Error) -> Error {
+    let nothing = "nothing was asked of the Proxmox API";
+    match error.kind() {
+        Kind::OutcomeUnknown => {
+            Error::new(Kind::Unreachable, "the connection to the node was lost while it made a ticket")
+                .now(nothing)
+        }
+        Kind::DeadlinePassed => {
+            Error::new(Kind::DeadlinePassed, "gave up waiting for the node to make a ticket")
+                .now(nothing)
+                .hint("look on the node: `pvecm status`, `systemctl status pve-cluster`")
+        }
+        _ => error,
     }
 }
 
