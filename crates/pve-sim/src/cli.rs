@@ -48,6 +48,9 @@ enum Verb {
         /// How long things take
         #[arg(long, value_enum, default_value_t)]
         latency: Speed,
+        /// What is to go wrong, one fault a line as JSON: `{"fault": "storage-full", "storage": "nvmeprom"}`
+        #[arg(long, value_name = "FILE")]
+        faults: Option<PathBuf>,
         /// Refuse forwarding, as `AllowTcpForwarding no` does
         #[arg(long)]
         no_forwarding: bool,
@@ -89,7 +92,7 @@ pub fn main() -> ExitCode {
         Verb::Replay { dir } => finish(ui, replay(ui, &dir)),
         Verb::Relay { address } => finish(ui, relay(&address)),
         Verb::Demo { keep } => finish(ui, crate::demo::run(ui, keep)),
-        Verb::Serve { state, port, authorize, latency, no_forwarding } => {
+        Verb::Serve { state, port, authorize, latency, faults, no_forwarding } => {
             let latency = match latency {
                 Speed::Fast => Latency::fast(),
                 Speed::Genuine => Latency::genuine(),
@@ -102,7 +105,7 @@ pub fn main() -> ExitCode {
                 allow_forwarding: !no_forwarding,
                 ..World::default()
             };
-            finish(ui, serve(ui, &state, port, world))
+            finish(ui, serve(ui, &state, port, world, faults.as_deref()))
         }
     }
 }
@@ -133,11 +136,26 @@ fn relay(address: &str) -> Result<()> {
     outcome.map(drop)
 }
 
-fn serve(ui: Ui, state: &std::path::Path, port: u16, world: World) -> Result<()> {
+fn serve(
+    ui: Ui,
+    state: &std::path::Path,
+    port: u16,
+    world: World,
+    script: Option<&std::path::Path>,
+) -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("can not start threads")?;
     runtime.block_on(async {
         let node = Arc::new(Node::open(state, world)?);
+        if let Some(path) = script {
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("can not read {}", path.display()))?;
+            let faults = crate::faults::script(&text)
+                .map_err(|e| anyhow::anyhow!("{}, {e}", path.display()))?;
+            for fault in faults {
+                node.inject(fault);
+            }
+        }
         // What is printed has to hold in any directory.
         let state = state.canonicalize().with_context(|| format!("can not find {}", state.display()))?;
         let bin = state.join("bin");

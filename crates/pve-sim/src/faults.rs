@@ -2,9 +2,33 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// What is to go wrong. Each holds until it has struck as often as it says, or until it is cleared.
-#[derive(Debug, Clone, PartialEq)]
+///
+/// In a script, a fault is a JSON object: `{"fault": "storage-full", "storage": "nvmeprom"}`; times are in
+/// milliseconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "fault", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Fault {
+    /// A stream is cut at a byte; the stream that reaches it first.
+    CutAtByte {
+        /// Of which kind.
+        stream: Stream,
+        /// After so many bytes.
+        at: u64,
+    },
+    /// The API daemon is restarted when the request number `after` (from now, 0 is the next one) has arrived: that
+    /// one is not carried out, connections to the API end, running tasks are interrupted.
+    DaemonRestarts {
+        /// How many requests still pass.
+        after: u32,
+    },
+    /// All tickets expire when the request number `after` has arrived.
+    TicketsExpire {
+        /// How many requests still pass.
+        after: u32,
+    },
     /// The SSH connection is cut when the API request number `after` (from now, 0 is the next one) has arrived.
     DropLink {
         /// How many requests still pass.
@@ -39,6 +63,7 @@ pub enum Fault {
         /// Part of the path.
         path: String,
         /// How long.
+        #[serde(with = "millis")]
         by: Duration,
     },
     /// The lock file of a VM is held: changes fail as after Proxmox's ten seconds.
@@ -50,30 +75,31 @@ pub enum Fault {
     },
     /// Tasks of this type end `WARNINGS: n`.
     TaskWarnings {
-        /// `qmclone`, …
+        /// `qmclone`, …, or `any`.
         kind: String,
         /// How many warnings.
         count: u32,
     },
     /// The next task of this type fails, nothing done.
     TaskFails {
-        /// `qmclone`, …
+        /// `qmclone`, …, or `any`.
         kind: String,
         /// Its exit status.
         message: String,
     },
     /// The next task of this type is killed in the middle.
     TaskKilled {
-        /// `qmclone`, …
+        /// `qmclone`, …, or `any`.
         kind: String,
         /// Whether it still cleans up after itself (a signal that it hears), or leaves what it had begun (signal 9).
         cleaned: bool,
     },
     /// Tasks of this type take so long.
     TaskSlow {
-        /// `qmclone`, …
+        /// `qmclone`, …, or `any`.
         kind: String,
         /// How long.
+        #[serde(with = "millis")]
         by: Duration,
     },
     /// A VM's guest agent never answers.
@@ -86,7 +112,13 @@ pub enum Fault {
         /// Which VM.
         vmid: u32,
         /// How much later than its system.
+        #[serde(with = "millis")]
         by: Duration,
+    },
+    /// A VM's guest agent tells of docker0 first.
+    DockerFirst {
+        /// Which VM.
+        vmid: u32,
     },
     /// A VM never gets an address.
     NoAddress {
@@ -132,6 +164,52 @@ pub enum Fault {
     },
 }
 
+/// A kind of stream, and which way its bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stream {
+    /// From the node's SSH server to the client.
+    SshDown,
+    /// From the client to the node's SSH server.
+    SshUp,
+    /// From the API daemon to the client.
+    ApiDown,
+    /// From the client to the API daemon.
+    ApiUp,
+    /// From a guest's SSH server to the client.
+    GuestDown,
+}
+
+/// Milliseconds.
+mod millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(by: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(u64::try_from(by.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
+    }
+}
+
+/// Reads a script: one fault a line; empty lines and those that begin with `#` say nothing.
+pub fn script(text: &str) -> Result<Vec<Fault>, String> {
+    text.lines()
+        .enumerate()
+        .map(|(n, line)| (n, line.trim()))
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+        .map(|(n, line)| serde_json::from_str(line).map_err(|e| format!("line {}: {e}", n + 1)))
+        .collect()
+}
+
+/// Whether a fault for tasks of type `kind` strikes one of type `task`; `any` is every type.
+pub(crate) fn strikes(kind: &str, task: &str) -> bool {
+    kind == task || kind == "any"
+}
+
 impl Fault {
     /// Takes one of what `pick` finds; one-time faults are removed.
     pub fn take<T>(
@@ -144,5 +222,27 @@ impl Fault {
             faults.remove(index);
         }
         Some(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts() {
+        let text = "# slow, then full\n{\"fault\":\"slow\",\"path\":\"/clone\",\"by\":250}\n\n{\"fault\":\"api-down\"}\n\
+                    {\"fault\":\"cut-at-byte\",\"stream\":\"api-down\",\"at\":17}\n";
+        let faults = script(text).unwrap();
+        assert_eq!(
+            faults,
+            [
+                Fault::Slow { path: "/clone".to_owned(), by: Duration::from_millis(250) },
+                Fault::ApiDown,
+                Fault::CutAtByte { stream: Stream::ApiDown, at: 17 },
+            ]
+        );
+        assert!(script("{\"fault\":\"slwo\"}").unwrap_err().starts_with("line 1: unknown variant `slwo`"));
+        assert!(script("\n{\"fault\":\"slow\",\"pth\":1}").unwrap_err().starts_with("line 2: "));
     }
 }

@@ -25,7 +25,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::{
     api::{self, Call, Fail, Reply},
     auth::{Refused, Who, authenticate},
-    faults::Fault,
+    cut::Cut,
+    faults::{Fault, Stream},
     log::What,
     node::Node,
     params::Params,
@@ -103,8 +104,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let reads = Arc::new(AtomicU32::new(0));
+    let mut restarts = node.restarts.subscribe();
+    restarts.mark_unchanged();
     let connection = Arc::new(Connection {
-        node,
+        node: Arc::clone(&node),
         served: AtomicU32::new(0),
         reads: Arc::clone(&reads),
         reads_before: Mutex::new(0),
@@ -114,14 +117,15 @@ where
         let connection = Arc::clone(&connection);
         async move { connection.answer(request).await }
     });
+    let stream = Cut::new(node, stream, Stream::ApiDown, Some(Stream::ApiUp));
     let io = TokioIo::new(Counted { stream, reads });
+    let mut server = hyper::server::conn::http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(IDLE).max_headers(64);
     // How a connection ended is the client's business.
-    let _ = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(IDLE)
-        .max_headers(64)
-        .serve_connection(io, service)
-        .await;
+    tokio::select! {
+        _ = server.serve_connection(io, service) => {}
+        _ = restarts.changed() => {}
+    }
 }
 
 impl Connection {
@@ -198,6 +202,17 @@ impl Connection {
             let rest = &below[format.len()..];
             return Err(Fail::http(501, format!("no formatter for uri {rest}, {format}")));
         };
+        let expired = node.fault(|f| match f {
+            Fault::TicketsExpire { after: 0 } => Some((true, true)),
+            Fault::TicketsExpire { after } => {
+                *after -= 1;
+                Some((false, false))
+            }
+            _ => None,
+        });
+        if expired == Some(true) {
+            node.expire_tickets();
+        }
         let ticketless = method == "POST" && below == "/access/ticket";
         let who = match authenticate(node, &parts.headers) {
             Ok(who) => who,
@@ -257,6 +272,19 @@ impl Connection {
         });
         if let Some(by) = slow {
             tokio::time::sleep(by).await;
+        }
+        let restarted = node.fault(|f| match f {
+            Fault::DaemonRestarts { after: 0 } => Some((true, true)),
+            Fault::DaemonRestarts { after } => {
+                *after -= 1;
+                Some((false, false))
+            }
+            _ => None,
+        });
+        if restarted == Some(true) {
+            self.dropped.store(true, Ordering::Relaxed);
+            node.restart_daemon();
+            return Err(Fail::http(500, "dropped"));
         }
         let drop = node.fault(|f| match f {
             Fault::DropLink { after: 0, done } => Some((Some(*done), true)),

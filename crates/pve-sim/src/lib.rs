@@ -9,6 +9,7 @@ pub mod auth;
 pub mod cli;
 pub mod cluster;
 pub mod conf;
+pub mod cut;
 pub mod data;
 pub mod demo;
 pub mod exec;

@@ -21,7 +21,14 @@ use tokio::{
     net::TcpListener,
 };
 
-use crate::{exec, faults::Fault, guest, http, keys, log::What, node::Node};
+use crate::{
+    cut::Cut,
+    exec,
+    faults::{Fault, Stream},
+    guest, http, keys,
+    log::What,
+    node::Node,
+};
 
 /// The settings of a server with this host key.
 pub fn config(host_key: &str, id: &'static str) -> Result<Arc<Config>> {
@@ -106,6 +113,7 @@ where
         // An error says that the node itself is gone.
         let _ = cut.changed().await;
     };
+    let stream = Cut::new(node, stream, Stream::SshDown, Some(Stream::SshUp));
     serve_until(config, stream, handler, ended).await;
 }
 
@@ -173,7 +181,8 @@ impl Handler for NodeHandler {
             }
         } else if let Some((vmid, boot)) = machine {
             reply.accept().await;
-            tokio::spawn(guest::ssh::serve(node, vmid, boot, channel.into_stream()));
+            let stream = Cut::new(Arc::clone(&node), channel.into_stream(), Stream::GuestDown, None);
+            tokio::spawn(guest::ssh::serve(node, vmid, boot, stream));
         } else {
             reply.reject(ChannelOpenFailure::ConnectFailed).await;
         }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     auth::Who,
-    faults::Fault,
+    faults::{Fault, strikes},
     node::{Node, now},
 };
 
@@ -151,7 +151,7 @@ where
     W: Future<Output = Result<(), String>> + Send + 'static,
 {
     let killed = node.fault(|f| match f {
-        Fault::TaskKilled { kind: k, cleaned } if *k == kind => Some((*cleaned, true)),
+        Fault::TaskKilled { kind: k, cleaned } if strikes(k, kind) => Some((*cleaned, true)),
         _ => None,
     });
     let user = who.name();
@@ -180,14 +180,14 @@ where
     let kind = kind.to_owned();
     tokio::spawn(async move {
         let slow = worker.node.fault(|f| match f {
-            Fault::TaskSlow { kind: k, by } if *k == kind => Some((*by, false)),
+            Fault::TaskSlow { kind: k, by } if strikes(k, &kind) => Some((*by, false)),
             _ => None,
         });
         if let Some(by) = slow {
             worker.sleep(by).await;
         }
         let failure = worker.node.fault(|f| match f {
-            Fault::TaskFails { kind: k, message } if *k == kind => Some((message.clone(), true)),
+            Fault::TaskFails { kind: k, message } if strikes(k, &kind) => Some((message.clone(), true)),
             _ => None,
         });
         // A clone copies while it is held; it cleans up itself when it is stopped.
@@ -201,7 +201,7 @@ where
             None => work(worker.clone()).await,
         };
         let warnings = worker.node.fault(|f| match f {
-            Fault::TaskWarnings { kind: k, count } if *k == kind => Some((*count, false)),
+            Fault::TaskWarnings { kind: k, count } if strikes(k, &kind) => Some((*count, false)),
             _ => None,
         });
         worker.end(outcome, warnings);

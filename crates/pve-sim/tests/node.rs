@@ -100,7 +100,7 @@ fn from_template_to_login() {
 fn unknown_commands_and_strangers() {
     let sim = Sim::start();
     let api = Api::new(&sim);
-    let out = api.session.exec("qm list", b"", deadline()).unwrap();
+    let out = api.session.exec("zpool list", b"", deadline()).unwrap();
     assert_eq!(out.status, ExecStatus::Code(127));
     let list = api.session.exec("cat /etc/pve/.vmlist", b"", deadline()).unwrap();
     let list: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();

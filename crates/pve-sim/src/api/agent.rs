@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{Call, Fail, Reply};
 use crate::{
     conf::{self, VmConf},
+    faults::Fault,
     guest::{self, shell},
     log::What,
     node::Node,
@@ -123,8 +124,12 @@ fn interfaces(node: &Node, vmid: u32) -> Value {
             &[("ipv4", &address, 24), ("ipv6", "fe80::be24:11ff:fe00:1", 64)],
         )),
     }
-    if guest::is_installed(node, vmid) {
+    if node.has_fault(|f| matches!(f, Fault::DockerFirst { vmid: v } if *v == vmid)) {
+        list.insert(0, interface("docker0", "02:42:ac:11:00:01", &[("ipv4", "172.17.0.1", 16)]));
+    } else if guest::is_installed(node, vmid) {
         list.push(interface("docker0", "02:42:ac:11:00:01", &[("ipv4", "172.17.0.1", 16)]));
+    }
+    if guest::is_installed(node, vmid) {
         list.push(interface("tailscale0", "00:00:00:00:00:00", &[("ipv4", "100.64.0.7", 32)]));
     }
     Value::Array(list)

@@ -38,6 +38,9 @@ pub(super) fn create(node: &Arc<Node>, call: &Call) -> Reply<Value> {
         }
         Ok(())
     })?;
+    if let Some(archive) = call.params.get("archive") {
+        return restore(node, call, vmid, archive);
+    }
     let work = Arc::clone(node);
     let p = call.params.clone();
     Ok(json!(task::spawn(node, &call.who, "qmcreate", vmid, move |worker| async move {
@@ -88,6 +91,41 @@ pub(super) fn create(node: &Arc<Node>, call: &Call) -> Reply<Value> {
         }
         worker.say("Execute autostart");
         guest::power_on(&work, vmid)
+    })))
+}
+
+/// A VM out of a backup. What is in it is not simulated: a small VM with one disk.
+fn restore(node: &Arc<Node>, call: &Call, vmid: u32, archive: &str) -> Reply<Value> {
+    if !node.read(|d| d.volumes.contains_key(archive)) {
+        return Err(Fail::new(format!("volume '{archive}' does not exist")));
+    }
+    let storage = call.params.get("storage").unwrap_or("local").to_owned();
+    node.read(|d| storage::for_images(d, &storage).map(drop))?;
+    let work = Arc::clone(node);
+    Ok(json!(task::spawn(node, &call.who, "qmrestore", vmid, move |worker| async move {
+        tokio::time::sleep(work.latency().full_clone).await;
+        let mut lines = Vec::new();
+        work.change(|d| {
+            d.vms.insert(vmid, VmConf::from_pairs(&[("boot", "order=scsi0"), ("name", "restored")]));
+            let drive = format!("{storage}:2");
+            match disks::normalise(&work, d, vmid, "scsi0", &drive, &mut |line| lines.push(line)) {
+                Ok(drive) => {
+                    if let Some(conf) = d.vms.get_mut(&vmid) {
+                        conf.main.insert("scsi0".to_owned(), drive);
+                    }
+                    d.guests.insert(vmid, Guest::default());
+                    Ok(())
+                }
+                Err(fail) => {
+                    d.vms.remove(&vmid);
+                    Err(fail.text())
+                }
+            }
+        })?;
+        for line in lines {
+            worker.say(line);
+        }
+        Ok(())
     })))
 }
 

@@ -155,6 +155,11 @@ async fn shutdown(node: &Arc<Node>, worker: &Worker, p: &Params, vmid: u32) -> R
             "QEMU Guest Agent is not running - VM {vmid} qga command 'guest-ping' failed - got timeout"
         ));
     }
+    let patience = p.get("timeout").and_then(|t| t.parse().ok()).unwrap_or(60);
+    if let Some(left) = guest::boot_left(node, vmid).filter(|left| *left < Duration::from_secs(patience)) {
+        // A system that is coming up hears the button when it is there.
+        tokio::time::sleep(left).await;
+    }
     if guest::is_up(node, vmid) {
         guest::power_off(node, vmid);
         return Ok(());

@@ -184,6 +184,11 @@ pub fn is_up(node: &Node, vmid: u32) -> bool {
     !never && with(node, vmid, |run| is_after(run, Duration::ZERO)).unwrap_or(false)
 }
 
+/// How long a machine still takes until its system is up.
+pub fn boot_left(node: &Node, vmid: u32) -> Option<Duration> {
+    with(node, vmid, |run| run.booting.and_then(|(start, takes)| takes.checked_sub(start.elapsed())))?
+}
+
 /// Whether the machine's guest agent answers.
 pub fn agent_is_up(node: &Node, vmid: u32) -> bool {
     if node.has_fault(

@@ -247,8 +247,17 @@ pub const UNLINK: &[Spec] = &[req("idlist", ANY), opt("force", Bool)];
 /// An endpoint without parameters.
 pub const NONE: &[Spec] = &[];
 /// `POST qemu`.
-pub const CREATE: &[Spec] =
-    &[req("vmid", Vmid), opt("storage", Format(storage)), opt("start", Bool), opt("force", Bool)];
+pub const CREATE: &[Spec] = &[
+    req("vmid", Vmid),
+    opt("archive", ANY),
+    opt("bwlimit", Int(0, MAX)),
+    opt("force", Bool),
+    opt("live-restore", Bool),
+    opt("pool", ANY),
+    opt("start", Bool),
+    opt("storage", Format(storage)),
+    opt("unique", Bool),
+];
 
 const DISKS: &[&str] = &[
     "ide0",

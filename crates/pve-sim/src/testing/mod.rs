@@ -156,6 +156,11 @@ impl Sim {
         self.write_known_hosts(&other).expect("known_hosts");
     }
 
+    /// Writes the node's own host key into known_hosts again.
+    pub fn expect_own_host_key(&self) {
+        self.write_known_hosts(&self.host_key()).expect("known_hosts");
+    }
+
     /// Empties known_hosts: the node is a stranger.
     pub fn forget_host_key(&self) {
         std::fs::write(self.known_hosts(), "").expect("known_hosts");
@@ -263,6 +268,18 @@ impl Sim {
     /// Changes a VM's configuration behind the tools' back.
     pub fn edit(&self, vmid: u32, change: impl FnOnce(&mut VmConf)) {
         self.node.change(|d| change(d.vms.entry(vmid).or_default()));
+    }
+
+    /// A VM's DHCP server gives it another address.
+    pub fn move_address(&self, vmid: u32) {
+        self.node.change(|d| {
+            let address = d.next_address();
+            if let Some(guest) = d.guests.get_mut(&vmid)
+                && let Some(run) = guest.running.as_mut()
+            {
+                guest.old_addresses.push(std::mem::replace(&mut run.address, address));
+            }
+        });
     }
 
     /// Whether a VM runs.

@@ -1,0 +1,310 @@
+//! The verbs of the matrix, the states that they begin in, and what each of them does when it says that it did.
+#![allow(unreachable_pub, reason = "shared by tests")]
+
+use std::time::{Duration, Instant};
+
+use pve_sim::{
+    data::{Data, Volume},
+    testing::Sim,
+};
+
+use crate::common::{Bench, KEY, Ran};
+
+/// What there is before a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// No VM 110.
+    None,
+    /// VM 110 from the template, stopped.
+    Stopped,
+    /// It runs, and its guest is up.
+    Running,
+    /// Stopped, with the snapshot `before`, and changed since.
+    Snapshot,
+    /// No template.
+    NoTemplate,
+    /// VM 9002 is not a template yet.
+    Plain,
+}
+
+/// One column.
+pub struct Verb {
+    pub args: &'static [&'static str],
+    /// Standard input.
+    pub input: &'static str,
+    pub base: Base,
+    /// Whether what it is for has come about; the second argument is standard output.
+    pub done: fn(&Sim, &str) -> bool,
+    /// Whether it changes anything.
+    pub changes: bool,
+    /// Whether that is a task of the node.
+    pub task: bool,
+    /// Whether it needs the VM's lock.
+    pub locks: bool,
+    /// Whether it needs room on a storage.
+    pub allocates: bool,
+    /// Whether it asks the guest agent.
+    pub agent: bool,
+    /// How a second run ends where the first one did it: what is new may not be there yet, what is removed has to.
+    pub again: i32,
+    /// Whether its output is a stream, not an answer.
+    pub streams: bool,
+}
+
+const fn read(args: &'static [&'static str], base: Base, done: fn(&Sim, &str) -> bool) -> Verb {
+    Verb {
+        args,
+        input: "",
+        base,
+        done,
+        changes: false,
+        task: false,
+        locks: false,
+        allocates: false,
+        agent: false,
+        again: 0,
+        streams: false,
+    }
+}
+
+const fn change(args: &'static [&'static str], base: Base, done: fn(&Sim, &str) -> bool) -> Verb {
+    Verb { changes: true, task: true, locks: true, ..read(args, base, done) }
+}
+
+fn conf(sim: &Sim, vmid: u32, line: &str) -> bool {
+    sim.config(vmid).is_some_and(|c| c.to_string().lines().any(|l| l == line))
+}
+
+/// A VM of this number that is whole.
+fn whole(sim: &Sim, vmid: u32) -> bool {
+    sim.config(vmid).is_some_and(|c| c.lock().is_none() && c.get("name").is_some())
+}
+
+fn is_template(sim: &Sim) -> bool {
+    sim.config(9002).is_some_and(|c| c.is_template())
+}
+
+fn has_drive(sim: &Sim, slot: &str) -> bool {
+    sim.config(110).is_some_and(|c| c.get(slot).is_some())
+}
+
+/// Seconds to wait: what goes wrong for good shall not take longer.
+const WAIT: &str = "3";
+
+/// A backup that the node has.
+const BACKUP: &str = "local:backup/vzdump-qemu-110.vma.zst";
+
+pub const VERBS: &[Verb] = &[
+    read(&["list"], Base::Stopped, |_, out| out.contains("test-automation") && out.contains("doc1")),
+    read(&["status", "110"], Base::Stopped, |_, out| out == "stopped\n"),
+    read(&["config", "110"], Base::Stopped, |_, out| out.contains("test-automation")),
+    read(&["storage"], Base::None, |_, out| out.contains("nvmeprom")),
+    read(&["next-vmid"], Base::None, |_, out| out.trim().parse::<u32>().is_ok()),
+    read(&["snapshots", "110"], Base::Snapshot, |_, out| out.contains("before")),
+    read(&["ps"], Base::Running, |_, out| out.contains("test-automation")),
+    read(&["top"], Base::Running, |_, out| out.contains("test-automation")),
+    read(&["get-ip", "110", "--timeout", WAIT], Base::Running, |sim, out| {
+        sim.guest(110).is_some_and(|(_, address)| out == format!("{address}\n"))
+    }),
+    Verb {
+        agent: true,
+        ..read(&["host-key", "110"], Base::Running, |sim, out| {
+            sim.guest_host_key(110).is_some_and(|key| out.starts_with(&key))
+        })
+    },
+    Verb {
+        agent: true,
+        changes: true,
+        ..read(&["exec", "110", "--timeout", WAIT, "--", "hostname"], Base::Running, |_, out| {
+            out.is_empty() || out == "test-automation\n"
+        })
+    },
+    Verb {
+        streams: true,
+        ..read(&["connect", "110", "--timeout", WAIT], Base::Running, |_, out| out.starts_with("SSH-2.0-"))
+    },
+    Verb {
+        input: "{\"v\":1,\"id\":1,\"op\":\"status\",\"vmid\":110}\n",
+        streams: true,
+        ..read(&["session"], Base::Stopped, |_, out| out.contains("\"stopped\"") || out.contains("\"error\""))
+    },
+    Verb {
+        allocates: true,
+        again: 4,
+        locks: false,
+        ..change(&["clone", "9002", "110", "test-automation", "--wait", WAIT], Base::None, |sim, _| {
+            whole(sim, 110) && conf(sim, 110, "name: test-automation")
+        })
+    },
+    change(&["configure", "110", "3", "3072", "--wait", WAIT], Base::Stopped, |sim, _| {
+        conf(sim, 110, "cores: 3") && conf(sim, 110, "memory: 3072")
+    }),
+    Verb {
+        allocates: true,
+        ..change(&["create-disk", "110", "1G", "--wait", WAIT], Base::Stopped, |sim, _| {
+            has_drive(sim, "scsi1")
+        })
+    },
+    Verb {
+        allocates: true,
+        ..change(&["resize", "110", "scsi0", "20G", "--wait", WAIT], Base::Stopped, |sim, _| {
+            sim.config(110).is_some_and(|c| c.get("scsi0").is_some_and(|d| d.contains("size=20G")))
+        })
+    },
+    change(&["cloudinit-drive", "110", "--wait", WAIT], Base::Stopped, |sim, _| has_drive(sim, "ide2")),
+    change(&["cloudinit-config", "110", KEY, "--wait", WAIT], Base::Stopped, |sim, _| {
+        sim.config(110).is_some_and(|c| c.get("sshkeys").is_some_and(|k| k.contains("alice")))
+    }),
+    change(&["start", "110", "--wait", WAIT], Base::Stopped, |sim, _| sim.is_running(110)),
+    change(&["stop", "110", "--wait", WAIT], Base::Running, |sim, _| !sim.is_running(110)),
+    Verb {
+        locks: false,
+        ..change(&["shutdown", "110", "--timeout", WAIT, "--wait", WAIT], Base::Running, |sim, _| {
+            !sim.is_running(110)
+        })
+    },
+    Verb {
+        locks: false,
+        ..change(&["reboot", "110", "--wait", WAIT], Base::Running, |sim, _| {
+            let boots = |d: &Data| (d.guests.get(&110).and_then(|g| Some(g.running.as_ref()?.boot)), d.boots);
+            let (boot, last) = sim.node().read(boots);
+            boot == Some(last)
+        })
+    },
+    Verb {
+        again: 5,
+        ..change(&["destroy", "110", "yes", "--wait", WAIT], Base::Stopped, |sim, _| {
+            sim.config(110).is_none()
+        })
+    },
+    Verb {
+        again: 4,
+        ..change(&["snapshot", "110", "before", "--wait", WAIT], Base::Stopped, |sim, _| {
+            sim.config(110).is_some_and(|c| c.snapshots.contains_key("before"))
+        })
+    },
+    Verb {
+        locks: false,
+        ..change(&["template", "9002", "--yes", "--wait", WAIT], Base::Plain, |sim, _| is_template(sim))
+    },
+    Verb {
+        allocates: true,
+        locks: false,
+        ..change(
+            &["create-template", "9002", "--import", "nvmeprom:import/debian-13.qcow2", "--wait", WAIT],
+            Base::NoTemplate,
+            |sim, _| is_template(sim),
+        )
+    },
+    Verb {
+        allocates: true,
+        again: 4,
+        locks: false,
+        ..change(&["restore", BACKUP, "110", "--wait", WAIT], Base::None, |sim, _| whole(sim, 110))
+    },
+    Verb {
+        locks: false,
+        ..change(&["rollback", "110", "before", "--yes", "--wait", WAIT], Base::Snapshot, |sim, _| {
+            sim.config(110).is_some_and(|c| c.get("cores") != Some("7"))
+        })
+    },
+    Verb {
+        locks: false,
+        again: 5,
+        ..change(&["delete-snapshot", "110", "before", "--wait", WAIT], Base::Snapshot, |sim, _| {
+            sim.config(110).is_some_and(|c| c.snapshots.is_empty())
+        })
+    },
+];
+
+/// A node and its states, each made once.
+pub struct Stage {
+    pub bench: Bench,
+    bases: Vec<(Base, Data)>,
+}
+
+impl Stage {
+    pub fn new() -> Stage {
+        let bench = Bench::new();
+        bench.sim.node().change(|d| {
+            let volume = Volume {
+                size: 1 << 30,
+                format: "vma.zst".to_owned(),
+                content: "backup".to_owned(),
+                vmid: None,
+                parent: None,
+                ctime: 0,
+            };
+            d.volumes.insert(BACKUP.to_owned(), volume);
+        });
+        let mut bases = Vec::new();
+        let mut keep = |bench: &Bench, base: Base| bases.push((base, bench.sim.node().read(Clone::clone)));
+        keep(&bench, Base::None);
+        bench.clone_110();
+        keep(&bench, Base::Stopped);
+        bench.ok(&["cloudinit-drive", "110"]);
+        bench.ok(&["start", "110"]);
+        bench.ok(&["get-ip", "110", "--timeout", "20"]);
+        keep(&bench, Base::Running);
+        let stage = Stage { bench, bases };
+        stage.set(Base::Stopped);
+        stage.bench.ok(&["snapshot", "110", "before"]);
+        let mut stage = stage;
+        let mut keep = |base: Base, change: fn(&mut Data)| {
+            if base != Base::Snapshot {
+                stage.set(Base::None);
+            }
+            let data = stage.bench.sim.node().change(|d| {
+                change(d);
+                d.clone()
+            });
+            stage.bases.push((base, data));
+        };
+        keep(Base::Snapshot, |d| {
+            d.vms.entry(110).or_default().main.insert("cores".to_owned(), "7".to_owned());
+        });
+        keep(Base::NoTemplate, |d| {
+            d.vms.remove(&9002);
+            d.volumes.retain(|_, v| v.vmid != Some(9002));
+        });
+        keep(Base::Plain, |d| {
+            d.vms.entry(9002).or_default().main.remove("template");
+        });
+        stage
+    }
+
+    /// Puts the node into a state.
+    pub fn set(&self, base: Base) {
+        let found = self.bases.iter().find(|(b, _)| *b == base).map(|(_, data)| data.clone());
+        self.bench.sim.node().change(|d| {
+            let (pid, boots) = (d.pid, d.boots);
+            *d = found.unwrap();
+            // What was given out once is not given out again.
+            d.pid = d.pid.max(pid);
+            d.boots = d.boots.max(boots) + 1;
+            d.tasks.clear();
+        });
+    }
+
+    /// The VMs as they are: configuration and power.
+    pub fn state(&self) -> String {
+        self.bench.sim.node().read(|d| {
+            d.vms.iter().map(|(id, conf)| format!("{id} {}\n{conf}\n", d.is_running(*id))).collect()
+        })
+    }
+
+    /// Waits until the node's tasks are over.
+    pub fn settle(&self) {
+        let limit = Instant::now() + Duration::from_secs(10);
+        while self.bench.sim.node().read(|d| d.tasks.iter().any(|t| t.exit.is_none())) {
+            assert!(Instant::now() < limit, "a task never ends");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    pub fn run(&self, verb: &Verb) -> Ran {
+        let mut command = self.bench.command(verb.args);
+        command.timeout(Duration::from_secs(40)).write_stdin(verb.input);
+        self.bench.finish(&mut command)
+    }
+}
