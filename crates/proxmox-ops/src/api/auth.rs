@@ -69,7 +69,7 @@ impl Auth {
             return Ok(Auth::Ticket(Minter::default()));
         }
         Err(Error::new(
-            fleet_core::Kind::Unreachable,
+            Kind::Unreachable,
             format!("the login '{user}' can not make a ticket of Proxmox VE: only root can"),
         )
         .now("nothing was sent to the node")

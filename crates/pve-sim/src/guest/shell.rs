@@ -213,12 +213,7 @@ impl Shell {
             let args: Vec<&str> = words[1..].iter().map(String::as_str).collect();
             let name = program.rsplit('/').next().unwrap_or(&program).to_owned();
             match (name.as_str(), args.as_slice()) {
-                ("sudo" | "doas", rest) => {
-                    let rest: Vec<String> =
-                        rest.iter().skip_while(|a| a.starts_with('-')).map(|a| (*a).to_owned()).collect();
-                    self.command(rest).await;
-                }
-                ("setsid", rest) => {
+                ("sudo" | "doas" | "setsid", rest) => {
                     let rest: Vec<String> =
                         rest.iter().skip_while(|a| a.starts_with('-')).map(|a| (*a).to_owned()).collect();
                     self.command(rest).await;
