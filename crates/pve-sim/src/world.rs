@@ -138,6 +138,8 @@ pub struct World {
     pub foreign: Vec<Foreign>,
     /// Who may log in as root on the node: `authorized_keys` lines.
     pub authorized_keys: Vec<String>,
+    /// Accounts other than root whose logins are let in with the same keys.
+    pub accounts: Vec<String>,
     /// The API tokens that the node knows.
     pub tokens: Vec<Token>,
     /// `AllowTcpForwarding`.
@@ -259,6 +261,7 @@ impl Default for World {
             }],
             foreign: Vec::new(),
             authorized_keys: Vec::new(),
+            accounts: Vec::new(),
             tokens: Vec::new(),
             allow_forwarding: true,
             latency: Latency::fast(),
@@ -312,6 +315,13 @@ impl World {
             self.other_nodes.push(node.to_owned());
         }
         self.foreign.push(Foreign { vmid, name: name.to_owned(), node: node.to_owned(), running: true });
+        self
+    }
+
+    /// Adds an account, which may log in but is not root.
+    #[must_use]
+    pub fn with_account(mut self, user: &str) -> World {
+        self.accounts.push(user.to_owned());
         self
     }
 

@@ -167,6 +167,11 @@ fn one(node: &Arc<Node>, call: &Call, vmid: u32, name: &str, rest: &[&str]) -> R
                     }
                     section.insert("vmgenid".to_owned(), keys::uuid());
                     section.insert("parent".to_owned(), name);
+                    // The description is the machine's, not the snapshot's; so are disks that nothing uses.
+                    section.remove("description");
+                    let kept =
+                        conf.main.iter().filter(|(k, _)| *k == "description" || k.starts_with("unused"));
+                    section.extend(kept.map(|(k, v)| (k.clone(), v.clone())));
                     conf.main = section;
                     Ok::<(), String>(())
                 })?;

@@ -325,6 +325,19 @@ impl Sim {
         port
     }
 
+    /// A port on 127.0.0.1 where the API daemon answers without SSH, as it does on a node itself.
+    pub fn expose_api(&self) -> u16 {
+        let listener = self.block_on(tokio::net::TcpListener::bind(("127.0.0.1", 0))).expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let node = Arc::clone(&self.node);
+        self.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(crate::http::serve(Arc::clone(&node), stream));
+            }
+        });
+        port
+    }
+
     /// Leaves everything on disk when this is dropped.
     pub fn keep(&mut self) {
         self.home.disable_cleanup(true);
@@ -357,6 +370,8 @@ pub(crate) const REMOVED: &[&str] = &[
     "PROXMOX_USER",
     "PROXMOX_NODE",
     "PROXMOX_API_PORT",
+    "PROXMOX_TOKEN",
+    "PROXMOX_TOKEN_FILE",
     "SSH_AUTH_SOCK",
     "SSH_AGENT_PID",
     "SOPS_AGE_KEY",

@@ -1,0 +1,128 @@
+//! An account that is not root, with an API token.
+#![allow(clippy::unwrap_used, reason = "a test that can not go on must stop")]
+
+mod common;
+
+use common::{Bench, Ran};
+use pve_sim::{log::What, world::World};
+
+const ID: &str = "fleet@pve!ops";
+const SECRET: &str = "c3a1d2e4-5b6f-4a7c-8d9e-0f1a2b3c4d5e";
+/// What docs/proxmox.md asks for.
+const RIGHTS: &[&str] = &[
+    "Datastore.AllocateSpace",
+    "Datastore.Audit",
+    "Sys.Audit",
+    "VM.Allocate",
+    "VM.Audit",
+    "VM.Clone",
+    "VM.Config.CDROM",
+    "VM.Config.CPU",
+    "VM.Config.Cloudinit",
+    "VM.Config.Disk",
+    "VM.Config.HWType",
+    "VM.Config.Memory",
+    "VM.Config.Network",
+    "VM.Config.Options",
+    "VM.GuestAgent.Audit",
+    "VM.GuestAgent.FileRead",
+    "VM.GuestAgent.Unrestricted",
+    "VM.PowerMgmt",
+    "VM.Snapshot",
+    "VM.Snapshot.Rollback",
+];
+
+fn bench(rights: &[&str]) -> Bench {
+    Bench::with(World::default().with_account("fleet").with_token(ID, SECRET, rights))
+}
+
+/// Runs as that account; the token comes from the environment, or from a file.
+fn run(bench: &Bench, args: &[&str], by_file: bool) -> Ran {
+    let mut command = bench.command(args);
+    command.env("PROXMOX_USER", "fleet");
+    let token = format!("{ID}={SECRET}");
+    if by_file {
+        let path = bench.sim.dir().join("token");
+        std::fs::write(&path, token + "\n").unwrap();
+        command.env("PROXMOX_TOKEN_FILE", path);
+    } else {
+        command.env("PROXMOX_TOKEN", token);
+    }
+    bench.finish(&mut command)
+}
+
+#[test]
+fn the_life_of_a_vm_with_a_token() {
+    for by_file in [false, true] {
+        let bench = bench(RIGHTS);
+        let verbs: &[&[&str]] = &[
+            &["list"],
+            &["clone", "9002", "110", "test-automation"],
+            &["configure", "110", "2", "2048"],
+            &["resize", "110", "scsi0", "20G"],
+            &["cloudinit-config", "110", common::KEY],
+            &["cloudinit-drive", "110"],
+            &["snapshot", "110", "before"],
+            &["start", "110"],
+            &["get-ip", "110", "--timeout", "20"],
+            &["status", "110"],
+            &["host-key", "110"],
+            &["exec", "110", "--", "true"],
+            &["stop", "110"],
+            &["rollback", "110", "before", "--yes"],
+            &["delete-snapshot", "110", "before"],
+            &["destroy", "110", "yes"],
+        ];
+        for args in verbs {
+            let ran = run(&bench, args, by_file);
+            assert_eq!(ran.code, 0, "{args:?}: {}", ran.err);
+            assert!(!ran.out.contains(SECRET) && !ran.err.contains(SECRET));
+        }
+        assert!(bench.sim.config(110).is_none());
+        // Nothing was run as root: no ticket was minted, and each task carries the token's name.
+        let minted =
+            |w: &What| matches!(w, What::Exec { command, .. } if command.contains("PVE::AccessControl"));
+        assert!(!bench.sim.requests().iter().any(|r| minted(&r.what)));
+        let users: Vec<String> = bench.sim.node().read(|d| d.tasks.iter().map(|t| t.user.clone()).collect());
+        assert!(users.iter().all(|user| user == ID) && !users.is_empty(), "{users:?}");
+    }
+}
+
+#[test]
+fn a_missing_privilege_is_named() {
+    let cases: &[(&str, &[&str], &str)] = &[
+        ("VM.Clone", &["clone", "9002", "110", "test-automation"], "/vms/9002, VM.Clone"),
+        ("VM.Config.CPU", &["configure", "110", "2", "2048"], "/vms/110, VM.Config.CPU"),
+        ("VM.PowerMgmt", &["start", "110"], "/vms/110, VM.PowerMgmt"),
+        ("VM.Snapshot", &["snapshot", "110", "before"], "/vms/110, VM.Snapshot"),
+        ("VM.Allocate", &["destroy", "110", "yes"], "/vms/110, VM.Allocate"),
+    ];
+    for (lacking, args, words) in cases {
+        let rights: Vec<&str> = RIGHTS.iter().copied().filter(|right| right != lacking).collect();
+        let bench = bench(&rights);
+        if args[0] != "clone" {
+            bench.clone_110();
+        }
+        let before = bench.sim.config(110);
+        let ran = run(&bench, args, false);
+        assert!(![0, 5, 7].contains(&ran.code), "{lacking}: {} {}", ran.code, ran.err);
+        assert!(ran.err.contains(&format!("permission missing: {words}")), "{}", ran.err);
+        assert!(ran.err.contains("hint: "), "{}", ran.err);
+        assert_eq!(bench.sim.config(110), before, "{lacking}");
+    }
+}
+
+#[test]
+fn a_token_that_is_not_known_is_refused() {
+    let bench = bench(RIGHTS);
+    let mut command = bench.command(&["list"]);
+    command.env("PROXMOX_USER", "fleet").env("PROXMOX_TOKEN", format!("{ID}=wrong"));
+    let ran = bench.finish(&mut command);
+    assert_eq!((ran.code, ran.out.as_str()), (6, ""), "{}", ran.err);
+    assert!(ran.err.contains("token") && !ran.err.contains("wrong\n"), "{}", ran.err);
+    let mut command = bench.command(&["list"]);
+    command.env("PROXMOX_USER", "fleet");
+    let ran = bench.finish(&mut command);
+    assert_eq!(ran.code, 6, "{}", ran.err);
+    assert!(ran.err.contains("PROXMOX_TOKEN"), "{}", ran.err);
+}
