@@ -285,6 +285,65 @@ fn a_lock_that_is_held_is_waited_for() {
 }
 
 #[test]
+fn a_lock_that_nobody_works_behind_is_told_and_not_waited_for() {
+    let bench = Bench::new();
+    // What a clone leaves whose worker was killed.
+    bench.sim.edit(110, |conf| {
+        conf.main.insert("lock".into(), "clone".into());
+    });
+    let verbs: &[&[&str]] = &[
+        &["configure", "110", "2", "2048"],
+        &["start", "110"],
+        &["cloudinit-drive", "110"],
+        &["clone", "9002", "110", "test-automation"],
+    ];
+    for verb in verbs {
+        // Longer than this test may take.
+        let ran = bench.run(&[*verb, &["--wait", "86400"]].concat());
+        assert!(matches!(ran.code, 1 | 4), "{verb:?}: {}", ran.err);
+        assert!(ran.err.contains("qm unlock 110 && qm destroy 110"), "{verb:?}: {}", ran.err);
+        assert!(ran.err.contains("cat /etc/pve/qemu-server/110.conf"), "{verb:?}: {}", ran.err);
+    }
+    assert_eq!(bench.run(&["destroy", "110", "yes"]).code, 3, "nothing proves that it is ours");
+    assert_eq!(bench.sim.config(110).unwrap().lock(), Some("clone"), "never unlocked");
+    // Other locks have other ways out.
+    bench.sim.edit(110, |conf| {
+        conf.main.insert("lock".into(), "backup".into());
+        conf.main.insert("name".into(), "test-automation".into());
+    });
+    let ran = bench.run(&["configure", "110", "2", "2048", "--wait", "86400"]);
+    assert!(
+        ran.err.contains("pvenode task list --vmid 110") && !ran.err.contains("qm destroy"),
+        "{}",
+        ran.err
+    );
+}
+
+#[test]
+fn clones_side_by_side_queue_for_the_storage_and_all_are_made() {
+    let bench = Bench::new();
+    std::thread::scope(|scope| {
+        for vmid in ["150", "151", "152", "153"] {
+            let (bench, name) = (&bench, format!("vm-{vmid}"));
+            scope.spawn(move || bench.ok(&["clone", "9002", vmid, &name, "--unmanaged", vmid]));
+        }
+    });
+    for vmid in 150..154 {
+        assert!(bench.sim.config(vmid).unwrap().lock().is_none());
+    }
+    let queue = bench.sim.dir().join("run/fleet-tools/allocate-prom-nvmeprom.lock");
+    assert!(queue.exists(), "they had their turns");
+    // Somebody else has the turn: said, and nothing is sent.
+    let held = std::fs::File::options().write(true).open(&queue).unwrap();
+    held.lock().unwrap();
+    let before = bench.sim.changes().len();
+    let ran = bench.run(&["clone", "9002", "154", "late", "--unmanaged", "154", "--wait", "1", "--verbose"]);
+    assert_eq!(ran.code, 8, "{}", ran.err);
+    assert!(ran.err.contains("waiting: something else is being allocated on 'nvmeprom'"), "{}", ran.err);
+    assert_eq!(bench.sim.changes().len(), before);
+}
+
+#[test]
 fn a_full_storage_an_unknown_one_and_one_without_images() {
     let bench = Bench::new();
     let ran = bench.run(&["clone", "9002", "110", "test-automation", "nosuch"]);

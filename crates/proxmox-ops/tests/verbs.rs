@@ -229,8 +229,7 @@ fn a_command_in_a_vm_ends_as_it_ended() {
     );
     let ran = bench.run(&["exec", "110", "--json", "--", "cat", "/no/such/file"]);
     assert_eq!(ran.code, 1);
-    let first = json(ran.out.lines().next().unwrap());
-    assert_ne!(first["exitcode"], 0);
+    assert_ne!(json(&ran.out)["exitcode"], 0, "one document");
     assert!(ran.err.contains("`cat /no/such/file` exited with "), "{}", ran.err);
     // A program that is not there: the daemon gives no answer, and nothing is sent again.
     let before = bench.sim.changes().len();
@@ -308,4 +307,7 @@ fn waiting_for_ssh_can_log_in_and_check_who_answers() {
     // Somebody else's key: exit 6, and no login.
     let ran = bench.run(&["wait-ssh", address.trim(), "20", "root", "--host-key", KEY]);
     assert_eq!(ran.code, 6, "{}", ran.err);
+    // The key alone needs nobody who may log in.
+    let without_login = |key: &str| bench.run(&["wait-ssh", address.trim(), "20", "--host-key", key]).code;
+    assert_eq!((without_login(&key), without_login(KEY), without_login("nonsense")), (0, 6, 2));
 }

@@ -62,6 +62,16 @@ impl Session {
         Session::with(settings, target.clone(), env.clone(), None, ui, deadline)
     }
 
+    /// Connects as [`Session::connect`] does and checks the host's key, but does not log in. Gives the key, one
+    /// OpenSSH public key line.
+    pub fn check_host_key(target: &Target, ui: Ui, deadline: Deadline) -> Result<String> {
+        let env = Environment::from_process();
+        let settings = Settings::resolve(target, &env, deadline)?;
+        let expected = Expected::prepare(&target.host_key, &settings, ui)?;
+        let (_, key) = greet((&settings, None), &expected, target, &env, ui, deadline)?;
+        Ok(key.line())
+    }
+
     fn with(
         settings: Settings,
         target: Target,
@@ -146,6 +156,20 @@ impl Session {
 
 /// Way, key exchange, host key, login.
 fn establish(
+    way: (&Settings, Option<&Tunnel>),
+    expected: &Expected,
+    target: &Target,
+    env: &Environment,
+    ui: Ui,
+    deadline: Deadline,
+) -> Result<(Arc<Link>, PublicKey)> {
+    let (link, key) = greet(way, expected, target, env, ui, deadline)?;
+    auth::log_in(&link, way.0, ui, deadline.at_most(LOGIN_LIMIT))?;
+    Ok((link, key))
+}
+
+/// Way, key exchange, host key.
+fn greet(
     (settings, tunnel): (&Settings, Option<&Tunnel>),
     expected: &Expected,
     target: &Target,
@@ -174,7 +198,6 @@ fn establish(
         Error::unreachable(format!("{} showed a host key that can not be read", settings.alias))
     })?;
     expected.check(&key, settings, ui)?;
-    auth::log_in(&link, settings, ui, deadline.at_most(LOGIN_LIMIT))?;
     Ok((link, key))
 }
 

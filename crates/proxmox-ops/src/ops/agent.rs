@@ -90,10 +90,10 @@ pub fn exec(node: &Node, permit: &Permit, words: &[String], deadline: Deadline) 
 #[derive(Debug, Clone, Deserialize, Serialize)]
 pub struct Ended {
     /// Its exit code, unless a signal ended it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exitcode: Option<i64>,
     /// The signal that ended it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal: Option<i64>,
     /// Its standard output.
     #[serde(default, rename(deserialize = "out-data"))]
@@ -101,9 +101,9 @@ pub struct Ended {
     /// Its standard error.
     #[serde(default, rename(deserialize = "err-data"))]
     pub err: String,
-    #[serde(default, rename(deserialize = "out-truncated"))]
+    #[serde(default, rename(deserialize = "out-truncated"), skip_serializing_if = "Value::is_null")]
     out_truncated: Value,
-    #[serde(default, rename(deserialize = "err-truncated"))]
+    #[serde(default, rename(deserialize = "err-truncated"), skip_serializing_if = "Value::is_null")]
     err_truncated: Value,
 }
 

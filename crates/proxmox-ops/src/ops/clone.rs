@@ -50,7 +50,8 @@ fn from(
     let name = source.name(deadline)?.clone();
     let target = request.node.as_ref().filter(|wanted| **wanted != name);
     // Only a node that has it is asked to clone it.
-    let template = config::read(source, request.template, deadline)?;
+    let template = config::read(source, request.template, deadline)
+        .map_err(|e| e.context(format_args!("can not clone VM {} into VM {vmid}", request.template)))?;
     if let Some(target) = target {
         towards(source, &template, request, target, deadline)?;
         // What can not be reached could not be read back.
@@ -69,7 +70,9 @@ fn from(
         let lost = match outcome {
             Ok(()) => return proven(cluster, request, deadline),
             Err(e) if e.kind() == Kind::OutcomeUnknown => e,
-            Err(e) if e.kind() == Kind::Conflict => return Err(taken(cluster, request, e)),
+            Err(e) if e.kind() == Kind::Conflict => {
+                return Err(remains(cluster, source, request, taken(cluster, request, e)));
+            }
             Err(e) if e.kind() == Kind::Failed => return Err(remains(cluster, source, request, e)),
             Err(e) => return Err(e),
         };
@@ -187,7 +190,8 @@ fn proven(cluster: &Cluster, request: &CloneRequest, deadline: Deadline) -> Resu
         .hint(format!("proxmox-ops config {}", request.vmid)))
 }
 
-/// A clone that failed mostly leaves nothing; one that was killed, as by a restart of the daemon, may.
+/// What is under the VMID that a clone could not be made into. A clone that failed mostly leaves nothing; one that
+/// was killed, as by a restart of the daemon, may.
 fn remains(cluster: &Cluster, source: &Node, request: &CloneRequest, error: Error) -> Error {
     let short = Deadline::secs(10);
     let working = source

@@ -1,7 +1,7 @@
 //! `proxmox-ops exec`
 
 use clap::Args;
-use fleet_core::{Error, Kind, Result, deadline::Deadline, guard::Operation, types::VmRef};
+use fleet_core::{Error, Kind, Result, cli::silent_exit, deadline::Deadline, guard::Operation, types::VmRef};
 
 use crate::{
     api::call::Call,
@@ -54,7 +54,14 @@ impl Exec {
         match ended.how() {
             None => Ok(()),
             Some(how) => {
-                Err(Error::new(Kind::Failed, format!("`{}` {how} in VM {vmid}", self.words.join(" "))))
+                let failed =
+                    Error::new(Kind::Failed, format!("`{}` {how} in VM {vmid}", self.words.join(" ")));
+                if !cx.ui.json() {
+                    return Err(failed);
+                }
+                // What was printed says it: a second document beside it would be none to parse.
+                cx.ui.warn(failed.message());
+                Err(silent_exit(Kind::Failed))
             }
         }
     }

@@ -32,8 +32,8 @@ pub struct WaitSsh {
     /// TCP port
     #[arg(long, default_value_t = 22, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
-    /// The host key that it must have when logging in: one OpenSSH public key line
-    #[arg(long, value_name = "KEY", requires = "login")]
+    /// The host key that it must have: one OpenSSH public key line
+    #[arg(long, value_name = "KEY", value_parser = public_key)]
     host_key: Option<String>,
 }
 
@@ -65,9 +65,7 @@ impl WaitSsh {
             deadline.sleep(PAUSE);
         };
         cx.ui.detail(format!("it says: {banner}"));
-        if let Some(user) = &self.login {
-            self.log_in(cx, user, deadline)?;
-        }
+        self.prove(cx, deadline)?;
         cx.ui.done(format!("SSH answers on {ip} port {port}"));
         if cx.ui.json() {
             cx.ui.json_line(&serde_json::json!({ "address": ip, "port": port, "banner": banner }))?;
@@ -75,7 +73,11 @@ impl WaitSsh {
         Ok(())
     }
 
-    fn log_in(&self, cx: &Context, user: &UserName, deadline: Deadline) -> Result<()> {
+    /// Checks the host key, and logs in, where these were asked for.
+    fn prove(&self, cx: &Context, deadline: Deadline) -> Result<()> {
+        if self.login.is_none() && self.host_key.is_none() {
+            return Ok(());
+        }
         let me = std::env::current_exe()
             .map_err(|e| Error::failed("can not tell where this program is").caused_by(e))?;
         let proxy = (cx.settings.route != Route::Direct).then(|| {
@@ -89,7 +91,7 @@ impl WaitSsh {
         let host = if self.port == 22 { self.ip.to_string() } else { format!("[{}]:{}", self.ip, self.port) };
         let target = Target {
             host,
-            user: Some(user.to_string()),
+            user: self.login.as_ref().map(ToString::to_string),
             host_key: match &self.host_key {
                 Some(key) => HostKeyPolicy::Pinned(key.clone()),
                 None => HostKeyPolicy::KnownHosts,
@@ -97,7 +99,21 @@ impl WaitSsh {
             identities: Vec::new(),
             proxy,
         };
-        Session::connect(&target, cx.ui, deadline.at_most(Duration::from_secs(30))).map(drop)
+        let deadline = deadline.at_most(Duration::from_secs(30));
+        match &self.login {
+            Some(_) => Session::connect(&target, cx.ui, deadline).map(drop),
+            None => Session::check_host_key(&target, cx.ui, deadline).map(drop),
+        }
+    }
+}
+
+/// One OpenSSH public key line.
+fn public_key(text: &str) -> Result<String> {
+    match ssh_key::PublicKey::from_openssh(text.trim()) {
+        Ok(_) => Ok(text.trim().to_owned()),
+        Err(e) => {
+            Err(Error::usage("not an OpenSSH public key line, such as ssh-ed25519 AAAA...").caused_by(e))
+        }
     }
 }
 
