@@ -35,11 +35,15 @@ impl Session {
             };
             match outcome {
                 Ok(session) => return Ok(session),
-                Err(error) if failed.is_none() => failed = Some(error),
-                // What is behind the first host is the one that was meant.
                 Err(error) => {
-                    let first = failed.take().map(|e| e.chain()).unwrap_or_default();
-                    return Err(error.now(format!("tried straight first: {first}")));
+                    failed = Some(match failed.take() {
+                        None => error,
+                        // What a server said of itself tells more than that nothing answered.
+                        Some(first) if is_closed(&error) && !is_closed(&first) => {
+                            first.now(format!("then tried through the first host: {}", error.chain()))
+                        }
+                        Some(first) => error.now(format!("tried straight first: {}", first.chain())),
+                    });
                 }
             }
         }
@@ -71,7 +75,9 @@ impl Session {
         };
         let other = self.settings().port;
         match attempt(PORT) {
-            Err(e) if other != PORT && is_closed(&e) => attempt(other).map_err(|_| e),
+            Err(e) if other != PORT && is_closed(&e) => {
+                attempt(other).map_err(|second| if is_closed(&second) { e } else { second })
+            }
             outcome => outcome,
         }
         .map_err(|e| match e.kind() {

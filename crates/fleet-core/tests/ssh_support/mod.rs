@@ -105,6 +105,15 @@ impl Sshd {
     }
 
     pub fn start_with(more: &str, host_key_type: &str) -> Option<Sshd> {
+        Sshd::listening(more, host_key_type, SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// As [`Sshd::start`], at an address of 127.0.0.0/8 and a port.
+    pub fn start_at(more: &str, place: SocketAddr) -> Option<Sshd> {
+        Sshd::listening(more, "ed25519", place)
+    }
+
+    fn listening(more: &str, host_key_type: &str, place: SocketAddr) -> Option<Sshd> {
         let sshd = find_sshd()?;
         // sshd insists on its privilege separation directory when it is run by root.
         if rustix::process::geteuid().is_root() {
@@ -123,7 +132,7 @@ impl Sshd {
             dir = path.display(),
         );
         fs::write(path.join("sshd_config"), config).expect("written");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let listener = TcpListener::bind(place).expect("a port");
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
