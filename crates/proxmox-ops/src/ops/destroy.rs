@@ -7,7 +7,7 @@ use fleet_core::{
     deadline::Deadline,
     guard::{Operation, Permit},
     protocol::{Marker, VmConfig},
-    types::VmName,
+    types::{VmName, Vmid},
 };
 
 use super::{Progress, config, power, snippet};
@@ -35,6 +35,17 @@ pub fn ownership(config: &VmConfig, name: Option<&VmName>) -> Ownership {
         Some(marker) => Ownership::Others(marker.clone()),
         None => Ownership::Unmarked,
     }
+}
+
+/// Whether a VM runs, which is an error unless it may be powered off (`stop`).
+pub fn is_up(node: &Node, vmid: Vmid, stop: bool, deadline: Deadline) -> Result<bool> {
+    let up = power::status(node, vmid, deadline)?.status == "running";
+    if up && !stop {
+        return Err(Error::failed(format!("can not destroy VM {vmid}: it is running"))
+            .now("nothing was changed")
+            .hint(format!("proxmox-ops stop {vmid}   # then destroy it; or give --stop")));
+    }
+    Ok(up)
 }
 
 /// Removes a VM and reads back that it is gone. Whose it is was proven before, on this same `config`: its
@@ -68,12 +79,7 @@ pub fn destroy(
             .now("nothing was changed"));
     }
     let name = node.name(deadline)?.clone();
-    if power::status(node, vmid, deadline)?.status == "running" {
-        if !stop {
-            return Err(Error::failed(format!("can not destroy VM {vmid}: it is running"))
-                .now("nothing was changed")
-                .hint(format!("proxmox-ops stop {vmid}   # then destroy it; or give --stop")));
-        }
+    if is_up(node, vmid, stop, deadline)? {
         power::act(node, permit, power::Action::Stop, deadline, progress)?;
     }
     let call = Call::destroy(permit, &name);

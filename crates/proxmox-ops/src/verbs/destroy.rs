@@ -59,6 +59,7 @@ impl Destroy {
         }
         let (cluster, deadline) = (cx.connect()?, self.options.deadline());
         let config = cluster.on(vmid, |node| config::read(node, vmid, deadline))?;
+        let down = || cluster.on(vmid, |node| destroy::is_up(node, vmid, self.stop, deadline)).map(drop);
         let defined = match cx.definitions.by_vmid(vmid) {
             Some(Entry::Managed(vm)) => Some(&vm.name),
             _ => None,
@@ -66,7 +67,7 @@ impl Destroy {
         let name = config.settings.get("name").map_or("", String::as_str);
         match destroy::ownership(&config, defined) {
             Ownership::Proven if self.word.is_some() => {}
-            Ownership::Proven => typed(cx.ui, &config, name, "")?,
+            Ownership::Proven => typed(cx.ui, &config, name, "", &down)?,
             Ownership::Others(marker) => {
                 return Err(Error::refused(format!(
                     "refused to destroy VM {vmid}: it was made as '{}', not as what the definitions call {vmid}",
@@ -81,6 +82,7 @@ impl Destroy {
                     &config,
                     name,
                     "It does not carry the marker of these tools: they did not make it. ",
+                    &down,
                 )?;
             }
         }
@@ -92,8 +94,8 @@ impl Destroy {
     }
 }
 
-/// Asks for the VM's name to be typed, on a terminal.
-fn typed(ui: Ui, config: &VmConfig, name: &str, why: &str) -> Result<()> {
+/// Asks for the VM's name to be typed, on a terminal, once nothing else (`ready`) stands against it.
+fn typed(ui: Ui, config: &VmConfig, name: &str, why: &str, ready: &dyn Fn() -> Result<()>) -> Result<()> {
     let vmid = config.vmid;
     if !can_ask() || name.is_empty() {
         return Err(Error::refused(format!(
@@ -104,6 +106,7 @@ fn typed(ui: Ui, config: &VmConfig, name: &str, why: &str) -> Result<()> {
         .hint(format!("look at it: proxmox-ops config {vmid}"))
         .hint("to destroy it all the same, run this on a terminal and type its name"));
     }
+    ready()?;
     let answer = ui.ask_line(&format!(
         "{why}VM {vmid} and its disks will be gone for ever. Type its name to destroy it: "
     ))?;
