@@ -40,6 +40,9 @@ pub(super) async fn answer(node: &Arc<Node>, call: &Call, vmid: u32, rest: &[&st
         (_, [verb]) => (*verb).to_owned(),
         _ => return Err(call.not_implemented()),
     };
+    if rest.is_empty() && call.method == "POST" {
+        call.check(&[schema::AGENT])?;
+    }
     let specs = match (call.method.as_str(), verb.as_str()) {
         ("POST", "ping" | "fsfreeze-status" | "fstrim" | "shutdown") if !rest.is_empty() => schema::NONE,
         ("POST", "exec") => schema::AGENT_EXEC,
@@ -51,7 +54,7 @@ pub(super) async fn answer(node: &Arc<Node>, call: &Call, vmid: u32, rest: &[&st
             "GET",
             "network-get-interfaces" | "get-host-name" | "get-osinfo" | "get-time" | "info" | "get-users",
         ) => schema::NONE,
-        ("POST", _) if rest.is_empty() => schema::AGENT_EXEC,
+        ("POST", _) if rest.is_empty() => schema::AGENT,
         _ => return Err(call.not_implemented()),
     };
     call.check(&[specs])?;

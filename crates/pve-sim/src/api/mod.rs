@@ -122,6 +122,9 @@ pub async fn answer(node: &Arc<Node>, call: &Call) -> Reply<(Value, Map<String, 
     let plain = |value: Value| (value, Map::new());
     let path: Vec<&str> = call.path.iter().map(String::as_str).collect();
     let p = &call.params;
+    if takes_nothing(call.method.as_str(), &path) {
+        call.check(&[schema::NONE])?;
+    }
     auth::check(call)?;
     match (call.method.as_str(), path.as_slice()) {
         ("GET", []) => Ok(plain(subdirs(&["version", "cluster", "nodes", "storage", "access", "pools"]))),
@@ -145,6 +148,24 @@ pub async fn answer(node: &Arc<Node>, call: &Call) -> Reply<(Value, Map<String, 
         ("GET", ["nodes", _, rest @ ..]) => node::get(node, call, rest).map(plain),
         _ => Err(call.not_implemented()),
     }
+}
+
+/// Lists of what there is below a path, and the like: they take no parameters.
+fn takes_nothing(method: &str, path: &[&str]) -> bool {
+    matches!(
+        (method, path),
+        (
+            "GET",
+            ["cluster", "options" | "tasks"]
+                | ["nodes", _]
+                | ["nodes", _, "lxc"]
+                | ["nodes", _, "network", _]
+                | ["nodes", _, "storage", _, "content", _]
+                | ["nodes", _, "qemu", _]
+                | ["nodes", _, "qemu", _, "status"]
+                | ["nodes", _, "qemu", _, "snapshot", ..]
+        ) | ("GET" | "DELETE", ["nodes", _, "tasks", _])
+    )
 }
 
 fn path_vmid(call: &Call, text: &str) -> Reply<u32> {

@@ -19,9 +19,9 @@ pub(super) fn change(node: &Arc<Node>, call: &Call, vmid: u32, verb: &str) -> Re
         "stop" => (schema::STOP, "qmstop"),
         "shutdown" => (schema::SHUTDOWN, "qmshutdown"),
         "reboot" => (schema::REBOOT, "qmreboot"),
-        "reset" => (schema::SKIPLOCK, "qmreset"),
-        "suspend" => (schema::SKIPLOCK, "qmpause"),
-        "resume" => (schema::SKIPLOCK, "qmresume"),
+        "reset" => (schema::RESET, "qmreset"),
+        "suspend" => (schema::SUSPEND, "qmpause"),
+        "resume" => (schema::RESUME, "qmresume"),
         _ => return Err(call.not_implemented()),
     };
     call.check(&[specs])?;

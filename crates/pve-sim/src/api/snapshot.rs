@@ -140,13 +140,15 @@ fn one(node: &Arc<Node>, call: &Call, vmid: u32, name: &str, rest: &[&str]) -> R
             let section = conf.snapshots.get(&name).ok_or_else(|| Fail::new(missing.clone()))?;
             Ok(config::as_json(section, None))
         }),
-        ("PUT", ["config"]) => node.change(|d| {
-            let conf = d.vms.get_mut(&vmid).ok_or_else(|| Fail::no_vm(node, vmid))?;
-            let section = conf.snapshots.get_mut(&name).ok_or_else(|| Fail::new(missing.clone()))?;
-            if let Some(text) = call.params.get("description") {
-                section.insert("description".to_owned(), text.to_owned());
-            }
-            Ok(Value::Null)
+        ("PUT", ["config"]) => call.check(&[schema::SNAPSHOT_CONFIG]).and_then(|()| {
+            node.change(|d| {
+                let conf = d.vms.get_mut(&vmid).ok_or_else(|| Fail::no_vm(node, vmid))?;
+                let section = conf.snapshots.get_mut(&name).ok_or_else(|| Fail::new(missing.clone()))?;
+                if let Some(text) = call.params.get("description") {
+                    section.insert("description".to_owned(), text.to_owned());
+                }
+                Ok(Value::Null)
+            })
         }),
         ("POST", ["rollback"]) => {
             call.check(&[schema::ROLLBACK])?;

@@ -32,7 +32,7 @@ pub(super) fn has_room(node: &Node, data: &Data, name: &str, bytes: u64) -> bool
 }
 
 pub(super) fn definitions(node: &Node, call: &Call, rest: &[&str]) -> Reply<Value> {
-    call.check(&[schema::NONE])?;
+    call.check(&[if rest.is_empty() { schema::DEFINITIONS } else { schema::NONE }])?;
     let one = |s: &StorageDef| {
         let mut value = json!({
             "storage": s.name, "type": s.kind, "path": s.path, "content": s.content.join(","),

@@ -1,11 +1,19 @@
 //! The parameters of each simulated endpoint: types, limits and formats (qm.conf(5), `pvesh usage`).
 
 mod formats;
+mod hardware;
 mod props;
+mod words;
 
+pub use self::words::NET_MODELS;
+use self::words::{DISKS, LOCKS};
 use self::{
     formats::{content, cpu, dns_name, serial, size, storage, tags, urlencoded, volume_id},
-    props::{AGENT, BOOT, CICUSTOM, DRIVE, EFIDISK, IPCONFIG, MEMORY, NET, SMBIOS, TPM, VGA},
+    hardware::{
+        AUDIO, HOSTPCI, IVSHMEM, MACHINE, NUMA, RNG, SEV, SPICE, TDX, UNUSED, USB, VIRTIOFS, WATCHDOG,
+        boot_disk, generation, host_mtu, parallel_port, start_date,
+    },
+    props::{AGENT as AGENT_PROPS, BOOT, CICUSTOM, DRIVE, EFIDISK, IPCONFIG, MEMORY, NET, SMBIOS, TPM, VGA},
 };
 use crate::params::{Kind, Kind::*, Spec, many, opt, req};
 
@@ -13,41 +21,28 @@ const ANY: Kind = Text(usize::MAX);
 const DIGEST: Spec = opt("digest", Text(40));
 const MAX: i64 = i64::MAX;
 
-/// The network card models.
-pub const NET_MODELS: &[&str] = &[
-    "e1000",
-    "e1000-82540em",
-    "e1000-82544gc",
-    "e1000-82545em",
-    "e1000e",
-    "i82551",
-    "i82557b",
-    "i82559er",
-    "ne2k_isa",
-    "ne2k_pci",
-    "pcnet",
-    "rtl8139",
-    "virtio",
-    "vmxnet3",
-];
-
-const LOCKS: &[&str] = &[
-    "backup",
-    "clone",
-    "create",
-    "migrate",
-    "rollback",
-    "snapshot",
-    "snapshot-delete",
-    "suspending",
-    "suspended",
-];
-
 /// The settings of a VM.
 pub const CONFIG: &[Spec] = &[
     opt("acpi", Bool),
     opt("affinity", ANY),
-    opt("agent", Props(AGENT)),
+    opt("allow-ksm", Bool),
+    opt("amd-sev", Props(SEV)),
+    opt("audio0", Props(AUDIO)),
+    opt("bootdisk", Pattern(boot_disk)),
+    opt("cdrom", Props(DRIVE)),
+    opt("intel-tdx", Props(TDX)),
+    opt("ivshmem", Props(IVSHMEM)),
+    opt("keephugepages", Bool),
+    opt("migrate_downtime", Num(0.0, f64::MAX)),
+    opt("migrate_speed", Int(0, MAX)),
+    many("numa", 7, Props(NUMA)),
+    many("parallel", 2, Pattern(parallel_port)),
+    opt("smp", Int(1, MAX)),
+    opt("spice_enhancements", Props(SPICE)),
+    opt("startdate", Pattern(start_date)),
+    opt("tdf", Bool),
+    many("virtiofs", 9, Props(VIRTIOFS)),
+    opt("agent", Props(AGENT_PROPS)),
     opt("arch", Enum(&["x86_64", "aarch64"])),
     opt("args", ANY),
     opt("autostart", Bool),
@@ -67,19 +62,22 @@ pub const CONFIG: &[Spec] = &[
     opt("efidisk0", Props(EFIDISK)),
     opt("freeze", Bool),
     opt("hookscript", Format(volume_id)),
-    many("hostpci", 15, ANY),
+    many("hostpci", 15, Props(HOSTPCI)),
     opt("hotplug", ANY),
     opt("hugepages", Enum(&["any", "2", "1024"])),
     many("ide", 3, Props(DRIVE)),
     many("ipconfig", 31, Props(IPCONFIG)),
     opt(
         "keyboard",
-        Enum(&["de", "de-ch", "da", "en-gb", "en-us", "es", "fi", "fr", "it", "nl", "pl", "pt", "sv"]),
+        Enum(&[
+            "de", "de-ch", "da", "en-gb", "en-us", "es", "fi", "fr", "fr-be", "fr-ca", "fr-ch", "hu", "is",
+            "it", "ja", "lt", "mk", "nl", "no", "pl", "pt", "pt-br", "sv", "sl", "tr",
+        ]),
     ),
     opt("kvm", Bool),
     opt("localtime", Bool),
     opt("lock", Enum(LOCKS)),
-    opt("machine", ANY),
+    opt("machine", Props(MACHINE)),
     opt("memory", Props(MEMORY)),
     opt("name", Format(dns_name)),
     opt("nameserver", ANY),
@@ -95,7 +93,7 @@ pub const CONFIG: &[Spec] = &[
     ),
     opt("protection", Bool),
     opt("reboot", Bool),
-    opt("rng0", ANY),
+    opt("rng0", Props(RNG)),
     many("sata", 5, Props(DRIVE)),
     many("scsi", 30, Props(DRIVE)),
     opt("scsihw", Enum(&["lsi", "lsi53c810", "virtio-scsi-pci", "virtio-scsi-single", "megasas", "pvscsi"])),
@@ -110,14 +108,14 @@ pub const CONFIG: &[Spec] = &[
     opt("tags", Format(tags)),
     opt("template", Bool),
     opt("tpmstate0", Props(TPM)),
-    many("unused", 255, ANY),
-    many("usb", 13, ANY),
+    many("unused", 255, Props(UNUSED)),
+    many("usb", 13, Props(USB)),
     opt("vcpus", Int(1, MAX)),
     opt("vga", Props(VGA)),
     many("virtio", 15, Props(DRIVE)),
-    opt("vmgenid", ANY),
+    opt("vmgenid", Pattern(generation)),
     opt("vmstatestorage", Format(storage)),
-    opt("watchdog", ANY),
+    opt("watchdog", Props(WATCHDOG)),
 ];
 
 /// What a change of settings takes beside them.
@@ -147,13 +145,25 @@ pub const RESIZE: &[Spec] =
 pub const DESTROY: &[Spec] =
     &[opt("purge", Bool), opt("destroy-unreferenced-disks", Bool), opt("skiplock", Bool)];
 /// `POST status/start`.
-pub const START: &[Spec] =
-    &[opt("skiplock", Bool), opt("timeout", Int(0, MAX)), opt("machine", ANY), opt("force-cpu", ANY)];
+pub const START: &[Spec] = &[
+    opt("force-cpu", ANY),
+    opt("machine", Props(MACHINE)),
+    opt("migratedfrom", ANY),
+    opt("migration_network", ANY),
+    opt("migration_type", Enum(&["secure", "insecure"])),
+    opt("nets-host-mtu", Pattern(host_mtu)),
+    opt("skiplock", Bool),
+    opt("stateuri", Text(128)),
+    opt("targetstorage", ANY),
+    opt("timeout", Int(0, MAX)),
+    opt("with-conntrack-state", Bool),
+];
 /// `POST status/stop`.
 pub const STOP: &[Spec] = &[
     opt("skiplock", Bool),
     opt("timeout", Int(0, MAX)),
     opt("keepActive", Bool),
+    opt("migratedfrom", ANY),
     opt("overrule-shutdown", Bool),
 ];
 /// `POST status/shutdown`.
@@ -161,16 +171,49 @@ pub const SHUTDOWN: &[Spec] =
     &[opt("skiplock", Bool), opt("timeout", Int(0, MAX)), opt("keepActive", Bool), opt("forceStop", Bool)];
 /// `POST status/reboot`.
 pub const REBOOT: &[Spec] = &[opt("timeout", Int(0, MAX))];
-/// `POST status/reset`, `suspend`, `resume`.
-pub const SKIPLOCK: &[Spec] = &[opt("skiplock", Bool)];
+/// `POST status/reset`.
+pub const RESET: &[Spec] = &[opt("skiplock", Bool)];
+/// `POST status/suspend`.
+pub const SUSPEND: &[Spec] =
+    &[opt("skiplock", Bool), opt("statestorage", Format(storage)), opt("todisk", Bool)];
+/// `POST status/resume`.
+pub const RESUME: &[Spec] = &[opt("nocheck", Bool), opt("skiplock", Bool)];
 /// `POST template`.
 pub const TEMPLATE: &[Spec] = &[opt("disk", Enum(DISKS))];
 /// `POST snapshot`.
 pub const SNAPSHOT: &[Spec] = &[req("snapname", ConfigId), opt("description", ANY), opt("vmstate", Bool)];
+/// `PUT snapshot/NAME/config`.
+pub const SNAPSHOT_CONFIG: &[Spec] = &[opt("description", ANY)];
 /// `POST rollback`.
 pub const ROLLBACK: &[Spec] = &[opt("start", Bool)];
 /// `DELETE snapshot`.
 pub const DELETE_SNAPSHOT: &[Spec] = &[opt("force", Bool)];
+/// `POST agent`.
+pub const AGENT: &[Spec] = &[req(
+    "command",
+    Enum(&[
+        "fsfreeze-freeze",
+        "fsfreeze-status",
+        "fsfreeze-thaw",
+        "fstrim",
+        "get-fsinfo",
+        "get-host-name",
+        "get-memory-block-info",
+        "get-memory-blocks",
+        "get-osinfo",
+        "get-time",
+        "get-timezone",
+        "get-users",
+        "get-vcpus",
+        "info",
+        "network-get-interfaces",
+        "ping",
+        "shutdown",
+        "suspend-disk",
+        "suspend-hybrid",
+        "suspend-ram",
+    ]),
+)];
 /// `POST agent/exec`.
 pub const AGENT_EXEC: &[Spec] = &[req("command", List), opt("input-data", Text(65_536))];
 /// `GET agent/exec-status`.
@@ -187,6 +230,26 @@ pub const AGENT_PASSWORD: &[Spec] =
 pub const RESOURCES: &[Spec] = &[opt("type", Enum(&["vm", "storage", "node", "sdn"]))];
 /// `GET cluster/nextid`.
 pub const NEXTID: &[Spec] = &[opt("vmid", Vmid)];
+/// `GET /storage`.
+pub const DEFINITIONS: &[Spec] = &[opt(
+    "type",
+    Enum(&[
+        "btrfs",
+        "cephfs",
+        "cifs",
+        "dir",
+        "esxi",
+        "iscsi",
+        "iscsidirect",
+        "lvm",
+        "lvmthin",
+        "nfs",
+        "pbs",
+        "rbd",
+        "zfs",
+        "zfspool",
+    ]),
+)];
 /// `GET storage`.
 pub const STORAGES: &[Spec] = &[
     opt("content", Format(content)),
@@ -249,74 +312,14 @@ pub const NONE: &[Spec] = &[];
 /// `POST qemu`.
 pub const CREATE: &[Spec] = &[
     req("vmid", Vmid),
-    opt("archive", ANY),
+    opt("archive", Text(255)),
     opt("bwlimit", Int(0, MAX)),
     opt("force", Bool),
+    opt("ha-managed", Bool),
+    opt("import-working-storage", Format(storage)),
     opt("live-restore", Bool),
     opt("pool", ANY),
     opt("start", Bool),
     opt("storage", Format(storage)),
     opt("unique", Bool),
-];
-
-const DISKS: &[&str] = &[
-    "ide0",
-    "ide1",
-    "ide2",
-    "ide3",
-    "scsi0",
-    "scsi1",
-    "scsi2",
-    "scsi3",
-    "scsi4",
-    "scsi5",
-    "scsi6",
-    "scsi7",
-    "scsi8",
-    "scsi9",
-    "scsi10",
-    "scsi11",
-    "scsi12",
-    "scsi13",
-    "scsi14",
-    "scsi15",
-    "scsi16",
-    "scsi17",
-    "scsi18",
-    "scsi19",
-    "scsi20",
-    "scsi21",
-    "scsi22",
-    "scsi23",
-    "scsi24",
-    "scsi25",
-    "scsi26",
-    "scsi27",
-    "scsi28",
-    "scsi29",
-    "scsi30",
-    "virtio0",
-    "virtio1",
-    "virtio2",
-    "virtio3",
-    "virtio4",
-    "virtio5",
-    "virtio6",
-    "virtio7",
-    "virtio8",
-    "virtio9",
-    "virtio10",
-    "virtio11",
-    "virtio12",
-    "virtio13",
-    "virtio14",
-    "virtio15",
-    "sata0",
-    "sata1",
-    "sata2",
-    "sata3",
-    "sata4",
-    "sata5",
-    "efidisk0",
-    "tpmstate0",
 ];

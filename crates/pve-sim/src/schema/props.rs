@@ -3,6 +3,7 @@
 use super::{
     ANY, MAX, NET_MODELS,
     formats::{boot_order, ipv4, ipv4_config, ipv6, ipv6_config, legacy_boot, mac, size, uuid, volume_id},
+    hardware::base64,
 };
 use crate::params::{
     Kind,
@@ -89,12 +90,12 @@ pub(super) const BOOT: &[Prop] = &[
 
 pub(super) const SMBIOS: &[Prop] = &[
     prop("uuid", Pattern(uuid)),
-    prop("version", ANY),
-    prop("serial", ANY),
-    prop("manufacturer", ANY),
-    prop("product", ANY),
-    prop("sku", ANY),
-    prop("family", ANY),
+    prop("version", Pattern(base64)),
+    prop("serial", Pattern(base64)),
+    prop("manufacturer", Pattern(base64)),
+    prop("product", Pattern(base64)),
+    prop("sku", Pattern(base64)),
+    prop("family", Pattern(base64)),
     prop("base64", Bool),
 ];
 
@@ -126,6 +127,20 @@ pub(super) const DRIVE: &[Prop] = &[
     prop("mbps_rd", Num(0.0, f64::MAX)),
     prop("mbps_wr", Num(0.0, f64::MAX)),
     prop("iops", Int(0, MAX)),
+    prop("iops_rd", Int(0, MAX)),
+    prop("iops_wr", Int(0, MAX)),
+    prop("iops_max", Int(0, MAX)),
+    prop("iops_rd_max", Int(0, MAX)),
+    prop("iops_wr_max", Int(0, MAX)),
+    prop("mbps_max", Num(0.0, f64::MAX)),
+    prop("mbps_rd_max", Num(0.0, f64::MAX)),
+    prop("mbps_wr_max", Num(0.0, f64::MAX)),
+    prop("bps", Int(0, MAX)),
+    prop("bps_rd", Int(0, MAX)),
+    prop("bps_wr", Int(0, MAX)),
+    prop("rerror", Enum(&["ignore", "report", "stop"])),
+    prop("werror", Enum(&["enospc", "ignore", "report", "stop"])),
+    prop("scsiblock", Bool),
 ];
 
 pub(super) const EFIDISK: &[Prop] = &[
