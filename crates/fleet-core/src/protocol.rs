@@ -48,6 +48,9 @@ pub enum Op {
     Node,
     /// Every VM and container of the cluster. Gives a list of [`Resource`].
     Resources,
+    /// The configuration of every VM and container of the cluster, at the cost of one request. Gives a list of
+    /// [`ClusterConfig`].
+    Configs,
     /// A VM's configuration. Gives [`VmConfig`].
     Config {
         /// Which VM.
@@ -102,6 +105,11 @@ pub enum Op {
         disk: DiskSlot,
         /// The new size.
         size: DiskSize,
+    },
+    /// The requests to the node's API that a change would be made with; nothing is sent. Gives a list of texts.
+    Show {
+        /// The change.
+        request: Box<Op>,
     },
     /// Start a VM; a running one is left alone. Gives null.
     Start {
@@ -427,6 +435,58 @@ pub struct VmConfig {
     /// The MAC address of `net0`.
     #[serde(default)]
     pub mac: Option<MacAddr>,
+}
+
+/// The stored configuration of a VM or container somewhere in the cluster.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ClusterConfig {
+    /// Its VMID.
+    pub vmid: Vmid,
+    /// The node it is on.
+    pub node: NodeName,
+    /// VM or container.
+    #[serde(rename = "type")]
+    pub kind: ResourceKind,
+    /// Every setting as text, decoded, as it holds now.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
+    /// Settings that will hold after the next stop and start; `delete` lists those that will go.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pending: BTreeMap<String, String>,
+    /// Our marker, when the description has one that names this VMID.
+    #[serde(default)]
+    pub marker: Option<Marker>,
+    /// The MAC addresses of its network cards.
+    #[serde(default)]
+    pub macs: Vec<MacAddr>,
+}
+
+impl ClusterConfig {
+    /// One without settings.
+    pub fn new(vmid: Vmid, node: NodeName, kind: ResourceKind) -> ClusterConfig {
+        ClusterConfig {
+            vmid,
+            node,
+            kind,
+            settings: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            marker: None,
+            macs: Vec::new(),
+        }
+    }
+}
+
+impl From<ClusterConfig> for VmConfig {
+    fn from(config: ClusterConfig) -> VmConfig {
+        VmConfig {
+            vmid: config.vmid,
+            node: config.node,
+            settings: config.settings,
+            digest: String::new(),
+            marker: config.marker,
+            mac: config.macs.first().copied(),
+        }
+    }
 }
 
 /// A VM's power state.

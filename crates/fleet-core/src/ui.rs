@@ -179,6 +179,19 @@ impl Ui {
         Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
     }
 
+    /// Asks until the answer is one; what is wrong with an answer is said. An end of input is a failure.
+    pub fn ask_until<T>(&self, prompt: &str, read: impl Fn(&str) -> Result<T>) -> Result<T> {
+        // Somebody who gives no right answer so often will not give one.
+        const TRIES: usize = 20;
+        for _ in 0..TRIES {
+            match read(self.ask_line(prompt)?.trim()) {
+                Ok(value) => return Ok(value),
+                Err(error) => self.warn(error.message()),
+            }
+        }
+        Err(Error::usage(format!("no answer to '{}'", prompt.trim())).now("nothing was changed"))
+    }
+
     /// Asks for one line of text; an end of input reads as an empty answer.
     pub fn ask_line(&self, prompt: &str) -> Result<String> {
         let mut err = std::io::stderr().lock();
@@ -194,6 +207,16 @@ impl Ui {
 /// How many columns of a terminal `text` takes.
 pub fn width(text: &str) -> usize {
     console::measure_text_width(text)
+}
+
+/// Asks for a secret on the terminal, without showing what is typed.
+pub fn ask_secret(prompt: &str) -> Result<zeroize::Zeroizing<String>> {
+    let terminal = console::Term::stderr();
+    terminal
+        .write_str(prompt)
+        .and_then(|()| terminal.read_secure_line())
+        .map(zeroize::Zeroizing::new)
+        .map_err(|e| Error::failed("can not read what was typed").caused_by(e))
 }
 
 /// Whether a question can be asked: standard input is a terminal and messages are seen on one.

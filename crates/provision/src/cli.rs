@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use fleet_core::cli::{ChangeArgs, CommonArgs, Completions, ConnectionArgs, Man};
 
-use crate::log::LogArgs;
+use crate::{apply::ApplyArgs, destroy::DestroyArgs, log::LogArgs, new::NewArgs, status::StatusArgs};
 
 /// Turn an entry in vms/definitions.nix into a running NixOS VM that is a full member of the fleet
 ///
@@ -36,10 +36,17 @@ pub struct Cli {
     /// The same as --integrate never: print the command that does it
     #[arg(long, conflicts_with = "integrate")]
     pub no_integrate: bool,
-    /// Private key to log in to the VM with; its public half must be among the fleet's keys
-    /// [default: the first of ~/.ssh/id_ed25519, id_ecdsa, id_rsa that is]
+    /// Private key to log in to the VM with, or the .pub of one that the agent has; it must be among the fleet's keys
+    /// [default: one of ~/.ssh/id_ed25519, id_ecdsa, id_rsa, or of the agent's, that is]
     #[arg(short, long, value_name = "FILE", env = "FLEET_IDENTITY")]
     pub identity: Option<PathBuf>,
+
+    /// Only go on with what an earlier run began: where there is no VM yet, make none
+    #[arg(long)]
+    pub resume: bool,
+    /// What to do with what this run made when it fails: keep it, so that the same command goes on, or remove it
+    #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
+    pub on_failure: OnFailure,
 
     /// --yes, --dry-run.
     #[command(flatten)]
@@ -64,6 +71,16 @@ pub enum Integrate {
     Never,
 }
 
+/// What becomes of a VM whose run failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum OnFailure {
+    /// The same command goes on with it.
+    #[default]
+    Keep,
+    /// It is removed, if this run made it.
+    Destroy,
+}
+
 impl Cli {
     /// When to take VMs into the fleet.
     pub fn integrate(&self) -> Integrate {
@@ -76,6 +93,15 @@ impl Cli {
 pub enum Verb {
     /// Compare the definitions with the cluster; exit code 0 when they are equal, 2 when not
     Plan(PlanArgs),
+    /// Bring an existing VM in line with its definition: cores, memory, CPU type, disk growth, tags, onboot,
+    /// protection, description; never shrinks, replaces or destroys
+    Apply(ApplyArgs),
+    /// Show what is known of each VM in one table: definition, node, power, address, host key, secrets, last run
+    Status(StatusArgs),
+    /// Write the definition and the host directory of a new VM; asks for what is not given
+    New(Box<NewArgs>),
+    /// Remove a VM from its node for ever, and take it out of the fleet; its name has to be typed
+    Destroy(DestroyArgs),
     /// Show what the last run did: its steps, how long they took, how it ended
     Log(LogArgs),
     /// Check the whole repository without a connection: definitions, hosts, host directories, sops rules and the
@@ -93,6 +119,9 @@ pub struct PlanArgs {
     /// VMs to compare [default: every managed VM]
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
+    /// Compare every managed VM
+    #[arg(long, conflicts_with = "names")]
+    pub all: bool,
 }
 
 #[cfg(test)]

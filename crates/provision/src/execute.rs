@@ -4,15 +4,15 @@ mod farewell;
 mod nixos;
 mod node;
 mod reach;
+mod undo;
 
 use std::{
     net::IpAddr,
-    path::Path,
     time::{Duration, Instant},
 };
 
 use fleet_core::{
-    Error, Kind, Result,
+    Error, Result,
     deadline::Deadline,
     definitions::ManagedVm,
     interrupt,
@@ -22,12 +22,13 @@ use fleet_core::{
 };
 use serde::de::DeserializeOwned;
 
-pub use self::node::wait_for_clone;
+pub use self::{nixos::INSTALLER_KEY, node::wait_for_clone, undo::failed};
 use crate::{
     cli::{Cli, Integrate},
     guest::System,
     host_key::{HostKey, PrivateDir},
     journal::{self, Journal},
+    login::Login,
     plan::{self, Plan},
     state::State,
     steps::Step,
@@ -44,6 +45,7 @@ mod limit {
     pub(super) const AGENT_AGAIN: u64 = 10;
     pub(super) const SSH: u64 = 5 * 60;
     pub(super) const BOOT: u64 = 10 * 60;
+    pub(super) const SETTLE: u64 = 60;
     pub(super) const INTEGRATE: u64 = 15 * 60;
 }
 
@@ -61,8 +63,10 @@ pub struct Job<'a> {
     pub vm: &'a ManagedVm,
     /// Keys that may log in.
     pub keys: &'a [String],
-    /// The private key we log in with.
-    pub identity: &'a Path,
+    /// The key we log in with.
+    pub login: &'a Login,
+    /// Where what must not reach a disk is kept; gone after the run.
+    pub private: &'a PrivateDir,
     /// Who logs in on the finished VM.
     pub user: &'a UserName,
     /// `DIR#CONFIG`.
@@ -80,23 +84,18 @@ pub struct Outcome {
     pub integrated: bool,
 }
 
-/// Carries the plan out. Whatever stops it after the VM exists is finished by the same command.
+/// Carries the plan out.
 pub fn run(job: &Job<'_>, session: &mut Session, plan: Plan) -> Result<Outcome> {
-    let began = Instant::now();
-    let outcome = job.all_the_way(session, plan, began);
+    let outcome = job.all_the_way(session, plan, Instant::now());
     job.remove_documents(session);
-    outcome.map_err(|error| match error.kind() {
-        Kind::PartlyDone => error,
-        _ => error.hint(format!("`provision-vm {}` continues from here", job.vm.name)),
-    })
+    outcome
 }
 
 impl Job<'_> {
     fn all_the_way(&self, session: &mut Session, plan: Plan, began: Instant) -> Result<Outcome> {
         let marker = plan.marker().clone();
         let mut state = State::load(&marker);
-        let private = PrivateDir::new()?;
-        let given = self.prepare(session, plan, &private)?;
+        let given = self.prepare(session, plan)?;
         if let Some(key) = &given {
             state.remember(&marker, key.public())?;
         }
@@ -123,7 +122,7 @@ impl Job<'_> {
             // The pair that cloud-init gave it stays its own: kexec carries it over, and NixOS gets it too.
             let host_key = match given {
                 Some(given) => given,
-                None => HostKey::generate(&self.vm.name, &private)?,
+                None => HostKey::generate(&self.vm.name, self.private)?,
             };
             state.remember(&marker, host_key.public())?;
             self.journal.hide_files(host_key.extra_files());
@@ -149,7 +148,7 @@ impl Job<'_> {
         if !integrated && self.cli.integrate() != Integrate::Never {
             let public_file = match &host_key {
                 Some(key) => key.public_file().to_owned(),
-                None => private.write("host_key.pub", format!("{key_line}\n").as_bytes(), 0o644)?,
+                None => self.private.write("host_key.pub", format!("{key_line}\n").as_bytes(), 0o644)?,
             };
             self.integrate(&public_file, state.knows(key_line), &format!("NixOS answers at {address}"))?;
             integrated = true;

@@ -1,13 +1,9 @@
 //! The VM itself, over SSH: always through `proxmox-ops connect`, always with its host key pinned.
 
-use std::{
-    net::IpAddr,
-    path::{Path, PathBuf},
-};
+use std::{net::IpAddr, path::Path};
 
 use fleet_core::{
     Error, Kind, Result,
-    authorized_keys::AuthorizedKey,
     deadline::{Deadline, poll},
     ssh::{ExecStatus, HostKeyPolicy, Session, Target, Transport},
     types::Vmid,
@@ -60,7 +56,7 @@ pub struct Guest<'a> {
     pub last: Option<IpAddr>,
     /// Name for messages.
     pub name: &'a str,
-    /// Private key to log in with.
+    /// The key to log in with: a private key, or the public half of one that the agent has.
     pub identity: &'a Path,
     /// Where messages go.
     pub ui: Ui,
@@ -164,71 +160,53 @@ pub fn system(session: &Session) -> Result<System> {
     Ok(System::from_os_release(&output(session, "cat /etc/os-release")?))
 }
 
-/// A private key whose public half is among `keys`: the given file, which must be one, or the first of the
-/// usual ones that is.
-pub fn identity(given: Option<&Path>, keys: &[String]) -> Result<PathBuf> {
-    let blob = |line: &str| {
-        let key: AuthorizedKey = line.parse().ok()?;
-        ssh_key::PublicKey::from_openssh(&key.key).ok().map(|key| key.key_data().clone())
+/// How an installed system is, as `systemctl is-system-running` has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// All is up.
+    Running,
+    /// These units failed.
+    Degraded(Vec<String>),
+    /// Another state: `starting`, `maintenance`, …
+    Other(String),
+}
+
+/// Asks until the system has started, or the deadline.
+pub fn health(session: &Session, deadline: Deadline) -> Result<Health> {
+    // Its exit code is 0 for `running` alone.
+    let ask = |command: &str| -> Result<String> {
+        let output = session.exec(command, b"", Deadline::secs(COMMAND_LIMIT))?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
-    let allowed: Vec<_> = keys.iter().filter_map(|line| blob(line)).collect();
-    let fits = |path: &Path| public_half(path).is_some_and(|key| allowed.contains(key.key_data()));
-    if let Some(path) = given {
-        if fits(path) {
-            return unencrypted(path);
-        }
-        let why = if public_half(path).is_some() {
-            "is not among the fleet's keys"
-        } else {
-            "can not be read as an SSH key"
-        };
-        return Err(Error::failed(format!(
-            "the key {} {why}: the VM could not be reached with it",
-            path.display()
-        ))
-        .now("nothing was changed")
-        .hint("give a private key whose public half is in hosts.nix with --identity FILE"));
-    }
-    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-    let usual = ["id_ed25519", "id_ecdsa", "id_rsa"].map(|name| home.join(".ssh").join(name));
-    if let Some(path) = usual.iter().find(|path| fits(path)) {
-        return unencrypted(path);
-    }
-    Err(Error::not_found(
-        "none of the usual private keys belongs to the fleet's keys: the VM could not be reached",
-    )
-    .now(format!("looked at {}", usual.map(|p| p.display().to_string()).join(", ")))
-    .now("nothing was changed")
-    .hint("give a private key whose public half is in hosts.nix with --identity FILE"))
-}
-
-/// nixos-anywhere can not ask for a passphrase where we run it, and has no use for an agent.
-fn unencrypted(path: &Path) -> Result<PathBuf> {
-    if ssh_key::PrivateKey::read_openssh_file(path).is_ok_and(|key| key.is_encrypted()) {
-        return Err(Error::failed(format!(
-            "the key {} is protected by a passphrase: nixos-anywhere can not log in with it",
-            path.display()
-        ))
-        .now("nothing was changed")
-        .hint("make a key for installations: ssh-keygen -t ed25519 -N '' -f ~/.ssh/fleet-install")
-        .hint("put its public half into hosts.nix, and give it with --identity ~/.ssh/fleet-install"));
-    }
-    Ok(path.to_owned())
-}
-
-fn public_half(path: &Path) -> Option<ssh_key::PublicKey> {
-    let public = PathBuf::from(format!("{}.pub", path.display()));
-    // OpenSSH's own format holds the public half in the clear, also when the private one is encrypted.
-    ssh_key::PrivateKey::read_openssh_file(path)
-        .map(|key| key.public_key().clone())
-        .or_else(|_| {
-            if path.is_file() {
-                ssh_key::PublicKey::read_openssh_file(&public)
-            } else {
-                Err(ssh_key::Error::Io(std::io::ErrorKind::NotFound))
+    loop {
+        let state = ask("systemctl is-system-running")?;
+        match state.as_str() {
+            "running" => return Ok(Health::Running),
+            "degraded" => {
+                let failed = ask("systemctl list-units --failed --plain --no-legend")?;
+                let unit = |line: &str| line.split_whitespace().next().map(str::to_owned);
+                return Ok(Health::Degraded(failed.lines().filter_map(unit).collect()));
             }
-        })
-        .ok()
+            "initializing" | "starting" if !deadline.passed() => {
+                fleet_core::interrupt::check()?;
+                deadline.sleep(std::time::Duration::from_secs(1));
+            }
+            _ => return Ok(Health::Other(state)),
+        }
+    }
+}
+
+/// Lets `key`, one public key line, log in too, beside whoever may already.
+pub fn authorize(session: &Session, key: &str) -> Result<()> {
+    let command = "umask 077 && mkdir -p /root/.ssh && cat >> /root/.ssh/authorized_keys";
+    // The file may lack a newline at its end.
+    let line = format!("\n{key}\n");
+    let output = session.exec(command, line.as_bytes(), Deadline::secs(COMMAND_LIMIT))?;
+    if output.status == ExecStatus::Code(0) {
+        return Ok(());
+    }
+    Err(Error::failed("can not let the installer's key log in on the VM")
+        .now(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }
 
 #[cfg(test)]

@@ -48,6 +48,17 @@ impl PrivateDir {
     }
 }
 
+/// A fresh ed25519 key pair: the private half as OpenSSH keeps it, and the public line.
+pub(crate) fn pair(comment: &str) -> Result<(Zeroizing<String>, String)> {
+    let bad = |e: ssh_key::Error| Error::failed("can not make a key").caused_by(e);
+    let mut seed = Zeroizing::new([0u8; 32]);
+    getrandom::fill(seed.as_mut())
+        .map_err(|e| Error::failed("the system gives no random bytes").caused_by(e))?;
+    let key = PrivateKey::new(Ed25519Keypair::from_seed(&seed).into(), comment).map_err(bad)?;
+    let private = key.to_openssh(LineEnding::LF).map_err(bad)?;
+    Ok((private, key.public_key().to_openssh().map_err(bad)?))
+}
+
 pub(crate) fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     fs::OpenOptions::new()
         .write(true)
@@ -69,14 +80,7 @@ pub struct HostKey {
 impl HostKey {
     /// Makes a fresh pair for `name` below `dir`: `extra/etc/ssh/ssh_host_ed25519_key` (0600) and its `.pub`.
     pub fn generate(name: &VmName, dir: &PrivateDir) -> Result<HostKey> {
-        let bad = |e: ssh_key::Error| Error::failed("can not make a host key").caused_by(e);
-        let mut seed = Zeroizing::new([0u8; 32]);
-        getrandom::fill(seed.as_mut())
-            .map_err(|e| Error::failed("the system gives no random bytes").caused_by(e))?;
-        let key =
-            PrivateKey::new(Ed25519Keypair::from_seed(&seed).into(), format!("root@{name}")).map_err(bad)?;
-        let private = key.to_openssh(LineEnding::LF).map_err(bad)?;
-        let public = key.public_key().to_openssh().map_err(bad)?;
+        let (private, public) = pair(&format!("root@{name}"))?;
         let extra_files = dir.path().join("extra");
         let ssh = extra_files.join("etc/ssh");
         // The tree is unpacked over the new system's root: its directories get these modes there.

@@ -7,18 +7,26 @@
 //! Data flows one way: definition → [`world::World`] (what is there) → [`plan::Plan`] (what will be done, pure
 //! data) → [`execute`] → report. Every step first looks whether it is already done.
 
+pub mod apply;
 pub mod check;
 pub mod cli;
 pub mod compare;
+pub mod destroy;
+pub mod differences;
+pub mod dry_run;
 pub mod execute;
 pub mod guest;
 pub mod host_key;
 pub mod install;
 pub mod journal;
 pub mod log;
+pub mod login;
+pub mod new;
 pub mod plan;
+pub mod preflight;
 pub mod settings;
 pub mod state;
+pub mod status;
 pub mod steps;
 pub mod tools;
 pub mod world;
@@ -40,6 +48,10 @@ pub fn run(cli: &cli::Cli) -> Result<()> {
     interrupt::announce(ui)?;
     match &cli.verb {
         Some(cli::Verb::Plan(args)) => compare::run(cli, args),
+        Some(cli::Verb::Apply(args)) => apply::run(cli, args),
+        Some(cli::Verb::Status(args)) => status::run(cli, args),
+        Some(cli::Verb::New(args)) => new::run(cli, args),
+        Some(cli::Verb::Destroy(args)) => destroy::run(cli, args),
         Some(cli::Verb::Log(args)) => log::run(cli, args),
         Some(cli::Verb::Check) => check::run(cli),
         Some(cli::Verb::Completions(_) | cli::Verb::Man(_)) => Ok(()),
@@ -51,8 +63,12 @@ fn provision(cli: &cli::Cli) -> Result<()> {
     let ui = cli.common.ui();
     ui.step("Checking prerequisites...");
     let repo = cli.common.repo("provision-vm --repo DIR NAME")?;
-    let tools = tools::Tools::find(cli, &repo)?;
-    ui.done("All prerequisites met");
+    let tools = tools::Tools::look(cli, &repo);
+    match tools.missing().map(|error| error.message().to_owned()).collect::<Vec<_>>() {
+        missing if missing.is_empty() => ui.done("All prerequisites met"),
+        // Told again with everything else that stands in the way.
+        missing => missing.iter().for_each(|text| ui.warn(text)),
+    }
     let names = if cli.all {
         let definitions = Definitions::load(&repo, cli.common.nix)?;
         definitions.managed.iter().filter(|vm| !vm.readonly).map(|vm| vm.name.to_string()).collect()

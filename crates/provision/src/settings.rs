@@ -6,8 +6,8 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use fleet_core::{
-    definitions::{Addressing, ManagedVm},
-    protocol::Op,
+    definitions::{Addressing, FurtherDisk, ManagedVm},
+    protocol::{Marker, Op},
     types::{DiskSize, DiskSlot, MacAddr, Vmid},
 };
 
@@ -45,6 +45,16 @@ fn wanted(vm: &ManagedVm, keys: &[String], current: &Settings) -> Settings {
     if !current.contains_key("serial0") {
         set("serial0", "socket".to_owned());
     }
+    // Cloud images draw on the serial port only; NixOS draws on both.
+    if current.get("vga").is_some_and(|vga| vga.starts_with("serial")) {
+        set("vga", "std".to_owned());
+    }
+    for (slot, volume) in further_disks(vm, current) {
+        set(&slot, volume);
+    }
+    if let Some(description) = description(vm, current) {
+        set("description", description);
+    }
     if let Some(cpu) = &vm.cpu {
         set("cpu", cpu.clone());
     }
@@ -64,7 +74,7 @@ fn says(current: &Settings, name: &str, value: &str) -> bool {
         return matches!((name, value), ("onboot", "0") | ("cores", "1"));
     };
     match name {
-        "sshkeys" => now.trim_end() == value.trim_end(),
+        "sshkeys" | "description" => now.trim_end() == value.trim_end(),
         "agent" => now.split(',').any(|part| matches!(part, "1" | "enabled=1")),
         "tags" => {
             let set = |text: &str| {
@@ -76,6 +86,48 @@ fn says(current: &Settings, name: &str, value: &str) -> bool {
         "net0" => net_parts(now) == net_parts(value),
         _ => now == value,
     }
+}
+
+/// What `description` has to say beside our marker, a line of its own.
+const PURPOSE: &str = "fleet-purpose: ";
+
+/// The description with the definition's purpose in it; what people wrote there stays. Nothing for a VM without our
+/// marker: its description is not ours.
+fn description(vm: &ManagedVm, current: &Settings) -> Option<String> {
+    let now = current.get("description")?;
+    Marker::find(now)?;
+    let purpose = vm.purpose.as_ref().map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "));
+    let mut purpose = purpose.map(|text| format!("{PURPOSE}{text}"));
+    let mut lines: Vec<String> = Vec::new();
+    for line in now.lines() {
+        match line.starts_with(PURPOSE) {
+            true => lines.extend(purpose.take()),
+            false => lines.push(line.to_owned()),
+        }
+    }
+    if let Some(purpose) = purpose {
+        let after = lines.iter().position(|line| Marker::find(line).is_some()).map_or(0, |at| at + 1);
+        lines.insert(after, purpose);
+    }
+    Some(lines.join("\n"))
+}
+
+/// The further disks that are not there yet, by their slots: those after the boot disk's, on its bus.
+pub fn further_disks(vm: &ManagedVm, current: &Settings) -> Vec<(String, String)> {
+    let boot = boot_disk(current).map_or_else(|| "scsi0".to_owned(), |(slot, _)| slot.to_string());
+    let bus = boot.trim_end_matches(|c: char| c.is_ascii_digit());
+    let first: usize = boot[bus.len()..].parse().unwrap_or(0);
+    let disk = |(number, disk): (usize, &FurtherDisk)| {
+        let storage = disk.storage.as_ref().unwrap_or(&vm.storage);
+        (format!("{bus}{}", first + 1 + number), format!("{storage}:{}", disk.size.gib_ceil()))
+    };
+    vm.disks.iter().enumerate().map(disk).filter(|(slot, _)| !current.contains_key(slot)).collect()
+}
+
+/// The protection that the definition asks for, when it is not set yet.
+pub fn protection(vm: &ManagedVm, current: &Settings) -> Option<(String, String)> {
+    let set = current.get("protection").is_some_and(|value| value == "1");
+    (vm.protection && !set).then(|| ("protection".to_owned(), "1".to_owned()))
 }
 
 fn ipconfig(vm: &ManagedVm) -> String {
@@ -104,16 +156,34 @@ pub fn cloudinit_drive(settings: &Settings) -> Option<&str> {
         .map(|(name, _)| name.as_str())
 }
 
-/// The request that takes the cloud-init drive away.
-pub fn detach(vmid: Vmid, drive: &str) -> Op {
-    Op::Configure { vmid, settings: Settings::new(), delete: vec![drive.to_owned()], digest: None }
+/// Whether a setting of this name holds a volume: a drive, or the firmware's.
+pub fn is_volume(name: &str) -> bool {
+    is_drive(name) || matches!(name, "efidisk0" | "tpmstate0")
+}
+
+/// The request that changes these settings.
+pub fn configure(vmid: Vmid, settings: Settings) -> Op {
+    Op::Configure { vmid, settings, delete: Vec::new(), digest: None }
+}
+
+/// The request at the end: it takes the cloud-init drive away, and protects the VM when the definition says so.
+/// Nothing when there is nothing to do.
+pub fn finish(vm: &ManagedVm, drive: Option<&str>, current: &Settings) -> Option<Op> {
+    let settings: Settings = protection(vm, current).into_iter().collect();
+    let delete: Vec<String> = drive.into_iter().map(str::to_owned).collect();
+    (!settings.is_empty() || !delete.is_empty()).then_some(Op::Configure {
+        vmid: vm.vmid,
+        settings,
+        delete,
+        digest: None,
+    })
 }
 
 fn is_drive(name: &str) -> bool {
     name.parse::<DiskSlot>().is_ok()
 }
 
-fn net_parts(value: &str) -> BTreeMap<&str, &str> {
+pub(crate) fn net_parts(value: &str) -> BTreeMap<&str, &str> {
     value.split(',').map(|part| part.split_once('=').unwrap_or((part, ""))).collect()
 }
 

@@ -81,6 +81,12 @@ pub(crate) fn home() -> PathBuf {
     state.unwrap_or_else(|| home().join(".local/state")).join("fleet")
 }
 
+/// Forgets what is known of a VM that is gone.
+pub fn forget(name: &VmName, vmid: Vmid) {
+    // Nothing to forget is as good; what stays says nothing about the next VM of this name.
+    let _ = fs::remove_file(directory().join(format!("{name}-{vmid}.json")));
+}
+
 /// Keeps every other run away from a VM until it is dropped, also when this one is killed.
 #[derive(Debug)]
 pub struct Hold(#[allow(dead_code, reason = "held, never read")] fs::File);

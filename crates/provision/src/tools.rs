@@ -34,19 +34,30 @@ pub struct Tools {
     installer: Option<Command>,
     common: Vec<String>,
     connection: Vec<String>,
+    /// What is not there, and how to get it.
+    missing: Vec<(&'static str, String)>,
 }
 
 impl Tools {
     /// Finds them all; every one that is missing is in the one error, with how to get it.
     pub fn find(cli: &Cli, repo: &Repo) -> Result<Tools> {
+        let tools = Tools::look(cli, repo);
+        if tools.missing.is_empty() {
+            return Ok(tools);
+        }
+        let names: Vec<&str> = tools.missing.iter().map(|(name, _)| *name).collect();
+        let error = Error::not_found(format!("programs are missing: {}", names.join(", ")))
+            .now("nothing was changed");
+        Err(tools.missing.iter().fold(error, |error, (_, hint)| error.hint(hint)))
+    }
+
+    /// Finds those that are there.
+    pub fn look(cli: &Cli, repo: &Repo) -> Tools {
         let mut missing = Vec::new();
-        let mut sibling = |name: &str| {
+        let mut sibling = |name: &'static str| {
             child::find_tool(name).unwrap_or_else(|_| {
-                missing.push((
-                    name.to_owned(),
-                    format!("install {name} beside provision-vm, or put it on PATH"),
-                ));
-                PathBuf::new()
+                missing.push((name, format!("install {name} beside provision-vm, or put it on PATH")));
+                PathBuf::from(name)
             })
         };
         let (proxmox_ops, cloudinit_gen, post_provision) =
@@ -54,24 +65,32 @@ impl Tools {
         let installer = installer(child::find_program("nixos-anywhere"), child::find_program("nix"));
         if cli.verb.is_none() && !cli.no_install && installer.is_none() {
             missing.push((
-                "nixos-anywhere".to_owned(),
+                "nixos-anywhere",
                 format!("install nixos-anywhere, or nix to run {INSTALLER_FLAKE}; or stop before it with --no-install"),
             ));
         }
-        if !missing.is_empty() {
-            let names: Vec<&str> = missing.iter().map(|(name, _)| name.as_str()).collect();
-            let error = Error::not_found(format!("programs are missing: {}", names.join(", ")))
-                .now("nothing was changed");
-            return Err(missing.iter().fold(error, |error, (_, hint)| error.hint(hint)));
-        }
-        Ok(Tools {
+        Tools {
             proxmox_ops,
             cloudinit_gen,
             post_provision,
             installer,
             common: common_args(cli, repo),
             connection: connection_args(cli),
-        })
+            missing,
+        }
+    }
+
+    /// An error for each program that is missing.
+    pub fn missing(&self) -> impl Iterator<Item = Error> {
+        let error = |(name, hint): &(&str, String)| {
+            Error::not_found(format!("the program {name} is missing")).hint(hint)
+        };
+        self.missing.iter().map(error)
+    }
+
+    /// Whether this program is there.
+    pub fn has(&self, name: &str) -> bool {
+        self.missing.iter().all(|(missing, _)| *missing != name)
     }
 
     fn sibling(&self, program: &Path) -> Command {
@@ -124,6 +143,13 @@ impl Tools {
     pub fn user_data(&self, name: &str, host_key: &Path) -> Result<Zeroizing<String>> {
         let command = self.sibling(&self.cloudinit_gen).args(["user-data", name, "--host-key"]).arg(host_key);
         Ok(Zeroizing::new(command.output(Deadline::secs(READ_LIMIT))?.checked()?.stdout_text()))
+    }
+
+    /// What `post-provision-vm NAME --dry-run` shows of the files that it would change, with a host key of this kind.
+    pub fn integration_shown(&self, name: &VmName, host_key: &Path) -> Result<String> {
+        let command = self.integrate(name, host_key, true).arg("--dry-run");
+        let output = command.output(Deadline::secs(READ_LIMIT))?.checked()?;
+        Ok(output.stdout_text())
     }
 
     /// The keys that may log in on `name`, as `cloudinit-gen ssh-keys` gives them.

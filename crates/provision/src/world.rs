@@ -4,7 +4,7 @@ use fleet_core::{
     Error, Kind, Result,
     deadline::Deadline,
     definitions::{Definitions, ManagedVm},
-    protocol::{NodeInfo, Op, Resource, ResourceKind, Session, Storage, VmConfig, VmStatus},
+    protocol::{ClusterConfig, NodeInfo, Op, Resource, ResourceKind, Session, Storage, VmConfig, VmStatus},
     types::Vmid,
 };
 
@@ -20,7 +20,9 @@ pub struct World {
     pub resources: Vec<Resource>,
     /// The node's storages.
     pub storages: Vec<Storage>,
-    /// The node's bridges; only asked for when the definition names one.
+    /// The configuration of every VM and container of the cluster.
+    pub configs: Vec<ClusterConfig>,
+    /// The node's bridges; nothing when it does not tell.
     pub bridges: Option<Vec<String>>,
     /// The template's configuration; `None` when there is no such VM.
     pub template: Option<VmConfig>,
@@ -52,13 +54,16 @@ pub fn survey(session: &mut Session, template: Vmid, vm: &ManagedVm) -> Result<W
     let node: NodeInfo = session.ask(Op::Node, limit(), |_| {})?;
     let resources: Vec<Resource> = session.ask(Op::Resources, limit(), |_| {})?;
     let storages = session.ask(Op::Storages, limit(), |_| {})?;
-    let bridges = match vm.bridge {
-        Some(_) => Some(session.ask(Op::Bridges, limit(), |_| {})?),
-        None => None,
+    let bridges = session.ask(Op::Bridges, limit(), |_| {}).ok();
+    let configs: Vec<ClusterConfig> = session.ask(Op::Configs, limit(), |_| {})?;
+    let template = match configs.iter().find(|config| config.vmid == template) {
+        Some(config) if config.kind == ResourceKind::Qemu => Some(VmConfig::from(config.clone())),
+        _ => found(session.ask(Op::Config { vmid: template }, limit(), |_| {}))?,
     };
-    let template = found(session.ask(Op::Config { vmid: template }, limit(), |_| {}))?;
-    let mut world = World { node, resources, storages, bridges, template, existing: None };
-    if world.holds(vm.vmid) {
+    let mut world = World { node, resources, storages, configs, bridges, template, existing: None };
+    // On another node it is worth a look only when it is ours.
+    let ours = |config: &ClusterConfig| config.vmid == vm.vmid && config.marker.is_some();
+    if world.holds(vm.vmid) || world.configs.iter().any(ours) {
         world.existing = existing(session, vm.vmid)?;
     }
     Ok(world)

@@ -88,7 +88,7 @@ fn no_key_that_may_log_in() {
     let hosts = bench.fleet.read("hosts.nix");
     bench.fleet.write("hosts.nix", &hosts.replace("authorizedKeys = masterKeys;", "authorizedKeys = [ ];"));
     bench.fleet.commit("no keys");
-    assert_snapshot!("no-keys", offline(&bench, &["test-automation", "--yes"]));
+    assert_snapshot!("no-keys", harmless(&bench, &["test-automation", "--yes"]));
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn a_key_that_the_fleet_does_not_know() {
     let hosts = bench.fleet.read("hosts.nix");
     bench.fleet.write("hosts.nix", &hosts.replace("IMhYXQSOgHE", "IMhYXQSOgHF"));
     bench.fleet.commit("another key");
-    assert_snapshot!("foreign-key", offline(&bench, &["test-automation", "--yes"]));
+    assert_snapshot!("foreign-key", harmless(&bench, &["test-automation", "--yes"]));
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn no_configuration_for_the_host() {
     let bench = Bench::new();
     std::fs::remove_dir_all(bench.fleet.path().join("hosts/test-automation")).unwrap();
     bench.fleet.commit("no host");
-    assert_snapshot!("no-host", offline(&bench, &["test-automation", "--yes"]));
+    assert_snapshot!("no-host", harmless(&bench, &["test-automation", "--yes"]));
 }
 
 #[test]
@@ -200,4 +200,32 @@ fn no_word_can_become_a_command() {
     }
     assert_eq!(bench.sim.connections(), 0);
     assert_eq!(bench.fleet.status(), "");
+}
+
+#[test]
+fn everything_that_stands_in_the_way_is_told_at_once() {
+    let world = World::default().with_foreign_vm(150, "test-automation", "prom2");
+    let bench = Bench::with(Sim::with(world));
+    bench.fleet.edit(
+        "vms/definitions.nix",
+        "memory = 4096;\n      disk = \"20G\";\n      storage = \"nvmeprom\";",
+        "memory = 1024;\n      disk = \"20G\";\n      storage = \"nowhere\";\n      bridge = \"vmbr7\";",
+    );
+    bench.fleet.edit("hosts/test-automation/configuration.nix", "    ./disko.nix\n", "    # ./disko.nix\n");
+    let hosts = bench.fleet.read("hosts.nix");
+    bench.fleet.write("hosts.nix", &hosts.replace("IMhYXQSOgHE", "IMhYXQSOgHF"));
+    bench.fleet.commit("another key");
+    assert_snapshot!("all-at-once", harmless(&bench, &["test-automation", "--yes"]));
+}
+
+#[test]
+fn files_that_could_not_be_committed_are_found_before_the_vm_is_made() {
+    let bench = Bench::new();
+    let hosts = bench.fleet.read("hosts.nix");
+    bench.fleet.write("hosts.nix", &format!("{hosts}\n"));
+    let output = bench.run(&["test-automation", "--yes"]);
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(3), "{seen}");
+    assert!(seen.contains("hosts.nix has uncommitted changes"), "{seen}");
+    assert_eq!(bench.sim.changes(), [] as [String; 0]);
 }

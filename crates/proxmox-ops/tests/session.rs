@@ -11,7 +11,7 @@ use fleet_core::{
     protocol::*,
     types::{VmName, Vmid},
 };
-use pve_sim::faults::Fault;
+use pve_sim::{faults::Fault, world::World};
 use serde_json::{Value, json};
 
 fn vmid(number: u32) -> Vmid {
@@ -209,6 +209,7 @@ fn the_schema_has_every_request_and_every_field() {
     let all = [
         Op::Node,
         Op::Resources,
+        Op::Configs,
         Op::Config { vmid: v },
         Op::Status { vmid: v },
         Op::Storages,
@@ -223,6 +224,7 @@ fn the_schema_has_every_request_and_every_field() {
         Op::GiveDocuments { vmid: v, documents: Default::default(), settings: Default::default() },
         Op::RemoveDocuments { vmid: v },
         Op::Resize { vmid: v, disk, size },
+        Op::Show { request: Box::new(Op::Start { vmid: v }) },
         Op::Start { vmid: v },
         Op::Stop { vmid: v },
         Op::Shutdown { vmid: v, timeout: 9, force: true },
@@ -408,4 +410,38 @@ fn what_a_run_made_it_may_remove_and_nothing_else() {
     assert_eq!(ask::<Value>(&mut s, destroy(other)).unwrap_err().kind(), Kind::Refused);
     let () = ask(&mut s, destroy(request.marker)).unwrap();
     assert!(bench.sim.config(110).is_none());
+}
+
+#[test]
+fn every_configuration_of_the_cluster_comes_with_one_request() {
+    let world = World::default().with_container(201, "pihole").with_foreign_vm(150, "web", "prom2");
+    let bench = Bench::with(world);
+    let mut session = session(&bench);
+    session.ask::<()>(Op::Clone(clone_request()), Deadline::secs(60), |_| {}).unwrap();
+    let before = bench.sim.calls().len();
+    let all: Vec<ClusterConfig> = session.ask(Op::Configs, Deadline::secs(20), |_| {}).unwrap();
+    assert_eq!(bench.sim.calls().len(), before, "no request to the API is needed");
+    let of = |number: u32| all.iter().find(|c| c.vmid == vmid(number)).unwrap();
+    assert_eq!(of(110).marker, Some(clone_request().marker));
+    assert_eq!(of(110).macs.len(), 1);
+    assert_eq!((of(201).kind, of(150).node.as_str()), (ResourceKind::Lxc, "prom2"));
+    assert_eq!(of(9002).settings["template"], "1");
+    // The same as the API says, for a VM of this node.
+    let one: VmConfig = session.ask(Op::Config { vmid: vmid(110) }, Deadline::secs(20), |_| {}).unwrap();
+    assert_eq!(one.settings, of(110).settings);
+}
+
+#[test]
+fn a_change_is_shown_as_it_would_be_sent_and_not_sent() {
+    let bench = Bench::new();
+    let mut session = session(&bench);
+    let show = |op: Op| Op::Show { request: Box::new(op) };
+    let mut shown = |op| session.ask::<Vec<String>>(show(op), Deadline::secs(20), |_| {});
+    let clone = shown(Op::Clone(clone_request())).unwrap();
+    assert!(clone[0].starts_with("POST /nodes/prom/qemu/9002/clone newid=110 "), "{clone:?}");
+    let start = shown(Op::Start { vmid: vmid(110) }).unwrap();
+    assert_eq!(start, ["POST /nodes/prom/qemu/110/status/start"]);
+    assert_eq!(shown(Op::Start { vmid: vmid(104) }).unwrap_err().kind(), Kind::Refused);
+    assert_eq!(shown(Op::Node).unwrap_err().kind(), Kind::Usage);
+    assert_eq!(bench.sim.changes(), [] as [String; 0]);
 }

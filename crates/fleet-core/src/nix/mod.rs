@@ -83,3 +83,32 @@ pub fn string_literals(text: &str) -> Vec<String> {
         .map(|(_, literal)| literal.to_owned())
         .collect()
 }
+
+/// The names, paths and texts of string literals in a Nix file, as they are written: everything but comments and
+/// punctuation, without evaluating anything.
+pub fn code_words(text: &str) -> Vec<String> {
+    use rnix::SyntaxKind as K;
+    let word = |kind: K| {
+        matches!(
+            kind,
+            K::TOKEN_IDENT
+                | K::TOKEN_STRING_CONTENT
+                | K::TOKEN_PATH_ABS
+                | K::TOKEN_PATH_REL
+                | K::TOKEN_PATH_HOME
+                | K::TOKEN_PATH_SEARCH
+        )
+    };
+    rnix::tokenize(text).filter(|(kind, _)| word(*kind)).map(|(_, word)| word.to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_comments_are_no_code() {
+        let text = "{ imports = [ ./disko.nix # ./old.nix\n (dir + \"/x.nix\") ]; /* ./gone.nix */ }";
+        assert_eq!(code_words(text), ["imports", "./disko.nix", "dir", "/x.nix"]);
+    }
+}

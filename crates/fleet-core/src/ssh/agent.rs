@@ -1,8 +1,9 @@
 //! Logging in with the keys of an SSH agent.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, mpsc},
+    time::Duration,
 };
 
 use super::{
@@ -19,6 +20,30 @@ pub(super) enum Step {
     Accepted(String),
     Told(String),
     Trouble(Trouble),
+}
+
+/// How long an agent may take to tell its keys.
+const LIST_LIMIT: Duration = Duration::from_secs(10);
+
+/// The public keys that the user's agent (`SSH_AUTH_SOCK`) has; none where there is no agent, or it does not answer.
+pub fn keys() -> Vec<PublicKey> {
+    let Some(socket) = std::env::var_os("SSH_AUTH_SOCK").filter(|path| !path.is_empty()) else {
+        return Vec::new();
+    };
+    let (tell, told) = mpsc::channel();
+    // An agent may not answer for ever.
+    std::thread::spawn(move || tell.send(list(&PathBuf::from(socket)).unwrap_or_default()));
+    told.recv_timeout(LIST_LIMIT).unwrap_or_default()
+}
+
+fn list(socket: &Path) -> Result<Vec<PublicKey>, ssh2::Error> {
+    let session = ssh2::Session::new()?;
+    let mut agent = session.agent()?;
+    agent.set_identity_path(socket)?;
+    agent.connect()?;
+    agent.list_identities()?;
+    let keys = agent.identities()?;
+    Ok(keys.iter().filter_map(|key| PublicKey::from_blob(key.blob().to_vec())).collect())
 }
 
 /// Offers an agent's keys, in a thread of its own.

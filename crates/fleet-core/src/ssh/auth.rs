@@ -85,11 +85,7 @@ impl Login<'_> {
     fn run(&mut self) -> Result<bool, Failure> {
         let chosen = self.settings.chosen_identities.clone();
         for path in &chosen {
-            let file = read_key(path)?.ok_or_else(|| {
-                Error::usage(format!("{} is not a private key that SSH can use", path.display()))
-                    .hint("give the private key file (not the .pub), in OpenSSH or PEM format")
-            })?;
-            if self.try_file(&file)? {
+            if self.try_chosen(path)? {
                 return Ok(true);
             }
         }
@@ -126,6 +122,22 @@ impl Login<'_> {
         self.try_none()
     }
 
+    /// A key that was named: a private key file, or the public half of one that the agent has.
+    fn try_chosen(&mut self, path: &Path) -> Result<bool, Failure> {
+        if let Some(file) = read_key(path)? {
+            return self.try_file(&file);
+        }
+        if let (Some(public), Agent::At(socket)) = (public_at(path), &self.settings.agent) {
+            let socket = socket.clone();
+            return self.try_agent(&socket, &[public], 1, &mut Vec::new());
+        }
+        Err(Error::usage(format!("{} is not a private key that SSH can use", path.display()))
+            .hint(
+                "give the private key file in OpenSSH or PEM format, or the .pub of a key that the agent has",
+            )
+            .into())
+    }
+
     /// Public halves of the configured identities, by which the agent's keys are picked.
     fn configured_keys(&self, files: &[KeyFile]) -> Vec<PublicKey> {
         let mut keys = Vec::new();
@@ -150,7 +162,7 @@ impl Login<'_> {
             return Ok(false);
         }
         for _ in 0..3 {
-            let passphrase = ask_passphrase(&name)?;
+            let passphrase = ui::ask_secret(&format!("Passphrase for {name}: "))?;
             if passphrase.is_empty() {
                 self.story.push(format!("{name}: no passphrase was given"));
                 return Ok(false);
@@ -307,13 +319,4 @@ fn read_key(path: &Path) -> Result<Option<KeyFile>> {
         encrypted: facts.encrypted,
         public: facts.public,
     }))
-}
-
-fn ask_passphrase(name: &str) -> Result<Zeroizing<String>> {
-    let terminal = console::Term::stderr();
-    terminal
-        .write_str(&format!("Passphrase for {name}: "))
-        .and_then(|()| terminal.read_secure_line())
-        .map(Zeroizing::new)
-        .map_err(|e| Error::failed("can not read the passphrase").caused_by(e))
 }

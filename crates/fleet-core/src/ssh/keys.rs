@@ -106,15 +106,15 @@ pub fn short_type(key_type: &str) -> &str {
 
 /// What can be told of a private key file as it lies there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct PrivateKeyFacts {
+pub struct PrivateKeyFacts {
     /// A passphrase is needed to use it.
-    pub(super) encrypted: bool,
+    pub encrypted: bool,
     /// Its public half, where the file has it in the open (OpenSSH's own format).
-    pub(super) public: Option<PublicKey>,
+    pub public: Option<PublicKey>,
 }
 
 /// Looks at a private key file; `None` if it is no private key that we know of.
-pub(super) fn inspect_private(text: &str) -> Option<PrivateKeyFacts> {
+pub fn inspect_private(text: &str) -> Option<PrivateKeyFacts> {
     let begin = text.lines().map(str::trim).find(|l| l.starts_with("-----BEGIN "))?;
     match begin {
         "-----BEGIN OPENSSH PRIVATE KEY-----" => inspect_openssh(text),

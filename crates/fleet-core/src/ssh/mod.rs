@@ -29,6 +29,7 @@ mod socket;
 mod stream;
 
 pub use address::HostPort;
+pub use agent::keys as agent_keys;
 pub use pump::{Pumped, pump, pump_stdio};
 pub use rustix::event::PollFlags;
 pub use session::Session;

@@ -72,7 +72,8 @@ pub(super) struct Settings {
     pub(super) port: u16,
     pub(super) user: String,
     pub(super) identity_files: Vec<PathBuf>,
-    /// Given by FLEET_IDENTITY or the caller: tried first, must exist, and the agent is not asked.
+    /// Given by the caller, or else by FLEET_IDENTITY: tried first, must exist, and of the agent's keys only one whose
+    /// public half is given so is asked for.
     pub(super) chosen_identities: Vec<PathBuf>,
     pub(super) identities_only: bool,
     pub(super) agent: Agent,
@@ -137,7 +138,12 @@ impl Settings {
             port: address.port.unwrap_or(22),
             user: target.user.clone().or_else(|| env.user.clone()).unwrap_or_else(|| "root".to_owned()),
             identity_files: in_ssh_dir(&["id_ed25519", "id_ecdsa", "id_rsa"]),
-            chosen_identities: env.identity.iter().chain(&target.identities).cloned().collect(),
+            // What the caller chose goes before what the environment says of every host.
+            chosen_identities: if target.identities.is_empty() {
+                env.identity.iter().cloned().collect()
+            } else {
+                target.identities.clone()
+            },
             identities_only: false,
             agent: env.agent.clone().map_or(Agent::None, Agent::At),
             user_known_hosts: in_ssh_dir(&["known_hosts", "known_hosts2"]),

@@ -11,7 +11,7 @@ impl Job<'_> {
         ui.done(format!("VM '{}' (VMID {}) runs at {address}; NixOS is not installed", vm.name, vm.vmid));
         ui.say("");
         ui.say("Two commands remain:");
-        ui.say(format!("  {}", install::by_hand(self.flake, self.identity, address)));
+        ui.say(format!("  {}", install::by_hand(self.flake, &self.login.file, address)));
         ui.say(format!("  post-provision-vm {} {address} {}", vm.name, vm.vmid));
     }
 

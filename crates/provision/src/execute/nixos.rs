@@ -7,11 +7,14 @@ use fleet_core::{Error, Result, child, deadline::Deadline};
 use super::{Job, limit};
 use crate::{
     guest::{self, Guest, System},
-    host_key::HostKey,
+    host_key::{self, HostKey},
     install::{self, Installer, Phase},
     settings::BOOTSTRAP_USER,
     steps::Step,
 };
+
+/// File name of the private key that nixos-anywhere logs in with.
+pub const INSTALLER_KEY: &str = "installer-key";
 
 impl Job<'_> {
     /// The installer's settings, and the directory that must stay as long as they are used.
@@ -26,7 +29,7 @@ impl Job<'_> {
             program: self.tools.installer()?,
             flake: self.flake.to_owned(),
             target: install::target_of(&self.vm.name),
-            identity: self.identity.to_owned(),
+            identity: self.private.path().join(INSTALLER_KEY),
             proxy: install::proxy_script(&self.tools.connect(self.vm.vmid, Some(last)), scripts.path())?,
             extra_files: host_key.extra_files().to_owned(),
         };
@@ -42,6 +45,7 @@ impl Job<'_> {
         bootstrap_key: &str,
     ) -> Result<()> {
         self.step(Step::Kexec, Phase::Kexec.title(), || {
+            self.admit_installer(guest, bootstrap_key)?;
             if *system != System::Installer {
                 self.phase(installer, Phase::Kexec)?;
             }
@@ -57,6 +61,17 @@ impl Job<'_> {
             }
             Ok(((), "The NixOS installer runs".to_owned()))
         })
+    }
+
+    /// nixos-anywhere gets a key pair of its own, made for this run and wiped after it: it can not ask for a
+    /// passphrase where it runs, and does not use an agent. kexec carries its public half over, and the
+    /// installation leaves nothing of it.
+    fn admit_installer(&self, guest: &Guest<'_>, bootstrap_key: &str) -> Result<()> {
+        let (private, public) = host_key::pair(&format!("install-{}", self.vm.name))?;
+        self.journal.hide(&private);
+        self.private.write(INSTALLER_KEY, private.as_bytes(), 0o600)?;
+        let login = guest.wait(BOOTSTRAP_USER, bootstrap_key, Deadline::secs(limit::SSH))?;
+        guest::authorize(&login, &public)
     }
 
     pub(super) fn install(&self, installer: &Installer) -> Result<()> {

@@ -13,7 +13,7 @@ use fleet_core::{
 use super::{Job, limit};
 use crate::{
     guest::{self, System},
-    host_key::{HostKey, PrivateDir},
+    host_key::HostKey,
     plan::{self, Origin, Plan},
     settings::{self, BOOTSTRAP_USER, Settings},
     steps::Step,
@@ -23,12 +23,7 @@ use crate::{
 impl Job<'_> {
     /// Everything up to the started VM. Gives the host key that its bootstrap system was given through cloud-init:
     /// none when it runs already, or where no storage of the node takes snippets.
-    pub(super) fn prepare(
-        &self,
-        session: &mut Session,
-        plan: Plan,
-        private: &PrivateDir,
-    ) -> Result<Option<HostKey>> {
+    pub(super) fn prepare(&self, session: &mut Session, plan: Plan) -> Result<Option<HostKey>> {
         let vm = self.vm;
         self.clone_template(session, plan)?;
         let (config, status) = world::existing(session, vm.vmid)?.ok_or_else(|| {
@@ -48,11 +43,9 @@ impl Job<'_> {
         } else {
             self.step(Step::Configure, "Configuring resources and networking", || {
                 if running {
-                    let op =
-                        Op::Configure { vmid: vm.vmid, settings: changes, delete: Vec::new(), digest: None };
-                    self.change(session, op, limit::CHANGE)?;
+                    self.change(session, settings::configure(vm.vmid, changes), limit::CHANGE)?;
                 } else {
-                    given = self.configure_with_host_key(session, changes, private)?;
+                    given = self.configure_with_host_key(session, changes)?;
                 }
                 Ok(((), "VM configured".to_owned()))
             })?;
@@ -80,23 +73,13 @@ impl Job<'_> {
 
     /// Makes the VM's host key and gives it to the bootstrap system in the user-data, in one change with the
     /// settings. Without a storage for it only the settings are changed.
-    fn configure_with_host_key(
-        &self,
-        session: &mut Session,
-        settings: Settings,
-        private: &PrivateDir,
-    ) -> Result<Option<HostKey>> {
+    fn configure_with_host_key(&self, session: &mut Session, settings: Settings) -> Result<Option<HostKey>> {
         let vmid = self.vm.vmid;
-        let host_key = HostKey::generate(&self.vm.name, private)?;
+        let host_key = HostKey::generate(&self.vm.name, self.private)?;
         self.journal.hide_files(host_key.extra_files());
         let user_data = self.tools.user_data(self.vm.name.as_str(), &host_key.private_file())?;
         // What is written down is the change without the document.
-        self.journal.request(&Op::Configure {
-            vmid,
-            settings: settings.clone(),
-            delete: Vec::new(),
-            digest: None,
-        });
+        self.journal.request(&settings::configure(vmid, settings.clone()));
         let documents = BTreeMap::from([(Document::User, user_data.to_string())]);
         let op = Op::GiveDocuments { vmid, documents, settings };
         let volumes: Vec<String> = session.ask(op, Deadline::secs(limit::CHANGE), |line| {
@@ -163,17 +146,28 @@ impl Job<'_> {
         Ok(false)
     }
 
-    /// Once NixOS is installed, nothing may make cloud-init run again.
+    /// Once NixOS is installed, nothing may make cloud-init run again. Protects the VM, too, when the definition says
+    /// so.
     pub(super) fn detach_cloudinit(&self, session: &mut Session) -> Result<()> {
-        let config = world::existing(session, self.vm.vmid)?.map(|(config, _)| config);
-        let drive = config.and_then(|config| settings::cloudinit_drive(&config.settings).map(str::to_owned));
-        let Some(drive) = drive else {
+        let config =
+            world::existing(session, self.vm.vmid)?.map(|(config, _)| config.settings).unwrap_or_default();
+        let drive = settings::cloudinit_drive(&config);
+        let Some(change) = settings::finish(self.vm, drive, &config) else {
             self.already(Step::Detach);
             return Ok(());
         };
-        self.step(Step::Detach, format!("Detaching the cloud-init drive {drive}"), || {
-            self.change(session, settings::detach(self.vm.vmid, &drive), limit::CHANGE)?;
-            Ok(((), format!("Cloud-init drive {drive} detached (from the next boot on)")))
+        self.step(Step::Detach, "Detaching the cloud-init drive", || {
+            self.change(session, change, limit::CHANGE)?;
+            let protected = if self.vm.protection { "; the VM is protected" } else { "" };
+            Ok((
+                (),
+                match drive {
+                    Some(drive) => {
+                        format!("Cloud-init drive {drive} detached (from the next boot on){protected}")
+                    }
+                    None => format!("No cloud-init drive is left{protected}"),
+                },
+            ))
         })
     }
 }

@@ -10,7 +10,7 @@ use fleet_core::{
 
 use super::{Job, fingerprint, limit};
 use crate::{
-    guest::{self, Guest, System},
+    guest::{self, Guest, Health, System},
     host_key::HostKey,
     plan,
     settings::BOOTSTRAP_USER,
@@ -26,7 +26,7 @@ impl Job<'_> {
             tools: self.tools,
             vmid: self.vm.vmid,
             name: self.vm.name.as_str(),
-            identity: self.identity,
+            identity: &self.login.file,
             ui: self.ui,
         }
     }
@@ -135,10 +135,34 @@ impl Job<'_> {
                     self.vm.nixos_config
                 )));
             }
+            self.health(session, &login);
             let address = self.address(session)?;
             let said =
                 format!("NixOS answers as {}@{hostname} with its own host key at {address}", self.user);
             Ok((address, said))
         })
+    }
+
+    /// Says what is not as it should be on a system that answers: units that failed, an agent that is not there.
+    fn health(&self, session: &mut Session, login: &fleet_core::ssh::Session) {
+        match guest::health(login, Deadline::secs(limit::SETTLE)) {
+            Ok(Health::Running) => {}
+            Ok(Health::Degraded(units)) => {
+                self.ui.warn(format!("the system is degraded; units that failed: {}", units.join(", ")));
+                self.ui.hint(format!("on the VM: systemctl status {}", units.join(" ")));
+            }
+            Ok(Health::Other(state)) => self.ui.warn(format!("the system is not up yet: {state}")),
+            Err(error) => self.ui.detail(error.chain()),
+        }
+        let op = Op::HostKey { vmid: self.vm.vmid, timeout: limit::AGENT_AGAIN };
+        let agent: Result<String> = self.ask(session, op, Deadline::secs(limit::AGENT_AGAIN + 30));
+        if let Err(error) = agent {
+            self.ui.detail(error.chain());
+            self.ui.warn("the QEMU guest agent does not answer on the new system");
+            self.ui.hint(format!(
+                "set services.qemuGuest.enable in hosts/{}/configuration.nix",
+                self.vm.nixos_config
+            ));
+        }
     }
 }

@@ -6,6 +6,7 @@ pub mod agent;
 pub mod candidates;
 pub mod clone;
 pub mod config;
+pub mod configs;
 pub mod destroy;
 pub mod disk;
 pub mod host;

@@ -186,6 +186,11 @@ impl Shell {
     pub(super) fn write(&mut self, path: &str, content: Vec<u8>, append: bool) {
         self.node.change(|d| {
             if let Some(run) = d.guests.get_mut(&self.vmid).and_then(|g| g.running.as_mut()) {
+                if append && path.ends_with("/.ssh/authorized_keys") {
+                    let keys = String::from_utf8_lossy(&content).into_owned();
+                    let lines = keys.lines().filter(|line| !line.is_empty()).map(str::to_owned);
+                    return run.system.users.entry(self.user.clone()).or_default().extend(lines);
+                }
                 let file = run.files.entry(path.to_owned()).or_default();
                 if !append {
                     file.clear();

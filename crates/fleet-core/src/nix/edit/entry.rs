@@ -68,7 +68,7 @@ pub fn quote_string(text: &str) -> String {
 const KEYWORDS: &[&str] = &["assert", "else", "if", "in", "inherit", "let", "or", "rec", "then", "with"];
 
 /// A name as an attribute name, in quotes where it needs them.
-pub(super) fn quote_name(name: &str) -> String {
+pub fn quote_name(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'\''))
         && !KEYWORDS.contains(&name);
@@ -215,7 +215,7 @@ fn sort_like(attrs: &mut Vec<(&str, String)>, model: &Set<'_>) {
 }
 
 /// Whether another host has its equal signs in one column that is not the natural one.
-fn aligned(text: &str, model: Option<&Set<'_>>) -> bool {
+pub(super) fn aligned(text: &str, model: Option<&Set<'_>>) -> bool {
     let Some(model) = model else { return false };
     let mut columns = Vec::new();
     let mut padded = false;

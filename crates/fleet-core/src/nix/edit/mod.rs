@@ -7,11 +7,15 @@
 
 mod entry;
 mod layout;
+mod module;
+mod section;
 mod tree;
 mod verify;
 
-pub use entry::{AuthorizedKeys, NewHost, quote_string};
-use entry::{entry_text, quote_name};
+use entry::entry_text;
+pub use entry::{AuthorizedKeys, NewHost, quote_name, quote_string};
+pub use module::{ModuleText, module_text};
+pub use section::insert_entry;
 use tree::Binding;
 pub use verify::{Change, apply, verified};
 

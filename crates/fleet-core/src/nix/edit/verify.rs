@@ -75,7 +75,7 @@ fn prove(
 }
 
 /// A file's value without the places it comes from.
-fn evaluate(text: &str, file: &Path) -> Result<Value> {
+pub(super) fn evaluate(text: &str, file: &Path) -> Result<Value> {
     match eval_text(text, file, Budget::default()) {
         Ok(evaluated) => Ok(evaluated.value),
         Err(error) => {
@@ -92,7 +92,7 @@ fn evaluate(text: &str, file: &Path) -> Result<Value> {
 }
 
 /// Whether two values are the same, wherever they come from. Functions never are.
-fn same(a: &Value, b: &Value) -> bool {
+pub(super) fn same(a: &Value, b: &Value) -> bool {
     match (&a.data, &b.data) {
         (Data::List(a), Data::List(b)) => {
             Arc::ptr_eq(a, b) || (a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| same(a, b)))

@@ -24,9 +24,13 @@ struct Nature {
 impl Nature {
     fn of(op: &Op) -> Nature {
         let (vmid, changes, long) = match op {
-            Op::Node | Op::Resources | Op::Storages | Op::Bridges | Op::NextVmid { .. } => {
-                (None, false, false)
-            }
+            Op::Node
+            | Op::Resources
+            | Op::Configs
+            | Op::Show { .. }
+            | Op::Storages
+            | Op::Bridges
+            | Op::NextVmid { .. } => (None, false, false),
             Op::Config { vmid } | Op::Status { vmid } | Op::Snapshots { vmid } => (Some(*vmid), false, false),
             Op::Address { vmid, .. } | Op::HostKey { vmid, .. } => (Some(*vmid), false, true),
             Op::Clone(request) => (Some(request.vmid), true, true),

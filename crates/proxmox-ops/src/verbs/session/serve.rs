@@ -13,13 +13,13 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    api::call::SnapshotName,
+    api::call::{Call, SnapshotName},
     cluster::Cluster,
     context::{Context, read_deadline},
     keys,
     ops::{
-        address, agent, clone, config, destroy, disk, host, power, resize, snapshot, snippet, template,
-        upload,
+        address, agent, clone, config, configs, destroy, disk, host, power, resize, snapshot, snippet,
+        template, upload,
     },
 };
 
@@ -35,6 +35,7 @@ impl Server<'_> {
     /// The guard's leave, where a request needs one. Nothing is sent for what it refuses.
     fn permit(&self, op: &Op) -> Result<Option<Permit>> {
         let (vmid, operation, verb) = match op {
+            Op::Show { request } => return self.permit(request),
             Op::Clone(request) => (request.vmid, Operation::Create, "clone into"),
             Op::Configure { vmid, .. } => (*vmid, Operation::Change, "configure"),
             Op::GiveDocuments { vmid, .. } | Op::RemoveDocuments { vmid } => {
@@ -54,6 +55,7 @@ impl Server<'_> {
             Op::Exec { vmid, .. } => (*vmid, Operation::Change, "run a command in"),
             Op::Node
             | Op::Resources
+            | Op::Configs
             | Op::Config { .. }
             | Op::Status { .. }
             | Op::Storages
@@ -81,6 +83,7 @@ impl Server<'_> {
         match op {
             Op::Node => json(&host::info(&*cluster.base()?, read_deadline())?),
             Op::Resources => json(&cluster.resources(read_deadline())?),
+            Op::Configs => json(&configs::all(cluster.first(), read_deadline())?),
             Op::Config { vmid } => {
                 json(&cluster.on(*vmid, |node| config::read(node, *vmid, read_deadline()))?)
             }
@@ -134,6 +137,7 @@ impl Server<'_> {
             cluster.on(vmid, |node| power::act(node, permit, action, deadline, progress)).map(drop)
         };
         match op {
+            Op::Show { request } => return json(&self.shown(request, permit)?),
             Op::Start { .. } => power(power::Action::Start)?,
             Op::Stop { .. } => power(power::Action::Stop)?,
             Op::Shutdown { timeout, force, .. } => {
@@ -208,6 +212,36 @@ impl Server<'_> {
             _ => return Err(Error::usage("a request that this program does not know")),
         }
         Ok(Value::Null)
+    }
+
+    /// The calls that a change is made with, as `--dry-run` shows them.
+    fn shown(&self, op: &Op, permit: &Permit) -> Result<Vec<String>> {
+        let vmid = permit.vmid();
+        let home = |vmid: Vmid| -> Result<NodeName> {
+            Ok(match self.cluster.resource(vmid)? {
+                Some(there) => there.node,
+                None => self.cluster.base()?.name(read_deadline())?.clone(),
+            })
+        };
+        let call = match op {
+            Op::Clone(request) => {
+                let from = home(request.template)?;
+                let to = request.node.clone().or_else(|| self.cx.wanted_node(vmid));
+                let to = to.filter(|to| *to != from);
+                Call::clone_vm(permit, &from, request, to.as_ref())
+            }
+            Op::Configure { settings, delete, digest, .. } => {
+                let settings = normalised(settings)?;
+                let pairs = settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+                Call::configure(permit, &home(vmid)?, pairs, delete, digest.as_deref())
+            }
+            Op::Resize { disk, size, .. } => Call::resize(permit, &home(vmid)?, disk, *size, None),
+            Op::Start { .. } => Call::power(permit, &home(vmid)?, "start", &[]),
+            Op::Stop { .. } => Call::power(permit, &home(vmid)?, "stop", &[]),
+            Op::Destroy { .. } => Call::destroy(permit, &home(vmid)?),
+            _ => return Err(Error::usage("only a change can be shown")),
+        };
+        Ok(vec![call.to_string()])
     }
 
     fn snapshot(

@@ -1,0 +1,173 @@
+//! A new entry in one of a file's sections: a VM under `managed` in `vms/definitions.nix`.
+
+use std::path::Path;
+
+use rnix::SyntaxKind as K;
+
+use super::{
+    edit,
+    entry::{aligned, quote_name},
+    layout::Layout,
+    line_of,
+    tree::{self, Binding, Set, set_of},
+    verify::{evaluate, same},
+};
+use crate::{
+    Error, Result,
+    nix::{
+        eval::{Attr, Data, Value},
+        syntax::Node,
+    },
+};
+
+/// The text of `file` with `NAME = { … };` added to the set `section` of its top level, in the style of the entries
+/// that are there. `attrs` are names and their values as Nix text, in their order. Proven: the file comes to the
+/// same value with the entry more, and to no other.
+pub fn insert_entry(
+    text: &str,
+    file: &Path,
+    section: &str,
+    name: &str,
+    attrs: &[(&str, String)],
+) -> Result<String> {
+    let after = edit(text, |root| insert(root, text, section, name, attrs)).map_err(|error| {
+        let shown: String = attrs.iter().map(|(attr, value)| format!(" {attr} = {value};")).collect();
+        let by_hand = format!("write it into `{section}` by hand: {} = {{{shown} }};", quote_name(name));
+        match error.kind() {
+            crate::Kind::Conflict => error,
+            _ => error.hint(by_hand),
+        }
+    })?;
+    let (old, new) = (evaluate(text, file)?, evaluate(&after, file)?);
+    let odd = || {
+        Error::failed(format!("the edit of {} would have changed something else too", file.display()))
+            .now("nothing was changed")
+    };
+    let without = |value: &Value, inner: bool| -> Option<Value> {
+        let mut top = value.attrs()?.to_vec();
+        let at = top.iter().position(|attr| attr.name.as_ref() == section);
+        let mut entries: Vec<Attr> = match at {
+            Some(at) => top[at].value.attrs()?.to_vec(),
+            None => Vec::new(),
+        };
+        if inner {
+            entries.retain(|attr| attr.name.as_ref() != name);
+        }
+        if let Some(at) = at {
+            top[at].value.data = Data::Attrs(entries.into());
+        }
+        Some(Value { data: Data::Attrs(top.into()), at: None })
+    };
+    let (old, new) = (without(&old, false).ok_or_else(odd)?, without(&new, true).ok_or_else(odd)?);
+    if same(&old, &new) { Ok(after) } else { Err(odd()) }
+}
+
+fn insert(root: Node<'_>, text: &str, section: &str, name: &str, attrs: &[(&str, String)]) -> Result<String> {
+    let cannot = |at: usize, why: &str| {
+        Error::refused(format!("can not add '{name}' to `{section}` (line {}): {why}", line_of(text, at)))
+            .now("nothing was changed")
+    };
+    let top = tree::host_set(root, text).map_err(|_| cannot(0, "the file is not a plain set"))?;
+    let bindings: Vec<&Binding<'_>> =
+        top.bindings.iter().filter(|b| b.path.first().is_some_and(|n| n == section)).collect();
+    let taken =
+        |at: usize| Error::conflict(format!("`{section}` has '{name}' already (line {})", line_of(text, at)));
+    match bindings.as_slice() {
+        [] => Err(cannot(top.open, "there is no such set in it")),
+        [whole] if whole.path.len() == 1 => {
+            let value = whole.value.unparenthesized();
+            let inner = (value.kind() == K::NODE_ATTR_SET).then(|| set_of(value)).flatten();
+            let inner = inner.ok_or_else(|| cannot(whole.start, "it is not written as a plain set"))?;
+            if let Some(there) = inner.bindings.iter().find(|b| b.path.first().is_some_and(|n| n == name)) {
+                return Err(taken(there.start));
+            }
+            let layout = Layout::of(text, &inner, true);
+            let body = body(text, name, attrs, &inner, &layout);
+            Ok(layout.insert(text, &inner, layout.place_for(&inner, name), &body))
+        }
+        paths => {
+            if let Some(there) = paths.iter().find(|b| b.path.get(1).is_some_and(|n| n == name)) {
+                return Err(taken(there.start));
+            }
+            // `managed.web = { … };`, each for itself: the new one goes after the last of them.
+            let layout = Layout::of(text, &top, false);
+            let last = paths.last().map(|b| b.start);
+            let after = top.items.iter().position(|item| Some(item.0) == last).map(|at| at + 1);
+            let name = format!("{section}.{}", quote_name(name));
+            let entry = lines(&name, attrs, &layout, &format!("{}{}", layout.indent, layout.unit), 0);
+            Ok(layout.insert(text, &top, after, &entry))
+        }
+    }
+}
+
+fn body(text: &str, name: &str, attrs: &[(&str, String)], set: &Set<'_>, layout: &Layout) -> String {
+    let others: Vec<Set<'_>> = set
+        .bindings
+        .iter()
+        .filter(|b| b.path.len() == 1)
+        .map(|b| b.value.unparenthesized())
+        .filter(|value| value.kind() == K::NODE_ATTR_SET)
+        .filter_map(set_of)
+        .collect();
+    let model = others.iter().rev().max_by_key(|other| other.bindings.len());
+    let several = others.iter().any(|other| other.items.len() > 1);
+    let one_line = layout.one_line
+        || (several && others.iter().all(|other| !text[other.open..other.close].contains('\n')));
+    let name = quote_name(name);
+    if one_line {
+        let attrs: String = attrs.iter().map(|(attr, value)| format!(" {attr} = {value};")).collect();
+        return format!("{name} = {{{attrs} }};");
+    }
+    let inner = match model {
+        Some(model) if !model.items.is_empty() => Layout::of(text, model, false).indent,
+        _ => format!("{}{}", layout.indent, layout.unit),
+    };
+    let longest = attrs.iter().map(|(attr, _)| attr.len()).max().unwrap_or(0);
+    lines(&name, attrs, layout, &inner, if aligned(text, model) { longest } else { 0 })
+}
+
+fn lines(name: &str, attrs: &[(&str, String)], layout: &Layout, inner: &str, width: usize) -> String {
+    let newline = layout.newline;
+    let lines: String =
+        attrs.iter().map(|(attr, value)| format!("{newline}{inner}{attr:width$} = {value};")).collect();
+    format!("{name} = {{{lines}{newline}{}}};", layout.indent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn insert(text: &str) -> Result<String> {
+        let attrs = [("vmid", "111".to_owned()), ("disk", "\"20G\"".to_owned())];
+        insert_entry(text, Path::new("/fleet/vms/definitions.nix"), "managed", "web", &attrs)
+    }
+
+    #[test]
+    fn a_vm_is_written_as_the_others_are() {
+        for (before, after) in [
+            (
+                "{\n  managed = {\n    # the first\n    a = {\n      vmid = 110; # once 9\n    };\n  };\n}\n",
+                "{\n  managed = {\n    # the first\n    a = {\n      vmid = 110; # once 9\n    };\n    web = {\n      vmid = 111;\n      disk = \"20G\";\n    };\n  };\n}\n",
+            ),
+            (
+                "{ managed = {\n    a = { vmid = 110; cores = 2; };\n  };\n}\n",
+                "{ managed = {\n    a = { vmid = 110; cores = 2; };\n    web = { vmid = 111; disk = \"20G\"; };\n  };\n}\n",
+            ),
+            (
+                "let d = \"20G\"; in {\n  managed.a = { vmid = 110; disk = d; };\n  template = { vmid = 9002; };\n}\n",
+                "let d = \"20G\"; in {\n  managed.a = { vmid = 110; disk = d; };\n  managed.web = {\n    vmid = 111;\n    disk = \"20G\";\n  };\n  template = { vmid = 9002; };\n}\n",
+            ),
+        ] {
+            assert_eq!(insert(before).unwrap(), after);
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_edited_safely_is_left_to_people() {
+        let error = insert("{ managed = import ./vms.nix; }").unwrap_err();
+        assert_eq!(error.kind(), crate::Kind::Refused);
+        assert!(error.hints()[0].ends_with("web = { vmid = 111; disk = \"20G\"; };"), "{error:?}");
+        assert_eq!(insert("{ managed.web = { vmid = 1; }; }").unwrap_err().kind(), crate::Kind::Conflict);
+        assert_eq!(insert("{ managed = { web = { }; }; }").unwrap_err().kind(), crate::Kind::Conflict);
+    }
+}

@@ -1,0 +1,173 @@
+//! `--dry-run`: the requests, commands and file changes of a run, made by what would carry them out, and not sent.
+
+use std::path::PathBuf;
+
+use fleet_core::{
+    Result,
+    deadline::Deadline,
+    definitions::ManagedVm,
+    protocol::{Op, Session},
+    ui::Ui,
+};
+use serde::Serialize;
+
+use crate::{
+    cli::Cli,
+    execute::INSTALLER_KEY,
+    host_key::{HostKey, PrivateDir},
+    install::{self, Installer, Phase},
+    plan::{Origin, Plan},
+    settings,
+    steps::{self, Step},
+    tools::Tools,
+};
+
+/// What one step would do.
+#[derive(Debug, Serialize)]
+struct Shown {
+    step: Step,
+    /// Requests to the node's API.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    requests: Vec<String>,
+    /// Commands that would be run here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    commands: Vec<String>,
+    /// Changes of files, as a diff.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    changes: String,
+    /// What else there is to say.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    note: String,
+}
+
+/// What a dry run needs.
+pub struct Dry<'a> {
+    /// The command line.
+    pub cli: &'a Cli,
+    /// Where messages go.
+    pub ui: Ui,
+    /// The other programs.
+    pub tools: &'a Tools,
+    /// The definition.
+    pub vm: &'a ManagedVm,
+    /// `DIR#CONFIG`.
+    pub flake: &'a str,
+    /// Where an example of a host key is made.
+    pub private: &'a PrivateDir,
+    /// Whether NixOS would be installed.
+    pub install: bool,
+    /// The fleet user.
+    pub user: &'a str,
+}
+
+/// Stands for the private directory of the run, whose name is made anew each time.
+const PRIVATE: &str = "PRIVATE";
+
+impl Dry<'_> {
+    /// Shows it all on standard output.
+    pub fn show(&self, session: &mut Session, plan: &Plan) -> Result<()> {
+        let vm = self.vm;
+        let host_key = HostKey::generate(&vm.name, self.private)?;
+        let mut shown = Vec::new();
+        for step in steps::way(self.install, self.cli.integrate()) {
+            shown.push(self.step(session, plan, &host_key, step)?);
+        }
+        let value = serde_json::json!({ "name": vm.name, "vmid": vm.vmid, "dry_run": true, "steps": &shown });
+        self.ui.say("");
+        self.ui.step("Dry run: nothing is changed. These steps would be taken:");
+        let hidden = self.private.path().to_string_lossy().into_owned();
+        let text = |text: String| text.replace(&hidden, PRIVATE);
+        self.ui.answer(&value, || text(shown.iter().map(Shown::lines).collect()))?;
+        if self.install {
+            self.ui.say(format!(
+                "{PRIVATE} is a directory in memory. Host key and installer's key are made by the run: the ones shown are examples."
+            ));
+        }
+        Ok(())
+    }
+
+    fn step(&self, session: &mut Session, plan: &Plan, host_key: &HostKey, step: Step) -> Result<Shown> {
+        let vmid = self.vm.vmid;
+        let mut shown = Shown {
+            step,
+            requests: Vec::new(),
+            commands: Vec::new(),
+            changes: String::new(),
+            note: String::new(),
+        };
+        let change = match step {
+            Step::Clone => match &plan.origin {
+                Origin::Clone(request) => Some(Op::Clone(request.clone())),
+                Origin::Continue(_) => None,
+            },
+            Step::Configure => {
+                (!plan.settings.is_empty()).then(|| settings::configure(vmid, plan.settings.clone()))
+            }
+            Step::Grow => plan.grow.clone().map(|(disk, size)| Op::Resize { vmid, disk, size }),
+            Step::Start => plan.start.then_some(Op::Start { vmid }),
+            Step::Detach => settings::finish(self.vm, plan.cloudinit.as_deref(), &settings::Settings::new()),
+            _ => None,
+        };
+        match (step, change) {
+            (_, Some(change)) => {
+                let request = Op::Show { request: Box::new(change) };
+                shown.requests = session.ask(request, Deadline::secs(60), |_| {})?;
+            }
+            (Step::Clone | Step::Configure | Step::Grow | Step::Start | Step::Detach, None) => {
+                shown.note = "nothing to do".to_owned();
+            }
+            (Step::Address, None) => {
+                shown.note =
+                    "ask the guest agent and the node's neighbour table, by the MAC address".to_owned();
+            }
+            (Step::HostKey, None) => shown.note = "read it through the guest agent".to_owned(),
+            (Step::Ssh, None) => {
+                shown.commands = vec![self.tools.connect(vmid, None).to_string()];
+                shown.note = "log in over it as root; the host key is pinned".to_owned();
+            }
+            (Step::Verify, None) => {
+                shown.note = format!(
+                    "log in as {}, with the host key that was made; the host name must be {}",
+                    self.user, self.vm.hostname
+                );
+            }
+            (Step::Kexec, None) => shown.commands = vec![self.phase(host_key, Phase::Kexec)?],
+            (Step::Install, None) => shown.commands = vec![self.phase(host_key, Phase::Install)?],
+            (Step::Reboot, None) => shown.commands = vec![self.phase(host_key, Phase::Reboot)?],
+            (Step::Integrate, None) => {
+                let file = host_key.public_file();
+                shown.commands = vec![self.tools.integrate(&self.vm.name, file, true).to_string()];
+                shown.changes = self.tools.integration_shown(&self.vm.name, file)?;
+            }
+        }
+        Ok(shown)
+    }
+
+    fn phase(&self, host_key: &HostKey, phase: Phase) -> Result<String> {
+        let installer = Installer {
+            program: self.tools.installer()?,
+            flake: self.flake.to_owned(),
+            target: install::target_of(&self.vm.name),
+            identity: self.private.path().join(INSTALLER_KEY),
+            proxy: PathBuf::from(PRIVATE).join("connect"),
+            extra_files: host_key.extra_files().to_owned(),
+        };
+        Ok(installer.command(phase).to_string())
+    }
+}
+
+impl Shown {
+    fn lines(&self) -> String {
+        let mut text = format!("{}\n", self.step);
+        self.requests.iter().for_each(|request| text.push_str(&format!("  {request}\n")));
+        self.commands.iter().for_each(|command| text.push_str(&format!("  $ {command}\n")));
+        if !self.note.is_empty() {
+            text.push_str(&format!("  ({})\n", self.note));
+        }
+        for line in self.changes.lines() {
+            text.push_str(format!("  {line}").trim_end());
+            text.push('\n');
+        }
+        text
+    }
+}

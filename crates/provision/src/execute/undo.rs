@@ -1,0 +1,66 @@
+//! What becomes of a VM when its run failed.
+
+use fleet_core::{
+    Error, Kind, Result,
+    child::{self, Command},
+    deadline::Deadline,
+    protocol::{Marker, Op},
+};
+
+use super::{Job, limit};
+use crate::{cli::OnFailure, state, steps::Step, world};
+
+/// The error with what is true now, and what to do next: the VM is kept and the same command goes on with it, or
+/// what this run made is removed again. `made` is the marker of this run's own clone, `known` says that the fleet
+/// knew the VM before.
+pub fn failed(job: &Job<'_>, made: Option<&Marker>, known: bool, error: Error) -> Error {
+    let name = &job.vm.name;
+    let keep = |error: Error| match error.kind() {
+        Kind::PartlyDone => error,
+        _ => error.hint(format!("`provision-vm {name}` continues from here")),
+    };
+    // Who stops a run wants it to stop.
+    if job.cli.on_failure == OnFailure::Keep || error.kind() == Kind::Interrupted {
+        return keep(error);
+    }
+    let Some(marker) = made else {
+        return keep(error.now(format!("VM {} was there before this run: it is kept", job.vm.vmid)));
+    };
+    match undo(job, marker, known) {
+        Ok(true) => error.now(format!("VM {} '{name}', which this run made, is removed again", job.vm.vmid)),
+        Ok(false) => error.now(format!("this run made no VM {}", job.vm.vmid)),
+        Err(why) => keep(error.now(format!("what this run made could not be removed: {}", why.chain()))),
+    }
+}
+
+/// Removes the VM with exactly this marker, and takes out of the fleet what this run took in. Whether there was one.
+fn undo(job: &Job<'_>, marker: &Marker, known: bool) -> Result<bool> {
+    // The old conversation may be what failed.
+    let mut session = job.tools.session()?;
+    let there = world::existing(&mut session, job.vm.vmid)?;
+    if there.and_then(|(config, _)| config.marker).as_ref() != Some(marker) {
+        return Ok(false);
+    }
+    job.ui.step("Removing what this run made...");
+    let name = job.vm.name.as_str();
+    let destroy = Op::Destroy { vmid: job.vm.vmid, marker: marker.clone(), stop: true };
+    job.change(&mut session, destroy, limit::CHANGE)?;
+    state::forget(&job.vm.name, job.vm.vmid);
+    if job.journal.took().iter().any(|(step, _)| *step == Step::Integrate) {
+        let remove = job.tools.post_provision().args(["remove", name, "--yes"]);
+        run(job, &if known { remove } else { remove.arg("--from-hosts") })?;
+    }
+    Ok(true)
+}
+
+fn run(job: &Job<'_>, command: &Command) -> Result<()> {
+    job.journal.command(command);
+    let output = command.run(Deadline::secs(limit::INTEGRATE), |line| {
+        job.journal.output(line);
+        job.ui.say(format!("  {line}"));
+    })?;
+    if output.success() {
+        return Ok(());
+    }
+    Err(Error::failed(format!("`{command}` {}", child::describe(output.status))))
+}

@@ -1,0 +1,239 @@
+//! `provision-vm new`: a definition and a host directory for a VM that does not exist yet.
+
+mod answers;
+mod files;
+
+use std::{
+    collections::BTreeSet,
+    io::Write,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use fleet_core::{
+    Error, Result,
+    child::{self, Command, quote},
+    deadline::Deadline,
+    definitions::{Definitions, Entry, VERBS},
+    hosts::Hosts,
+    nix::edit,
+    protocol::{Op, Resource},
+    repo::Repo,
+    types::{VmName, Vmid},
+    ui::Ui,
+};
+
+pub use self::answers::NewArgs;
+use crate::{cli::Cli, tools::Tools};
+
+/// A file that is written.
+struct Written {
+    path: PathBuf,
+    /// What stood there before; nothing when it is new.
+    before: Option<String>,
+    text: String,
+}
+
+/// Runs the verb.
+pub fn run(cli: &Cli, args: &NewArgs) -> Result<()> {
+    let ui = cli.common.ui();
+    let repo = cli.common.repo("provision-vm --repo DIR new NAME")?;
+    let definitions = Definitions::load(&repo, cli.common.nix)?;
+    let name = &args.name;
+    let defined = free(&definitions, name)?;
+    let mut written = Vec::new();
+    let host = match &defined {
+        Some(config) => config.clone(),
+        None => name.to_string(),
+    };
+    let purpose = if defined.is_none() {
+        let taken = taken(cli, ui, &repo);
+        let answers = answers::complete(ui, args, &definitions, taken.as_ref())?;
+        let file = repo.definitions();
+        let before = read(&file)?;
+        let text = edit::insert_entry(&before, &file, "managed", name.as_str(), &answers.attrs())?;
+        written.push(Written { path: file, before: Some(before), text });
+        answers.purpose
+    } else {
+        ui.done(format!("'{name}' is defined already"));
+        args.purpose.clone()
+    };
+    let dir = repo.host_dir(&host);
+    if dir.join("configuration.nix").exists() {
+        ui.done(format!("hosts/{host}/ is there already"));
+    } else {
+        let hosts = Hosts::load(&repo, cli.common.nix)?;
+        let model = files::model(&repo, &definitions, &hosts, args.like.as_deref())?;
+        let user = args.login.as_ref().map(ToString::to_string);
+        let user = user.or_else(|| hosts.common_user().map(str::to_owned));
+        let user = user.as_deref().unwrap_or("fleet");
+        let texts = files::texts(&host, user, purpose.as_deref(), model.as_ref());
+        if let Some(model) = &model {
+            ui.say(format!("  in the style of hosts/{}/", model.name));
+        }
+        for (file, text) in texts {
+            let path = dir.join(file);
+            if !path.exists() {
+                written.push(Written { path, before: None, text });
+            }
+        }
+    }
+    if written.is_empty() {
+        return Err(Error::conflict(format!("'{name}' is defined already, and hosts/{host}/ is there"))
+            .now("nothing was changed")
+            .hint(format!("provision-vm {name}")));
+    }
+    show(ui, &repo, &written);
+    let paths: Vec<String> = written.iter().map(|file| relative(&repo, &file.path)).collect();
+    if args.change.dry_run {
+        ui.step("Dry run: nothing is written.");
+        let value = serde_json::json!({ "name": name, "dry_run": true, "files": texts_of(&repo, &written) });
+        return ui.answer(&value, String::new);
+    }
+    if !args.change.yes && fleet_core::ui::can_ask() && !ui.confirm("Write this?")? {
+        ui.say("Nothing was changed.");
+        return Ok(());
+    }
+    write(&repo, cli, &written)?;
+    introduce(&repo, &written)?;
+    ui.done(format!("Written: {}", paths.join(", ")));
+    check(ui, &repo, cli, name);
+    ui.say("Then:");
+    ui.say(format!(
+        "  git add {} && git commit",
+        paths.iter().map(|path| quote(path)).collect::<Vec<_>>().join(" ")
+    ));
+    ui.say(format!("  provision-vm {name}"));
+    if ui.json() {
+        ui.json_line(&serde_json::json!({ "name": name, "files": paths }))?;
+    }
+    Ok(())
+}
+
+/// Whether the name may be used: nothing when it is free, the directory of its configuration when a managed VM has it.
+fn free(definitions: &Definitions, name: &VmName) -> Result<Option<String>> {
+    if VERBS.contains(&name.as_str()) {
+        return Err(Error::usage(format!("a VM can not be called '{name}'"))
+            .hint(format!("`provision-vm {name}` means something else: give the VM another name")));
+    }
+    if name.as_str().bytes().all(|b| b.is_ascii_digit()) {
+        return Err(Error::usage(format!("a VM can not be called '{name}'"))
+            .hint("a number on the command line is a VMID: give the VM a name with a letter"));
+    }
+    match definitions.by_name(name.as_str()) {
+        None => Ok(None),
+        Some(Entry::Managed(vm)) => Ok(Some(vm.nixos_config.clone())),
+        Some(Entry::Imported(_)) => {
+            Err(Error::conflict(format!("an imported VM is called '{name}' already"))
+                .now("nothing was changed"))
+        }
+        Some(Entry::Template(_)) => {
+            Err(Error::conflict(format!("the template is called '{name}' already"))
+                .now("nothing was changed"))
+        }
+    }
+}
+
+/// The VMIDs and names of the cluster; nothing, and a word about it, when it can not be asked.
+fn taken(cli: &Cli, ui: Ui, repo: &Repo) -> Option<Vec<Resource>> {
+    let asked = || -> Result<Vec<Resource>> {
+        let tools = Tools::find(cli, repo)?;
+        tools.session()?.ask(Op::Resources, Deadline::secs(60), |_| {})
+    };
+    match asked() {
+        Ok(resources) => Some(resources),
+        Err(error) => {
+            ui.warn(format!("the cluster could not be asked: {}", error.chain()));
+            ui.say("  a VMID is offered that is free in the definitions; whether the cluster uses it is not known");
+            None
+        }
+    }
+}
+
+/// A VMID that neither the definitions nor the cluster use.
+fn offered(definitions: &Definitions, cluster: Option<&Vec<Resource>>) -> Result<Vmid> {
+    let taken: BTreeSet<Vmid> = cluster.into_iter().flatten().map(|resource| resource.vmid).collect();
+    definitions.suggest_vmid(None, &taken)
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))
+}
+
+fn relative(repo: &Repo, path: &Path) -> String {
+    path.strip_prefix(repo.root()).unwrap_or(path).display().to_string()
+}
+
+/// What is added, file by file.
+fn show(ui: Ui, repo: &Repo, written: &[Written]) {
+    for file in written {
+        ui.step(relative(repo, &file.path));
+        added(file).lines().for_each(|line| ui.say(format!("  {line}").trim_end()));
+    }
+}
+
+/// The lines that a file gets.
+fn added(file: &Written) -> String {
+    let Some(before) = &file.before else { return file.text.clone() };
+    // One piece was inserted: what is left when the common beginning and end are taken away, in whole lines.
+    let start = before.bytes().zip(file.text.bytes()).take_while(|(a, b)| a == b).count();
+    let start = file.text[..start].rfind('\n').map_or(0, |newline| newline + 1);
+    let end = before[start..].len();
+    file.text[start..file.text.len() - end].to_owned()
+}
+
+fn texts_of(repo: &Repo, written: &[Written]) -> serde_json::Map<String, serde_json::Value> {
+    written.iter().map(|file| (relative(repo, &file.path), added(file).into())).collect()
+}
+
+/// Writes the files, and takes everything back when the definitions are not right then.
+fn write(repo: &Repo, cli: &Cli, written: &[Written]) -> Result<()> {
+    let put = |file: &Written| -> Result<()> {
+        let dir = file.path.parent().unwrap_or(repo.root());
+        std::fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+        replace(&file.path, file.text.as_bytes())
+    };
+    let outcome =
+        written.iter().try_for_each(put).and_then(|()| Definitions::load(repo, cli.common.nix).map(drop));
+    let Err(error) = outcome else { return Ok(()) };
+    for file in written {
+        // What can not be taken back is said by git status.
+        let _ = match &file.before {
+            Some(text) => replace(&file.path, text.as_bytes()),
+            None => std::fs::remove_file(&file.path).map_err(|e| Error::io("remove", &file.path, e)),
+        };
+    }
+    Err(error.now("the files are as they were before"))
+}
+
+/// A flake in a git repository sees only files that git knows.
+fn introduce(repo: &Repo, written: &[Written]) -> Result<()> {
+    if !repo.root().join(".git").exists() || child::find_program("git").is_none() {
+        return Ok(());
+    }
+    let new = written.iter().filter(|file| file.before.is_none()).map(|file| &file.path);
+    let git = Command::new("git").dir(repo.root()).args(["add", "--intent-to-add", "--"]).args(new);
+    git.output(Deadline::secs(30))?.checked().map(drop)
+}
+
+/// Says what the repository's own check finds about the new VM.
+fn check(ui: Ui, repo: &Repo, cli: &Cli, name: &VmName) {
+    let report = fleet_core::validate::repository(repo, cli.common.nix);
+    match report.faults.len() {
+        0 => ui.done(format!("'{name}' is valid")),
+        _ => report.faults.iter().for_each(|fault| ui.warn(fault.render())),
+    }
+}
+
+/// Puts the text in the file's place, whole or not at all; the file keeps its mode.
+fn replace(path: &Path, text: &[u8]) -> Result<()> {
+    let put = || {
+        let mut staged = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
+        staged.write_all(text)?;
+        let mode = std::fs::metadata(path).map(|facts| facts.permissions());
+        staged.as_file().set_permissions(mode.unwrap_or_else(|_| std::fs::Permissions::from_mode(0o644)))?;
+        staged.as_file().sync_all()?;
+        staged.persist(path).map_err(|e| e.error)
+    };
+    put().map(drop).map_err(|e| Error::io("write", path, e))
+}

@@ -1,0 +1,328 @@
+//! The files of a new host under `hosts/`, in the style of one that is there.
+
+use std::{fs, path::Path};
+
+use fleet_core::{
+    Error, Result,
+    definitions::{Definitions, nearest},
+    hosts::Hosts,
+    nix::edit::{ModuleText, module_text, quote_name},
+    repo::Repo,
+};
+
+/// A host that is taken as the pattern.
+pub(super) struct Model {
+    /// Its directory under `hosts/`.
+    pub(super) name: String,
+    /// Its host name, when it is another.
+    hostname: Option<String>,
+    configuration: Option<ModuleText>,
+    disko: Option<String>,
+    hardware: Option<String>,
+    home: Option<String>,
+}
+
+/// Attributes of a configuration that every machine of a fleet has; what else a host has is its own business.
+const COMMON: &[&str] = &[
+    "boot",
+    "time",
+    "i18n",
+    "console",
+    "users",
+    "security",
+    "nix",
+    "nixpkgs",
+    "system.stateVersion",
+    "networking.hostName",
+    "networking.useNetworkd",
+    "networking.useDHCP",
+    "services.openssh",
+    "services.qemuGuest",
+];
+
+const DISKO: &str = r#"# One disk, GPT: an ESP for systemd-boot, the rest ext4. The VM must boot by UEFI.
+{
+  disko.devices.disk.main = {
+    type = "disk";
+    device = "/dev/sda"; # scsi0 of the VM
+    content = {
+      type = "gpt";
+      partitions = {
+        ESP = {
+          size = "512M";
+          type = "EF00";
+          content = {
+            type = "filesystem";
+            format = "vfat";
+            mountpoint = "/boot";
+            mountOptions = [ "umask=0077" ];
+          };
+        };
+        root = {
+          size = "100%";
+          content = {
+            type = "filesystem";
+            format = "ext4";
+            mountpoint = "/";
+          };
+        };
+      };
+    };
+  };
+}
+"#;
+
+const HARDWARE: &str = r#"# A QEMU machine with virtio-scsi disks, as Proxmox makes it. File systems come from disko.nix.
+{ lib, modulesPath, ... }:
+{
+  imports = [ (modulesPath + "/profiles/qemu-guest.nix") ];
+
+  boot.initrd.availableKernelModules = [
+    "ahci"
+    "sd_mod"
+    "sr_mod"
+    "virtio_pci"
+    "virtio_scsi"
+    "xhci_pci"
+  ];
+
+  nixpkgs.hostPlatform = lib.mkDefault "x86_64-linux";
+}
+"#;
+
+/// The host to take as the pattern: the named one, or the managed VM whose directory has the most of what is needed,
+/// or any host with a configuration.
+pub(super) fn model(
+    repo: &Repo,
+    definitions: &Definitions,
+    hosts: &Hosts,
+    like: Option<&str>,
+) -> Result<Option<Model>> {
+    let managed =
+        definitions.managed.iter().map(|vm| (vm.nixos_config.clone(), Some(vm.hostname.to_string())));
+    let others = hosts.hosts.iter().map(|host| (host.name.clone(), host.hostname.clone()));
+    let mut found: Vec<Model> = Vec::new();
+    for (name, hostname) in managed.chain(others) {
+        let dir = repo.host_dir(&name);
+        if dir.join("configuration.nix").is_file() && found.iter().all(|model| model.name != name) {
+            found.push(Model::read(&dir, name, hostname));
+        }
+    }
+    if let Some(like) = like {
+        let names: Vec<String> = found.iter().map(|model| model.name.clone()).collect();
+        return match found.into_iter().find(|model| model.name == like) {
+            Some(model) => Ok(Some(model)),
+            None => {
+                let error = Error::not_found(format!("no host '{like}' with a configuration under hosts/"));
+                Err(match nearest(like, names.iter().map(String::as_str)) {
+                    Some(near) => error.hint(format!("did you mean '{near}'?")),
+                    None => error,
+                })
+            }
+        };
+    }
+    // Of equally good ones the first: managed VMs come before the others.
+    Ok(found.into_iter().rev().max_by_key(Model::worth))
+}
+
+impl Model {
+    fn read(dir: &Path, name: String, hostname: Option<String>) -> Model {
+        let read = |file: &str| fs::read_to_string(dir.join(file)).ok();
+        Model {
+            hostname: hostname.filter(|hostname| *hostname != name),
+            name,
+            configuration: read("configuration.nix").and_then(|text| module_text(&text)),
+            disko: read("disko.nix"),
+            hardware: read("hardware-configuration.nix"),
+            home: read("home.nix"),
+        }
+    }
+
+    fn worth(&self) -> u32 {
+        u32::from(self.configuration.is_some()) * 4
+            + u32::from(self.disko.is_some()) * 2
+            + u32::from(self.home.is_some())
+    }
+
+    /// A text of this host as the new one has it.
+    fn renamed(&self, text: &str, name: &str) -> String {
+        let text = replace_word(text, &self.name, name);
+        match &self.hostname {
+            Some(hostname) => replace_word(&text, hostname, name),
+            None => text,
+        }
+    }
+}
+
+/// Replaces a name where it stands as a whole word.
+fn replace_word(text: &str, from: &str, to: &str) -> String {
+    let part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || matches!(c, '-' | '_'));
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(from) {
+        let after = &rest[at + from.len()..];
+        let whole = !part(rest[..at].chars().next_back()) && !part(after.chars().next());
+        out.push_str(&rest[..at]);
+        out.push_str(if whole { to } else { from });
+        rest = after;
+    }
+    out + rest
+}
+
+/// The new host's files and their texts.
+pub(super) fn texts(
+    name: &str,
+    user: &str,
+    purpose: Option<&str>,
+    model: Option<&Model>,
+) -> Vec<(&'static str, String)> {
+    let of_model = |text: Option<&String>| text.zip(model).map(|(text, model)| model.renamed(text, name));
+    let uefi = |text: &String| {
+        fleet_core::nix::string_literals(text).iter().any(|literal| literal.eq_ignore_ascii_case("EF00"))
+    };
+    let disko = model.and_then(|model| model.disko.as_ref()).filter(|text| uefi(text));
+    let mut texts = vec![
+        ("configuration.nix", configuration(name, user, purpose, model)),
+        ("disko.nix", of_model(disko).unwrap_or_else(|| DISKO.to_owned())),
+        (
+            "hardware-configuration.nix",
+            // That of a machine that is no VM would not do.
+            of_model(disko.and(model).and_then(|model| model.hardware.as_ref()))
+                .unwrap_or_else(|| HARDWARE.to_owned()),
+        ),
+    ];
+    texts.extend(of_model(model.and_then(|model| model.home.as_ref())).map(|text| ("home.nix", text)));
+    texts
+}
+
+fn configuration(name: &str, user: &str, purpose: Option<&str>, model: Option<&Model>) -> String {
+    let module = model.and_then(|model| model.configuration.clone()).unwrap_or_default();
+    let renamed = |text: &str| model.map_or_else(|| text.to_owned(), |model| model.renamed(text, name));
+    // What lies beside the host belongs to all; what lies in its directory is its own.
+    let shared: Vec<String> = module
+        .imports
+        .iter()
+        .filter(|import| !import.trim_start().starts_with("./"))
+        .map(|i| renamed(i))
+        .collect();
+    let own = ["./hardware-configuration.nix", "./disko.nix"].map(str::to_owned);
+    let common =
+        |path: &str| COMMON.iter().any(|root| path == *root || path.starts_with(&format!("{root}.")));
+    let mut attrs: Vec<(String, String)> = module
+        .attrs
+        .iter()
+        .filter(|(path, _)| common(path))
+        .map(|(path, value)| (path.clone(), renamed(value)))
+        .collect();
+    let has = |attrs: &[(String, String)], root: &str| {
+        attrs.iter().any(|(path, _)| path == root || path.starts_with(&format!("{root}.")))
+    };
+    if !has(&attrs, "boot") && !has(&attrs, "boot.loader") {
+        attrs.insert(0, ("boot.loader.efi.canTouchEfiVariables".into(), "true".into()));
+        attrs.insert(0, ("boot.loader.systemd-boot.enable".into(), "true".into()));
+    }
+    if shared.is_empty() {
+        if !has(&attrs, "users") {
+            let keys = format!("(import ../../hosts.nix).{}.authorizedKeys or [ ]", quote_name(name));
+            let value = format!(
+                "{{\n    isNormalUser = true;\n    extraGroups = [ \"wheel\" ];\n    openssh.authorizedKeys.keys = {keys};\n  }}"
+            );
+            attrs.push((format!("users.users.{user}"), value));
+            attrs.push(("security.sudo.wheelNeedsPassword".into(), "false".into()));
+        }
+        for (path, value) in [
+            ("networking.hostName", format!("\"{name}\"")),
+            ("services.openssh.enable", "true".to_owned()),
+            ("services.qemuGuest.enable", "true".to_owned()),
+        ] {
+            let root = path.trim_end_matches(".enable");
+            if !has(&attrs, root) {
+                attrs.push((path.to_owned(), value));
+            }
+        }
+    }
+    if !has(&attrs, "system.stateVersion") {
+        attrs.push(("system.stateVersion".into(), "\"25.05\"".into()));
+    }
+    let mut text = String::new();
+    if let Some(purpose) = purpose {
+        text.push_str(&format!("# {}.\n", purpose.trim_end_matches('.').replace('\n', " ")));
+    }
+    let head = if module.head.is_empty() { "{ ... }:" } else { module.head.as_str() };
+    text.push_str(&format!("{head}\n{{\n  imports = [\n"));
+    shared.iter().chain(&own).for_each(|import| text.push_str(&format!("    {import}\n")));
+    text.push_str("  ];\n\n");
+    attrs.iter().for_each(|(path, value)| text.push_str(&format!("  {path} = {value};\n")));
+    text + "}\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_replaced_where_it_is_one() {
+        assert_eq!(
+            replace_word("web web-1 \"web\" ../web.nix cobweb", "web", "db"),
+            "db web-1 \"db\" ../db.nix cobweb"
+        );
+    }
+
+    #[test]
+    fn a_host_of_its_own_has_all_that_it_needs() {
+        let texts = texts("web", "fleet", Some("Shop"), None);
+        assert_eq!(texts.len(), 3);
+        insta::assert_snapshot!(texts[0].1, @r#"
+        # Shop.
+        { ... }:
+        {
+          imports = [
+            ./hardware-configuration.nix
+            ./disko.nix
+          ];
+
+          boot.loader.systemd-boot.enable = true;
+          boot.loader.efi.canTouchEfiVariables = true;
+          users.users.fleet = {
+            isNormalUser = true;
+            extraGroups = [ "wheel" ];
+            openssh.authorizedKeys.keys = (import ../../hosts.nix).web.authorizedKeys or [ ];
+          };
+          security.sudo.wheelNeedsPassword = false;
+          networking.hostName = "web";
+          services.openssh.enable = true;
+          services.qemuGuest.enable = true;
+          system.stateVersion = "25.05";
+        }
+        "#);
+    }
+
+    #[test]
+    fn what_a_model_has_for_itself_is_not_taken_over() {
+        let text = "{ lib, ... }:\n{\n  imports = [ (import ../common.nix \"a\") ./disko.nix ./nginx.nix ];\n  boot.loader.grub.enable = true;\n  services.nginx.enable = true;\n  networking.interfaces.eth0.ipv4.addresses = [ ];\n  system.stateVersion = \"24.11\";\n}\n";
+        let model = Model {
+            name: "a".into(),
+            hostname: None,
+            configuration: module_text(text),
+            disko: Some("{ type = \"EF00\"; device = \"/dev/vda\"; }".into()),
+            hardware: None,
+            home: Some("{ home.username = \"a\"; }".into()),
+        };
+        let texts = texts("web", "fleet", None, Some(&model));
+        insta::assert_snapshot!(texts[0].1, @r#"
+        { lib, ... }:
+        {
+          imports = [
+            (import ../common.nix "web")
+            ./hardware-configuration.nix
+            ./disko.nix
+          ];
+
+          boot.loader.grub.enable = true;
+          system.stateVersion = "24.11";
+        }
+        "#);
+        assert!(texts[1].1.contains("/dev/vda"));
+        assert_eq!(texts[3], ("home.nix", "{ home.username = \"web\"; }".to_owned()));
+    }
+}

@@ -1,0 +1,229 @@
+//! What the node and the cluster must have for a VM.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use fleet_core::{
+    Error,
+    definitions::{Install, ManagedVm},
+    protocol::{ClusterConfig, ResourceKind, Storage, VmConfig},
+    types::{Cidr, StorageId, Vmid},
+};
+
+use super::{Boots, conflict, fixed_address};
+use crate::{preflight::Faults, settings, world::World};
+
+/// Memory that kexec and the installer need, in MiB (nixos-anywhere's own documentation: 1.5 GB, swap does not
+/// count).
+const INSTALLER_MEMORY: u64 = 1500;
+/// Releases of Proxmox VE that these tools were held against.
+const KNOWN_RELEASES: [u32; 2] = [8, 9];
+
+/// Adds every fault of the node and the cluster. `install` is how the installed system boots; `creates` says that
+/// the VM does not exist yet.
+pub(super) fn add(
+    vm: &ManagedVm,
+    template: Vmid,
+    world: &World,
+    install: Option<Boots>,
+    creates: bool,
+    faults: &mut Faults,
+    warnings: &mut Vec<String>,
+) {
+    warnings.extend(release(world));
+    let mut found = Vec::new();
+    if install.is_some() && vm.install == Install::NixosAnywhere && vm.memory < INSTALLER_MEMORY {
+        found.push(Error::failed(format!(
+            "memory = {} MiB, but the NixOS installer needs at least {INSTALLER_MEMORY}",
+            vm.memory
+        )));
+    }
+    found.extend(taken_mac(vm, world));
+    found.extend(taken_address(vm, world));
+    if creates {
+        // Bridges and storages are known of the node that answers.
+        let here = vm.node.as_ref().is_none_or(|node| *node == world.node.node);
+        found.extend(here.then(|| bridge(vm, world)).flatten());
+        match &world.template {
+            None => found.push(no_template(template, world)),
+            Some(config) => {
+                found.extend(template_fault(template, config, install));
+                found.extend(template_place(template, config, vm, world));
+                warnings.extend(secure_boot(template, config, install));
+            }
+        }
+        found.extend(here.then(|| storages(vm, world)).into_iter().flatten());
+    }
+    found.into_iter().for_each(|fault| faults.add(fault));
+}
+
+fn release(world: &World) -> Option<String> {
+    let version = &world.node.version;
+    let major: u32 = version.split('.').next()?.parse().ok()?;
+    (!KNOWN_RELEASES.contains(&major)).then(|| {
+        format!("node {} runs Proxmox VE {version}; these tools know releases 8 and 9", world.node.node)
+    })
+}
+
+/// Somebody else's network card with the defined MAC address.
+fn taken_mac(vm: &ManagedVm, world: &World) -> Option<Error> {
+    let mac = vm.mac?;
+    let other = others(vm, world).find(|other| other.macs.contains(&mac))?;
+    Some(
+        conflict(format!("the MAC address {mac} is taken by {}", describe(other)))
+            .hint(format!("give managed.{} another one, or leave `mac` out: Proxmox makes one", vm.name)),
+    )
+}
+
+/// Somebody else with the defined address, as far as the cluster knows: in cloud-init's settings, or a container's.
+fn taken_address(vm: &ManagedVm, world: &World) -> Option<Error> {
+    let address = fixed_address(vm)?;
+    let other = others(vm, world).find(|other| addresses(other).any(|taken| taken == address))?;
+    Some(
+        conflict(format!("the address {address} is taken by {}", describe(other)))
+            .hint(format!("give managed.{} another `ip`, or the other one", vm.name)),
+    )
+}
+
+fn others<'a>(vm: &'a ManagedVm, world: &'a World) -> impl Iterator<Item = &'a ClusterConfig> {
+    world.configs.iter().filter(|other| other.vmid != vm.vmid)
+}
+
+fn describe(other: &ClusterConfig) -> String {
+    let kind = if other.kind == ResourceKind::Lxc { "container" } else { "VM" };
+    let name = other.settings.get("name").or_else(|| other.settings.get("hostname"));
+    let name = name.map(|name| format!(" '{name}'")).unwrap_or_default();
+    format!("{kind} {}{name} on node {}", other.vmid, other.node)
+}
+
+fn addresses(other: &ClusterConfig) -> impl Iterator<Item = IpAddr> {
+    let settings =
+        other.settings.iter().filter(|(key, _)| key.starts_with("ipconfig") || key.starts_with("net"));
+    settings
+        .flat_map(|(_, value)| value.split(','))
+        .filter_map(|part| part.strip_prefix("ip=").or_else(|| part.strip_prefix("ip6=")))
+        .filter_map(|text| text.parse::<Cidr>().map(|cidr| cidr.address).ok().or_else(|| text.parse().ok()))
+}
+
+/// The bridge that the definition names, or else the template's own.
+fn bridge(vm: &ManagedVm, world: &World) -> Option<Error> {
+    let bridges = world.bridges.as_ref()?;
+    let of_template = || {
+        let card = world.template.as_ref()?.settings.get("net0")?;
+        card.split(',').find_map(|part| part.strip_prefix("bridge="))
+    };
+    let (bridge, whose) = match &vm.bridge {
+        Some(bridge) => (bridge.as_str(), ""),
+        None => (of_template()?, ", which the template's network card is on,"),
+    };
+    (!bridges.iter().any(|b| b == bridge)).then(|| {
+        Error::failed(format!(
+            "bridge '{bridge}'{whose} does not exist on node {} (there are: {})",
+            world.node.node,
+            bridges.join(", ")
+        ))
+    })
+}
+
+fn no_template(template: Vmid, world: &World) -> Error {
+    Error::failed(format!(
+        "template {template} does not exist on node {}; make one, or name another in vms/definitions.nix",
+        world.node.node
+    ))
+    .hint("`proxmox-ops create-template` makes one from a cloud image")
+}
+
+fn template_fault(template: Vmid, config: &VmConfig, install: Option<Boots>) -> Option<Error> {
+    let setting = |name: &str| config.settings.get(name).map_or("", String::as_str);
+    if setting("template") != "1" {
+        return Some(
+            Error::failed(format!("VM {template} is not a template"))
+                .hint(format!("`proxmox-ops template {template}` makes it one")),
+        );
+    }
+    let uefi = setting("bios") == "ovmf";
+    let why = match (install, uefi) {
+        (Some(Boots::Uefi), false) => "boots by BIOS, but the host's disko.nix lays out an ESP",
+        (Some(Boots::Bios), true) => {
+            "boots by UEFI, but the host's disko.nix lays out a BIOS boot partition and no ESP"
+        }
+        _ => return None,
+    };
+    Some(
+        Error::failed(format!("template {template} {why}: it would never boot"))
+            .hint("`proxmox-ops create-template` makes one that boots by UEFI; or change the layout"),
+    )
+}
+
+fn secure_boot(template: Vmid, config: &VmConfig, install: Option<Boots>) -> Option<String> {
+    let keys = config.settings.get("efidisk0")?.split(',').any(|part| part == "pre-enrolled-keys=1");
+    (keys && matches!(install, Some(Boots::Uefi | Boots::Any))).then(|| {
+        format!(
+            "template {template} has Secure Boot keys enrolled: a NixOS that is not signed will not boot; \
+             make the template with pre-enrolled-keys=0"
+        )
+    })
+}
+
+/// A template on another node can only be cloned from where its disks can be read.
+fn template_place(template: Vmid, config: &VmConfig, vm: &ManagedVm, world: &World) -> Option<Error> {
+    let target = vm.node.as_ref().unwrap_or(&world.node.node);
+    if config.node == *target {
+        return None;
+    }
+    let storages =
+        config.settings.iter().filter(|(key, _)| settings::is_volume(key)).filter_map(|(_, value)| {
+            let (storage, _) = value.split(',').next()?.split_once(':')?;
+            Some(storage)
+        });
+    let shared = |name: &str| world.storages.iter().any(|s| s.storage.as_str() == name && s.shared);
+    let local = storages.into_iter().find(|name| !shared(name))?;
+    Some(
+        Error::failed(format!(
+            "template {template} is on node {}, its storage '{local}' is not shared: node {} can not clone it",
+            config.node, target
+        ))
+        .hint(format!("make a template on node {target} too, or put this one on shared storage")),
+    )
+}
+
+/// Every storage that disks go to: there, for images, with room for all of them.
+fn storages(vm: &ManagedVm, world: &World) -> Vec<Error> {
+    let mut needs: BTreeMap<&StorageId, u64> = BTreeMap::new();
+    *needs.entry(&vm.storage).or_default() += vm.disk.bytes();
+    for disk in &vm.disks {
+        *needs.entry(disk.storage.as_ref().unwrap_or(&vm.storage)).or_default() += disk.size.bytes();
+    }
+    needs
+        .into_iter()
+        .filter_map(|(name, bytes)| storage(name, bytes, vm.linked_clone, &world.storages))
+        .collect()
+}
+
+fn storage(name: &StorageId, bytes: u64, linked: bool, storages: &[Storage]) -> Option<Error> {
+    let images = |s: &&Storage| s.active && s.content.iter().any(|c| c == "images");
+    let Some(storage) = storages.iter().find(|s| s.storage == *name) else {
+        let fit: Vec<&str> = storages.iter().filter(images).map(|s| s.storage.as_str()).collect();
+        return Some(Error::failed(format!(
+            "storage '{name}' does not exist (for disks there are: {})",
+            fit.join(", ")
+        )));
+    };
+    if !storage.active {
+        return Some(Error::failed(format!("storage '{name}' is not active")));
+    }
+    if !images(&storage) {
+        return Some(Error::failed(format!(
+            "storage '{name}' takes no disk images (only {})",
+            storage.content.join(", ")
+        )));
+    }
+    let free = storage.available?;
+    // A linked clone holds only what it changes.
+    (!linked && free < bytes).then(|| {
+        Error::failed(format!(
+            "storage '{name}' has {} GiB free, the disk needs {}",
+            free >> 30,
+            fleet_core::types::DiskSize::from_bytes(bytes)
+        ))
+    })
+}

@@ -1,0 +1,235 @@
+//! Everything that could stop a run, looked at before anything changes; all of it in one report.
+
+mod files;
+
+use fleet_core::{
+    Error, Kind, Result,
+    definitions::{Definitions, Install, ManagedVm},
+    hosts::Hosts,
+    protocol::Session,
+    repo::Repo,
+    types::UserName,
+    ui::Ui,
+};
+
+use crate::{
+    cli::{Cli, Integrate},
+    execute,
+    host_key::PrivateDir,
+    install,
+    login::{self, Login, Places},
+    plan::{self, Origin, Plan, Standing},
+    tools::Tools,
+    world::{self, World},
+};
+
+/// All that was found to be wrong, in the order in which it was looked at.
+#[derive(Debug, Default)]
+pub struct Faults(Vec<Error>);
+
+impl Faults {
+    /// Notes a fault.
+    pub fn add(&mut self, fault: Error) {
+        self.0.push(fault);
+    }
+
+    /// The value, or nothing and a fault more.
+    pub fn keep<T>(&mut self, outcome: Result<T>) -> Option<T> {
+        outcome.map_err(|fault| self.add(fault)).ok()
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Nothing, or all of them as one error: of their kind if they have one in common. A single one is told as it is.
+    pub fn check(self, name: &str) -> Result<()> {
+        let mut faults = self.0;
+        if faults.len() < 2 {
+            return faults.pop().map_or(Ok(()), |fault| {
+                let said = fault.facts().iter().any(|fact| fact.starts_with("nothing was"));
+                Err(if said { fault } else { fault.now("nothing was changed") })
+            });
+        }
+        let kind = faults.first().map_or(Kind::Failed, Error::kind);
+        let kind = if faults.iter().all(|fault| fault.kind() == kind) { kind } else { Kind::Failed };
+        let mut all =
+            Error::new(kind, format!("'{name}' can not be provisioned, for {} reasons", faults.len()));
+        let mut hints: Vec<String> = Vec::new();
+        for fault in &faults {
+            all = all.now(format!("- {}", fault.chain()));
+            let facts = fault.facts().iter().filter(|fact| !fact.starts_with("nothing was"));
+            all = facts.fold(all, |all, fact| all.now(format!("  {fact}")));
+            hints.extend(
+                fault.hints().iter().filter(|hint| !hints.contains(hint)).cloned().collect::<Vec<_>>(),
+            );
+        }
+        let reports: Vec<_> = faults.iter().map(Error::report).collect();
+        all = all.details(serde_json::json!({ "faults": reports })).now("nothing was changed");
+        Err(hints.into_iter().fold(all, Error::hint))
+    }
+}
+
+/// A VM that can be provisioned, and all that was learnt about it on the way.
+pub struct Ready {
+    /// Keys that may log in.
+    pub keys: Vec<String>,
+    /// The key that we log in with.
+    pub login: Login,
+    /// Who logs in on the finished VM.
+    pub user: UserName,
+    /// `DIR#CONFIG`.
+    pub flake: String,
+    /// The conversation with the node.
+    pub session: Session,
+    /// What is there.
+    pub world: World,
+    /// What will be done.
+    pub plan: Plan,
+}
+
+/// Looks at everything. `private` is where a key may lie that had to be unlocked.
+pub fn look(
+    cli: &Cli,
+    ui: Ui,
+    repo: &Repo,
+    tools: &Tools,
+    definitions: &Definitions,
+    vm: &ManagedVm,
+    private: &PrivateDir,
+) -> Result<Ready> {
+    let mut faults = Faults::default();
+    tools.missing().for_each(|fault| faults.add(fault));
+    let install = installs(cli, vm);
+    if !cli.no_install && vm.install == Install::Image {
+        faults.add(
+            Error::failed(format!(
+                "'{}' says install = \"image\", which this version can not do yet",
+                vm.name
+            ))
+            .hint("use install = \"nixos-anywhere\", or --no-install"),
+        );
+    }
+    let mut boots = plan::Boots::Any;
+    if install {
+        files::check(repo, vm, cli.integrate() != Integrate::Never, &mut faults);
+        boots = files::boots(repo, vm);
+    }
+    let user = faults.keep(fleet_user(repo, cli, vm));
+    let keys = if tools.has("cloudinit-gen") { faults.keep(tools.ssh_keys(vm.name.as_str())) } else { None };
+    let login = keys.as_ref().and_then(|keys| {
+        let places = Places::of_user(cli.identity.as_deref());
+        faults.keep(login::at_hand(&places, keys, private))
+    });
+    let flake = faults.keep(install::flake_of(repo.root(), &vm.nixos_config));
+    let no_keys = Vec::new();
+    let mut there = None;
+    if tools.has("proxmox-ops") {
+        let template = world::template_of(definitions, vm);
+        let asked = tools.session().and_then(|mut session| {
+            let template = template?;
+            let world = survey(cli, ui, &mut session, template, vm, faults.is_empty())?;
+            Ok((session, template, world))
+        });
+        if let Some((session, template, world)) = faults.keep(asked) {
+            let keys = keys.as_ref().unwrap_or(&no_keys);
+            let plan = plan::plan(vm, template, keys, &world, install, boots, &mut faults)?;
+            if cli.resume && plan.as_ref().is_some_and(|plan| matches!(plan.origin, Origin::Clone(_))) {
+                faults.add(
+                    Error::not_found(format!("there is nothing to resume: VM '{}' does not exist", vm.name))
+                        .hint(format!("provision-vm {}   # makes it", vm.name)),
+                );
+            }
+            there = plan.map(|plan| (session, world, plan));
+        }
+    }
+    let creates =
+        there.as_ref().is_some_and(|(_, _, plan): &(_, _, Plan)| matches!(plan.origin, Origin::Clone(_)));
+    if install && creates && cli.integrate() != Integrate::Never && tools.has("post-provision-vm") {
+        faults.keep(files::can_integrate(repo, tools, vm, private));
+    }
+    faults.check(vm.name.as_str())?;
+    match (keys, login, user, flake, there) {
+        (Some(keys), Some(login), Some(user), Some(flake), Some((session, world, plan))) => {
+            Ok(Ready { keys, login, user, flake, session, world, plan })
+        }
+        _ => Err(Error::failed(format!("'{}' could not be looked at", vm.name)).now("nothing was changed")),
+    }
+}
+
+/// Whether this run installs NixOS.
+pub fn installs(cli: &Cli, vm: &ManagedVm) -> bool {
+    !cli.no_install && vm.install == Install::NixosAnywhere
+}
+
+/// What is there; a clone that an earlier run began is waited for when nothing else stands in the way.
+fn survey(
+    cli: &Cli,
+    ui: Ui,
+    session: &mut Session,
+    template: fleet_core::types::Vmid,
+    vm: &ManagedVm,
+    wait: bool,
+) -> Result<World> {
+    let found = world::survey(session, template, vm)?;
+    let cloned = matches!(plan::standing(vm, &found), Ok(Standing::BeingCloned));
+    if cloned && wait && !cli.change.dry_run {
+        execute::wait_for_clone(session, vm, ui)?;
+        return world::survey(session, template, vm);
+    }
+    Ok(found)
+}
+
+/// Who logs in on the finished VM: the definition says, or the host's entry, or all hosts say the same.
+fn fleet_user(repo: &Repo, cli: &Cli, vm: &ManagedVm) -> Result<UserName> {
+    if let Some(user) = &vm.user {
+        return Ok(user.clone());
+    }
+    let hosts = Hosts::load(repo, cli.common.nix)?;
+    let known =
+        hosts.get(vm.name.as_str()).and_then(|host| host.user.as_deref()).or_else(|| hosts.common_user());
+    known
+        .ok_or_else(|| {
+            Error::failed(format!(
+                "which user logs in on '{}'? The hosts in hosts.nix do not share one",
+                vm.name
+            ))
+            .hint(format!("add `user = \"…\";` to managed.{}", vm.name))
+        })?
+        .parse()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_fault_is_told_as_it_is_and_several_together() {
+        let one = |kind| Error::new(kind, "broken").now("so it is").hint("mend it");
+        Faults::default().check("web").unwrap();
+        let mut faults = Faults::default();
+        faults.add(one(Kind::NotFound));
+        let error = faults.check("web").unwrap_err();
+        assert_eq!((error.kind(), error.message()), (Kind::NotFound, "broken"));
+        assert_eq!(error.facts(), ["so it is", "nothing was changed"]);
+        for (kinds, kind) in [
+            ([Kind::Conflict, Kind::Conflict], Kind::Conflict),
+            ([Kind::Conflict, Kind::NotFound], Kind::Failed),
+        ] {
+            let mut faults = Faults::default();
+            kinds.into_iter().for_each(|kind| faults.add(one(kind)));
+            let error = faults.check("web").unwrap_err();
+            assert_eq!((error.kind(), error.hints().len()), (kind, 1));
+            assert_eq!(
+                error.facts(),
+                ["- broken", "  so it is", "- broken", "  so it is", "nothing was changed"]
+            );
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What the repository must hold for the installation.
+
+use std::path::{Path, PathBuf};
+
+use fleet_core::{
+    Error, Result,
+    child::{self, Command},
+    deadline::Deadline,
+    definitions::ManagedVm,
+    repo::Repo,
+};
+
+use super::Faults;
+use crate::{
+    host_key::{self, PrivateDir},
+    plan::Boots,
+    tools::Tools,
+};
+
+/// Everything under `hosts/NAME/` that the installation reads must be there, and known to git.
+pub(super) fn check(repo: &Repo, vm: &ManagedVm, commits: bool, faults: &mut Faults) {
+    let dir = repo.host_dir(&vm.nixos_config);
+    let missing: Vec<String> = ["configuration.nix", "disko.nix"]
+        .iter()
+        .map(|file| dir.join(file))
+        .filter(|path| !path.is_file())
+        .map(|path| path.strip_prefix(repo.root()).unwrap_or(&path).display().to_string())
+        .collect();
+    if !missing.is_empty() {
+        let verb = if missing.len() == 1 { "is" } else { "are" };
+        let missing = missing.join(" and ");
+        faults.add(
+            Error::not_found(format!("'{}' has no NixOS configuration: {missing} {verb} missing", vm.name))
+                .hint(format!("`provision-vm new {}` writes hosts/{}/ for you", vm.name, vm.nixos_config))
+                .hint(format!(
+                    "or write hosts/{0}/configuration.nix and hosts/{0}/disko.nix, or name another directory with nixosConfig",
+                    vm.nixos_config
+                )),
+        );
+        return;
+    }
+    if !imports_disko(repo, &dir) {
+        faults.add(
+            Error::failed(format!(
+                "nothing imports hosts/{0}/disko.nix: the installer would find no disk layout",
+                vm.nixos_config
+            ))
+            .hint(format!("add ./disko.nix to the imports of hosts/{}/configuration.nix", vm.nixos_config)),
+        );
+    }
+    if repo.root().join(".git").exists() {
+        if child::find_program("git").is_none() {
+            if commits {
+                faults.add(
+                    Error::not_found("programs are missing: git")
+                        .hint("install git: the change is committed"),
+                );
+            }
+        } else {
+            faults.keep(tracked(repo, &dir));
+        }
+    }
+}
+
+/// Whether some file of the host, or of what builds all hosts, speaks of the disk layout. A flake that reads
+/// directories imports it without a word: it is believed.
+fn imports_disko(repo: &Repo, dir: &Path) -> bool {
+    let nix = |dir: &Path| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+        entries.filter(|path| path.extension().is_some_and(|e| e == "nix")).collect()
+    };
+    let mut files = nix(dir);
+    for common in ["", "hosts", "lib", "modules", "nix", "flake", "parts"] {
+        files.extend(nix(&repo.root().join(common)));
+    }
+    files.retain(|path| path.file_name().is_none_or(|name| name != "disko.nix"));
+    files.iter().filter_map(|path| std::fs::read_to_string(path).ok()).any(|text| {
+        fleet_core::nix::code_words(&text).iter().any(|word| {
+            word.ends_with("disko.nix")
+                || ["readDir", "import-tree", "haumea", "umport"].contains(&word.as_str())
+        })
+    })
+}
+
+/// How the host's disk layout boots: by the partitions that firmware looks for, sgdisk's type codes, as disko
+/// takes them. `EF00` is an EFI system partition, `EF02` one for a boot loader that the BIOS starts.
+pub(super) fn boots(repo: &Repo, vm: &ManagedVm) -> Boots {
+    let file = repo.host_dir(&vm.nixos_config).join("disko.nix");
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let literals = fleet_core::nix::string_literals(&text);
+    let has = |code: &str| literals.iter().any(|text| text.eq_ignore_ascii_case(code));
+    match (has("EF00"), has("EF02")) {
+        (true, false) => Boots::Uefi,
+        (false, true) => Boots::Bios,
+        _ => Boots::Any,
+    }
+}
+
+/// A flake in a git repository sees only what git knows: files that were never added are not there for it.
+fn tracked(repo: &Repo, dir: &Path) -> Result<()> {
+    let git = Command::new("git")
+        .dir(repo.root())
+        .args(["ls-files", "--others", "--exclude-standard", "--"])
+        .arg(dir);
+    let output = git.output(Deadline::secs(30))?.checked()?;
+    let others = output.stdout_text();
+    match others.lines().next() {
+        None => Ok(()),
+        Some(first) => Err(Error::failed(format!(
+            "git does not know {first} yet: the flake could not see it"
+        ))
+        .hint(format!(
+            "git add {}",
+            child::quote(&dir.strip_prefix(repo.root()).unwrap_or(dir).to_string_lossy())
+        ))),
+    }
+}
+
+/// Whether the VM could be taken into the fleet later: tried with a host key that is made for the try. Files with
+/// uncommitted changes would be refused then, when the VM exists already.
+pub(super) fn can_integrate(repo: &Repo, tools: &Tools, vm: &ManagedVm, private: &PrivateDir) -> Result<()> {
+    #[derive(serde::Deserialize)]
+    struct Answer {
+        changed: Vec<PathBuf>,
+    }
+    let (_, public) = host_key::pair("example")?;
+    let file = private.write("example.pub", format!("{public}\n").as_bytes(), 0o600)?;
+    let file = file.to_string_lossy();
+    let args = [vm.name.as_str(), "--dry-run", "--rotate", "--host-key", &file];
+    let answer: Answer = tools
+        .ask_post_provision(&args)
+        .map_err(|error| error.context("taking the VM into the fleet would fail"))?;
+    if !repo.root().join(".git").exists() {
+        return Ok(());
+    }
+    let git =
+        Command::new("git").dir(repo.root()).args(["status", "--porcelain", "--"]).args(&answer.changed);
+    let dirty = git.output(Deadline::secs(30))?.checked()?.stdout_text();
+    match dirty.lines().next().and_then(|line| line.get(3..)) {
+        None => Ok(()),
+        Some(first) => Err(Error::refused(format!(
+            "{first} has uncommitted changes: taking the VM into the fleet would be refused"
+        ))
+        .hint(format!("git -C {} diff -- {first}", child::quote(&repo.root().to_string_lossy())))
+        .hint("commit or stash them first")),
+    }
+}

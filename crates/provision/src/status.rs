@@ -1,0 +1,261 @@
+//! `provision-vm status`: what is known of each VM, in one table. Reads only.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::Args;
+use comfy_table::{CellAlignment, Table, presets};
+use fleet_core::{
+    Kind, Result,
+    cli::silent_exit,
+    deadline::Deadline,
+    definitions::{Definitions, ManagedVm},
+    hosts::Hosts,
+    protocol::{Address, Op, Session},
+    repo::Repo,
+    ssh::keys::PublicKey,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    cli::Cli,
+    compare::{self, Comparison},
+    journal::{Outcome, Past},
+    plan,
+    tools::Tools,
+    world::World,
+};
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// VMs to look at [default: every managed VM]
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+/// What is known of one VM.
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    vmid: u32,
+    /// `same`, `change`, `create`, `foreign`, or `unknown` when the node can not be asked.
+    definition: String,
+    node: Option<String>,
+    power: Option<String>,
+    address: Option<IpAddr>,
+    /// SHA256 fingerprint of the key in hosts.nix.
+    host_key: Option<String>,
+    secrets: Secrets,
+    last_run: Option<LastRun>,
+}
+
+/// Whether the secrets open for the VM's key.
+#[derive(Debug, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+enum Secrets {
+    /// Every one that its rules name it for.
+    Open,
+    /// So many files are not wrapped for it yet.
+    Behind(usize),
+    /// It has no key on record.
+    NoKey,
+    /// They could not be looked at.
+    Unknown(String),
+}
+
+#[derive(Debug, Serialize)]
+struct LastRun {
+    time: String,
+    /// `done`, `failed`, or `cut short`.
+    outcome: &'static str,
+    /// The step it was in last.
+    step: Option<crate::steps::Step>,
+    exit_code: Option<u8>,
+}
+
+/// Runs the verb. A node that can not be asked is said, and everything else is told all the same.
+pub fn run(cli: &Cli, args: &StatusArgs) -> Result<()> {
+    let ui = cli.common.ui();
+    let repo = cli.common.repo("provision-vm --repo DIR status")?;
+    let definitions = Definitions::load(&repo, cli.common.nix)?;
+    let hosts = Hosts::load(&repo, cli.common.nix)?;
+    let tools = Tools::find(cli, &repo)?;
+    let vms = compare::named(&definitions, &args.names)?;
+    let asked = tools.session().and_then(|mut session| {
+        let world = compare::survey(&mut session)?;
+        Ok((session, world))
+    });
+    let (mut node, trouble) = match asked {
+        Ok(both) => (Some(both), None),
+        Err(error) => (None, Some(error)),
+    };
+    let rows: Vec<Row> = vms.into_iter().map(|vm| row(vm, &repo, &hosts, &tools, &mut node)).collect();
+    ui.answer(&rows, || table(&rows))?;
+    let Some(error) = trouble else { return Ok(()) };
+    ui.warn(format!("the node could not be asked: {}", error.chain()));
+    Err(silent_exit(if error.kind() == Kind::Usage { Kind::Failed } else { error.kind() }))
+}
+
+fn row(
+    vm: &ManagedVm,
+    repo: &Repo,
+    hosts: &Hosts,
+    tools: &Tools,
+    node: &mut Option<(Session, World)>,
+) -> Row {
+    let key = hosts.get(vm.name.as_str()).and_then(|host| host.public_key.as_deref());
+    let key = key.and_then(|line| PublicKey::parse(line).ok());
+    let mut row = Row {
+        name: vm.name.to_string(),
+        vmid: vm.vmid.get(),
+        definition: "unknown".to_owned(),
+        node: None,
+        power: None,
+        address: plan::fixed_address(vm),
+        secrets: key.as_ref().map_or(Secrets::NoKey, |key| secrets(vm, repo, tools, key)),
+        host_key: key.map(|key| key.fingerprint()),
+        last_run: Past::last_of(&vm.name).map(|past| last_run(&past)),
+    };
+    let Some((session, world)) = node else { return row };
+    world.existing = compare::existing(world, vm);
+    let comparison = compare::compare(vm, world);
+    row.definition = match &comparison {
+        Comparison::Create => "create",
+        Comparison::Same { .. } => "same",
+        Comparison::Change { .. } => "change",
+        Comparison::Foreign { .. } => "foreign",
+    }
+    .to_owned();
+    let ours = matches!(comparison, Comparison::Same { .. } | Comparison::Change { .. });
+    if let (true, Some((config, status))) = (ours, &world.existing) {
+        row.node = Some(config.node.to_string());
+        row.power = Some(status.status.clone());
+        if status.status == "running" {
+            let op = Op::Address { vmid: vm.vmid, timeout: 0 };
+            let found: Result<Address> = session.ask(op, Deadline::secs(30), |_| {});
+            row.address = found.map(|found| found.address).ok().or(row.address);
+        }
+    }
+    row
+}
+
+/// Asks what `post-provision-vm` would change for the key on record.
+fn secrets(vm: &ManagedVm, repo: &Repo, tools: &Tools, key: &PublicKey) -> Secrets {
+    #[derive(Deserialize)]
+    struct Answer {
+        rewrapped: Vec<PathBuf>,
+    }
+    if repo.sops_rules().is_none() {
+        return Secrets::Open;
+    }
+    let ask = || -> Result<Answer> {
+        let file = tempfile::NamedTempFile::new()
+            .and_then(|file| std::fs::write(file.path(), format!("{key}\n")).map(|()| file))
+            .map_err(|e| fleet_core::Error::failed("can not write a temporary file").caused_by(e))?;
+        let path = file.path().to_string_lossy().into_owned();
+        tools.ask_post_provision(&[vm.name.as_str(), "--dry-run", "--host-key", &path])
+    };
+    match ask() {
+        Ok(Answer { rewrapped }) if rewrapped.is_empty() => Secrets::Open,
+        Ok(Answer { rewrapped }) => Secrets::Behind(rewrapped.len()),
+        Err(error) => Secrets::Unknown(error.message().to_owned()),
+    }
+}
+
+fn last_run(past: &Past) -> LastRun {
+    let end = past.end();
+    LastRun {
+        time: past.records.first().map(|record| record.time.clone()).unwrap_or_default(),
+        outcome: match end {
+            Some((Outcome::Failed, _)) => "failed",
+            Some(_) => "done",
+            None => "cut short",
+        },
+        step: past.last_step(),
+        exit_code: end.map(|(_, code)| code),
+    }
+}
+
+fn table(rows: &[Row]) -> String {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let cells = rows.iter().map(|row| {
+        vec![
+            row.name.clone(),
+            row.vmid.to_string(),
+            row.definition.clone(),
+            or_dash(row.node.clone()),
+            or_dash(row.power.clone()),
+            or_dash(row.address.map(|address| address.to_string())),
+            // Enough of it to compare by eye.
+            or_dash(row.host_key.as_ref().map(|key| key.chars().take("SHA256:".len() + 8).collect())),
+            match &row.secrets {
+                Secrets::Open => "open".to_owned(),
+                Secrets::Behind(1) => "1 file behind".to_owned(),
+                Secrets::Behind(n) => format!("{n} files behind"),
+                Secrets::NoKey => "-".to_owned(),
+                Secrets::Unknown(_) => "unknown".to_owned(),
+            },
+            or_dash(row.last_run.as_ref().map(|run| {
+                let at = match (run.outcome, run.step) {
+                    ("done", _) | (_, None) => String::new(),
+                    (_, Some(step)) => format!(" in {step}"),
+                };
+                let time = run.time.get(..16).unwrap_or(&run.time).replace('T', " ");
+                format!("{}{at}, {time}", run.outcome)
+            })),
+        ]
+    });
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_header([
+            "NAME",
+            "VMID",
+            "DEFINITION",
+            "NODE",
+            "POWER",
+            "ADDRESS",
+            "HOST KEY",
+            "SECRETS",
+            "LAST RUN",
+        ])
+        .add_rows(cells);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+        if column.index == 1 {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_short_and_aligned() {
+        let row = |name: &str, secrets, last_run| Row {
+            name: name.to_owned(),
+            vmid: 110,
+            definition: "same".into(),
+            node: Some("prom".into()),
+            power: Some("running".into()),
+            address: Some("192.0.2.10".parse().unwrap()),
+            host_key: Some("SHA256:AZ4Zd7dlt6+qQGhTznGDEceaIdwpk7/ewTndVsz8PQE".into()),
+            secrets,
+            last_run,
+        };
+        let run = |outcome, step| {
+            Some(LastRun { time: "2026-11-26T22:25:06.123Z".into(), outcome, step, exit_code: None })
+        };
+        let mut none = row("db", Secrets::NoKey, run("cut short", Some(crate::steps::Step::Kexec)));
+        (none.node, none.power, none.address, none.host_key) = (None, None, None, None);
+        let rows = [row("web", Secrets::Open, run("done", None)), none];
+        insta::assert_snapshot!(table(&rows), @r"
+        NAME  VMID  DEFINITION  NODE  POWER    ADDRESS     HOST KEY         SECRETS  LAST RUN
+        web    110  same        prom  running  192.0.2.10  SHA256:AZ4Zd7dl  open     done, 2026-11-26 22:25
+        db     110  same        -     -        -           -                -        cut short in kexec, 2026-11-26 22:25
+        ");
+    }
+}

@@ -1,0 +1,247 @@
+//! The verbs beside provisioning: plan, apply, status, new, destroy.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test stops at the first surprise, and starts the tools itself"
+)]
+
+mod common;
+
+use common::Bench;
+use pve_sim::{faults::Fault, testing::Sim, world::World};
+use serde_json::Value;
+
+fn json(output: &std::process::Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn made(bench: &Bench, args: &[&str]) {
+    let output = bench.run(&[&["test-automation", "--yes"], args].concat());
+    assert!(output.status.success(), "{}", bench.seen(&output));
+}
+
+/// Definitions of further managed VMs.
+fn define(bench: &Bench, vms: &[(&str, u32)]) {
+    let text: String = vms
+        .iter()
+        .map(|(name, vmid)| {
+            format!("    {name} = {{ vmid = {vmid}; cores = 1; memory = 2048; disk = \"8G\"; }};\n")
+        })
+        .collect();
+    bench.fleet.edit(
+        "vms/definitions.nix",
+        "    test-automation = {\n",
+        &format!("{text}    test-automation = {{\n"),
+    );
+}
+
+#[test]
+fn a_plan_costs_the_same_for_one_vm_and_for_many() {
+    let mut world = World::default();
+    let names: Vec<(String, u32)> = (0..12).map(|n| (format!("vm{n}"), 120 + n)).collect();
+    for (name, vmid) in &names {
+        world = world.with_vm(*vmid, false, &[("name", name.as_str()), ("cores", "1")]);
+    }
+    let bench = Bench::with(Sim::with(world));
+    let requests = |args: &[&str]| {
+        let before = bench.sim.requests().len();
+        let output = bench.run(args);
+        assert_eq!(output.status.code(), Some(2), "{}", bench.seen(&output));
+        bench.sim.requests().len() - before
+    };
+    let one = requests(&["plan", "test-automation"]);
+    let all: Vec<(&str, u32)> = names.iter().map(|(name, vmid)| (name.as_str(), *vmid)).collect();
+    define(&bench, &all);
+    assert_eq!(requests(&["plan", "--all"]), one);
+    let seen = bench.run(&["plan", "--json"]);
+    assert_eq!(json(&seen).as_array().unwrap().len(), 13);
+    assert_eq!(json(&seen)[0]["state"], "foreign");
+    assert_eq!(bench.sim.changes(), [] as [String; 0]);
+}
+
+#[test]
+fn apply_brings_a_vm_in_line_and_says_what_waits_for_a_reboot() {
+    let bench = Bench::new();
+    let none = bench.run(&["apply", "test-automation", "--yes"]);
+    assert_eq!(none.status.code(), Some(5), "{}", bench.seen(&none));
+    made(&bench, &["--integrate", "never"]);
+    let plan = bench.run(&["plan"]);
+    assert_eq!(plan.status.code(), Some(0), "{}", bench.seen(&plan));
+    bench.sim.edit(110, |conf| {
+        let description = conf.main.get("description").unwrap().clone() + "\nby hand: do not touch";
+        conf.main.insert("description".into(), description);
+    });
+    bench.fleet.edit(
+        "vms/definitions.nix",
+        "cores = 2;\n      memory = 4096;\n      disk = \"20G\";",
+        "cores = 4;\n      memory = 4096;\n      disk = \"32G\";\n      onBoot = true;\n      tags = [ \"web\" ];",
+    );
+    bench.fleet.edit("vms/definitions.nix", "Testing automated provisioning", "Testing");
+    let plan = bench.run(&["plan"]);
+    assert_eq!(plan.status.code(), Some(2));
+    let before = bench.sim.changes().len();
+    let dry = bench.run(&["apply", "test-automation", "--dry-run", "--json"]);
+    assert!(dry.status.success(), "{}", bench.seen(&dry));
+    assert_eq!(bench.sim.changes().len(), before);
+    let asked = bench.run(&["apply", "test-automation"]);
+    assert_eq!(asked.status.code(), Some(2), "{}", bench.seen(&asked));
+    assert_eq!(bench.sim.changes().len(), before);
+    let applied = bench.run(&["apply", "test-automation", "--yes", "--json"]);
+    let seen = bench.seen(&applied);
+    assert!(applied.status.success(), "{seen}");
+    // What was shown is what was sent.
+    assert_eq!(json(&dry)["requests"], json(&applied)["requests"]);
+    assert_eq!(bench.sim.changes().len(), before + 2, "{:?}", bench.sim.changes());
+    let config = bench.sim.config(110).unwrap();
+    let all = config.with_pending();
+    assert_eq!((all["cores"].as_str(), all["onboot"].as_str(), all["tags"].as_str()), ("4", "1", "web"));
+    assert!(all["scsi0"].contains("size=32G"), "{all:?}");
+    assert!(all["description"].contains("fleet-vm: "), "{all:?}");
+    assert!(all["description"].contains("\nfleet-purpose: Testing\nby hand: do not touch"), "{all:?}");
+    assert!(seen.contains("pending until it is rebooted: cores"), "{seen}");
+    let plan = bench.run(&["plan"]);
+    assert_eq!(plan.status.code(), Some(0), "{}", bench.seen(&plan));
+    let again = bench.run(&["apply", "test-automation", "--yes"]);
+    assert!(again.status.success(), "{}", bench.seen(&again));
+    assert_eq!(bench.sim.changes().len(), before + 2);
+    // Smaller is never done.
+    bench.fleet.edit("vms/definitions.nix", "disk = \"32G\";", "disk = \"10G\";");
+    let smaller = bench.run(&["apply", "test-automation", "--yes"]);
+    assert!(bench.seen(&smaller).contains("scsi0: 32G -> 10G (not by `apply`)"), "{}", bench.seen(&smaller));
+    assert_eq!(bench.sim.changes().len(), before + 2);
+}
+
+#[test]
+fn a_strangers_vm_is_not_brought_in_line() {
+    let bench =
+        Bench::with(Sim::with(World::default().with_vm(110, true, &[("name", "web"), ("cores", "1")])));
+    let output = bench.run(&["apply", "test-automation", "--yes"]);
+    assert_eq!(output.status.code(), Some(4), "{}", bench.seen(&output));
+    assert_eq!(bench.sim.changes(), [] as [String; 0]);
+}
+
+#[test]
+fn status_tells_all_that_is_known_with_and_without_the_node() {
+    let bench = Bench::new();
+    let before = json(&bench.run(&["status", "--json"]));
+    assert_eq!(before[0]["definition"], "create");
+    assert_eq!(before[0]["secrets"], "no-key");
+    made(&bench, &[]);
+    let after = json(&bench.run(&["status", "test-automation", "--json"]));
+    let row = &after[0];
+    assert_eq!(
+        (&row["definition"], &row["power"], &row["node"]),
+        (&"same".into(), &"running".into(), &"prom".into())
+    );
+    assert_eq!(row["secrets"], "open");
+    assert_eq!(row["address"], bench.sim.guest(110).unwrap().1);
+    assert_eq!((&row["last_run"]["outcome"], &row["last_run"]["exit_code"]), (&"done".into(), &0.into()));
+    let table = bench.seen(&bench.run(&["status"]));
+    assert!(table.contains("NAME             VMID  DEFINITION"), "{table}");
+    bench.sim.inject(Fault::LoginRefused);
+    let dark = bench.run(&["status"]);
+    let seen = bench.seen(&dark);
+    assert_eq!(dark.status.code(), Some(6), "{seen}");
+    assert!(seen.contains("unknown") && seen.contains("open"), "{seen}");
+}
+
+#[test]
+fn destroy_wants_the_name_and_takes_the_vm_out_of_node_and_fleet() {
+    let bench = Bench::new();
+    made(&bench, &[]);
+    let before = bench.sim.changes().len();
+    for args in [&["--yes"][..], &["--confirm", "web"]] {
+        let refused = bench.run(&[&["destroy", "test-automation"], args].concat());
+        assert_eq!(refused.status.code(), Some(3), "{}", bench.seen(&refused));
+    }
+    let dry = bench.run(&["destroy", "test-automation", "--dry-run"]);
+    let seen = bench.seen(&dry);
+    assert!(
+        seen.contains("destroy test-automation yes --stop\n") && seen.contains("--- a/secrets/.sops.yaml"),
+        "{seen}"
+    );
+    assert_eq!((bench.sim.changes().len(), bench.fleet.status()), (before, String::new()));
+    let key = bench.sim.guest_host_key(110).unwrap();
+    let output = bench.run(&["destroy", "test-automation", "--confirm", "test-automation", "--from-hosts"]);
+    let seen = bench.seen(&output);
+    assert!(output.status.success(), "{seen}");
+    assert!(bench.sim.config(110).is_none(), "{seen}");
+    let blob = key.split_whitespace().nth(1).unwrap();
+    assert!(!bench.fleet.read("hosts.nix").contains(blob), "{seen}");
+    assert!(!bench.fleet.read("secrets/.sops.yaml").contains("test-automation"), "{seen}");
+    assert_eq!(bench.fleet.status(), "");
+    let subject = bench.fleet.git(&["log", "-1", "--format=%s"]).unwrap();
+    assert_eq!(subject.trim(), "feat(vms): remove test-automation from fleet");
+    // Once more: what is gone is passed over.
+    let again = bench.run(&["destroy", "test-automation", "--confirm", "test-automation"]);
+    assert!(again.status.success(), "{}", bench.seen(&again));
+}
+
+#[test]
+fn destroy_leaves_strangers_and_the_protected_alone() {
+    let world = World::default().with_vm(110, false, &[("name", "test-automation"), ("cores", "1")]);
+    let bench = Bench::with(Sim::with(world));
+    let confirmed = ["destroy", "test-automation", "--confirm", "test-automation"];
+    let stranger = bench.run(&confirmed);
+    assert_eq!(stranger.status.code(), Some(4), "{}", bench.seen(&stranger));
+    bench.fleet.edit("vms/definitions.nix", "vmid = 110;", "vmid = 110;\n      protection = true;");
+    let protected = bench.run(&confirmed);
+    assert_eq!(protected.status.code(), Some(3), "{}", bench.seen(&protected));
+    assert_eq!(bench.sim.changes(), [] as [String; 0]);
+    let imported = bench.run(&["destroy", "doc1", "--confirm", "doc1"]);
+    assert_eq!(imported.status.code(), Some(3), "{}", bench.seen(&imported));
+}
+
+#[test]
+fn a_failed_run_takes_back_what_it_made_when_asked_to() {
+    let bench = Bench::new();
+    let head = bench.fleet.git(&["rev-parse", "HEAD^{tree}"]).unwrap();
+    bench.sim.inject(Fault::InstallFails { vmid: 110, phase: "install".to_owned() });
+    let output = bench.run(&["test-automation", "--yes", "--on-failure", "destroy"]);
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(1), "{seen}");
+    assert!(seen.contains("which this run made, is removed again"), "{seen}");
+    assert!(bench.sim.config(110).is_none(), "{seen}");
+    assert_eq!(bench.fleet.status(), "");
+    // The repository says what it said before, secrets apart, which were wrapped twice.
+    let diff = bench
+        .fleet
+        .git(&["diff", "--stat", head.trim(), "--", "hosts.nix", "secrets/.sops.yaml", "docs"])
+        .unwrap();
+    assert_eq!(diff, "", "{seen}");
+    // A VM that an earlier run made is not this run's.
+    let kept = bench.run(&["test-automation", "--yes"]);
+    assert_eq!(kept.status.code(), Some(1), "{}", bench.seen(&kept));
+    let kept = bench.run(&["test-automation", "--yes", "--on-failure", "destroy"]);
+    let seen = bench.seen(&kept);
+    assert!(seen.contains("VM 110 was there before this run: it is kept"), "{seen}");
+    assert!(bench.sim.config(110).is_some());
+    bench.sim.clear_faults();
+    made(&bench, &["--resume"]);
+}
+
+#[test]
+fn there_is_nothing_to_resume_where_nothing_was_begun() {
+    let bench = Bench::new();
+    let output = bench.run(&["test-automation", "--yes", "--resume"]);
+    assert_eq!(output.status.code(), Some(5), "{}", bench.seen(&output));
+    assert_eq!(bench.sim.changes(), [] as [String; 0]);
+}
+
+#[test]
+fn what_a_definition_asks_for_besides_is_there_at_the_end() {
+    let bench = Bench::new();
+    bench.fleet.edit(
+        "vms/definitions.nix",
+        "vmid = 110;",
+        "vmid = 110;\n      protection = true;\n      disks = [ \"4G\" { size = \"6G\"; storage = \"local\"; } ];\n      onBoot = true;",
+    );
+    bench.fleet.edit("vms/definitions.nix", "storage = \"local\";", "storage = \"nvmeprom\";");
+    made(&bench, &["--integrate", "never"]);
+    let config = bench.sim.config(110).unwrap();
+    let get = |key: &str| config.get(key).unwrap_or_default().to_owned();
+    assert_eq!((get("protection"), get("onboot")), ("1".into(), "1".into()));
+    assert!(get("scsi1").contains("size=4G") && get("scsi2").contains("size=6G"), "{config:?}");
+    let plan = bench.run(&["plan"]);
+    assert_eq!(plan.status.code(), Some(0), "{}", bench.seen(&plan));
+}

@@ -1,0 +1,148 @@
+//! The configuration of every VM and container of the cluster, at the cost of one command.
+//!
+//! The API gives one configuration a request, and only those of its own node. The cluster's file system has them
+//! all on every node, in the form that qm.conf(5) and pct.conf(5) describe.
+
+use std::collections::BTreeMap;
+
+use fleet_core::{
+    Result,
+    deadline::Deadline,
+    protocol::{ClusterConfig, Marker, ResourceKind},
+    ssh::ExecStatus,
+    types::{MacAddr, NodeName, Vmid},
+};
+use percent_encoding::percent_decode_str;
+
+use super::config;
+use crate::{api::encode, node::Node};
+
+/// Every line of every configuration, with the file that it is in before it.
+const COMMAND: &str = "grep -asH '' /etc/pve/nodes/*/qemu-server/*.conf /etc/pve/nodes/*/lxc/*.conf";
+
+/// Reads them all. An account that may not read the files gets what the API gives of this node's VMs.
+pub fn all(node: &Node, deadline: Deadline) -> Result<Vec<ClusterConfig>> {
+    let output = node.api.transport().exec(COMMAND, b"", deadline)?;
+    // 1 is "no line", 2 "a file could not be read": a pattern that no file fits is one.
+    let found = parse(&String::from_utf8_lossy(&output.stdout));
+    if !found.is_empty() || output.status == ExecStatus::Code(0) {
+        return Ok(found);
+    }
+    node.ui
+        .detail("the cluster's configuration files can not be read: asking the API for each VM of this node");
+    let here = node.name(deadline)?.clone();
+    let resources = node.resources(deadline)?;
+    let mine = resources.iter().filter(|r| r.node == here && r.kind == ResourceKind::Qemu);
+    mine.map(|resource| {
+        let config = config::read(node, resource.vmid, deadline)?;
+        let mut found = ClusterConfig::new(resource.vmid, here.clone(), ResourceKind::Qemu);
+        found.settings = config.settings;
+        Ok(complete(found))
+    })
+    .collect()
+}
+
+fn parse(text: &str) -> Vec<ClusterConfig> {
+    let mut found: BTreeMap<Vmid, (ClusterConfig, Section)> = BTreeMap::new();
+    for line in text.lines() {
+        let Some((file, line)) = line.split_once(".conf:") else { continue };
+        let Some((vmid, node, kind)) = whose(file) else { continue };
+        let (config, section) =
+            found.entry(vmid).or_insert_with(|| (ClusterConfig::new(vmid, node, kind), Section::Current));
+        take(config, section, line);
+    }
+    found.into_values().map(|(config, _)| complete(config)).collect()
+}
+
+/// From `/etc/pve/nodes/prom/qemu-server/110`.
+fn whose(file: &str) -> Option<(Vmid, NodeName, ResourceKind)> {
+    let mut parts = file.rsplit('/');
+    let vmid = parts.next()?.parse().ok()?;
+    let kind = match parts.next()? {
+        "qemu-server" => ResourceKind::Qemu,
+        "lxc" => ResourceKind::Lxc,
+        _ => return None,
+    };
+    Some((vmid, parts.next()?.parse().ok()?, kind))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Section {
+    Current,
+    Pending,
+    /// A snapshot, or something else that is not the VM as it is.
+    Other,
+}
+
+fn take(config: &mut ClusterConfig, section: &mut Section, line: &str) {
+    if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.trim_end().strip_suffix(']')) {
+        *section = if name.eq_ignore_ascii_case("pending") { Section::Pending } else { Section::Other };
+        return;
+    }
+    let settings = match section {
+        Section::Current => &mut config.settings,
+        Section::Pending => &mut config.pending,
+        Section::Other => return,
+    };
+    if let Some(comment) = line.strip_prefix('#') {
+        // The description: a line of comment each, some characters percent-encoded.
+        let text = percent_decode_str(comment).decode_utf8_lossy();
+        let description = settings.entry("description".to_owned()).or_default();
+        if !description.is_empty() {
+            description.push('\n');
+        }
+        description.push_str(&text);
+    } else if let Some((key, value)) = line.split_once(':') {
+        let value = encode::plain_setting(key, &value.trim().into());
+        settings.insert(key.trim().to_owned(), value);
+    }
+}
+
+fn complete(mut config: ClusterConfig) -> ClusterConfig {
+    let description = config.settings.get("description");
+    config.marker =
+        description.and_then(|text| Marker::find(text)).filter(|marker| marker.vmid == config.vmid);
+    let cards = config.settings.iter().filter(|(key, _)| is_numbered(key, "net"));
+    config.macs = cards.filter_map(|(_, card)| config::mac_of(card)).collect::<Vec<MacAddr>>();
+    config
+}
+
+fn is_numbered(key: &str, name: &str) -> bool {
+    key.strip_prefix(name).is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILES: &str = "\
+/etc/pve/nodes/prom/qemu-server/110.conf:#fleet-vm%3A name=web vmid=110 nonce=0123456789abcdef0123456789abcdef
+/etc/pve/nodes/prom/qemu-server/110.conf:#50%25 of the load
+/etc/pve/nodes/prom/qemu-server/110.conf:cores: 2
+/etc/pve/nodes/prom/qemu-server/110.conf:net0: virtio=BC:24:11:00:00:01,bridge=vmbr0
+/etc/pve/nodes/prom/qemu-server/110.conf:sshkeys: ssh-ed25519%20AAAA%20me%0A
+/etc/pve/nodes/prom/qemu-server/110.conf:
+/etc/pve/nodes/prom/qemu-server/110.conf:[PENDING]
+/etc/pve/nodes/prom/qemu-server/110.conf:cores: 4
+/etc/pve/nodes/prom/qemu-server/110.conf:
+/etc/pve/nodes/prom/qemu-server/110.conf:[before]
+/etc/pve/nodes/prom/qemu-server/110.conf:#a snapshot
+/etc/pve/nodes/prom/qemu-server/110.conf:cores: 1
+/etc/pve/nodes/b/lxc/201.conf:hostname: pihole
+/etc/pve/nodes/b/lxc/201.conf:net0: name=eth0,bridge=vmbr0,hwaddr=BC:24:11:00:00:02,ip=192.0.2.5/24
+";
+
+    #[test]
+    fn files_of_all_nodes_become_configurations() {
+        let found = parse(FILES);
+        assert_eq!(found.len(), 2, "{found:?}");
+        let (vm, container) = (&found[0], &found[1]);
+        assert_eq!((vm.vmid.get(), vm.node.as_str(), vm.kind), (110, "prom", ResourceKind::Qemu));
+        assert_eq!(vm.marker.as_ref().unwrap().name.as_str(), "web");
+        assert!(vm.settings["description"].ends_with("\n50% of the load"), "{vm:?}");
+        assert_eq!((vm.settings["cores"].as_str(), vm.pending["cores"].as_str()), ("2", "4"));
+        assert_eq!(vm.settings["sshkeys"], "ssh-ed25519 AAAA me\n");
+        assert_eq!((container.vmid.get(), container.kind), (201, ResourceKind::Lxc));
+        assert_eq!(container.macs, ["BC:24:11:00:00:02".parse::<MacAddr>().unwrap()]);
+    }
+}
