@@ -61,10 +61,18 @@ pub enum Op {
         /// Which VM.
         vmid: Vmid,
     },
-    /// The storages of the node. Gives a list of [`Storage`].
-    Storages,
-    /// Network bridges of the node. Gives a list of strings.
-    Bridges,
+    /// The storages of a node. Gives a list of [`Storage`].
+    Storages {
+        /// Which node; the one where new VMs belong when not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<NodeName>,
+    },
+    /// Network bridges of a node. Gives a list of strings.
+    Bridges {
+        /// Which node; the one where new VMs belong when not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<NodeName>,
+    },
     /// Clone a template into a new VM that carries `marker`. Follows the task. Gives null.
     Clone(CloneRequest),
     /// Change settings of a VM in one request. Gives null.

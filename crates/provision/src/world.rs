@@ -53,8 +53,8 @@ pub fn survey(session: &mut Session, template: Vmid, vm: &ManagedVm) -> Result<W
     let limit = || Deadline::secs(READ_LIMIT);
     let node: NodeInfo = session.ask(Op::Node, limit(), |_| {})?;
     let resources: Vec<Resource> = session.ask(Op::Resources, limit(), |_| {})?;
-    let storages = session.ask(Op::Storages, limit(), |_| {})?;
-    let bridges = session.ask(Op::Bridges, limit(), |_| {}).ok();
+    let storages = session.ask(Op::Storages { node: vm.node.clone() }, limit(), |_| {})?;
+    let bridges = session.ask(Op::Bridges { node: vm.node.clone() }, limit(), |_| {}).ok();
     let configs: Vec<ClusterConfig> = session.ask(Op::Configs, limit(), |_| {})?;
     let template = match configs.iter().find(|config| config.vmid == template) {
         Some(config) if config.kind == ResourceKind::Qemu => Some(VmConfig::from(config.clone())),

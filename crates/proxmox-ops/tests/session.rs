@@ -54,9 +54,9 @@ fn every_request_has_its_answer_over_one_connection() {
     assert_eq!((info.node.as_str(), info.version.as_str()), ("prom", "9.2.11"));
     let resources: Vec<Resource> = ask(&mut s, Op::Resources).unwrap();
     assert!(resources.iter().any(|r| r.vmid == vmid(200) && r.kind == ResourceKind::Lxc));
-    let storages: Vec<Storage> = ask(&mut s, Op::Storages).unwrap();
+    let storages: Vec<Storage> = ask(&mut s, Op::Storages { node: None }).unwrap();
     assert!(storages.iter().any(|s| s.storage.as_str() == "nvmeprom" && s.active && s.available.is_some()));
-    let bridges: Vec<String> = ask(&mut s, Op::Bridges).unwrap();
+    let bridges: Vec<String> = ask(&mut s, Op::Bridges { node: None }).unwrap();
     assert_eq!(bridges, ["vmbr0"]);
 
     let request = clone_request();
@@ -212,8 +212,8 @@ fn the_schema_has_every_request_and_every_field() {
         Op::Configs,
         Op::Config { vmid: v },
         Op::Status { vmid: v },
-        Op::Storages,
-        Op::Bridges,
+        Op::Storages { node: Some("b".parse().unwrap()) },
+        Op::Bridges { node: Some("b".parse().unwrap()) },
         Op::Clone(CloneRequest { node: Some("b".parse().unwrap()), ..clone_request() }),
         Op::Configure {
             vmid: v,

@@ -28,8 +28,8 @@ impl Nature {
             | Op::Resources
             | Op::Configs
             | Op::Show { .. }
-            | Op::Storages
-            | Op::Bridges
+            | Op::Storages { .. }
+            | Op::Bridges { .. }
             | Op::NextVmid { .. } => (None, false, false),
             Op::Config { vmid } | Op::Status { vmid } | Op::Snapshots { vmid } => (Some(*vmid), false, false),
             Op::Address { vmid, .. } | Op::HostKey { vmid, .. } => (Some(*vmid), false, true),

@@ -58,8 +58,8 @@ impl Server<'_> {
             | Op::Configs
             | Op::Config { .. }
             | Op::Status { .. }
-            | Op::Storages
-            | Op::Bridges
+            | Op::Storages { .. }
+            | Op::Bridges { .. }
             | Op::Snapshots { .. }
             | Op::NextVmid { .. }
             | Op::Upload { .. }
@@ -90,8 +90,8 @@ impl Server<'_> {
             Op::Status { vmid } => {
                 json(&cluster.on(*vmid, |node| power::status(node, *vmid, read_deadline()))?)
             }
-            Op::Storages => json(&host::storages(&*cluster.base()?, read_deadline())?),
-            Op::Bridges => json(&host::bridges(&*cluster.base()?, read_deadline())?),
+            Op::Storages { node } => json(&host::storages(&*self.place(node.as_ref())?, read_deadline())?),
+            Op::Bridges { node } => json(&host::bridges(&*self.place(node.as_ref())?, read_deadline())?),
             Op::Snapshots { vmid } => {
                 json(&cluster.on(*vmid, |node| snapshot::list(node, *vmid, read_deadline()))?)
             }
