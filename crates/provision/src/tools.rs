@@ -123,10 +123,15 @@ impl Tools {
         self.sibling(&self.post_provision).foreground()
     }
 
-    /// `post-provision-vm NAME --yes --host-key FILE`; `made` says that the key is ours to replace another with.
+    /// `post-provision-vm --yes --host-key FILE -- NAME`; `made` says that the key is ours to replace another with.
     pub fn integrate(&self, name: &VmName, host_key: &Path, made: bool) -> Command {
-        let command = self.post_provision().arg(name.as_str()).args(["--yes", "--host-key"]).arg(host_key);
-        if made { command.arg("--rotate") } else { command }
+        self.integration(name, host_key, if made { &["--rotate"] } else { &[] })
+    }
+
+    /// The name stands behind `--`: a VM may be called like one of `post-provision-vm`'s verbs.
+    fn integration(&self, name: &VmName, host_key: &Path, flags: &[&str]) -> Command {
+        let command = self.post_provision().args(["--yes", "--host-key"]).arg(host_key);
+        command.args(flags).args(["--", name.as_str()])
     }
 
     /// Asks `post-provision-vm --json …` something that only reads. Exit code 2 is an answer too: "it differs".
@@ -147,7 +152,7 @@ impl Tools {
 
     /// What `post-provision-vm NAME --dry-run` shows of the files that it would change, with a host key of this kind.
     pub fn integration_shown(&self, name: &VmName, host_key: &Path) -> Result<String> {
-        let command = self.integrate(name, host_key, true).arg("--dry-run");
+        let command = self.integration(name, host_key, &["--rotate", "--dry-run"]);
         let output = command.output(Deadline::secs(READ_LIMIT))?.checked()?;
         Ok(output.stdout_text())
     }
