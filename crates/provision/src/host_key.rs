@@ -13,6 +13,23 @@ use ssh_key::{LineEnding, PrivateKey, private::Ed25519Keypair};
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
+/// How the names of private directories begin; the process follows.
+const PREFIX: &str = "fleet-run-";
+
+/// Removes the private directories of runs that were killed: what they held is of no use to anybody any more.
+fn sweep(place: &Path) {
+    for entry in fs::read_dir(place).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let of = |name: &str| name.strip_prefix(PREFIX)?.split('-').next()?.parse::<i32>().ok();
+        let owner = name.to_str().and_then(of).and_then(rustix::process::Pid::from_raw);
+        let gone = |owner| rustix::process::test_kill_process(owner) == Err(rustix::io::Errno::SRCH);
+        if owner.is_some_and(gone) {
+            // Another user's in /dev/shm can not be removed, and need not.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// A private directory in memory for what must not reach a disk; gone when dropped.
 #[derive(Debug)]
 pub struct PrivateDir(TempDir);
@@ -26,7 +43,9 @@ impl PrivateDir {
         let places = [runtime, Some(PathBuf::from("/dev/shm"))];
         let usable = |dir: &PathBuf| dir.is_dir() && !dir.to_string_lossy().contains(char::is_whitespace);
         for place in places.into_iter().flatten().filter(usable) {
-            if let Ok(dir) = tempfile::Builder::new().prefix("fleet-").tempdir_in(&place) {
+            sweep(&place);
+            let prefix = format!("{PREFIX}{}-", std::process::id());
+            if let Ok(dir) = tempfile::Builder::new().prefix(&prefix).tempdir_in(&place) {
                 return Ok(PrivateDir(dir));
             }
         }
@@ -128,6 +147,21 @@ impl HostKey {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn what_a_killed_run_left_is_removed_and_what_a_living_one_has_is_not() {
+        let place = tempfile::tempdir().unwrap();
+        // No process has the largest number that there is.
+        let dead = place.path().join(format!("{PREFIX}{}-abc", i32::MAX));
+        let alive = place.path().join(format!("{PREFIX}{}-abc", std::process::id()));
+        let other = place.path().join("fleet-tools");
+        for dir in [&dead, &alive, &other] {
+            fs::create_dir(dir).unwrap();
+            fs::write(dir.join("key"), "secret").unwrap();
+        }
+        sweep(place.path());
+        assert_eq!((dead.exists(), alive.exists(), other.exists()), (false, true, true));
+    }
 
     #[test]
     fn the_pair_fits_and_only_its_owner_can_read_it() {

@@ -210,14 +210,13 @@ fn a_failed_run_takes_back_what_it_made_when_asked_to() {
         .unwrap();
     assert_eq!(diff, "", "{seen}");
     // A VM that an earlier run made is not this run's.
-    let kept = bench.run(&["test-automation", "--yes"]);
-    assert_eq!(kept.status.code(), Some(1), "{}", bench.seen(&kept));
+    made(&bench, &["--no-install"]);
+    made(&bench, &["--no-install", "--resume"]);
     let kept = bench.run(&["test-automation", "--yes", "--on-failure", "destroy"]);
     let seen = bench.seen(&kept);
+    assert_eq!(kept.status.code(), Some(1), "{seen}");
     assert!(seen.contains("VM 110 was there before this run: it is kept"), "{seen}");
     assert!(bench.sim.config(110).is_some());
-    bench.sim.clear_faults();
-    made(&bench, &["--resume"]);
 }
 
 #[test]

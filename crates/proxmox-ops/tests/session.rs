@@ -417,12 +417,13 @@ fn every_configuration_of_the_cluster_comes_with_one_request() {
     let world = World::default().with_container(201, "pihole").with_foreign_vm(150, "web", "prom2");
     let bench = Bench::with(world);
     let mut session = session(&bench);
-    session.ask::<()>(Op::Clone(clone_request()), Deadline::secs(60), |_| {}).unwrap();
+    let request = clone_request();
+    session.ask::<()>(Op::Clone(request.clone()), Deadline::secs(60), |_| {}).unwrap();
     let before = bench.sim.calls().len();
     let all: Vec<ClusterConfig> = session.ask(Op::Configs, Deadline::secs(20), |_| {}).unwrap();
     assert_eq!(bench.sim.calls().len(), before, "no request to the API is needed");
     let of = |number: u32| all.iter().find(|c| c.vmid == vmid(number)).unwrap();
-    assert_eq!(of(110).marker, Some(clone_request().marker));
+    assert_eq!(of(110).marker, Some(request.marker));
     assert_eq!(of(110).macs.len(), 1);
     assert_eq!((of(201).kind, of(150).node.as_str()), (ResourceKind::Lxc, "prom2"));
     assert_eq!(of(9002).settings["template"], "1");
