@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 
 use crate::{Error, Result, deadline::Deadline, interrupt};
 
@@ -219,7 +219,18 @@ impl Command {
     }
 
     /// As [`Command::output`], and gives each line of either output to `on_line` as it comes.
-    pub fn run(&self, deadline: Deadline, mut on_line: impl FnMut(&str)) -> Result<Output> {
+    pub fn run(&self, deadline: Deadline, on_line: impl FnMut(&str)) -> Result<Output> {
+        self.run_watched(deadline, on_line, || Ok(()))
+    }
+
+    /// As [`Command::run`]. `watch` is asked some five times a second whether to go on: an error of it ends the whole
+    /// process group, and is the result.
+    pub fn run_watched(
+        &self,
+        deadline: Deadline,
+        mut on_line: impl FnMut(&str),
+        mut watch: impl FnMut() -> Result<()>,
+    ) -> Result<Output> {
         let mut child = self
             .std()
             .stdin(Stdio::piped())
@@ -252,6 +263,10 @@ impl Command {
                         break;
                     }
                 }
+            }
+            if let Err(error) = watch() {
+                running.end();
+                return Err(error);
             }
             if interrupt::asked() {
                 running.end();
@@ -402,10 +417,22 @@ impl Running {
             return;
         }
         self.signal(Signal::TERM);
-        if self.wait(Deadline::after(GRACE), "child").is_err() {
+        let deadline = Deadline::after(GRACE);
+        let left = self.wait(deadline, "child");
+        // What it started may be slower to leave than itself, or not heed the request at all.
+        while self.group && left.is_ok() && self.group_lives() && !deadline.passed() {
+            deadline.sleep(Duration::from_millis(10));
+        }
+        if left.is_err() || (self.group && self.group_lives()) {
             self.signal(Signal::KILL);
             let _ = self.wait(Deadline::after(GRACE), "child");
         }
+    }
+
+    /// Whether any process of its group is left: the group's number can not belong to another one before.
+    fn group_lives(&self) -> bool {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        pid.is_some_and(|pid| test_kill_process_group(pid).is_ok())
     }
 }
 

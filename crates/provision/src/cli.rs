@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use fleet_core::cli::{ChangeArgs, CommonArgs, Completions, ConnectionArgs, Man};
 
-use crate::{apply::ApplyArgs, destroy::DestroyArgs, log::LogArgs, new::NewArgs, status::StatusArgs};
+use crate::{
+    apply::ApplyArgs, build::BuildOn, destroy::DestroyArgs, log::LogArgs, new::NewArgs, status::StatusArgs,
+};
 
 /// Turn an entry in vms/definitions.nix into a running NixOS VM that is a full member of the fleet
 ///
@@ -47,6 +49,15 @@ pub struct Cli {
     /// What to do with what this run made when it fails: keep it, so that the same command goes on, or remove it
     #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
     pub on_failure: OnFailure,
+    /// Where the system is built: on this machine, in the VM, or here when nix is here and can
+    #[arg(long, value_enum, default_value_t, value_name = "WHERE")]
+    pub build_on: BuildOn,
+    /// The installer's archive, which the VM else gets from github.com: a file, or an address that the VM can reach
+    #[arg(long, value_name = "FILE|URL")]
+    pub kexec: Option<String>,
+    /// Give the installation up when nothing new is said for so long and the VM does not answer either
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    pub stall_limit: u64,
 
     /// --yes, --dry-run.
     #[command(flatten)]

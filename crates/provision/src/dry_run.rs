@@ -4,14 +4,17 @@ use std::path::PathBuf;
 
 use fleet_core::{
     Result,
+    child::Command,
     deadline::Deadline,
     definitions::ManagedVm,
     protocol::{Op, Session},
+    repo::Repo,
     ui::Ui,
 };
 use serde::Serialize;
 
 use crate::{
+    build::{self, BuildOn, Source, StorePaths},
     cli::Cli,
     execute::INSTALLER_KEY,
     host_key::{HostKey, PrivateDir},
@@ -50,8 +53,12 @@ pub struct Dry<'a> {
     pub tools: &'a Tools,
     /// The definition.
     pub vm: &'a ManagedVm,
+    /// The fleet.
+    pub repo: &'a Repo,
     /// `DIR#CONFIG`.
     pub flake: &'a str,
+    /// What `--kexec` names.
+    pub kexec: Option<&'a str>,
     /// Where an example of a host key is made.
     pub private: &'a PrivateDir,
     /// Whether NixOS would be installed.
@@ -131,6 +138,13 @@ impl Dry<'_> {
                     self.user, self.vm.hostname
                 );
             }
+            (Step::Build, None) => match self.build() {
+                Some(command) => {
+                    shown.commands = vec![command.to_string()];
+                    shown.note = "begun before all the rest, and done again after the integration".to_owned();
+                }
+                None => shown.note = "nixos-anywhere builds it".to_owned(),
+            },
             (Step::Kexec, None) => shown.commands = vec![self.phase(host_key, Phase::Kexec)?],
             (Step::Install, None) => shown.commands = vec![self.phase(host_key, Phase::Install)?],
             (Step::Reboot, None) => shown.commands = vec![self.phase(host_key, Phase::Reboot)?],
@@ -143,10 +157,19 @@ impl Dry<'_> {
         Ok(shown)
     }
 
+    fn build(&self) -> Option<Command> {
+        build::planned(self.cli.build_on, self.repo.root(), &self.vm.nixos_config)
+    }
+
     fn phase(&self, host_key: &HostKey, phase: Phase) -> Result<String> {
         let installer = Installer {
             program: self.tools.installer()?,
             flake: self.flake.to_owned(),
+            source: match self.build() {
+                Some(_) => Source::Built(StorePaths { disko: "DISKO".into(), system: "SYSTEM".into() }),
+                None => Source::Installer((self.cli.build_on != BuildOn::Auto).then_some(self.cli.build_on)),
+            },
+            kexec: self.kexec.map(str::to_owned),
             target: install::target_of(&self.vm.name),
             identity: self.private.path().join(INSTALLER_KEY),
             proxy: PathBuf::from(PRIVATE).join("connect"),

@@ -1,6 +1,8 @@
 //! Doing what the plan says, step by step. Every step first looks whether it is already done.
 
+mod build;
 mod farewell;
+mod liveness;
 mod nixos;
 mod node;
 mod reach;
@@ -8,6 +10,7 @@ mod undo;
 
 use std::{
     net::IpAddr,
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -24,6 +27,7 @@ use serde::de::DeserializeOwned;
 
 pub use self::{nixos::INSTALLER_KEY, node::wait_for_clone, undo::failed};
 use crate::{
+    build::Closure,
     cli::{Cli, Integrate},
     guest::System,
     host_key::{HostKey, PrivateDir},
@@ -71,6 +75,10 @@ pub struct Job<'a> {
     pub user: &'a UserName,
     /// `DIR#CONFIG`.
     pub flake: &'a str,
+    /// The system, while it is built and after.
+    pub closure: &'a Mutex<Closure>,
+    /// What `--kexec` named.
+    pub kexec: Option<&'a str>,
 }
 
 /// What a run left.
@@ -115,7 +123,9 @@ impl Job<'_> {
         }
         let mut integrated = false;
         let host_key = if system == System::Nixos {
-            [Step::Kexec, Step::Install, Step::Reboot].into_iter().for_each(|step| self.already(step));
+            [Step::Build, Step::Kexec, Step::Install, Step::Reboot]
+                .into_iter()
+                .for_each(|step| self.already(step));
             self.ui.done("NixOS is installed already");
             None
         } else {
@@ -126,13 +136,14 @@ impl Job<'_> {
             };
             state.remember(&marker, host_key.public())?;
             self.journal.hide_files(host_key.extra_files());
-            let installer = self.installer(&host_key, address)?;
-            self.start_installer(&installer.0, &guest, &system, &bootstrap_key)?;
+            let (mut installer, _scripts) = self.installer(&host_key, address, self.built()?)?;
+            self.start_installer(&installer, &guest, &system, &bootstrap_key)?;
             if self.cli.integrate() == Integrate::Before {
                 self.integrate(host_key.public_file(), true, "the installer runs on it")?;
                 integrated = true;
+                installer.source = self.built_again(installer.source)?;
             }
-            self.install(&installer.0)?;
+            self.install(&installer, &guest, &bootstrap_key)?;
             Some(host_key)
         };
         let key_line = host_key.as_ref().map_or(bootstrap_key.as_str(), HostKey::public);
@@ -170,6 +181,9 @@ impl Job<'_> {
         work: impl FnOnce() -> Result<(T, String)>,
     ) -> Result<T> {
         interrupt::check()?;
+        if step <= Step::Ssh {
+            self.build_so_far(step)?;
+        }
         self.ui.step(format!("{}...", title.as_ref()));
         self.journal.started(step);
         let began = Instant::now();

@@ -87,6 +87,21 @@ impl Guest<'_> {
         Err(last.unwrap_or_else(|| Error::unreachable(format!("no host key of '{}' is known", self.name))))
     }
 
+    /// Whether anything answers there: also somebody who lets nobody in.
+    pub fn answers(&self, host_key: &str) -> bool {
+        let deadline = Deadline::secs(TRY_LIMIT);
+        match self.log_in(crate::settings::BOOTSTRAP_USER, host_key, deadline) {
+            Ok(_) => true,
+            Err(error) => {
+                error.is_host_key_mismatch()
+                    || !matches!(
+                        error.kind(),
+                        Kind::Unreachable | Kind::DeadlinePassed | Kind::OutcomeUnknown | Kind::NotFound
+                    )
+            }
+        }
+    }
+
     /// Tries to log in until it works. A wrong host key ends the wait at once; a refused login does not,
     /// because sshd may answer before the keys are in place.
     pub fn wait(&self, user: &str, host_key: &str, deadline: Deadline) -> Result<Session> {

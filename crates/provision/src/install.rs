@@ -3,12 +3,16 @@
 use std::path::PathBuf;
 
 use fleet_core::{
-    Error, Result,
+    Error, Kind, Result,
     child::{Command, quote},
     types::VmName,
 };
 
-use crate::{host_key, settings::BOOTSTRAP_USER};
+use crate::{
+    build::{BuildOn, Source},
+    host_key,
+    settings::BOOTSTRAP_USER,
+};
 
 /// One call of nixos-anywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +40,7 @@ impl Phase {
         match self {
             Phase::Kexec => 30 * 60,
             Phase::Install => 3 * 60 * 60,
-            Phase::Reboot => 10 * 60,
+            Phase::Reboot => 5 * 60,
         }
     }
 
@@ -57,6 +61,10 @@ pub struct Installer {
     pub program: Command,
     /// `DIR#CONFIG`.
     pub flake: String,
+    /// Where the system comes from.
+    pub source: Source,
+    /// The installer's own archive: a file of this machine, or where the VM gets it; else nixos-anywhere's.
+    pub kexec: Option<String>,
     /// A name for the VM that no entry in anybody's ssh_config speaks of; the bytes go through `proxy`.
     pub target: String,
     /// Private key to log in with.
@@ -73,10 +81,25 @@ impl Installer {
     /// The values of `--ssh-option` end up joined by blanks in `NIX_SSHOPTS`: none may hold a blank. A shared
     /// connection (`ControlMaster`) would outlive kexec and the reboot, and with them the machine at its end.
     pub fn command(&self, phase: Phase) -> Command {
-        let command = self
-            .program
-            .clone()
-            .args(["--phases", phase.phases(), "--flake", &self.flake])
+        let command = self.program.clone().args(["--phases", phase.phases()]);
+        // What is built is neither evaluated nor built again. nixos-anywhere's own choice of the machine to build on
+        // asks nix for what Nix 2.8 can not tell.
+        let command = match &self.source {
+            Source::Built(paths) => command
+                .arg("--store-paths")
+                .arg(&paths.disko)
+                .arg(&paths.system)
+                .args(["--build-on", "local"]),
+            Source::Installer(build_on) => {
+                let command = command.args(["--flake", &self.flake]);
+                match build_on {
+                    Some(BuildOn::Local) => command.args(["--build-on", "local"]),
+                    Some(BuildOn::Remote) => command.args(["--build-on", "remote"]),
+                    Some(BuildOn::Auto) | None => command,
+                }
+            }
+        };
+        let command = command
             .arg("-i")
             .arg(&self.identity)
             .arg("--ssh-option")
@@ -84,7 +107,11 @@ impl Installer {
             .args(["--ssh-option", "ControlMaster=no", "--ssh-option", "ControlPath=none"]);
         let command = match phase {
             Phase::Install => command.arg("--extra-files").arg(&self.extra_files),
-            Phase::Kexec | Phase::Reboot => command,
+            Phase::Kexec => match &self.kexec {
+                Some(archive) => command.args(["--kexec", archive]),
+                None => command,
+            },
+            Phase::Reboot => command,
         };
         command.args(["--target-host", &self.target])
     }
@@ -111,6 +138,30 @@ pub fn by_hand(flake: &str, identity: &std::path::Path, address: std::net::IpAdd
     )
 }
 
+/// What `--kexec` names, as nixos-anywhere takes it: a file of this machine by its whole path, or an address.
+///
+/// nixos-anywhere tells by the name how the archive is packed.
+pub fn kexec_archive(given: &str) -> Result<String> {
+    let wrong = |why: String| {
+        Error::new(Kind::Usage, format!("--kexec {given}: {why}")).now("nothing was changed").hint(
+            "it is a nixos-kexec-installer archive: https://github.com/nix-community/nixos-images/releases",
+        )
+    };
+    if given.contains("://") {
+        return Ok(given.to_owned());
+    }
+    if ![".tar.gz", ".tar.xz", ".tar.zst", ".tar"].iter().any(|end| given.ends_with(end)) {
+        return Err(wrong("the name does not end in .tar.gz, .tar.xz, .tar.zst or .tar".to_owned()));
+    }
+    let path = std::path::Path::new(given)
+        .canonicalize()
+        .map_err(|e| wrong("no such file".to_owned()).caused_by(e))?;
+    if !path.is_file() {
+        return Err(wrong("it is not a file".to_owned()));
+    }
+    Ok(path.to_string_lossy().into_owned())
+}
+
 /// `DIR#CONFIG` for a repository; a `#` or `?` in its path would change the meaning.
 pub fn flake_of(root: &std::path::Path, config: &str) -> Result<String> {
     let root = root.to_string_lossy();
@@ -127,11 +178,14 @@ pub fn flake_of(root: &std::path::Path, config: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::build::StorePaths;
 
     fn installer() -> Installer {
         Installer {
             program: Command::new("nixos-anywhere"),
             flake: "/fleet#web".into(),
+            source: Source::Installer(None),
+            kexec: None,
             target: "root@web.fleet.invalid".into(),
             identity: "/home/me/.ssh/id_ed25519".into(),
             proxy: "/run/user/1000/fleet-x/connect".into(),
@@ -151,6 +205,41 @@ mod tests {
         for phase in [Phase::Kexec, Phase::Reboot] {
             assert!(!installer().command(phase).to_string().contains("extra-files"));
         }
+    }
+
+    #[test]
+    fn what_was_built_is_not_built_again() {
+        let paths =
+            StorePaths { disko: "/nix/store/a-disko".into(), system: "/nix/store/b-nixos-system-web".into() };
+        let mut installer = Installer { source: Source::Built(paths), ..installer() };
+        for phase in [Phase::Kexec, Phase::Install, Phase::Reboot] {
+            let command = installer.command(phase).to_string();
+            let wanted =
+                "--store-paths /nix/store/a-disko /nix/store/b-nixos-system-web --build-on local -i ";
+            assert!(command.contains(wanted) && !command.contains("--flake"), "{command}");
+        }
+        installer.source = Source::Installer(Some(BuildOn::Remote));
+        let command = installer.command(Phase::Kexec).to_string();
+        assert!(command.contains("--flake '/fleet#web' --build-on remote -i "), "{command}");
+    }
+
+    #[test]
+    fn only_the_start_of_the_installer_gets_its_archive() {
+        let installer = Installer { kexec: Some("/k.tar.gz".into()), ..installer() };
+        assert!(installer.command(Phase::Kexec).to_string().contains(" --kexec /k.tar.gz "));
+        assert!(!installer.command(Phase::Install).to_string().contains("--kexec"));
+    }
+
+    #[test]
+    fn an_archive_that_could_not_be_read_is_told_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("installer.tar.gz");
+        let name = file.to_string_lossy().into_owned();
+        assert_eq!(kexec_archive(&name).unwrap_err().kind(), Kind::Usage);
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(kexec_archive(&name).unwrap(), file.canonicalize().unwrap().to_string_lossy());
+        assert!(kexec_archive(&dir.path().to_string_lossy()).is_err());
+        assert_eq!(kexec_archive("https://example.org/k.tar.gz").unwrap(), "https://example.org/k.tar.gz");
     }
 
     #[test]

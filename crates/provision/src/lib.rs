@@ -8,6 +8,7 @@
 //! data) → [`execute`] → report. Every step first looks whether it is already done.
 
 pub mod apply;
+pub mod build;
 pub mod check;
 pub mod cli;
 pub mod compare;

@@ -13,6 +13,7 @@ use fleet_core::{
 };
 
 use crate::{
+    build,
     cli::{Cli, Integrate},
     execute,
     host_key::PrivateDir,
@@ -86,6 +87,8 @@ pub struct Ready {
     pub user: UserName,
     /// `DIR#CONFIG`.
     pub flake: String,
+    /// What `--kexec` names, as nixos-anywhere takes it.
+    pub kexec: Option<String>,
     /// The conversation with the node.
     pub session: Session,
     /// What is there.
@@ -120,7 +123,9 @@ pub fn look(
     if install {
         files::check(repo, vm, cli.integrate() != Integrate::Never, &mut faults);
         boots = files::boots(repo, vm);
+        faults.keep(build::possible(cli.build_on));
     }
+    let kexec = cli.kexec.as_deref().and_then(|given| faults.keep(install::kexec_archive(given)));
     let user = faults.keep(fleet_user(repo, cli, vm));
     let keys = if tools.has("cloudinit-gen") { faults.keep(tools.ssh_keys(vm.name.as_str())) } else { None };
     let login = keys.as_ref().and_then(|keys| {
@@ -157,7 +162,7 @@ pub fn look(
     faults.check(vm.name.as_str())?;
     match (keys, login, user, flake, there) {
         (Some(keys), Some(login), Some(user), Some(flake), Some((session, world, plan))) => {
-            Ok(Ready { keys, login, user, flake, session, world, plan })
+            Ok(Ready { keys, login, user, flake, kexec, session, world, plan })
         }
         _ => Err(Error::failed(format!("'{}' could not be looked at", vm.name)).now("nothing was changed")),
     }

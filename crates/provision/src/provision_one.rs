@@ -1,6 +1,6 @@
 //! One VM, from its definition to its place in the fleet.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Mutex};
 
 use fleet_core::{
     Error, Result,
@@ -12,6 +12,7 @@ use fleet_core::{
 use serde::Serialize;
 
 use crate::{
+    build::Closure,
     cli::{Cli, Integrate},
     dry_run::Dry,
     execute::{self, Job},
@@ -56,8 +57,14 @@ pub(crate) fn provision(cli: &Cli, ui: Ui, repo: &Repo, tools: &Tools, name: &st
     let _hold = if cli.change.dry_run { None } else { Some(Hold::take(&vm.name, vm.vmid)?) };
     let private = PrivateDir::new()?;
     let install = preflight::installs(cli, vm);
+    // It takes the longest, and needs nothing of the node: it runs beside all that follows.
+    let closure = Mutex::new(if install && !cli.change.dry_run {
+        Closure::begin(cli.build_on, repo.root(), &vm.nixos_config)
+    } else {
+        Closure::none()
+    });
     let ready = preflight::look(cli, ui, repo, tools, &definitions, vm, &private)?;
-    let Ready { keys, login, user, flake, mut session, world, plan } = ready;
+    let Ready { keys, login, user, flake, kexec, mut session, world, plan } = ready;
     ui.done("VM configuration valid");
     describe(vm, ui);
     for warning in &plan.warnings {
@@ -67,7 +74,8 @@ pub(crate) fn provision(cli: &Cli, ui: Ui, repo: &Repo, tools: &Tools, name: &st
 
     if cli.change.dry_run {
         let user = user.as_ref();
-        let dry = Dry { cli, ui, tools, vm, flake: &flake, private: &private, install, user };
+        let kexec = kexec.as_deref();
+        let dry = Dry { cli, ui, tools, repo, vm, flake: &flake, kexec, private: &private, install, user };
         return dry.show(&mut session, &plan);
     }
     if !cli.change.yes {
@@ -90,6 +98,8 @@ pub(crate) fn provision(cli: &Cli, ui: Ui, repo: &Repo, tools: &Tools, name: &st
         private: &private,
         user: &user,
         flake: &flake,
+        closure: &closure,
+        kexec: kexec.as_deref(),
     };
     let made = matches!(plan.origin, plan::Origin::Clone(_)).then(|| plan.marker().clone());
     let known = Hosts::load(repo, cli.common.nix)?.get(name).is_some();

@@ -22,6 +22,8 @@ pub enum Step {
     HostKey,
     /// A login that works, and what runs there.
     Ssh,
+    /// The system is built on this machine.
+    Build,
     /// The NixOS installer takes the place of the bootstrap system.
     Kexec,
     /// `post-provision-vm` takes it into the fleet.
@@ -47,6 +49,7 @@ impl Step {
             Step::Address => "address",
             Step::HostKey => "host-key",
             Step::Ssh => "ssh",
+            Step::Build => "build",
             Step::Kexec => "kexec",
             Step::Integrate => "integrate",
             Step::Install => "install",
@@ -68,7 +71,7 @@ pub fn way(install: bool, integrate: Integrate) -> Vec<Step> {
     let mut steps =
         vec![Step::Clone, Step::Configure, Step::Grow, Step::Start, Step::Address, Step::HostKey, Step::Ssh];
     if install {
-        steps.push(Step::Kexec);
+        steps.extend([Step::Build, Step::Kexec]);
         steps.extend((integrate == Integrate::Before).then_some(Step::Integrate));
         steps.extend([Step::Install, Step::Reboot, Step::Verify, Step::Detach]);
         steps.extend((integrate == Integrate::After).then_some(Step::Integrate));
@@ -93,9 +96,9 @@ mod tests {
             let names: Vec<&str> = way(true, integrate).into_iter().skip(7).map(Step::name).collect();
             names.join(" ")
         };
-        assert_eq!(names(Integrate::Before), "kexec integrate install reboot verify detach");
-        assert_eq!(names(Integrate::After), "kexec install reboot verify detach integrate");
-        assert_eq!(names(Integrate::Never), "kexec install reboot verify detach");
+        assert_eq!(names(Integrate::Before), "build kexec integrate install reboot verify detach");
+        assert_eq!(names(Integrate::After), "build kexec install reboot verify detach integrate");
+        assert_eq!(names(Integrate::Never), "build kexec install reboot verify detach");
         assert_eq!(way(false, Integrate::Before).last(), Some(&Step::Ssh));
     }
 }

@@ -109,8 +109,10 @@ fn the_log_shows_the_last_run_step_by_step() {
             "address",
             "host-key",
             "ssh",
+            "build",
             "kexec",
             "integrate",
+            "build",
             "install"
         ]
     );

@@ -14,7 +14,7 @@ use crate::{
     keys,
     node::{Node, write_private},
     server,
-    testing::{OPERATOR_PUBLIC, operator_identity},
+    testing::{OPERATOR_PUBLIC, STANDINS, operator_identity},
     world::{Latency, World},
 };
 
@@ -159,12 +159,13 @@ fn serve(
         // What is printed has to hold in any directory.
         let state = state.canonicalize().with_context(|| format!("can not find {}", state.display()))?;
         let bin = state.join("bin");
-        let standin = bin.join("nixos-anywhere");
         std::fs::create_dir_all(&bin).with_context(|| format!("can not create {}", bin.display()))?;
-        // From the run before, which may have been another build.
-        let _ = std::fs::remove_file(&standin);
         let me = std::env::current_exe().context("can not find this program")?;
-        std::os::unix::fs::symlink(me, &standin).with_context(|| format!("can not make {}", standin.display()))?;
+        for standin in STANDINS.map(|name| bin.join(name)) {
+            // From the run before, which may have been another build.
+            let _ = std::fs::remove_file(&standin);
+            std::os::unix::fs::symlink(&me, &standin).with_context(|| format!("can not make {}", standin.display()))?;
+        }
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", port))
             .await
             .with_context(|| format!("can not listen on 127.0.0.1:{port}"))?;

@@ -19,6 +19,7 @@ pub mod http;
 pub mod keys;
 pub mod latency;
 pub mod log;
+pub mod nix;
 pub mod node;
 pub mod params;
 pub mod qm;

@@ -5,9 +5,10 @@ use std::{path::Path, process::ExitCode};
 fn main() -> ExitCode {
     let mut args = std::env::args();
     let name = args.next().unwrap_or_default();
-    // Under this name it is the stand-in.
-    if Path::new(&name).file_name().is_some_and(|name| name == "nixos-anywhere") {
-        return pve_sim::anywhere::main(args);
+    // Under these names it is a stand-in.
+    match Path::new(&name).file_name().and_then(|name| name.to_str()) {
+        Some("nixos-anywhere") => pve_sim::anywhere::main(args),
+        Some("nix") => pve_sim::nix::main(args),
+        _ => pve_sim::cli::main(),
     }
-    pve_sim::cli::main()
 }

@@ -1,11 +1,16 @@
 //! Installing NixOS, and taking the VM into the fleet.
 
-use std::{net::IpAddr, path::Path};
+use std::{cell::RefCell, net::IpAddr, path::Path, time::Duration};
 
-use fleet_core::{Error, Result, child, deadline::Deadline};
+use fleet_core::{
+    Error, Kind, Result,
+    child::{self, Output},
+    deadline::Deadline,
+};
 
-use super::{Job, limit};
+use super::{Job, limit, liveness::Liveness};
 use crate::{
+    build::Source,
     guest::{self, Guest, System},
     host_key::{self, HostKey},
     install::{self, Installer, Phase},
@@ -22,12 +27,15 @@ impl Job<'_> {
         &self,
         host_key: &HostKey,
         last: IpAddr,
+        source: Source,
     ) -> Result<(Installer, tempfile::TempDir)> {
         let scripts = tempfile::tempdir()
             .map_err(|e| Error::failed("can not make a temporary directory").caused_by(e))?;
         let installer = Installer {
             program: self.tools.installer()?,
             flake: self.flake.to_owned(),
+            source,
+            kexec: self.kexec.map(str::to_owned),
             target: install::target_of(&self.vm.name),
             identity: self.private.path().join(INSTALLER_KEY),
             proxy: install::proxy_script(&self.tools.connect(self.vm.vmid, Some(last)), scripts.path())?,
@@ -47,7 +55,15 @@ impl Job<'_> {
         self.step(Step::Kexec, Phase::Kexec.title(), || {
             self.admit_installer(guest, bootstrap_key)?;
             if *system != System::Installer {
-                self.phase(installer, Phase::Kexec)?;
+                self.phase(installer, Phase::Kexec, guest, bootstrap_key).map_err(|error| {
+                    let error = error.now("its disk is as it was");
+                    match self.kexec {
+                        Some(_) => error,
+                        None => error.hint(
+                            "the VM gets the installer from github.com: where it can not, give --kexec FILE",
+                        ),
+                    }
+                })?;
             }
             // nixos-anywhere checks no host key. kexec carries the keys over: before the new system's private key
             // is sent, the machine at the other end proves that it is still the same.
@@ -74,33 +90,59 @@ impl Job<'_> {
         guest::authorize(&login, &public)
     }
 
-    pub(super) fn install(&self, installer: &Installer) -> Result<()> {
-        for (step, phase, done) in [
-            (Step::Install, Phase::Install, "NixOS is installed"),
-            (Step::Reboot, Phase::Reboot, "Rebooting"),
-        ] {
-            self.step(step, phase.title(), || {
-                self.phase(installer, phase)?;
-                Ok(((), done.to_owned()))
-            })?;
-        }
-        Ok(())
+    pub(super) fn install(&self, installer: &Installer, guest: &Guest<'_>, key: &str) -> Result<()> {
+        self.step(Step::Install, Phase::Install.title(), || {
+            // Minutes may have passed since the installer proved itself: once more, now that the key is sent to it.
+            guest.wait(BOOTSTRAP_USER, key, Deadline::secs(limit::SSH))?;
+            self.phase(installer, Phase::Install, guest, key)?;
+            Ok(((), "NixOS is installed".to_owned()))
+        })?;
+        self.step(Step::Reboot, Phase::Reboot.title(), || {
+            match self.phase(installer, Phase::Reboot, guest, key) {
+                // It waits until nobody answers as root any more: a system that was quick, and lets root in, is
+                // missed. Whether NixOS runs is for the verification to find out.
+                Err(error) if error.kind() == Kind::DeadlinePassed => self.ui.warn(error.chain()),
+                other => other?,
+            }
+            Ok(((), "Rebooting".to_owned()))
+        })
     }
 
-    /// Runs one phase of nixos-anywhere. Its output is shown with `--verbose`, and kept.
-    fn phase(&self, installer: &Installer, phase: Phase) -> Result<()> {
+    /// Runs one phase of nixos-anywhere. Its output is shown with `--verbose`, and kept. It ends with its deadline,
+    /// and before when it says nothing new and the machine does not answer.
+    fn phase(&self, installer: &Installer, phase: Phase, guest: &Guest<'_>, key: &str) -> Result<()> {
         let command = installer.command(phase);
         self.journal.command(&command);
         self.ui.detail(command.to_string());
-        let output = command.run(Deadline::secs(phase.limit()), |line| {
+        let liveness = RefCell::new(Liveness::new(Duration::from_secs(self.cli.stall_limit)));
+        let on_line = |line: &str| {
             self.journal.output(line);
             self.ui.detail(line);
-        })?;
-        output.checked().map(drop).map_err(|error| {
-            error
-                .context(phase.title())
-                .hint(format!("all that it said: {}", self.journal.output_file().display()))
-        })
+            liveness.borrow_mut().heard(line);
+        };
+        let watch = || {
+            if liveness.borrow_mut().goes_on(|| guest.answers(key)) {
+                return Ok(());
+            }
+            Err(Error::new(
+                Kind::DeadlinePassed,
+                format!(
+                    "nothing new was said for {} s, and '{}' does not answer",
+                    self.cli.stall_limit, self.vm.name
+                ),
+            )
+            .now("nixos-anywhere and what it started were stopped")
+            .hint(format!("`proxmox-ops console {}` shows what is on its screen", self.vm.name)))
+        };
+        command
+            .run_watched(Deadline::secs(phase.limit()), on_line, watch)
+            .and_then(Output::checked)
+            .map(drop)
+            .map_err(|error| {
+                error
+                    .context(phase.title())
+                    .hint(format!("all that it said: {}", self.journal.output_file().display()))
+            })
     }
 
     /// Runs `post-provision-vm`. `made` says that this host key was made or recorded by us for this very VM: it

@@ -70,9 +70,9 @@ struct Run<'a> {
 }
 
 /// A system that was built: its store path, and who it will be.
-struct System {
-    path: String,
-    closure: Closure,
+pub(crate) struct System {
+    pub(crate) path: String,
+    pub(crate) closure: Closure,
 }
 
 async fn run(ui: Ui, args: &Args) -> Result<()> {
@@ -112,11 +112,20 @@ fn build(args: &Args) -> Result<System> {
             bail!("aborted: {} and {} must be existing store-paths", disko.display(), system.display());
         }
         let name = system.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let hostname =
-            name.split("nixos-system-").nth(1).and_then(|n| n.rsplit_once('-')).map_or("nixos", |(n, _)| n);
-        let closure = Closure { hostname: hostname.to_owned(), users: std::collections::BTreeMap::new() };
-        return Ok(System { path: system.display().to_string(), closure });
+        // Whoever built it has left there who it will be.
+        let about = std::fs::read(system.join("simulated.json")).with_context(|| format!("error: {name}"))?;
+        return Ok(System { path: in_store(&system), closure: serde_json::from_slice(&about)? });
     };
+    evaluate(uri, attr)
+}
+
+/// The path of something built on the machine: its store is always /nix/store.
+fn in_store(path: &Path) -> String {
+    format!("/nix/store/{}", path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default())
+}
+
+/// Looks at the flake in `uri`, and gives the system `attr`.
+pub(crate) fn evaluate(uri: &str, attr: &str) -> Result<System> {
     let dir = uri.strip_prefix("path:").or_else(|| uri.strip_prefix("git+file://")).unwrap_or(uri);
     let dir = dir.split('?').next().unwrap_or(dir);
     let dir = if dir.is_empty() { Path::new(".") } else { Path::new(dir) };
@@ -238,7 +247,7 @@ impl Run<'_> {
     async fn disko(&self, system: &System) -> Result<()> {
         self.step("Formatting hard drive with disko");
         let disko = match &self.args.store_paths {
-            Some((disko, _)) => disko.display().to_string(),
+            Some((disko, _)) => in_store(disko),
             None => system.path.replace("-nixos-system-", "-disko-"),
         };
         let output = self.must(&disko, b"").await?;

@@ -41,6 +41,9 @@ use crate::{
     world::World,
 };
 
+/// Programs that this one stands in for under their names.
+pub(crate) const STANDINS: [&str; 2] = ["nixos-anywhere", "nix"];
+
 /// The public half of the demo operator's key.
 pub const OPERATOR_PUBLIC: &str = include_str!("../../fixtures/demo-operator.pub");
 
@@ -109,8 +112,10 @@ impl Sim {
         // The first line of the fixture says that it is one; a key file has no such line.
         write_private(&sim.identity(), &key[key.find("-----BEGIN").unwrap_or(0)..])?;
         if let Some(standin) = find_tool("pve-sim") {
-            std::os::unix::fs::symlink(standin, sim.home.path().join("bin/nixos-anywhere"))
-                .context("can not make a symbolic link")?;
+            for name in STANDINS {
+                std::os::unix::fs::symlink(&standin, sim.home.path().join("bin").join(name))
+                    .context("can not make a symbolic link")?;
+            }
         }
         Ok(sim)
     }

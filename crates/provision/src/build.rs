@@ -1,0 +1,336 @@
+//! The system that gets installed, built by `nix` on this machine while the VM is made.
+//!
+//! nixos-anywhere evaluates the flake in every phase and asks `nix config`, which Nix before 2.9 does not have, for
+//! the system that it can build for. What was built here is handed to it as store paths: then it does neither.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use fleet_core::{
+    Error, Result,
+    child::{self, Command, Output},
+    deadline::Deadline,
+    interrupt,
+};
+use serde::Deserialize;
+
+/// How long a build may take, in seconds: a whole system, also where no binary cache has it.
+const LIMIT: u64 = 3 * 60 * 60;
+/// Lines of nix's that an error repeats.
+const LAST_LINES: usize = 12;
+
+/// Where the system is built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum BuildOn {
+    /// On this machine when nix is here and can build for the VM's system, else where nixos-anywhere can.
+    #[default]
+    Auto,
+    /// On this machine.
+    Local,
+    /// In the VM, by its installer.
+    Remote,
+}
+
+/// Where the installer gets the system from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// It was built here.
+    Built(StorePaths),
+    /// The installer builds it: where, or as it decides itself.
+    Installer(Option<BuildOn>),
+}
+
+/// What was built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorePaths {
+    /// The program that partitions, formats and mounts.
+    pub disko: PathBuf,
+    /// The system.
+    pub system: PathBuf,
+}
+
+/// What a build came to.
+#[derive(Debug, PartialEq, Eq)]
+enum Built {
+    Here(StorePaths),
+    /// This machine can not build for the VM's system, as nix says it.
+    NotHere(String),
+}
+
+/// A build that runs beside everything else. Dropping it ends it, with all that it started.
+#[derive(Debug)]
+pub struct Background {
+    lines: mpsc::Receiver<String>,
+    cancel: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<Output>>>,
+}
+
+impl Background {
+    /// Starts `command`.
+    pub fn start(command: Command) -> Background {
+        let (sender, lines) = mpsc::channel();
+        let cancel = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&cancel);
+        let thread = std::thread::spawn(move || {
+            let on_line = |line: &str| drop(sender.send(line.to_owned()));
+            command.run_watched(Deadline::secs(LIMIT), on_line, || {
+                if asked.load(Ordering::Relaxed) {
+                    return Err(Error::interrupted("the build is not needed any more"));
+                }
+                Ok(())
+            })
+        });
+        Background { lines, cancel, thread: Some(thread) }
+    }
+
+    /// What it has said since it was asked last.
+    pub fn said(&self) -> Vec<String> {
+        self.lines.try_iter().collect()
+    }
+
+    /// Whether it has ended.
+    pub fn is_over(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Waits for its next line, at most for `limit`.
+    pub fn next_line(&self, limit: Duration) -> Option<String> {
+        self.lines.recv_timeout(limit).ok()
+    }
+
+    /// Its output; waits for its end.
+    fn output(mut self) -> Result<Output> {
+        let thread = self.thread.take().map(JoinHandle::join);
+        match thread {
+            Some(Ok(output)) => output,
+            _ => Err(Error::failed("the build ended in an unknown way")),
+        }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.cancel.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // It has ended when the process group has.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Whether the system can be built where it shall be, as far as that can be told at once.
+pub fn possible(build_on: BuildOn) -> Result<()> {
+    if build_on == BuildOn::Local && child::find_program("nix").is_none() {
+        return Err(Error::not_found("--build-on local needs nix, which is not on PATH")
+            .hint("install nix (https://nixos.org/download), or leave --build-on out"));
+    }
+    Ok(())
+}
+
+/// The command that builds configuration `config` of the flake in `root` on this machine; none where it is not to, or
+/// has no nix.
+pub fn planned(build_on: BuildOn, root: &Path, config: &str) -> Option<Command> {
+    let nix = match build_on {
+        BuildOn::Remote => None,
+        BuildOn::Auto | BuildOn::Local => child::find_program("nix"),
+    };
+    nix.map(|nix| command(&nix, root, config))
+}
+
+/// The closure of one VM: what builds it, and how far that is.
+#[derive(Debug)]
+pub struct Closure {
+    build_on: BuildOn,
+    /// None where nothing is built here.
+    command: Option<Command>,
+    running: Option<Background>,
+    /// Where the system comes from, once that is known.
+    source: Option<Source>,
+}
+
+impl Closure {
+    /// For a run that installs nothing.
+    pub fn none() -> Closure {
+        Closure { build_on: BuildOn::Auto, command: None, running: None, source: None }
+    }
+
+    /// Starts to build configuration `config` of the flake in `root`, when this machine is to and has nix.
+    pub fn begin(build_on: BuildOn, root: &Path, config: &str) -> Closure {
+        let command = planned(build_on, root, config);
+        let running = command.clone().map(Background::start);
+        Closure { build_on, command, running, source: None }
+    }
+
+    /// Whether something is built here.
+    pub fn is_built_here(&self) -> bool {
+        self.command.is_some()
+    }
+
+    /// Looks at the build without waiting: gives its lines to `on_line`, and fails as soon as it has failed.
+    pub fn look(&mut self, on_line: impl FnMut(&str)) -> Result<()> {
+        let Some(running) = &self.running else { return Ok(()) };
+        let over = running.is_over();
+        running.said().iter().map(String::as_str).for_each(on_line);
+        if over { self.settle() } else { Ok(()) }
+    }
+
+    /// Waits for the build and says where the system comes from.
+    pub fn wait(&mut self, mut on_line: impl FnMut(&str)) -> Result<Source> {
+        while let Some(running) = &self.running {
+            interrupt::check()?;
+            if let Some(line) = running.next_line(Duration::from_millis(100)) {
+                on_line(&line);
+            }
+            self.look(&mut on_line)?;
+        }
+        Ok(self.source.clone().unwrap_or(Source::Installer(match self.build_on {
+            BuildOn::Auto => None,
+            other => Some(other),
+        })))
+    }
+
+    /// Builds once more, because the files have changed; only what differs is built.
+    pub fn again(&mut self) {
+        if let (Some(command), None | Some(Source::Built(_))) = (&self.command, &self.source) {
+            // The one before would only be in its way.
+            self.running = None;
+            self.running = Some(Background::start(command.clone()));
+        }
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        let Some(running) = self.running.take() else { return Ok(()) };
+        let Some(command) = &self.command else { return Ok(()) };
+        match read(command, &running.output()?)? {
+            Built::Here(paths) => self.source = Some(Source::Built(paths)),
+            Built::NotHere(why) if self.build_on == BuildOn::Local => {
+                return Err(Error::failed(format!("this machine can not build the system: {why}"))
+                    .hint("leave --build-on local out: the VM builds it then")
+                    .hint("or give nix a builder for that system (`builders` in nix.conf)"));
+            }
+            Built::NotHere(_) => self.source = Some(Source::Installer(Some(BuildOn::Remote))),
+        }
+        Ok(())
+    }
+}
+
+/// `nix build` of the disko script and the system. Nix before 2.9 has no `--print-out-paths`, hence `--json`.
+fn command(nix: &Path, root: &Path, config: &str) -> Command {
+    let attribute = |what: &str| {
+        format!("{}#nixosConfigurations.\"{config}\".config.system.build.{what}", root.display())
+    };
+    Command::new(nix)
+        .args(["--extra-experimental-features", "nix-command flakes"])
+        .args(["build", "--no-link", "--json", "--no-write-lock-file"])
+        .arg(attribute("diskoScript"))
+        .arg(attribute("toplevel"))
+}
+
+fn read(command: &Command, output: &Output) -> Result<Built> {
+    let said = output.stderr_text();
+    if !output.success() {
+        if let Some(why) = said.lines().find(|line| is_for_another_system(line)) {
+            return Ok(Built::NotHere(why.trim_start_matches("error: ").trim().to_owned()));
+        }
+        let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
+        let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
+        let error =
+            Error::failed(format!("the system can not be built: nix {}", child::describe(output.status)));
+        return Err(last
+            .iter()
+            .fold(error, |error, line| error.now(*line))
+            .hint(format!("mend the configuration; this builds it alone: {command}")));
+    }
+    #[derive(Deserialize)]
+    struct Row {
+        outputs: std::collections::BTreeMap<String, PathBuf>,
+    }
+    let strange =
+        || Error::failed(format!("`{command}` gave something else than expected: {}", output.stdout_text()));
+    let rows: Vec<Row> =
+        serde_json::from_slice(&output.stdout).map_err(|error| strange().caused_by(error))?;
+    // nix gives them in an order of its own: the system is a directory, the disko script a program.
+    let (systems, scripts): (Vec<PathBuf>, Vec<PathBuf>) =
+        rows.into_iter().filter_map(|mut row| row.outputs.remove("out")).partition(|path| path.is_dir());
+    match (<[PathBuf; 1]>::try_from(systems), <[PathBuf; 1]>::try_from(scripts)) {
+        (Ok([system]), Ok([disko])) => Ok(Built::Here(StorePaths { disko, system })),
+        _ => Err(strange()),
+    }
+}
+
+/// Whether nix says that this machine is of the wrong kind: in the words of Nix up to 2.29, and of those after.
+fn is_for_another_system(line: &str) -> bool {
+    (line.contains("is required to build") && line.contains("but I am a"))
+        || line.contains("required system or feature not available")
+        || line.contains("platform mismatch")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(script: &str) -> Result<Built> {
+        let command = Command::new("sh").args(["-c", script]);
+        read(&command, &command.output(Deadline::secs(20)).unwrap())
+    }
+
+    #[test]
+    fn the_order_of_nix_is_not_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let (system, disko) = (dir.path().join("nixos-system-web"), dir.path().join("disko"));
+        std::fs::create_dir(&system).unwrap();
+        std::fs::write(&disko, "").unwrap();
+        let row = |path: &Path| format!(r#"{{"drvPath":"/x.drv","outputs":{{"out":"{}"}}}}"#, path.display());
+        for rows in [[row(&system), row(&disko)], [row(&disko), row(&system)]] {
+            let built = run(&format!("echo '[{}]'", rows.join(","))).unwrap();
+            let paths = StorePaths { disko: disko.clone(), system: system.clone() };
+            assert_eq!(built, Built::Here(paths));
+        }
+        assert!(run("echo '[]'").is_err());
+        assert!(run(&format!("echo '[{}]'", row(&disko))).is_err());
+    }
+
+    #[test]
+    fn another_kind_of_machine_is_told_apart_from_a_broken_configuration() {
+        for words in [
+            "error: a 'x86_64-linux' with features {} is required to build '/nix/store/x-disko.drv', but I am a \
+             'aarch64-darwin' with features {benchmark}",
+            "error: Cannot build '/nix/store/x.drv'.\n  Reason: required system or feature not available",
+        ] {
+            assert!(
+                matches!(run(&format!("echo \"{words}\" >&2; exit 1")), Ok(Built::NotHere(_))),
+                "{words}"
+            );
+        }
+        let error = run("echo 'error: attribute '\"'\"'web'\"'\"' missing' >&2; exit 1").unwrap_err();
+        assert_eq!(error.message(), "the system can not be built: nix exited with 1");
+        assert_eq!(error.facts(), ["error: attribute 'web' missing"]);
+    }
+
+    #[test]
+    fn a_build_that_is_not_needed_any_more_ends_with_all_that_it_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pids");
+        // One of them heeds no request.
+        let script = "(trap '' TERM; echo $$ >> \"$0\"; exec sleep 300) & echo $$ >> \"$0\"; echo on; wait";
+        let build = Background::start(Command::new("bash").args(["-c", script]).arg(&file));
+        assert_eq!(build.next_line(Duration::from_secs(20)).as_deref(), Some("on"));
+        drop(build);
+        let group = std::fs::read_to_string(&file).unwrap();
+        let group = rustix::process::Pid::from_raw(group.lines().next().unwrap().parse().unwrap()).unwrap();
+        let gone = || rustix::process::test_kill_process_group(group).is_err();
+        // Who was killed is gone once its new parent has noticed.
+        fleet_core::deadline::poll(Deadline::secs(20), "the group to be gone", || {
+            Ok(if gone() { Ok(()) } else { Err("something of it still runs".to_owned()) })
+        })
+        .unwrap();
+    }
+}

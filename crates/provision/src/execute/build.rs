@@ -1,0 +1,80 @@
+//! The build of the system, beside the other steps.
+
+use std::{
+    sync::{MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use fleet_core::{Error, Result};
+
+use super::Job;
+use crate::{
+    build::{Closure, Source},
+    steps::Step,
+};
+
+/// How often a build that is waited for is spoken of.
+const NEWS: Duration = Duration::from_secs(60);
+
+impl Job<'_> {
+    fn closure(&self) -> MutexGuard<'_, Closure> {
+        self.closure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A build that has failed already stops the run before its next step.
+    pub(super) fn build_so_far(&self, next: Step) -> Result<()> {
+        let looked = self.closure().look(|line| self.journal.output(line));
+        looked.map_err(|error| match next {
+            Step::Clone => error.now("nothing was made on the node"),
+            _ => self.without_nixos(error),
+        })
+    }
+
+    /// Where the system comes from; waits for the build that was started at the beginning.
+    pub(super) fn built(&self) -> Result<Source> {
+        if !self.closure().is_built_here() {
+            self.already(Step::Build);
+            return self.closure().wait(|_| {});
+        }
+        self.step(Step::Build, "Building the system (begun at the start)", || self.wait_for_build())
+    }
+
+    /// The same after the fleet's files have changed: what gets installed knows the VM.
+    pub(super) fn built_again(&self, before: Source) -> Result<Source> {
+        if !matches!(before, Source::Built(_)) {
+            return Ok(before);
+        }
+        self.step(Step::Build, "Building what the VM's entry in the fleet changes", || {
+            self.closure().again();
+            self.wait_for_build()
+        })
+    }
+
+    fn wait_for_build(&self) -> Result<(Source, String)> {
+        let began = Instant::now();
+        let mut told = began;
+        let source = self.closure().wait(|line| {
+            self.journal.output(line);
+            self.ui.detail(line);
+            if told.elapsed() >= NEWS {
+                told = Instant::now();
+                self.ui.say(format!("  after {} min: {line}", began.elapsed().as_secs() / 60));
+            }
+        });
+        let source = source.map_err(|error| self.without_nixos(error))?;
+        let said = match &source {
+            Source::Built(paths) => format!("Built: {}", paths.system.display()),
+            Source::Installer(_) => {
+                "This machine can not build for the VM's system: the VM builds it itself".to_owned()
+            }
+        };
+        Ok((source, said))
+    }
+
+    fn without_nixos(&self, error: Error) -> Error {
+        let log = self.journal.output_file();
+        error
+            .now(format!("VM {} is there, without NixOS", self.vm.vmid))
+            .hint(format!("all that nix said: {}", log.display()))
+    }
+}

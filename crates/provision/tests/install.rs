@@ -1,0 +1,243 @@
+//! What gets installed: built here or there, with programs that fail, hang or are of another kind.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test stops at the first surprise, and starts the tools itself"
+)]
+
+mod common;
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use common::Bench;
+use pve_sim::guest::Os;
+use rustix::process::{Pid, Signal, kill_process, test_kill_process_group};
+
+/// Puts a shell script in the place of a program.
+fn script(bench: &Bench, name: &str, text: &str) {
+    let path = bench.sim.dir().join("bin").join(name);
+    let _ = std::fs::remove_file(&path);
+    std::fs::write(&path, format!("#!/bin/bash\n{text}\n")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+/// The calls of nixos-anywhere that the last run wrote down.
+fn calls(bench: &Bench) -> Vec<String> {
+    let log = bench.run(&["log", "--json"]);
+    let text = String::from_utf8(log.stdout).unwrap();
+    let records = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let commands = records.filter_map(|record| record["command"].as_str().map(str::to_owned));
+    commands.filter(|command| command.contains("--phases")).collect()
+}
+
+#[test]
+fn the_system_is_built_here_and_again_when_the_fleet_knows_the_vm() {
+    let bench = Bench::new();
+    let archive = bench.sim.dir().join("kexec.tar.gz");
+    std::fs::write(&archive, "").unwrap();
+    let output = bench.run(&["test-automation", "--yes", "--kexec", &archive.to_string_lossy()]);
+    let seen = bench.seen(&output);
+    assert!(output.status.success(), "{seen}");
+    assert_eq!(seen.matches("✓ Built: ").count(), 2, "{seen}");
+    let calls = calls(&bench);
+    assert_eq!(calls.len(), 3, "{calls:?}");
+    for call in &calls {
+        assert!(call.contains(" --store-paths ") && call.contains(" --build-on local "), "{call}");
+        assert!(!call.contains("--flake"), "{call}");
+    }
+    let archive = format!(" --kexec {} ", archive.canonicalize().unwrap().display());
+    assert_eq!(calls.iter().map(|call| call.contains(&archive)).collect::<Vec<_>>(), [true, false, false]);
+    assert_eq!(bench.sim.guest(110).unwrap().0, Os::Nixos);
+}
+
+#[test]
+fn a_configuration_that_is_broken_stops_the_run_before_anything_is_made() {
+    let bench = Bench::new();
+    script(&bench, "nix", "echo 'evaluating' >&2; echo \"error: undefined variable 'pkg'\" >&2; exit 1");
+    let output = bench.run(&["test-automation", "--yes"]);
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(1), "{seen}");
+    assert!(seen.contains("✗ the system can not be built: nix exited with 1\n"), "{seen}");
+    assert!(seen.contains("error: undefined variable 'pkg'\n"), "{seen}");
+    assert!(seen.contains("nothing was made on the node\n"), "{seen}");
+    assert_eq!(bench.sim.changes(), [] as [String; 0]);
+    assert_eq!(bench.fleet.status(), "");
+}
+
+#[test]
+fn a_machine_of_another_kind_leaves_the_build_to_the_vm() {
+    let bench = Bench::new();
+    script(
+        &bench,
+        "nix",
+        "echo \"error: a 'x86_64-linux' with features {} is required to build '/nix/store/x-disko.drv', but I am a \
+         'aarch64-darwin' with features {benchmark}\" >&2; exit 1",
+    );
+    let output = bench.run(&["test-automation", "--yes"]);
+    let seen = bench.seen(&output);
+    assert!(output.status.success(), "{seen}");
+    assert!(
+        seen.contains("✓ This machine can not build for the VM's system: the VM builds it itself"),
+        "{seen}"
+    );
+    let calls = calls(&bench);
+    assert!(calls.iter().all(|call| call.contains("#test-automation' --build-on remote ")), "{calls:?}");
+    assert_eq!(calls.len(), 3, "{calls:?}");
+}
+
+#[test]
+fn where_it_is_asked_for_nothing_is_built_here() {
+    let bench = Bench::new();
+    script(&bench, "nix", "echo called >> \"$HOME/nix-was-called\"; exit 1");
+    let output = bench.run(&["test-automation", "--yes", "--build-on", "remote"]);
+    let seen = bench.seen(&output);
+    assert!(output.status.success(), "{seen}");
+    assert!(!bench.sim.dir().join("home/nix-was-called").exists());
+    assert!(calls(&bench).iter().all(|call| call.contains(" --build-on remote ")));
+}
+
+/// A nixos-anywhere that says one thing and then waits for ever, with a child that heeds no request to end.
+struct Hanging {
+    bench: Bench,
+    pid: PathBuf,
+}
+
+impl Hanging {
+    fn new() -> Hanging {
+        let bench = Bench::new();
+        let pid = bench.sim.dir().join("hanging");
+        let text = format!(
+            "(trap '' TERM; exec sleep 300) &\necho 'Downloading'\necho $$ > {0}.new; mv {0}.new {0}\n\
+             while sleep 0.2; do echo 'ssh: connect to host: Connection refused' >&2; done",
+            pid.display()
+        );
+        script(&bench, "nixos-anywhere", &text);
+        Hanging { bench, pid }
+    }
+
+    /// Waits for it to run; gives its process group.
+    fn running(&self) -> Pid {
+        let limit = Instant::now() + Duration::from_secs(60);
+        while !self.pid.exists() {
+            assert!(Instant::now() < limit, "nixos-anywhere was never started");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Pid::from_raw(std::fs::read_to_string(&self.pid).unwrap().trim().parse().unwrap()).unwrap()
+    }
+}
+
+/// Nothing of it is left; whoever was killed is gone once its new parent has noticed.
+fn is_gone(group: Pid) {
+    let limit = Instant::now() + Duration::from_secs(20);
+    while test_kill_process_group(group).is_ok() {
+        assert!(Instant::now() < limit, "something of it still runs");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_phase_that_gets_nowhere_is_ended_when_the_machine_does_not_answer() {
+    let hanging = Hanging::new();
+    let bench = &hanging.bench;
+    let child = bench
+        .command(&["test-automation", "--yes", "--stall-limit", "1"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let group = hanging.running();
+    // As long as it answers the phase goes on; now it does not.
+    let stopped = bench.sim.command("proxmox-ops", &bench.fleet).args(["stop", "110"]).output().unwrap();
+    assert!(stopped.status.success(), "{}", bench.seen(&stopped));
+    let output = child.wait_with_output().unwrap();
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(8), "{seen}");
+    assert!(seen.contains("nothing new was said for 1 s, and 'test-automation' does not answer\n"), "{seen}");
+    assert!(seen.contains("nixos-anywhere and what it started were stopped\n"), "{seen}");
+    assert!(seen.contains("its disk is as it was\n"), "{seen}");
+    assert!(seen.contains("hint: all that it said: "), "{seen}");
+    assert!(seen.contains("hint: `provision-vm test-automation` continues from here\n"), "{seen}");
+    is_gone(group);
+}
+
+#[test]
+fn ctrl_c_ends_a_phase_and_all_that_it_started() {
+    let hanging = Hanging::new();
+    let bench = &hanging.bench;
+    let child = bench
+        .command(&["test-automation", "--yes"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let group = hanging.running();
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", bench.seen(&output));
+    is_gone(group);
+}
+
+/// A flake without inputs, whose systems a shell makes.
+const FLAKE: &str = r#"{
+  outputs = { self }: {
+    nixosConfigurations.test-automation.config.system.build =
+      let
+        hosts = import ./hosts.nix;
+        host = hosts.test-automation or { user = "nobody"; authorizedKeys = [ ]; };
+        about = builtins.toJSON {
+          hostname = "test-automation";
+          users.${host.user} = host.authorizedKeys;
+        };
+        make = name: script: derivation {
+          inherit name about;
+          system = SYSTEM;
+          builder = "/bin/sh";
+          args = [ "-c" script ];
+          PATH = "/bin:/usr/bin";
+        };
+      in
+      {
+        toplevel = make "nixos-system-test-automation-25.11" "mkdir $out && printf %s \"$about\" > $out/simulated.json";
+        diskoScript = make "disko" "printf '#!/bin/sh' > $out";
+      };
+  };
+}
+"#;
+
+#[test]
+fn the_genuine_nix_builds_what_gets_installed() {
+    if !std::path::Path::new("/bin/sh").exists() || fleet_core::child::find_program("nix").is_none() {
+        assert!(
+            std::env::var_os("FLEET_REQUIRE_ORACLES").is_none_or(|v| v != "1"),
+            "nix is not installed, and FLEET_REQUIRE_ORACLES=1 asks for it"
+        );
+        eprintln!("skipped: nix is not installed");
+        return;
+    }
+    let bench = Bench::new();
+    std::fs::remove_file(bench.sim.dir().join("bin/nix")).unwrap();
+    let system = format!("\"{}-linux\"", std::env::consts::ARCH);
+    bench.fleet.write("flake.nix", &FLAKE.replace("SYSTEM", &system));
+    bench.fleet.commit("a flake without inputs");
+    let mut command = bench.command(&["test-automation", "--yes"]);
+    // No store of anybody else's is touched.
+    command
+        .env("NIX_CONFIG", "build-users-group =\nsubstituters =\nsandbox = false")
+        .env("NIX_STORE_DIR", bench.sim.dir().join("nix/store"))
+        .env("NIX_STATE_DIR", bench.sim.dir().join("nix/var"))
+        .env("NIX_LOG_DIR", bench.sim.dir().join("nix/log"));
+    let output = command.output().unwrap();
+    let seen = bench.seen(&output);
+    assert!(output.status.success(), "{seen}");
+    assert_eq!(seen.matches("✓ Built: DIR/nix/store/").count(), 2, "{seen}");
+    assert_eq!(bench.sim.guest(110).unwrap().0, Os::Nixos);
+    assert_eq!(bench.fleet.status(), "");
+}
