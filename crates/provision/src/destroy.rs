@@ -62,7 +62,6 @@ pub fn run(cli: &Cli, args: &DestroyArgs) -> Result<()> {
     }
     confirm(ui, vm, there, args)?;
     if there {
-        ui.step(format!("Destroying VM {} '{}'...", vm.vmid, vm.name));
         let status = node.interactive()?;
         ended(status.code(), &node).map_err(|error| {
             error.now(format!("the repository was not changed: '{}' is in the fleet", vm.name))

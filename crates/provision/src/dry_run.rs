@@ -119,6 +119,12 @@ impl Dry<'_> {
             (_, Some(change)) => {
                 let request = Op::Show { request: Box::new(change) };
                 shown.requests = session.ask(request, Deadline::secs(60), |_| {})?;
+                if step == Step::Configure && plan.start {
+                    shown.note =
+                        "and `cicustom`, with the host key in a document that only root on the node can \
+                                  read, where a storage takes snippets"
+                            .to_owned();
+                }
             }
             (Step::Clone | Step::Configure | Step::Grow | Step::Start | Step::Detach, None) => {
                 shown.note = "nothing to do".to_owned();
@@ -127,7 +133,11 @@ impl Dry<'_> {
                 shown.note =
                     "ask the guest agent and the node's neighbour table, by the MAC address".to_owned();
             }
-            (Step::HostKey, None) => shown.note = "read it through the guest agent".to_owned(),
+            (Step::HostKey, None) => {
+                shown.note =
+                    "the one that cloud-init gives it, or the guest agent's where no storage takes snippets"
+                        .to_owned();
+            }
             (Step::Ssh, None) => {
                 shown.commands = vec![self.tools.connect(vmid, None).to_string()];
                 shown.note = "log in over it as root; the host key is pinned".to_owned();
