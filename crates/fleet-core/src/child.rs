@@ -22,6 +22,17 @@ use crate::{Error, Result, deadline::Deadline, interrupt};
 /// How long a child may take to leave after it was asked to, before it is killed.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// Runs the command in its arguments, and ends the whole process group when standard input does: whoever holds the
+/// other end is gone, be it by `kill -9`. Asks first, then kills.
+const TETHER: &str = r#"exec 3<&0
+(while read -r _ <&3; do :; done; trap '' TERM; kill -TERM 0; sleep 3; kill -KILL 0) >/dev/null 2>&1 &
+guard=$!
+"$@" 3<&- </dev/null &
+wait $!
+status=$?
+kill "$guard"
+exit "$status""#;
+
 /// Finds a tool of this workspace: beside the running program first, then on `PATH`.
 pub fn find_tool(name: &str) -> Result<PathBuf> {
     if let Ok(me) = std::env::current_exe() {
@@ -55,6 +66,7 @@ pub struct Command {
     stdin: Vec<u8>,
     foreground: bool,
     silent: bool,
+    tethered: bool,
 }
 
 /// What a finished command left.
@@ -122,6 +134,7 @@ impl Command {
             stdin: Vec::new(),
             foreground: false,
             silent: false,
+            tethered: false,
         }
     }
 
@@ -174,6 +187,14 @@ impl Command {
         self
     }
 
+    /// Lets the child and all that it starts live no longer than this process, whatever ends it. Such a child reads
+    /// nothing. For [`Command::run`] and its kin.
+    #[must_use]
+    pub fn tethered(mut self) -> Command {
+        self.tethered = true;
+        self
+    }
+
     /// Drops the child's standard error where it would else be this process's own: for attempts that are
     /// expected to fail at first.
     #[must_use]
@@ -187,7 +208,13 @@ impl Command {
     }
 
     fn std(&self) -> std::process::Command {
-        let mut std = std::process::Command::new(&self.program);
+        let mut std = if self.tethered {
+            let mut std = std::process::Command::new("sh");
+            std.args(["-c", TETHER, "sh"]).arg(&self.program);
+            std
+        } else {
+            std::process::Command::new(&self.program)
+        };
         std.args(&self.args);
         for (name, value) in &self.envs {
             match value {
@@ -243,6 +270,8 @@ impl Command {
             child.stdout.take().map(|s| read_lines(s, true, lines.clone())),
             child.stderr.take().map(|s| read_lines(s, false, lines)),
         ];
+        // Open as long as this process lives.
+        let _tether = if self.tethered { child.stdin.take() } else { None };
         let writer = child.stdin.take().map(|mut pipe| {
             let bytes = self.stdin.clone();
             // A child that does not want its input closes the pipe: no error of ours.

@@ -228,6 +228,7 @@ fn command(nix: &Path, root: &Path, config: &str) -> Command {
         format!("{}#nixosConfigurations.\"{config}\".config.system.build.{what}", root.display())
     };
     Command::new(nix)
+        .tethered()
         .args(["--extra-experimental-features", "nix-command flakes"])
         .args(["build", "--no-link", "--json", "--no-write-lock-file"])
         .arg(attribute("diskoScript"))

@@ -112,7 +112,7 @@ impl Hanging {
         let bench = Bench::new();
         let pid = bench.sim.dir().join("hanging");
         let text = format!(
-            "(trap '' TERM; exec sleep 300) &\necho 'Downloading'\necho $$ > {0}.new; mv {0}.new {0}\n\
+            "(trap '' TERM; exec sleep 300) &\necho 'Downloading'\nread -r _ _ _ _ group _ < /proc/$$/stat; echo $group > {0}.new; mv {0}.new {0}\n\
              while sleep 0.2; do echo 'ssh: connect to host: Connection refused' >&2; done",
             pid.display()
         );
@@ -182,6 +182,23 @@ fn ctrl_c_ends_a_phase_and_all_that_it_started() {
     kill_process(pid, Signal::INT).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", bench.seen(&output));
+    is_gone(group);
+}
+
+#[test]
+fn nothing_of_a_run_that_was_killed_works_on() {
+    let hanging = Hanging::new();
+    let mut child = hanging
+        .bench
+        .command(&["test-automation", "--yes"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let group = hanging.running();
+    child.kill().unwrap();
+    child.wait().unwrap();
     is_gone(group);
 }
 

@@ -111,7 +111,7 @@ impl Job<'_> {
     /// Runs one phase of nixos-anywhere. Its output is shown with `--verbose`, and kept. It ends with its deadline,
     /// and before when it says nothing new and the machine does not answer.
     fn phase(&self, installer: &Installer, phase: Phase, guest: &Guest<'_>, key: &str) -> Result<()> {
-        let command = installer.command(phase);
+        let command = installer.command(phase).tethered();
         self.journal.command(&command);
         self.ui.detail(command.to_string());
         let liveness = RefCell::new(Liveness::new(Duration::from_secs(self.cli.stall_limit)));
