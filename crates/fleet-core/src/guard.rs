@@ -60,6 +60,19 @@ impl<'a> Guard<'a> {
         Guard { definitions, unmanaged }
     }
 
+    /// Whether VM `vmid` may be copied from. A copy of a running VM freezes its file systems and holds up its disks,
+    /// and a configuration lock keeps others out: an imported or readonly VM is left alone by that too.
+    pub fn source(&self, vmid: Vmid) -> Result<()> {
+        let (name, why) = match self.definitions.by_vmid(vmid) {
+            Some(Entry::Imported(vm)) => (vm.name.as_str(), "imported and read-only"),
+            Some(Entry::Managed(vm)) if vm.readonly => (vm.name.as_str(), "marked readonly"),
+            _ => return Ok(()),
+        };
+        Err(Error::refused(format!("refused to clone VM {vmid}: '{name}' is {why}"))
+            .now("copying a VM holds up its disks; nothing was sent to the node")
+            .hint("clone a template: `proxmox-ops list` shows them"))
+    }
+
     /// Leave for `operation` (called `verb` in messages) on `vmid`, or the refusal with its reason and where
     /// to change it.
     pub fn permit(&self, vmid: Vmid, operation: Operation, verb: &str) -> Result<Permit> {

@@ -561,26 +561,26 @@ pub struct Candidate {
     pub reason: String,
 }
 
-/// One line of an answer.
+/// One line of an answer; `T` is how its result is held.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Reply {
+pub struct Reply<T = Value> {
     /// Protocol version.
     pub v: u32,
     /// The request's id.
     pub id: u64,
     /// What it says.
     #[serde(flatten)]
-    pub body: ReplyBody,
+    pub body: ReplyBody<T>,
 }
 
 /// What a line of an answer says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum ReplyBody {
+pub enum ReplyBody<T = Value> {
     /// A line of progress; more follows.
     Progress(String),
     /// Done, with the result.
-    Ok(Value),
+    Ok(T),
     /// Failed.
     Error(Report),
 }
@@ -656,7 +656,7 @@ impl Session {
     fn last_words(&mut self, deadline: Deadline) -> Option<Error> {
         let deadline = deadline.at_most(Duration::from_secs(5));
         while let Ok(Ok(line)) = self.replies.recv_timeout(deadline.left()) {
-            if let Ok(Reply { body: ReplyBody::Error(report), .. }) = serde_json::from_str(&line) {
+            if let Ok(Reply { body: ReplyBody::Error(report), .. }) = serde_json::from_str::<Reply>(&line) {
                 return Some(report.into());
             }
         }

@@ -52,6 +52,9 @@ fn imported_vms_are_never_changed() {
         &["delete-snapshot", "104", "before"],
         &["exec", "104", "--", "reboot"],
         &["clone", "9002", "doc1", "doc1"],
+        // Copying from it would hold up its disks.
+        &["clone", "104", "110", "test-automation"],
+        &["clone", "igp", "110", "test-automation", "--dry-run"],
         // Naming it as unmanaged does not help.
         &["stop", "104", "--unmanaged", "104"],
         &["destroy", "104", "yes", "--unmanaged", "104"],

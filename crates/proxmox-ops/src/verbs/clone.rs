@@ -4,7 +4,7 @@ use clap::Args;
 use fleet_core::{
     Error, Result,
     definitions::{Definitions, Entry},
-    guard::Operation,
+    guard::{Guard, Operation},
     protocol::{CloneRequest, Marker},
     types::{StorageId, VmName, VmRef, Vmid},
 };
@@ -47,6 +47,10 @@ impl Clone {
                 && matches!(cx.definitions.by_vmid(vmid), Some(Entry::Managed(vm)) if vm.linked_clone);
         let storage = if linked { None } else { Some(storage_for(cx, &permit, self.storage.as_ref())?) };
         let defined = cx.definitions.find(&self.template).map(|entry| vmid_of(&entry));
+        let guard = Guard::new(&cx.definitions, None);
+        if let Some(source) = defined {
+            guard.source(source)?;
+        }
         let request = |template: Vmid| -> Result<CloneRequest> {
             Ok(CloneRequest {
                 template,
@@ -76,6 +80,7 @@ impl Clone {
         }
         let cluster = cx.connect()?;
         let template = cx.vmid(&self.template, &cluster)?;
+        guard.source(template)?;
         let request = request(template)?;
         cx.ui.step(format!("Cloning VM {template} into VM {vmid} '{}'...", self.name));
         clone::clone(&cluster, &permit, &request, self.options.deadline(), &mut cx.progress())?;

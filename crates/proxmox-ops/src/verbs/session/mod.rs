@@ -16,7 +16,7 @@ use fleet_core::{
     protocol::{Reply, ReplyBody, Request, VERSION},
     types::Vmid,
 };
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 
 use self::{
     schedule::{AT_ONCE, Schedule},
@@ -75,7 +75,7 @@ impl Desk {
     }
 
     /// Writes an answer. When nobody reads, nothing more is begun, and what waits stops at a safe point.
-    fn reply(&self, id: u64, body: ReplyBody) {
+    fn reply(&self, id: u64, body: ReplyBody<Box<RawValue>>) {
         if reply(id, body).is_err() {
             interrupt::ask();
             self.change(|state| state.unread = true);
@@ -188,7 +188,13 @@ impl Session {
         }
     }
 
-    fn serve(&self, desk: &Desk, cx: &Context, cluster: &Cluster, request: &Request) -> Result<Value> {
+    fn serve(
+        &self,
+        desk: &Desk,
+        cx: &Context,
+        cluster: &Cluster,
+        request: &Request,
+    ) -> Result<Box<RawValue>> {
         let server = Server { cx, cluster, unmanaged: self.unmanaged, wait: self.wait };
         let mut thinned = crate::tasks::Thinned::default();
         server.serve(&request.op, &mut |line| {
@@ -217,13 +223,14 @@ fn read_requests(desk: &Desk) {
     desk.change(|state| state.ended = true);
 }
 
-fn reply(id: u64, body: ReplyBody) -> Result<()> {
-    let gone = |e: std::io::Error| Error::failed("nobody reads the answers").caused_by(e);
-    let mut line = serde_json::to_string(&Reply { v: VERSION, id, body })
-        .map_err(|e| Error::failed("can not write an answer").caused_by(e))?;
-    line.push('\n');
+/// Writes an answer as it is: a list of ten thousand VMs is not copied once more.
+fn reply(id: u64, body: ReplyBody<Box<RawValue>>) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(line.as_bytes()).and_then(|()| out.flush()).map_err(gone)
+    serde_json::to_writer(&mut out, &Reply { v: VERSION, id, body })
+        .map_err(std::io::Error::from)
+        .and_then(|()| out.write_all(b"\n"))
+        .and_then(|()| out.flush())
+        .map_err(|e| Error::failed("nobody reads the answers").caused_by(e))
 }
 
 /// Reads a request; what is wrong with it is told under its id where it has one.

@@ -10,7 +10,7 @@ use fleet_core::{
     types::{NodeName, Vmid},
 };
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::{
     api::call::{Call, SnapshotName},
@@ -36,7 +36,10 @@ impl Server<'_> {
     fn permit(&self, op: &Op) -> Result<Option<Permit>> {
         let (vmid, operation, verb) = match op {
             Op::Show { request } => return self.permit(request),
-            Op::Clone(request) => (request.vmid, Operation::Create, "clone into"),
+            Op::Clone(request) => {
+                Guard::new(&self.cx.definitions, None).source(request.template)?;
+                (request.vmid, Operation::Create, "clone into")
+            }
             Op::Configure { vmid, .. } => (*vmid, Operation::Change, "configure"),
             Op::GiveDocuments { vmid, .. } | Op::RemoveDocuments { vmid } => {
                 (*vmid, Operation::Change, "set cloud-init of")
@@ -70,19 +73,19 @@ impl Server<'_> {
         Guard::new(&self.cx.definitions, self.unmanaged).permit(vmid, operation, verb).map(Some)
     }
 
-    /// Serves a request.
-    pub(super) fn serve(&self, op: &Op, progress: &mut dyn FnMut(&str)) -> Result<Value> {
+    /// Serves a request; gives the result as the text that is sent.
+    pub(super) fn serve(&self, op: &Op, progress: &mut dyn FnMut(&str)) -> Result<Box<RawValue>> {
         match self.permit(op)? {
             Some(permit) => self.change(op, &permit, progress),
             None => self.read(op, progress),
         }
     }
 
-    fn read(&self, op: &Op, progress: &mut dyn FnMut(&str)) -> Result<Value> {
+    fn read(&self, op: &Op, progress: &mut dyn FnMut(&str)) -> Result<Box<RawValue>> {
         let cluster = self.cluster;
         match op {
             Op::Node => json(&host::info(&*cluster.base()?, read_deadline())?),
-            Op::Resources => json(&cluster.resources(read_deadline())?),
+            Op::Resources => json(&cluster.rows(read_deadline())?.json()?),
             Op::Configs => json(&configs::all(cluster.first(), read_deadline())?),
             Op::Config { vmid } => {
                 json(&cluster.on(*vmid, |node| config::read(node, *vmid, read_deadline()))?)
@@ -121,7 +124,7 @@ impl Server<'_> {
             Op::RemoveUpload { path, node } => {
                 let node = self.place(node.as_ref())?;
                 upload::Uploaded::named(path)?.remove(&*node.api.transport())?;
-                Ok(Value::Null)
+                json(&())
             }
             _ => Err(Error::usage("a request that this program does not know")),
         }
@@ -131,7 +134,7 @@ impl Server<'_> {
         node.map_or_else(|| self.cluster.base(), |name| self.cluster.node(name))
     }
 
-    fn change(&self, op: &Op, permit: &Permit, progress: &mut dyn FnMut(&str)) -> Result<Value> {
+    fn change(&self, op: &Op, permit: &Permit, progress: &mut dyn FnMut(&str)) -> Result<Box<RawValue>> {
         let (cluster, vmid, deadline) = (self.cluster, permit.vmid(), Deadline::secs(self.wait));
         let mut power = |action: power::Action| {
             cluster.on(vmid, |node| power::act(node, permit, action, deadline, progress)).map(drop)
@@ -211,7 +214,7 @@ impl Server<'_> {
             }
             _ => return Err(Error::usage("a request that this program does not know")),
         }
-        Ok(Value::Null)
+        json(&())
     }
 
     /// The calls that a change is made with, as `--dry-run` shows them.
@@ -266,8 +269,8 @@ fn normalised(settings: &BTreeMap<String, String>) -> Result<BTreeMap<String, St
     Ok(settings)
 }
 
-fn json(value: &impl Serialize) -> Result<Value> {
-    serde_json::to_value(value).map_err(|e| Error::failed("can not write an answer").caused_by(e))
+fn json(value: &impl Serialize) -> Result<Box<RawValue>> {
+    to_raw_value(value).map_err(|e| Error::failed("can not write an answer").caused_by(e))
 }
 
 /// Whether a way that was lost is worth making anew.
