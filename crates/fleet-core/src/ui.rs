@@ -2,11 +2,14 @@
 //! nothing else in the workspace prints.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the one place that prints")]
 
+mod lanes;
+
 use std::io::{IsTerminal, Write};
 
 use console::Style;
 use serde::Serialize;
 
+pub use self::lanes::Lane;
 use crate::{Error, Result};
 
 /// When to colour.
@@ -28,6 +31,7 @@ pub struct Ui {
     quiet: bool,
     verbose: bool,
     json: bool,
+    lane: Option<&'static Lane>,
 }
 
 impl Ui {
@@ -42,12 +46,12 @@ impl Ui {
                     && std::io::stderr().is_terminal()
             }
         };
-        Ui { color, quiet, verbose, json }
+        Ui { color, quiet, verbose, json, lane: None }
     }
 
     /// A sink for tests and libraries that should say nothing.
     pub fn silent() -> Ui {
-        Ui { color: false, quiet: true, verbose: false, json: false }
+        Ui { color: false, quiet: true, verbose: false, json: false, lane: None }
     }
 
     /// Whether `--json` was given.
@@ -75,20 +79,32 @@ impl Ui {
     }
 
     fn line(&self, line: &str) {
+        let named = self.lane.map(|lane| lane.named(line, |name| self.paint(Style::new().bold(), name)));
+        let line = match &named {
+            Some(named) if named.is_empty() => return,
+            Some(named) => named,
+            None => line,
+        };
         // A closed standard error must not stop the work.
-        let _ = writeln!(std::io::stderr().lock(), "{line}");
+        let _ = lanes::aside(|| writeln!(std::io::stderr().lock(), "{line}"));
+    }
+
+    /// Whether a message is shown in the lane's line on the terminal, and therefore not above it.
+    fn in_lane(&self, text: &str) -> bool {
+        let shown = self.lane.is_some_and(|lane| lane.show(text));
+        shown && !self.verbose
     }
 
     /// `==> text`: a step begins.
     pub fn step(&self, text: impl AsRef<str>) {
-        if !self.quiet {
+        if !self.quiet && !self.in_lane(text.as_ref()) {
             self.line(&format!("{} {}", self.paint(Style::new().cyan().bold(), "==>"), text.as_ref()));
         }
     }
 
     /// `✓ text`: a step is done.
     pub fn done(&self, text: impl AsRef<str>) {
-        if !self.quiet {
+        if !self.quiet && !self.in_lane(text.as_ref()) {
             self.line(&format!("{} {}", self.paint(Style::new().green(), "✓"), text.as_ref()));
         }
     }
@@ -105,7 +121,7 @@ impl Ui {
 
     /// A plain line among the messages.
     pub fn say(&self, text: impl AsRef<str>) {
-        if !self.quiet {
+        if !self.quiet && !self.in_lane(text.as_ref()) {
             self.line(text.as_ref());
         }
     }
@@ -123,7 +139,7 @@ impl Ui {
     }
 
     /// A failure: its message and causes, what is true now, what to do next. With `--json` also as an object
-    /// on standard output.
+    /// on standard output, unless it is one lane's alone.
     pub fn error(&self, error: &Error) {
         self.fail(error.chain());
         for fact in error.facts() {
@@ -132,7 +148,7 @@ impl Ui {
         for hint in error.hints() {
             self.hint(hint);
         }
-        if self.json {
+        if self.json && self.lane.is_none() {
             // Nothing more can be done about a closed standard output: the exit code still tells.
             let _ = self.json_line(&serde_json::json!({ "error": error.report() }));
         }
@@ -141,25 +157,29 @@ impl Ui {
     /// Data for standard output, as it is, with a newline at its end if it has none.
     pub fn data(&self, text: impl AsRef<str>) -> Result<()> {
         let text = text.as_ref();
-        let mut out = std::io::stdout().lock();
-        out.write_all(text.as_bytes())
-            .and_then(
-                |()| if text.is_empty() || text.ends_with('\n') { Ok(()) } else { out.write_all(b"\n") },
-            )
-            .and_then(|()| out.flush())
-            .map_err(|e| Error::failed("can not write to standard output").caused_by(e))
+        let write = || {
+            let mut out = std::io::stdout().lock();
+            out.write_all(text.as_bytes())
+                .and_then(
+                    |()| if text.is_empty() || text.ends_with('\n') { Ok(()) } else { out.write_all(b"\n") },
+                )
+                .and_then(|()| out.flush())
+        };
+        lanes::aside(write).map_err(|e| Error::failed("can not write to standard output").caused_by(e))
     }
 
     /// One JSON value on one line of standard output.
     pub fn json_line(&self, value: &impl Serialize) -> Result<()> {
-        let mut out = std::io::BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
-        serde_json::to_writer(&mut out, value).map_err(|e| {
-            let what = if e.is_io() { "can not write to standard output" } else { "can not write JSON" };
-            Error::failed(what).caused_by(e)
-        })?;
-        out.write_all(b"\n")
-            .and_then(|()| out.flush())
-            .map_err(|e| Error::failed("can not write to standard output").caused_by(e))
+        lanes::aside(|| {
+            let mut out = std::io::BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
+            serde_json::to_writer(&mut out, value).map_err(|e| {
+                let what = if e.is_io() { "can not write to standard output" } else { "can not write JSON" };
+                Error::failed(what).caused_by(e)
+            })?;
+            out.write_all(b"\n")
+                .and_then(|()| out.flush())
+                .map_err(|e| Error::failed("can not write to standard output").caused_by(e))
+        })
     }
 
     /// `value` as JSON with `--json`, else `text`, on standard output.

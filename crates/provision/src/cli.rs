@@ -27,6 +27,9 @@ pub struct Cli {
     /// Provision every managed VM
     #[arg(long, conflicts_with = "names")]
     pub all: bool,
+    /// How many VMs to work on at once; the others wait for their turn
+    #[arg(long, value_name = "N", default_value = "4", value_parser = jobs)]
+    pub jobs: usize,
 
     /// Stop when the VM answers over SSH, and print the commands that remain
     #[arg(long)]
@@ -92,6 +95,16 @@ pub enum OnFailure {
     Destroy,
 }
 
+/// The most VMs that are worked on at once: each needs a connection to the node and processes here.
+const MOST_JOBS: usize = 64;
+
+fn jobs(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(jobs) if (1..=MOST_JOBS).contains(&jobs) => Ok(jobs),
+        _ => Err(format!("a whole number from 1 to {MOST_JOBS}")),
+    }
+}
+
 impl Cli {
     /// When to take VMs into the fleet.
     pub fn integrate(&self) -> Integrate {
@@ -133,6 +146,9 @@ pub struct PlanArgs {
     /// Compare every managed VM
     #[arg(long, conflicts_with = "names")]
     pub all: bool,
+    /// How many VMs to work on at once; the others wait for their turn
+    #[arg(long, value_name = "N", default_value = "4", value_parser = jobs)]
+    pub jobs: usize,
 }
 
 #[cfg(test)]

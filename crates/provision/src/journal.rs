@@ -134,18 +134,35 @@ struct Inner {
     step: Option<Step>,
     took: Vec<(Step, Duration)>,
     hidden: Vec<Zeroizing<String>>,
+    watch: Option<Watch>,
+}
+
+/// Is given the beginning of a run and of each step, and the end of each step, as they are written down.
+pub struct Watch(Box<dyn Fn(&str) + Send>);
+
+impl Watch {
+    /// A watch that does this with each line.
+    pub fn new(each: impl Fn(&str) + Send + 'static) -> Watch {
+        Watch(Box::new(each))
+    }
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Watch")
+    }
 }
 
 impl Journal {
     /// Begins the journal of a run and takes away the oldest ones of the same VM.
-    pub fn begin(event: &Event) -> Result<Journal> {
+    pub fn begin(event: &Event, watch: Option<Watch>) -> Result<Journal> {
         let Event::Begin { name, .. } = event else {
             return Err(Error::failed("a journal begins with its beginning"));
         };
-        Journal::begin_in(&directory().join(name.as_str()), event)
+        Journal::begin_in(&directory().join(name.as_str()), event, watch)
     }
 
-    fn begin_in(dir: &Path, event: &Event) -> Result<Journal> {
+    fn begin_in(dir: &Path, event: &Event, watch: Option<Watch>) -> Result<Journal> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -167,6 +184,7 @@ impl Journal {
             step: None,
             took: Vec::new(),
             hidden: Vec::new(),
+            watch,
         };
         let journal = Journal(Mutex::new(inner));
         journal.lock().record(event.clone());
@@ -183,6 +201,7 @@ impl Journal {
             step: None,
             took: Vec::new(),
             hidden: Vec::new(),
+            watch: None,
         }))
     }
 
@@ -263,7 +282,7 @@ impl Journal {
     }
 
     /// The run ended.
-    pub fn end(&self, result: &Result<()>) {
+    pub fn end(&self, result: Result<(), &Error>) {
         let mut inner = self.lock();
         let seconds = seconds(inner.started.elapsed());
         inner.record(match result {
@@ -286,8 +305,12 @@ impl Journal {
 impl Inner {
     fn record(&mut self, event: Event) {
         let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
+        let watched = matches!(event, Event::Begin { .. } | Event::Started { .. } | Event::Ended { .. });
         let Ok(line) = serde_json::to_string(&Record { time, event }) else { return };
         let line = self.clean(&line);
+        if let Some(watch) = self.watch.as_ref().filter(|_| watched) {
+            (watch.0)(&line);
+        }
         if let Some(file) = &mut self.file
             && writeln!(file, "{line}").is_err()
         {
@@ -364,7 +387,7 @@ mod tests {
     #[test]
     fn a_run_is_read_back_as_it_was() {
         let dir = tempfile::tempdir().unwrap();
-        let journal = Journal::begin_in(dir.path(), &beginning()).unwrap();
+        let journal = Journal::begin_in(dir.path(), &beginning(), None).unwrap();
         journal.started(Step::Clone);
         journal.request(&Op::Start { vmid: "110".parse().unwrap() });
         journal.progress("task UPID:prom:00000ED5:000AE788:6B03B82C:qmclone:9002:root@pam:");
@@ -372,7 +395,7 @@ mod tests {
         journal.ended(Step::Clone, Outcome::Done, Duration::from_millis(1500), "VM cloned");
         let past = Past::last_in(dir.path()).unwrap();
         assert_eq!((past.end(), past.last_step()), (None, Some(Step::Clone)));
-        journal.end(&Err(Error::conflict("taken")));
+        journal.end(Err(&Error::conflict("taken")));
         let past = Past::last_in(dir.path()).unwrap();
         assert_eq!(past.end(), Some((Outcome::Failed, 4)));
         assert_eq!(past.records[0].event, beginning());
@@ -390,7 +413,7 @@ mod tests {
     #[test]
     fn a_line_that_was_cut_short_is_left_out() {
         let dir = tempfile::tempdir().unwrap();
-        drop(Journal::begin_in(dir.path(), &beginning()).unwrap());
+        drop(Journal::begin_in(dir.path(), &beginning(), None).unwrap());
         let path = journals(dir.path()).pop().unwrap();
         let mut text = fs::read_to_string(&path).unwrap();
         text.push_str("{\"time\":\"2026");
@@ -406,11 +429,11 @@ mod tests {
         fs::create_dir_all(key.parent().unwrap()).unwrap();
         fs::write(&key, "-----BEGIN KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\n-----END KEY-----\n").unwrap();
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
-        let journal = Journal::begin_in(dir.path(), &beginning()).unwrap();
+        let journal = Journal::begin_in(dir.path(), &beginning(), None).unwrap();
         journal.hide_files(keys.path());
         journal.output("it printed b3BlbnNzaC1rZXktdjEAAAAA!");
         journal.command("run --with b3BlbnNzaC1rZXktdjEAAAAA");
-        journal.end(&Err(Error::failed("b3BlbnNzaC1rZXktdjEAAAAA and AGE-SECRET-KEY-1QQQ, too")));
+        journal.end(Err(&Error::failed("b3BlbnNzaC1rZXktdjEAAAAA and AGE-SECRET-KEY-1QQQ, too")));
         for entry in fs::read_dir(dir.path()).unwrap() {
             let text = fs::read_to_string(entry.unwrap().path()).unwrap();
             assert!(!text.contains("b3BlbnNza") && !text.contains("1QQQ"), "{text}");
@@ -425,7 +448,7 @@ mod tests {
             fs::write(dir.path().join(format!("20260101T0000{number:02}.000Z-1.jsonl")), "").unwrap();
             fs::write(dir.path().join(format!("20260101T0000{number:02}.000Z-1.log")), "").unwrap();
         }
-        drop(Journal::begin_in(dir.path(), &beginning()).unwrap());
+        drop(Journal::begin_in(dir.path(), &beginning(), None).unwrap());
         assert_eq!(journals(dir.path()).len(), KEPT);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2 * KEPT);
         assert!(!dir.path().join("20260101T000005.000Z-1.jsonl").exists());

@@ -33,9 +33,12 @@ pub mod tools;
 pub mod world;
 
 mod provision_one;
+mod several;
 
 use clap::CommandFactory;
-use fleet_core::{Error, Kind, Result, definitions::Definitions, interrupt};
+use fleet_core::{Result, interrupt};
+
+use self::provision_one::Run;
 
 /// Runs the command line.
 pub fn run(cli: &cli::Cli) -> Result<()> {
@@ -70,26 +73,9 @@ fn provision(cli: &cli::Cli) -> Result<()> {
         // Told again with everything else that stands in the way.
         missing => missing.iter().for_each(|text| ui.warn(text)),
     }
-    let names = if cli.all {
-        let definitions = Definitions::load(&repo, cli.common.nix)?;
-        definitions.managed.iter().filter(|vm| !vm.readonly).map(|vm| vm.name.to_string()).collect()
-    } else {
-        cli.names.clone()
-    };
-    let mut first_failure: Option<Error> = None;
-    for name in &names {
-        match provision_one::provision(cli, ui, &repo, &tools, name) {
-            Ok(()) => {}
-            // One failing VM does not stop the others; the last word is the first failure.
-            Err(error) if names.len() > 1 && error.kind() != Kind::Interrupted => {
-                let error = error.context(name);
-                match &first_failure {
-                    None => first_failure = Some(error),
-                    Some(_) => ui.error(&error),
-                }
-            }
-            Err(error) => return Err(error),
-        }
+    let run = Run { cli, repo: &repo, tools: &tools };
+    match cli.names.as_slice() {
+        [name] if !cli.all => provision_one::provision(&run, ui, name),
+        _ => several::provision(&run, ui),
     }
-    first_failure.map_or(Ok(()), Err)
 }

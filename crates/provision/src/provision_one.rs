@@ -6,6 +6,7 @@ use fleet_core::{
     Error, Result,
     definitions::{Definitions, ManagedVm},
     hosts::Hosts,
+    protocol::Storage,
     repo::Repo,
     ui::Ui,
 };
@@ -17,7 +18,7 @@ use crate::{
     dry_run::Dry,
     execute::{self, Job},
     host_key::PrivateDir,
-    journal::{Event, Journal},
+    journal::{Event, Journal, Watch},
     plan::{self, Plan},
     preflight::{self, Ready},
     state::Hold,
@@ -26,22 +27,37 @@ use crate::{
     world::World,
 };
 
-/// What a run left, for `--json`.
-#[derive(Debug, Serialize)]
-struct Report<'a> {
-    name: &'a str,
-    vmid: u32,
-    address: IpAddr,
-    user: &'a str,
-    installed: bool,
-    integrated: bool,
+/// What a run needs, whichever VMs it is about.
+#[derive(Clone, Copy)]
+pub(crate) struct Run<'a> {
+    pub(crate) cli: &'a Cli,
+    pub(crate) repo: &'a Repo,
+    pub(crate) tools: &'a Tools,
 }
 
-/// Provisions the managed VM `name`.
-pub(crate) fn provision(cli: &Cli, ui: Ui, repo: &Repo, tools: &Tools, name: &str) -> Result<()> {
-    ui.step(format!("Starting VM provisioning for: {name}"));
-    ui.step(format!("Loading VM definition for '{name}'..."));
-    let definitions = Definitions::load(repo, cli.common.nix)?;
+/// What a run left, for `--json`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    pub(crate) name: String,
+    pub(crate) vmid: u32,
+    pub(crate) address: IpAddr,
+    pub(crate) user: String,
+    pub(crate) installed: bool,
+    pub(crate) integrated: bool,
+}
+
+/// A VM that nothing stands in the way of; no other run can take hold of it.
+pub(crate) struct Prepared<'a> {
+    pub(crate) vm: &'a ManagedVm,
+    pub(crate) install: bool,
+    ready: Ready,
+    private: PrivateDir,
+    closure: Option<Closure>,
+    _hold: Option<Hold>,
+}
+
+/// The definition of a VM that may be provisioned.
+pub(crate) fn definition<'a>(definitions: &'a Definitions, name: &str) -> Result<&'a ManagedVm> {
     let vm = definitions.managed(name)?;
     if vm.readonly {
         return Err(Error::refused(format!("refused to provision '{name}': it is marked readonly"))
@@ -51,32 +67,29 @@ pub(crate) fn provision(cli: &Cli, ui: Ui, repo: &Repo, tools: &Tools, name: &st
                 definitions.path.display()
             )));
     }
+    Ok(vm)
+}
+
+/// Provisions the managed VM `name`, and nothing else.
+pub(crate) fn provision(run: &Run<'_>, ui: Ui, name: &str) -> Result<()> {
+    let cli = run.cli;
+    ui.step(format!("Starting VM provisioning for: {name}"));
+    ui.step(format!("Loading VM definition for '{name}'..."));
+    let definitions = Definitions::load(run.repo, cli.common.nix)?;
+    let vm = definition(&definitions, name)?;
     ui.done("VM definition loaded");
 
     ui.step("Validating VM configuration...");
-    let _hold = if cli.change.dry_run { None } else { Some(Hold::take(&vm.name, vm.vmid)?) };
-    let private = PrivateDir::new()?;
-    let install = preflight::installs(cli, vm);
-    // It takes the longest, and needs nothing of the node: it runs beside all that follows.
-    let closure = Mutex::new(if install && !cli.change.dry_run {
-        Closure::begin(cli.build_on, repo.root(), &vm.nixos_config)
-    } else {
-        Closure::none()
-    });
-    let ready = preflight::look(cli, ui, repo, tools, &definitions, vm, &private)?;
-    let Ready { keys, login, user, flake, kexec, mut session, world, plan } = ready;
+    let mut prepared = Prepared::new(run, ui, &definitions, vm, true)?;
     ui.done("VM configuration valid");
     describe(vm, ui);
-    for warning in &plan.warnings {
-        ui.warn(warning);
-    }
-    announce(vm, &plan, cli, install, ui);
+    prepared.warn(ui);
+    ui.warn(format!("Ready to provision VM '{}' (VMID: {})", vm.name, vm.vmid));
+    ui.warn("This will:");
+    announce(&first_step(prepared.plan(), vm), cli, prepared.install, ui);
 
     if cli.change.dry_run {
-        let user = user.as_ref();
-        let kexec = kexec.as_deref();
-        let dry = Dry { cli, ui, tools, repo, vm, flake: &flake, kexec, private: &private, install, user };
-        return dry.show(&mut session, &plan);
+        return prepared.dry_run(run, ui);
     }
     if !cli.change.yes {
         ui.say("");
@@ -86,42 +99,99 @@ pub(crate) fn provision(cli: &Cli, ui: Ui, repo: &Repo, tools: &Tools, name: &st
         }
     }
     ui.say("");
-    let journal = Journal::begin(&beginning(vm, &world, steps::way(install, cli.integrate())))?;
-    let job = Job {
-        cli,
-        ui,
-        journal: &journal,
-        tools,
-        vm,
-        keys: &keys,
-        login: &login,
-        private: &private,
-        user: &user,
-        flake: &flake,
-        closure: &closure,
-        kexec: kexec.as_deref(),
-    };
-    let made = matches!(plan.origin, plan::Origin::Clone(_)).then(|| plan.marker().clone());
-    let known = Hosts::load(repo, cli.common.nix)?.get(name).is_some();
-    let outcome = execute::run(&job, &mut session, plan)
-        .map_err(|error| execute::failed(&job, made.as_ref(), known, error));
-    let (outcome, ended) = match outcome {
-        Ok(outcome) => (Some(outcome), Ok(())),
-        Err(error) => (None, Err(error)),
-    };
-    journal.end(&ended);
-    let Some(outcome) = outcome else { return ended };
+    let report = prepared.carry_out(run, ui, None)?;
     if cli.common.json {
-        ui.json_line(&Report {
-            name,
-            vmid: vm.vmid.get(),
-            address: outcome.address,
-            user: user.as_ref(),
-            installed: outcome.installed,
-            integrated: outcome.integrated,
-        })?;
+        ui.json_line(&report)?;
     }
     Ok(())
+}
+
+/// Begins to build the system, where this machine can.
+fn build(run: &Run<'_>, vm: &ManagedVm) -> Closure {
+    if preflight::installs(run.cli, vm) && !run.cli.change.dry_run {
+        Closure::begin(run.cli.build_on, run.repo.root(), &vm.nixos_config)
+    } else {
+        Closure::none()
+    }
+}
+
+impl<'a> Prepared<'a> {
+    /// Takes hold of the VM and looks at everything that could stand in its way. With `builds` its system is being
+    /// built meanwhile; else from when it is its turn.
+    pub(crate) fn new(
+        run: &Run<'_>,
+        ui: Ui,
+        definitions: &Definitions,
+        vm: &'a ManagedVm,
+        builds: bool,
+    ) -> Result<Prepared<'a>> {
+        let hold = if run.cli.change.dry_run { None } else { Some(Hold::take(&vm.name, vm.vmid)?) };
+        let private = PrivateDir::new()?;
+        // It takes the longest, and needs nothing of the node: it runs beside all that follows.
+        let closure = builds.then(|| build(run, vm));
+        let ready = preflight::look(run.cli, ui, run.repo, run.tools, definitions, vm, &private)?;
+        Ok(Prepared { vm, install: preflight::installs(run.cli, vm), ready, private, closure, _hold: hold })
+    }
+
+    /// What will be done.
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.ready.plan
+    }
+
+    /// The node's storages, as they were found.
+    pub(crate) fn storages(&self) -> &[Storage] {
+        &self.ready.world.storages
+    }
+
+    /// Tells what the user should know.
+    pub(crate) fn warn(&self, ui: Ui) {
+        self.plan().warnings.iter().for_each(|warning| ui.warn(warning));
+    }
+
+    /// Shows what would be done.
+    pub(crate) fn dry_run(&mut self, run: &Run<'_>, ui: Ui) -> Result<()> {
+        let Prepared { vm, install, ready, private, .. } = self;
+        let Ready { user, flake, kexec, session, plan, .. } = ready;
+        let Run { cli, repo, tools } = *run;
+        let (user, kexec, install) = (user.as_ref(), kexec.as_deref(), *install);
+        Dry { cli, ui, tools, repo, vm, flake, kexec, private, install, user }.show(session, plan)
+    }
+
+    /// Does it. `watch` is told of the steps.
+    pub(crate) fn carry_out(self, run: &Run<'_>, ui: Ui, watch: Option<Watch>) -> Result<Report> {
+        let Prepared { vm, install, ready, private, closure, _hold } = self;
+        let Ready { keys, login, user, flake, kexec, mut session, world, plan } = ready;
+        let cli = run.cli;
+        let closure = Mutex::new(closure.unwrap_or_else(|| build(run, vm)));
+        let journal = Journal::begin(&beginning(vm, &world, steps::way(install, cli.integrate())), watch)?;
+        let job = Job {
+            cli,
+            ui,
+            journal: &journal,
+            tools: run.tools,
+            vm,
+            keys: &keys,
+            login: &login,
+            private: &private,
+            user: &user,
+            flake: &flake,
+            closure: &closure,
+            kexec: kexec.as_deref(),
+        };
+        let made = matches!(plan.origin, plan::Origin::Clone(_)).then(|| plan.marker().clone());
+        let known = Hosts::load(run.repo, cli.common.nix)?.get(vm.name.as_str()).is_some();
+        let outcome = execute::run(&job, &mut session, plan)
+            .map_err(|error| execute::failed(&job, made.as_ref(), known, error));
+        journal.end(outcome.as_ref().map(drop));
+        outcome.map(|outcome| Report {
+            name: vm.name.to_string(),
+            vmid: vm.vmid.get(),
+            address: outcome.address,
+            user: user.to_string(),
+            installed: outcome.installed,
+            integrated: outcome.integrated,
+        })
+    }
 }
 
 /// What stands at the head of the journal.
@@ -147,19 +217,22 @@ fn describe(vm: &ManagedVm, ui: Ui) {
     ui.say("");
 }
 
-fn announce(vm: &ManagedVm, plan: &Plan, cli: &Cli, install: bool, ui: Ui) {
-    ui.warn(format!("Ready to provision VM '{}' (VMID: {})", vm.name, vm.vmid));
-    ui.warn("This will:");
-    let first = match &plan.origin {
+/// How a VM comes to be, in words.
+pub(crate) fn first_step(plan: &Plan, vm: &ManagedVm) -> String {
+    match &plan.origin {
         plan::Origin::Clone(_) => "Clone template VM".to_owned(),
         plan::Origin::Continue(_) => format!("Continue with VM {}, which an earlier run made", vm.vmid),
-    };
+    }
+}
+
+/// The steps as a person is asked about them.
+pub(crate) fn announce(first: &str, cli: &Cli, install: bool, ui: Ui) {
     let last = match (install, cli.integrate() == Integrate::Never) {
         (true, false) => "Install NixOS (nixos-anywhere) and integrate with the fleet",
         (true, true) => "Install NixOS (nixos-anywhere)",
         (false, _) => "Stop there and print the commands that remain",
     };
-    let steps = [first.as_str(), "Configure resources and networking", "Start VM and wait for network", last];
+    let steps = [first, "Configure resources and networking", "Start VM and wait for network", last];
     for (number, step) in steps.iter().enumerate() {
         ui.say(format!("  {}. {step}", number + 1));
     }

@@ -1,6 +1,12 @@
 //! Installing NixOS, and taking the VM into the fleet.
 
-use std::{cell::RefCell, net::IpAddr, path::Path, time::Duration};
+use std::{
+    cell::RefCell,
+    net::IpAddr,
+    path::Path,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use fleet_core::{
     Error, Kind, Result,
@@ -20,6 +26,9 @@ use crate::{
 
 /// File name of the private key that nixos-anywhere logs in with.
 pub const INSTALLER_KEY: &str = "installer-key";
+
+/// One repository, one terminal for the passphrase of a signing key: one integration at a time.
+static INTEGRATION: Mutex<()> = Mutex::new(());
 
 impl Job<'_> {
     /// The installer's settings, and the directory that must stay as long as they are used.
@@ -154,7 +163,8 @@ impl Job<'_> {
                 .now(now)
                 .hint(format!("mend what post-provision-vm says, then run `provision-vm {name}` again"))
         };
-        self.step(Step::Integrate, "Integrating with the fleet", || {
+        let turn = INTEGRATION.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = self.step(Step::Integrate, "Integrating with the fleet", || {
             let command = self.tools.integrate(name, host_key, made);
             self.journal.command(&command);
             let output = command
@@ -167,6 +177,8 @@ impl Job<'_> {
                 return Err(partly(&format!("post-provision-vm {}", child::describe(output.status))));
             }
             Ok(((), "In the fleet".to_owned()))
-        })
+        });
+        drop(turn);
+        outcome
     }
 }

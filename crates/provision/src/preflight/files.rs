@@ -133,8 +133,11 @@ pub(super) fn can_integrate(repo: &Repo, tools: &Tools, vm: &ManagedVm, private:
     if !repo.root().join(".git").exists() {
         return Ok(());
     }
-    let git =
-        Command::new("git").dir(repo.root()).args(["status", "--porcelain", "--"]).args(&answer.changed);
+    // A run beside this one may be committing: nothing of git's is locked for a look.
+    let git = Command::new("git")
+        .dir(repo.root())
+        .args(["--no-optional-locks", "status", "--porcelain", "--"])
+        .args(&answer.changed);
     let dirty = git.output(Deadline::secs(30))?.checked()?.stdout_text();
     match dirty.lines().next().and_then(|line| line.get(3..)) {
         None => Ok(()),

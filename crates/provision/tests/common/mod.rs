@@ -21,6 +21,23 @@ impl Bench {
         Bench { sim, fleet }
     }
 
+    /// Defines these VMs too, beside `test-automation`, each with a host directory of its own.
+    #[allow(dead_code, reason = "not every test has several")]
+    pub(crate) fn define(&self, vms: &[(&str, u32)]) {
+        let mut text = self.fleet.read("vms/definitions.nix");
+        for (name, vmid) in vms {
+            let vm = format!("{name} = {{ vmid = {vmid}; cores = 1; memory = 2048; disk = \"10G\"; }};");
+            text = text.replacen("managed = {", &format!("managed = {{\n    {vm}"), 1);
+            for file in ["configuration.nix", "disko.nix", "hardware-configuration.nix", "home.nix"] {
+                let of_another = self.fleet.read(&format!("hosts/test-automation/{file}"));
+                let own = of_another.replace("\"test-automation\"", &format!("\"{name}\""));
+                self.fleet.write(&format!("hosts/{name}/{file}"), &own);
+            }
+        }
+        self.fleet.write("vms/definitions.nix", &text);
+        self.fleet.commit("more of them");
+    }
+
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = self.sim.command("provision-vm", &self.fleet);
         command.args(args);

@@ -1,0 +1,198 @@
+//! How a run of several VMs ended: a table for people, and one verdict for the exit code.
+
+use std::time::Duration;
+
+use comfy_table::{Table, presets};
+use fleet_core::{Error, Kind, Result, definitions::ManagedVm, ui::Ui};
+use serde_json::{Value, json};
+
+use super::events::Events;
+use crate::provision_one::{Prepared, Report, first_step};
+
+/// How one VM's part of the run ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    Done(Report),
+    Failed(Error),
+    /// The run was stopped before its turn.
+    NotBegun,
+}
+
+/// One VM.
+#[derive(Debug)]
+pub(super) struct Row {
+    /// Its place among all.
+    pub(super) at: usize,
+    name: String,
+    vmid: u32,
+    ended: Ended,
+    took: Duration,
+}
+
+impl Row {
+    pub(super) fn new(at: usize, vm: &ManagedVm, ended: Ended, took: Duration) -> Row {
+        Row { at, name: vm.name.to_string(), vmid: vm.vmid.get(), ended, took }
+    }
+
+    fn outcome(&self) -> &'static str {
+        match &self.ended {
+            Ended::Done(_) => "done",
+            Ended::Failed(error) if error.kind() == Kind::Interrupted => "stopped",
+            Ended::Failed(_) => "failed",
+            Ended::NotBegun => "not begun",
+        }
+    }
+
+    fn address(&self) -> Option<String> {
+        match &self.ended {
+            Ended::Done(report) => Some(report.address.to_string()),
+            _ => None,
+        }
+    }
+
+    /// On one line.
+    pub(super) fn in_words(&self) -> String {
+        match &self.ended {
+            Ended::Done(report) => format!("✓ done: {}", report.address),
+            Ended::Failed(error) => format!("✗ {}: {}", self.outcome(), error.message()),
+            Ended::NotBegun => "not begun".to_owned(),
+        }
+    }
+
+    /// For machines.
+    pub(super) fn value(&self) -> Value {
+        let mut value = json!({
+            "name": self.name,
+            "vmid": self.vmid,
+            "outcome": self.outcome().replace(' ', "-"),
+            "seconds": (self.took.as_secs_f64() * 1000.0).round() / 1000.0,
+        });
+        match &self.ended {
+            Ended::Done(report) => {
+                if let (Some(value), Ok(Value::Object(report))) =
+                    (value.as_object_mut(), serde_json::to_value(report))
+                {
+                    value.extend(report);
+                }
+            }
+            Ended::Failed(error) => value["error"] = json!(error.report()),
+            Ended::NotBegun => {}
+        }
+        value
+    }
+}
+
+/// What will be done to one VM, on one line.
+pub(super) fn about(prepared: &Prepared<'_>) -> String {
+    let vm = prepared.vm;
+    format!(
+        "  {} (VMID {}): {} cores, {}MB, {} on {}; {}",
+        vm.name,
+        vm.vmid,
+        vm.cores,
+        vm.memory,
+        vm.disk,
+        vm.storage,
+        first_step(prepared.plan(), vm)
+    )
+}
+
+/// Shows the table, or the event that stands for it, and gives the verdict.
+pub(super) fn finish(rows: &[Row], ui: Ui, events: &Events) -> Result<()> {
+    if events.wanted() {
+        events.summary(rows);
+    } else {
+        ui.say("");
+        ui.data(table(rows))?;
+    }
+    verdict(rows)
+}
+
+fn table(rows: &[Row]) -> String {
+    let cells = rows.iter().map(|row| {
+        let seconds = format!("{:.1} s", row.took.as_secs_f64());
+        let outcome = match &row.ended {
+            Ended::Failed(error) => format!("{} ({})", row.outcome(), error.kind().exit_code()),
+            _ => row.outcome().to_owned(),
+        };
+        let address = row.address().unwrap_or_else(|| "-".to_owned());
+        [row.name.clone(), row.vmid.to_string(), address, outcome, seconds]
+    });
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_header(["NAME", "VMID", "ADDRESS", "OUTCOME", "TIME"])
+        .add_rows(cells);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// Nothing when all are done. Where none is, the failure is of the kind of the first; where some are and some are
+/// not, the run is partly done; who stopped it is told that it was stopped.
+pub(super) fn verdict(rows: &[Row]) -> Result<()> {
+    let open: Vec<&Row> = rows.iter().filter(|row| !matches!(row.ended, Ended::Done(_))).collect();
+    let names = |rows: &[&Row]| rows.iter().map(|row| row.name.as_str()).collect::<Vec<_>>().join(" ");
+    let kind_of = |row: &&&Row| match &row.ended {
+        Ended::Failed(error) => error.kind(),
+        _ => Kind::Interrupted,
+    };
+    let Some(first) = open.first() else { return Ok(()) };
+    let stopped = open.iter().any(|row| kind_of(&row) == Kind::Interrupted);
+    let kind = match (stopped, open.len() == rows.len()) {
+        (true, _) => Kind::Interrupted,
+        (false, true) => kind_of(&first),
+        (false, false) => Kind::PartlyDone,
+    };
+    let message = match stopped {
+        true => format!("stopped by the user: {} of {} VMs are done", rows.len() - open.len(), rows.len()),
+        false => format!("{} of {} VMs are not done: {}", open.len(), rows.len(), names(&open)),
+    };
+    Err(Error::new(kind, message)
+        .hint(format!("`provision-vm {}` continues with what is left", names(&open))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(name: &str, ended: Ended) -> Row {
+        Row { at: 0, name: name.to_owned(), vmid: 110, ended, took: Duration::from_millis(61_240) }
+    }
+
+    fn done() -> Ended {
+        Ended::Done(Report {
+            name: "web".to_owned(),
+            vmid: 110,
+            address: "192.0.2.10".parse().unwrap(),
+            user: "fleet".to_owned(),
+            installed: true,
+            integrated: true,
+        })
+    }
+
+    #[test]
+    fn the_table_tells_each_and_the_verdict_all() {
+        let rows = [
+            row("web", done()),
+            row("db", Ended::Failed(Error::conflict("taken"))),
+            row("mail", Ended::NotBegun),
+        ];
+        insta::assert_snapshot!(table(&rows), @r"
+        NAME  VMID  ADDRESS     OUTCOME     TIME
+        web   110   192.0.2.10  done        61.2 s
+        db    110   -           failed (4)  61.2 s
+        mail  110   -           not begun   61.2 s
+        ");
+        let verdict =
+            |rows: &[Row]| verdict(rows).map_err(|error| (error.kind(), error.message().to_owned()));
+        assert_eq!(verdict(&rows[..1]), Ok(()));
+        assert_eq!(verdict(&rows[..2]), Err((Kind::PartlyDone, "1 of 2 VMs are not done: db".to_owned())));
+        assert_eq!(verdict(&rows[1..2]), Err((Kind::Conflict, "1 of 1 VMs are not done: db".to_owned())));
+        assert_eq!(
+            verdict(&rows),
+            Err((Kind::Interrupted, "stopped by the user: 1 of 3 VMs are done".to_owned()))
+        );
+    }
+}

@@ -1,0 +1,286 @@
+//! Several VMs in one run: side by side, one that fails among them, stopped, and on a terminal.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test stops at the first surprise, and starts the tools itself"
+)]
+
+mod common;
+
+use std::{
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use common::Bench;
+use pve_sim::{
+    faults::Fault,
+    guest::Os,
+    testing::{Sim, tool},
+    world::World,
+};
+use serde_json::Value;
+
+fn three() -> Bench {
+    let bench = Bench::new();
+    bench.define(&[("web", 120), ("db", 121), ("mail", 122)]);
+    bench
+}
+
+/// The events that a run with `--json` printed.
+fn events(output: &Output) -> Vec<Value> {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn in_fleet(bench: &Bench, name: &str, vmid: u32) {
+    assert_eq!(bench.sim.guest(vmid).map(|(os, _)| os), Some(Os::Nixos), "{name}");
+    let key = bench.sim.guest_host_key(vmid).unwrap();
+    let blob = key.split_whitespace().nth(1).unwrap();
+    assert!(bench.fleet.read("hosts.nix").contains(blob), "{name}");
+    assert!(bench.sim.config(vmid).unwrap().get("lock").is_none(), "{name}");
+}
+
+#[test]
+fn three_become_members_of_the_fleet_side_by_side() {
+    let bench = three();
+    let output = bench.run(&["web", "db", "mail", "web", "--yes"]);
+    let seen = bench.seen(&output);
+    assert!(output.status.success(), "{seen}");
+    for (name, vmid) in [("web", 120), ("db", 121), ("mail", 122)] {
+        in_fleet(&bench, name, vmid);
+        assert!(stderr(&output).contains(&format!("\n{name}: ✓ VM cloned (")), "{seen}");
+        assert!(stderr(&output).contains(&format!("\n{name}: ✓ In the fleet (")), "{seen}");
+    }
+    assert_eq!(bench.fleet.status(), "");
+    let table = String::from_utf8(output.stdout).unwrap();
+    let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["NAME", "VMID", "ADDRESS", "OUTCOME", "TIME"]);
+    for (row, (name, vmid)) in rows[1..].iter().zip([("web", 120), ("db", 121), ("mail", 122)]) {
+        let address = bench.sim.guest(vmid).unwrap().1;
+        assert_eq!(row[..4], [name, &vmid.to_string(), &address, "done"], "{table}");
+    }
+    // Each was made once, and nothing is left to do.
+    let clones = bench.sim.changes().iter().filter(|c| c.contains("/clone")).count();
+    assert_eq!(clones, 3);
+    let before = bench.sim.changes().len();
+    let again = bench.run(&["web", "db", "mail", "--yes", "--jobs", "1"]);
+    assert!(again.status.success(), "{}", bench.seen(&again));
+    assert_eq!(bench.sim.changes().len(), before);
+}
+
+#[test]
+fn one_that_fails_does_not_stop_the_others_and_the_same_command_finishes() {
+    let bench = three();
+    bench.sim.inject(Fault::InstallFails { vmid: 121, phase: "install".to_owned() });
+    let output = bench.run(&["--all", "--yes", "--json"]);
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(9), "{seen}");
+    for (name, vmid) in [("web", 120), ("mail", 122), ("test-automation", 110)] {
+        assert!(bench.sim.guest(vmid).is_some(), "{seen}");
+        in_fleet(&bench, name, vmid);
+    }
+    let events = events(&output);
+    let of = |event: &str, name: &str| {
+        events.iter().filter(|e| e["event"] == event && e["name"] == name).collect::<Vec<_>>()
+    };
+    for name in ["web", "db", "mail", "test-automation"] {
+        assert_eq!(of("begin", name).len(), 1, "{seen}");
+        assert_eq!(of("vm", name).len(), 1, "{seen}");
+        assert!(of("started", name).iter().any(|e| e["step"] == "install"), "{seen}");
+    }
+    assert_eq!(of("vm", "web")[0]["outcome"], "done");
+    assert_eq!(of("vm", "web")[0]["address"], bench.sim.guest(120).unwrap().1);
+    assert_eq!(of("vm", "db")[0]["error"]["exit_code"], 1);
+    assert_eq!(of("ended", "db").last().unwrap()["outcome"], "failed");
+    let [.., summary, error] = events.as_slice() else { panic!("{seen}") };
+    assert_eq!(summary["event"], "summary");
+    assert_eq!(summary["vms"].as_array().unwrap().len(), 4);
+    assert_eq!(error["error"]["message"], "1 of 4 VMs are not done: db");
+    bench.sim.clear_faults();
+    let again = bench.run(&["--all", "--yes"]);
+    assert!(again.status.success(), "{}", bench.seen(&again));
+    in_fleet(&bench, "db", 121);
+    assert_eq!(bench.fleet.status(), "");
+}
+
+#[test]
+fn what_is_wrong_with_any_of_them_is_told_before_anything_changes() {
+    let sim = Sim::with(World::default().with_vm(121, false, &[("name", "somebody")]));
+    let bench = Bench::with(sim);
+    bench.define(&[("web", 120), ("db", 121), ("mail", 122)]);
+    bench.fleet.edit(
+        "vms/definitions.nix",
+        "mail = { vmid = 122; cores = 1; memory = 2048",
+        "mail = { vmid = 122; cores = 1; memory = 512",
+    );
+    let output = bench.run(&["web", "db", "mail", "--yes", "--no-install"]);
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(9), "{seen}");
+    let told = stderr(&output).find("db: ✗ VMID 121 is taken by VM 121 'somebody' on node prom").unwrap();
+    assert!(told < stderr(&output).find("web: ==> Cloning").unwrap(), "{seen}");
+    // None can be done: nothing changes, and it is the kind of the first.
+    let before = bench.sim.changes().len();
+    let output = bench.run(&["db", "mail", "--yes"]);
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(4), "{seen}");
+    assert!(stderr(&output).contains("mail: ✗ "), "{seen}");
+    assert_eq!(bench.sim.changes().len(), before, "{seen}");
+    // What is wrong with all is told once.
+    bench.sim.inject(Fault::LoginRefused);
+    let output = bench.run(&["web", "mail", "--yes", "--no-install"]);
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(6), "{seen}");
+    assert_eq!(stderr(&output).matches("✗").count(), 1, "{seen}");
+}
+
+#[test]
+fn a_name_that_can_not_be_provisioned_stops_the_run_before_a_connection() {
+    let bench = three();
+    for (name, code) in [("doc1", 3), ("nobody", 5)] {
+        let output = bench.run(&["web", name, "--yes"]);
+        assert_eq!(output.status.code(), Some(code), "{}", bench.seen(&output));
+    }
+    assert_eq!(bench.sim.connections(), 0);
+}
+
+#[test]
+fn the_room_of_a_storage_is_for_all_of_them_together() {
+    let bench = Bench::new();
+    bench.define(&[("web", 120), ("db", 121)]);
+    for vmid in [120, 121] {
+        let of = |disk: &str| format!("vmid = {vmid}; cores = 1; memory = 2048; disk = \"{disk}\"");
+        bench.fleet.edit("vms/definitions.nix", &of("10G"), &of("400G"));
+    }
+    let output = bench.run(&["web", "db", "--yes", "--no-install"]);
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(9), "{seen}");
+    assert!(
+        stderr(&output).contains("db: ✗ storage 'nvmeprom' has no room for 'db' beside the other VMs"),
+        "{seen}"
+    );
+    assert!(bench.sim.config(120).is_some() && bench.sim.config(121).is_none());
+}
+
+#[test]
+fn a_vm_that_another_run_holds_is_left_to_it() {
+    let bench = three();
+    let mut first = bench
+        .command(&["web", "--yes"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    until("the clone", || bench.sim.changes().iter().any(|c| c.contains("/clone")));
+    let second = bench.run(&["--all", "--yes", "--no-install"]);
+    let seen = bench.seen(&second);
+    assert_eq!(second.status.code(), Some(9), "{seen}");
+    assert!(
+        seen.contains(&format!("web: ✗ another run is at work on 'web' (process {})", first.id())),
+        "{seen}"
+    );
+    assert!(seen.contains("web: hint: wait for it"), "{seen}");
+    assert!(first.wait().unwrap().success());
+    let clones = bench.sim.changes().iter().filter(|c| c.contains("/clone")).count();
+    assert_eq!(clones, 4);
+}
+
+fn until(what: &str, reached: impl Fn() -> bool) {
+    let limit = Instant::now() + Duration::from_secs(60);
+    while !reached() {
+        assert!(Instant::now() < limit, "{what} never came");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn ctrl_c_stops_all_of_them_at_a_safe_point() {
+    let bench = three();
+    let child = bench
+        .command(&["web", "db", "mail", "--yes", "--jobs", "2"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    until("a start", || bench.sim.changes().iter().any(|c| c.contains("/status/start")));
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(130), "{seen}");
+    assert!(seen.contains("\n⚠ stopping at the next safe point; once more leaves at once\n"), "{seen}");
+    assert!(seen.contains("\nmail  122   -        not begun "), "{seen}");
+    assert!(seen.ends_with("\nhint: `provision-vm web db mail` continues with what is left\n"), "{seen}");
+    let again = bench.run(&["web", "db", "mail", "--yes"]);
+    assert!(again.status.success(), "{}", bench.seen(&again));
+    let clones = bench.sim.changes().iter().filter(|c| c.contains("/clone")).count();
+    assert_eq!(clones, 3);
+}
+
+#[test]
+fn on_a_terminal_one_question_and_one_line_each() {
+    let bench = three();
+    let mut command = Command::new(tool("provision-vm"));
+    command.args(["web", "db", "--no-install"]).current_dir(bench.fleet.path());
+    bench.sim.apply(&mut command);
+    command.env("TERM", "xterm");
+    let mut session = rexpect::session::spawn_command(command, Some(60_000)).unwrap();
+    session.exp_string("Ready to provision 2 VMs, 2 at once").unwrap();
+    session.exp_string("Continue? (y/N) ").unwrap();
+    session.send_line("y").unwrap();
+    // One line each that changes: the lines of single steps are not printed below each other.
+    session.exp_string("web").unwrap();
+    session.exp_regex("done: ").unwrap();
+    let rest = session.exp_eof().unwrap();
+    assert!(rest.contains("NAME") && rest.contains("OUTCOME"), "{rest}");
+    assert!(!rest.contains("web: ==>"), "{rest}");
+    let status = session.process().wait().unwrap();
+    assert!(format!("{status:?}").ends_with(", 0)"), "{status:?}");
+}
+
+#[test]
+fn a_dry_run_of_several_changes_nothing() {
+    let bench = three();
+    let output = bench.run(&["web", "db", "--dry-run", "--json"]);
+    let seen = bench.seen(&output);
+    assert!(output.status.success(), "{seen}");
+    let names: Vec<Value> = events(&output).into_iter().map(|mut shown| shown["name"].take()).collect();
+    assert_eq!(names, ["web", "db"], "{seen}");
+    assert_eq!(bench.sim.changes(), [] as [String; 0]);
+    assert_eq!(bench.fleet.status(), "");
+}
+
+#[test]
+fn twenty_at_once_and_the_storage_is_asked_by_one_at_a_time() {
+    let bench = Bench::new();
+    let names: Vec<String> = (0..20).map(|number| format!("vm{number}")).collect();
+    let vms: Vec<(&str, u32)> = names.iter().map(String::as_str).zip(120..).collect();
+    bench.define(&vms);
+    let mut args: Vec<&str> = names.iter().map(String::as_str).collect();
+    args.extend(["--yes", "--jobs", "20"]);
+    let output = bench.run(&args);
+    let seen = bench.seen(&output);
+    assert!(output.status.success(), "{seen}");
+    for (name, vmid) in &vms {
+        in_fleet(&bench, name, *vmid);
+    }
+    assert_eq!(bench.fleet.status(), "");
+    assert_eq!(bench.fleet.git(&["rev-list", "--count", "HEAD"]).unwrap().trim(), "22");
+    // A clone is asked for when the one before is seen to be allocated: in between its task was looked at.
+    let calls = bench.sim.calls();
+    let clones: Vec<usize> = (0..calls.len()).filter(|at| calls[*at].ends_with("/clone")).collect();
+    assert_eq!(clones.len(), 20);
+    for pair in clones.windows(2) {
+        let between = &calls[pair[0]..pair[1]];
+        assert!(
+            between.iter().any(|call| call.contains("/tasks/") && call.contains("qmclone")),
+            "{between:?}"
+        );
+    }
+}
