@@ -75,6 +75,8 @@ pub enum Op {
     },
     /// Clone a template into a new VM that carries `marker`. Follows the task. Gives null.
     Clone(CloneRequest),
+    /// Make a VM from scratch, with a disk image that was sent, that carries `marker`. Follows the task. Gives null.
+    Create(CreateRequest),
     /// Change settings of a VM in one request. Gives null.
     Configure {
         /// Which VM.
@@ -327,6 +329,28 @@ pub struct CloneRequest {
     /// A full copy, or a clone linked to the template.
     pub full: bool,
     /// The node where it shall be; where none is given, that of its definition, else the template's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeName>,
+    /// Proof of who made it, written into the description.
+    pub marker: Marker,
+}
+
+/// Everything a VM from scratch needs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CreateRequest {
+    /// The VMID to create.
+    pub vmid: Vmid,
+    /// The name to give.
+    pub name: VmName,
+    /// Where its disks go.
+    pub storage: StorageId,
+    /// The image of its first disk: what [`UploadedImage`] said, or a volume.
+    pub image: String,
+    /// Settings over those that every such VM has (UEFI, serial console, guest agent, a card on `vmbr0`), decoded. A
+    /// `description` has to hold the marker.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
+    /// The node where it shall be; where none is given, that of its definition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeName>,
     /// Proof of who made it, written into the description.

@@ -15,9 +15,10 @@ use std::{
 };
 
 use fleet_core::{
-    Error, Result,
+    Error, Kind, Result,
     child::{self, Command, Output},
     deadline::Deadline,
+    definitions::{Install, ManagedVm},
     interrupt,
 };
 use serde::Deserialize;
@@ -44,6 +45,8 @@ pub enum BuildOn {
 pub enum Source {
     /// It was built here.
     Built(StorePaths),
+    /// The script that makes a disk image of it was built here.
+    Script(PathBuf),
     /// The installer builds it: where, or as it decides itself.
     Installer(Option<BuildOn>),
 }
@@ -57,10 +60,26 @@ pub struct StorePaths {
     pub system: PathBuf,
 }
 
+/// What is built of a configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// The system, and the script that partitions for it.
+    System,
+    /// The script that makes a disk image.
+    Image,
+}
+
+impl What {
+    /// What the VM's definition asks for.
+    pub fn of(vm: &ManagedVm) -> What {
+        if vm.install == Install::Image { What::Image } else { What::System }
+    }
+}
+
 /// What a build came to.
 #[derive(Debug, PartialEq, Eq)]
 enum Built {
-    Here(StorePaths),
+    Here(Source),
     /// This machine can not build for the VM's system, as nix says it.
     NotHere(String),
 }
@@ -135,14 +154,38 @@ pub fn possible(build_on: BuildOn) -> Result<()> {
     Ok(())
 }
 
+/// The same for a disk image, which only this machine can build.
+pub fn image_possible(build_on: BuildOn, no_install: bool) -> Result<()> {
+    if no_install {
+        return Err(Error::new(
+            Kind::Usage,
+            "install = \"image\" and --no-install: an image has nothing to stop at",
+        )
+        .hint("leave --no-install out; or use install = \"none\" in the definition"));
+    }
+    if build_on == BuildOn::Remote {
+        return Err(Error::new(
+            Kind::Usage,
+            "install = \"image\": the image is built on this machine, not in the VM",
+        )
+        .hint("leave --build-on remote out"));
+    }
+    if child::find_program("nix").is_none() {
+        return Err(Error::not_found("install = \"image\" needs nix, which is not on PATH")
+            .hint("install nix (https://nixos.org/download), or use install = \"nixos-anywhere\""));
+    }
+    Ok(())
+}
+
 /// The command that builds configuration `config` of the flake in `root` on this machine; none where it is not to, or
 /// has no nix.
-pub fn planned(build_on: BuildOn, root: &Path, config: &str) -> Option<Command> {
-    let nix = match build_on {
-        BuildOn::Remote => None,
-        BuildOn::Auto | BuildOn::Local => child::find_program("nix"),
+pub fn planned(what: What, build_on: BuildOn, root: &Path, config: &str) -> Option<Command> {
+    let nix = match (what, build_on) {
+        (What::System, BuildOn::Remote) => None,
+        // An image is built nowhere else.
+        _ => child::find_program("nix"),
     };
-    nix.map(|nix| command(&nix, root, config))
+    nix.map(|nix| command(what, &nix, root, config))
 }
 
 /// The closure of one VM: what builds it, and how far that is.
@@ -163,8 +206,8 @@ impl Closure {
     }
 
     /// Starts to build configuration `config` of the flake in `root`, when this machine is to and has nix.
-    pub fn begin(build_on: BuildOn, root: &Path, config: &str) -> Closure {
-        let command = planned(build_on, root, config);
+    pub fn begin(what: What, build_on: BuildOn, root: &Path, config: &str) -> Closure {
+        let command = planned(what, build_on, root, config);
         let running = command.clone().map(Background::start);
         Closure { build_on, command, running, source: None }
     }
@@ -199,7 +242,9 @@ impl Closure {
 
     /// Builds once more, because the files have changed; only what differs is built.
     pub fn again(&mut self) {
-        if let (Some(command), None | Some(Source::Built(_))) = (&self.command, &self.source) {
+        if let (Some(command), None | Some(Source::Built(_) | Source::Script(_))) =
+            (&self.command, &self.source)
+        {
             // The one before would only be in its way.
             self.running = None;
             self.running = Some(Background::start(command.clone()));
@@ -210,7 +255,7 @@ impl Closure {
         let Some(running) = self.running.take() else { return Ok(()) };
         let Some(command) = &self.command else { return Ok(()) };
         match read(command, &running.output()?)? {
-            Built::Here(paths) => self.source = Some(Source::Built(paths)),
+            Built::Here(source) => self.source = Some(source),
             Built::NotHere(why) if self.build_on == BuildOn::Local => {
                 return Err(Error::failed(format!("this machine can not build the system: {why}"))
                     .hint("leave --build-on local out: the VM builds it then")
@@ -223,7 +268,7 @@ impl Closure {
 }
 
 /// `nix build` of the disko script and the system. Nix before 2.9 has no `--print-out-paths`, hence `--json`.
-fn command(nix: &Path, root: &Path, config: &str) -> Command {
+fn command(what: What, nix: &Path, root: &Path, config: &str) -> Command {
     let attribute = |what: &str| {
         format!("{}#nixosConfigurations.\"{config}\".config.system.build.{what}", root.display())
     };
@@ -231,8 +276,10 @@ fn command(nix: &Path, root: &Path, config: &str) -> Command {
         .tethered()
         .args(["--extra-experimental-features", "nix-command flakes"])
         .args(["build", "--no-link", "--json", "--no-write-lock-file"])
-        .arg(attribute("diskoScript"))
-        .arg(attribute("toplevel"))
+        .args(match what {
+            What::System => vec![attribute("diskoScript"), attribute("toplevel")],
+            What::Image => vec![attribute("diskoImagesScript")],
+        })
 }
 
 fn read(command: &Command, output: &Output) -> Result<Built> {
@@ -262,7 +309,8 @@ fn read(command: &Command, output: &Output) -> Result<Built> {
     let (systems, scripts): (Vec<PathBuf>, Vec<PathBuf>) =
         rows.into_iter().filter_map(|mut row| row.outputs.remove("out")).partition(|path| path.is_dir());
     match (<[PathBuf; 1]>::try_from(systems), <[PathBuf; 1]>::try_from(scripts)) {
-        (Ok([system]), Ok([disko])) => Ok(Built::Here(StorePaths { disko, system })),
+        (Ok([system]), Ok([disko])) => Ok(Built::Here(Source::Built(StorePaths { disko, system }))),
+        (Err(systems), Ok([script])) if systems.is_empty() => Ok(Built::Here(Source::Script(script))),
         _ => Err(strange()),
     }
 }
@@ -293,10 +341,12 @@ mod tests {
         for rows in [[row(&system), row(&disko)], [row(&disko), row(&system)]] {
             let built = run(&format!("echo '[{}]'", rows.join(","))).unwrap();
             let paths = StorePaths { disko: disko.clone(), system: system.clone() };
-            assert_eq!(built, Built::Here(paths));
+            assert_eq!(built, Built::Here(Source::Built(paths)));
         }
         assert!(run("echo '[]'").is_err());
-        assert!(run(&format!("echo '[{}]'", row(&disko))).is_err());
+        assert!(run(&format!("echo '[{}]'", row(&system))).is_err());
+        let script = run(&format!("echo '[{}]'", row(&disko))).unwrap();
+        assert_eq!(script, Built::Here(Source::Script(disko)));
     }
 
     #[test]

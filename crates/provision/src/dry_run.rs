@@ -7,14 +7,14 @@ use fleet_core::{
     child::Command,
     deadline::Deadline,
     definitions::ManagedVm,
-    protocol::{Op, Session},
+    protocol::{CreateRequest, Op, Session},
     repo::Repo,
     ui::Ui,
 };
 use serde::Serialize;
 
 use crate::{
-    build::{self, BuildOn, Source, StorePaths},
+    build::{self, BuildOn, Source, StorePaths, What},
     cli::Cli,
     execute::INSTALLER_KEY,
     host_key::{HostKey, PrivateDir},
@@ -76,7 +76,7 @@ impl Dry<'_> {
         let vm = self.vm;
         let host_key = HostKey::generate(&vm.name, self.private)?;
         let mut shown = Vec::new();
-        for step in steps::way(self.install, self.cli.integrate()) {
+        for step in steps::of(self.vm, self.install, self.cli.integrate()) {
             shown.push(self.step(session, plan, &host_key, step)?);
         }
         let value = serde_json::json!({ "name": vm.name, "vmid": vm.vmid, "dry_run": true, "steps": &shown });
@@ -105,7 +105,14 @@ impl Dry<'_> {
         let change = match step {
             Step::Clone => match &plan.origin {
                 Origin::Clone(request) => Some(Op::Clone(request.clone())),
-                Origin::Continue(_) => None,
+                Origin::Create(_) | Origin::Continue(_) => None,
+            },
+            Step::Create => match &plan.origin {
+                Origin::Create(request) => Some(Op::Create(CreateRequest {
+                    image: "/var/tmp/fleet-image-….raw".to_owned(),
+                    ..request.clone()
+                })),
+                Origin::Clone(_) | Origin::Continue(_) => None,
             },
             Step::Configure => {
                 (!plan.settings.is_empty()).then(|| settings::configure(vmid, plan.settings.clone()))
@@ -126,7 +133,11 @@ impl Dry<'_> {
                             .to_owned();
                 }
             }
-            (Step::Clone | Step::Configure | Step::Grow | Step::Start | Step::Detach, None) => {
+            (Step::Upload, None) => "send the image into /var/tmp on the node".clone_into(&mut shown.note),
+            (
+                Step::Create | Step::Clone | Step::Configure | Step::Grow | Step::Start | Step::Detach,
+                None,
+            ) => {
                 shown.note = "nothing to do".to_owned();
             }
             (Step::Address, None) => {
@@ -168,7 +179,7 @@ impl Dry<'_> {
     }
 
     fn build(&self) -> Option<Command> {
-        build::planned(self.cli.build_on, self.repo.root(), &self.vm.nixos_config)
+        build::planned(What::of(self.vm), self.cli.build_on, self.repo.root(), &self.vm.nixos_config)
     }
 
     fn phase(&self, host_key: &HostKey, phase: Phase) -> Result<String> {

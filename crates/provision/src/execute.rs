@@ -2,6 +2,7 @@
 
 mod build;
 mod farewell;
+mod image;
 mod liveness;
 mod nixos;
 mod node;
@@ -17,7 +18,7 @@ use std::{
 use fleet_core::{
     Error, Result,
     deadline::Deadline,
-    definitions::ManagedVm,
+    definitions::{Install, ManagedVm},
     interrupt,
     protocol::{Op, Session},
     types::UserName,
@@ -43,6 +44,7 @@ use crate::{
 /// takes a minute on a busy host.
 mod limit {
     pub(super) const CLONE: u64 = 60 * 60;
+    pub(super) const IMAGE: u64 = 2 * 60 * 60;
     pub(super) const CHANGE: u64 = 5 * 60;
     pub(super) const ADDRESS: u64 = 5 * 60;
     pub(super) const AGENT: u64 = 3 * 60;
@@ -94,6 +96,9 @@ pub struct Outcome {
 
 /// Carries the plan out.
 pub fn run(job: &Job<'_>, session: &mut Session, plan: Plan) -> Result<Outcome> {
+    if job.vm.install == Install::Image {
+        return job.by_image(session, plan, Instant::now());
+    }
     let outcome = job.all_the_way(session, plan, Instant::now());
     job.remove_documents(session);
     outcome
@@ -169,7 +174,7 @@ impl Job<'_> {
     }
 
     fn stops_before_install(&self) -> bool {
-        self.cli.no_install || self.vm.install == fleet_core::definitions::Install::None
+        self.cli.no_install || self.vm.install == Install::None
     }
 
     /// Does one step: told before and after, and written down. `work` gives its value and what there is to say

@@ -90,6 +90,7 @@ impl Installer {
                 .arg(&paths.disko)
                 .arg(&paths.system)
                 .args(["--build-on", "local"]),
+            Source::Script(_) => command,
             Source::Installer(build_on) => {
                 let command = command.args(["--flake", &self.flake]);
                 match build_on {

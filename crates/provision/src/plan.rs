@@ -4,8 +4,8 @@ mod checks;
 
 use fleet_core::{
     Error, Result,
-    definitions::{Addressing, ManagedVm},
-    protocol::{CloneRequest, Marker, Resource, ResourceKind},
+    definitions::{Addressing, Install, ManagedVm},
+    protocol::{CloneRequest, CreateRequest, Marker, Resource, ResourceKind},
     types::{DiskSize, DiskSlot, Vmid},
 };
 
@@ -20,6 +20,8 @@ use crate::{
 pub enum Origin {
     /// It is cloned from the template.
     Clone(CloneRequest),
+    /// It is made from scratch, of a disk image.
+    Create(CreateRequest),
     /// It is there already, with our marker: an earlier run made it.
     Continue(Marker),
 }
@@ -96,13 +98,18 @@ pub fn holder(vm: &ManagedVm, world: &World) -> Result<Standing> {
         Some(marker) if marker.name == vm.name && marker.vmid == vm.vmid => {
             Ok(Standing::Ours(marker.clone()))
         }
-        _ if status.lock.as_deref() == Some("clone")
-            || config.settings.get("lock").is_some_and(|l| l == "clone") =>
+        _ if is_being_made(status.lock.as_deref())
+            || is_being_made(config.settings.get("lock").map(String::as_str)) =>
         {
             Ok(Standing::BeingCloned)
         }
         _ => Err(taken().now("it does not carry the mark that these tools leave on the VMs that they make")),
     }
+}
+
+/// While a clone or an import is written, the marker is not there yet.
+fn is_being_made(lock: Option<&str>) -> bool {
+    matches!(lock, Some("clone" | "create"))
 }
 
 fn describe(resource: &Resource) -> String {
@@ -140,6 +147,7 @@ pub fn plan(
     let fresh;
     let (origin, current) = match (standing, &world.existing) {
         (Standing::Ours(marker), Some((config, _))) => (Origin::Continue(marker), &config.settings),
+        _ if vm.install == Install::Image => return creation(vm, keys, warnings).map(Some),
         _ => {
             let marker = Marker::fresh(&vm.name, vm.vmid)?;
             // What the clone will say, as far as the template tells.
@@ -162,6 +170,32 @@ pub fn plan(
         warnings,
         origin,
     }))
+}
+
+/// A VM of a disk image: made with all its settings at once, and then only grown and started.
+fn creation(vm: &ManagedVm, keys: &[String], warnings: Vec<String>) -> Result<Plan> {
+    let marker = Marker::fresh(&vm.name, vm.vmid)?;
+    let mut request_settings: Settings = [("description".to_owned(), marker.to_string())].into();
+    let wanted = settings::changes(vm, keys, &request_settings);
+    request_settings.extend(wanted);
+    let request = CreateRequest {
+        vmid: vm.vmid,
+        name: vm.name.clone(),
+        storage: vm.storage.clone(),
+        // Known when it is sent.
+        image: String::new(),
+        settings: request_settings,
+        node: vm.node.clone(),
+        marker,
+    };
+    Ok(Plan {
+        origin: Origin::Create(request),
+        settings: Settings::new(),
+        grow: Some(("scsi0".parse()?, vm.disk)),
+        start: true,
+        cloudinit: None,
+        warnings,
+    })
 }
 
 fn clone_request(vm: &ManagedVm, template: Vmid, marker: Marker) -> CloneRequest {
@@ -190,10 +224,16 @@ pub fn growth(vm: &ManagedVm, current: &Settings) -> (Option<(DiskSlot, DiskSize
 }
 
 impl Plan {
+    /// Whether the VM is made anew.
+    pub fn makes(&self) -> bool {
+        !matches!(self.origin, Origin::Continue(_))
+    }
+
     /// The marker that the VM carries or will carry.
     pub fn marker(&self) -> &Marker {
         match &self.origin {
             Origin::Clone(request) => &request.marker,
+            Origin::Create(request) => &request.marker,
             Origin::Continue(marker) => marker,
         }
     }

@@ -19,7 +19,7 @@ use crate::{
     host_key::PrivateDir,
     install,
     login::{self, Login, Places},
-    plan::{self, Origin, Plan, Standing},
+    plan::{self, Plan, Standing},
     tools::Tools,
     world::{self, World},
 };
@@ -110,14 +110,8 @@ pub fn look(
     let mut faults = Faults::default();
     tools.missing().for_each(|fault| faults.add(fault));
     let install = installs(cli, vm);
-    if !cli.no_install && vm.install == Install::Image {
-        faults.add(
-            Error::failed(format!(
-                "'{}' says install = \"image\", which this version can not do yet",
-                vm.name
-            ))
-            .hint("use install = \"nixos-anywhere\", or --no-install"),
-        );
+    if vm.install == Install::Image {
+        faults.keep(build::image_possible(cli.build_on, cli.no_install));
     }
     let mut boots = plan::Boots::Any;
     if install {
@@ -145,7 +139,7 @@ pub fn look(
         if let Some((session, template, world)) = faults.keep(asked) {
             let keys = keys.as_ref().unwrap_or(&no_keys);
             let plan = plan::plan(vm, template, keys, &world, install, boots, &mut faults)?;
-            if cli.resume && plan.as_ref().is_some_and(|plan| matches!(plan.origin, Origin::Clone(_))) {
+            if cli.resume && plan.as_ref().is_some_and(Plan::makes) {
                 faults.add(
                     Error::not_found(format!("there is nothing to resume: VM '{}' does not exist", vm.name))
                         .hint(format!("provision-vm {}   # makes it", vm.name)),
@@ -154,8 +148,7 @@ pub fn look(
             there = plan.map(|plan| (session, world, plan));
         }
     }
-    let creates =
-        there.as_ref().is_some_and(|(_, _, plan): &(_, _, Plan)| matches!(plan.origin, Origin::Clone(_)));
+    let creates = there.as_ref().is_some_and(|(_, _, plan): &(_, _, Plan)| plan.makes());
     if install && creates && cli.integrate() != Integrate::Never && tools.has("post-provision-vm") {
         faults.keep(files::can_integrate(repo, tools, vm, private));
     }
@@ -170,7 +163,7 @@ pub fn look(
 
 /// Whether this run installs NixOS.
 pub fn installs(cli: &Cli, vm: &ManagedVm) -> bool {
-    !cli.no_install && vm.install == Install::NixosAnywhere
+    !cli.no_install && vm.install != Install::None
 }
 
 /// What is there; a clone that an earlier run began is waited for when nothing else stands in the way.

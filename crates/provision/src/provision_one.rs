@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Mutex};
 
 use fleet_core::{
     Error, Result,
-    definitions::{Definitions, ManagedVm},
+    definitions::{Definitions, Install, ManagedVm},
     hosts::Hosts,
     protocol::Storage,
     repo::Repo,
@@ -13,7 +13,7 @@ use fleet_core::{
 use serde::Serialize;
 
 use crate::{
-    build::Closure,
+    build::{self, Closure},
     cli::{Cli, Integrate},
     dry_run::Dry,
     execute::{self, Job},
@@ -86,7 +86,8 @@ pub(crate) fn provision(run: &Run<'_>, ui: Ui, name: &str) -> Result<()> {
     prepared.warn(ui);
     ui.warn(format!("Ready to provision VM '{}' (VMID: {})", vm.name, vm.vmid));
     ui.warn("This will:");
-    announce(&first_step(prepared.plan(), vm), cli, prepared.install, ui);
+    let by_image = vm.install == Install::Image;
+    announce(&first_step(prepared.plan(), vm), cli, prepared.install, by_image, ui);
 
     if cli.change.dry_run {
         return prepared.dry_run(run, ui);
@@ -109,7 +110,7 @@ pub(crate) fn provision(run: &Run<'_>, ui: Ui, name: &str) -> Result<()> {
 /// Begins to build the system, where this machine can.
 fn build(run: &Run<'_>, vm: &ManagedVm) -> Closure {
     if preflight::installs(run.cli, vm) && !run.cli.change.dry_run {
-        Closure::begin(run.cli.build_on, run.repo.root(), &vm.nixos_config)
+        Closure::begin(build::What::of(vm), run.cli.build_on, run.repo.root(), &vm.nixos_config)
     } else {
         Closure::none()
     }
@@ -163,7 +164,7 @@ impl<'a> Prepared<'a> {
         let Ready { keys, login, user, flake, kexec, mut session, world, plan } = ready;
         let cli = run.cli;
         let closure = Mutex::new(closure.unwrap_or_else(|| build(run, vm)));
-        let journal = Journal::begin(&beginning(vm, &world, steps::way(install, cli.integrate())), watch)?;
+        let journal = Journal::begin(&beginning(vm, &world, steps::of(vm, install, cli.integrate())), watch)?;
         let job = Job {
             cli,
             ui,
@@ -178,7 +179,7 @@ impl<'a> Prepared<'a> {
             closure: &closure,
             kexec: kexec.as_deref(),
         };
-        let made = matches!(plan.origin, plan::Origin::Clone(_)).then(|| plan.marker().clone());
+        let made = plan.makes().then(|| plan.marker().clone());
         let known = Hosts::load(run.repo, cli.common.nix)?.get(vm.name.as_str()).is_some();
         let outcome = execute::run(&job, &mut session, plan)
             .map_err(|error| execute::failed(&job, made.as_ref(), known, error));
@@ -221,13 +222,16 @@ fn describe(vm: &ManagedVm, ui: Ui) {
 pub(crate) fn first_step(plan: &Plan, vm: &ManagedVm) -> String {
     match &plan.origin {
         plan::Origin::Clone(_) => "Clone template VM".to_owned(),
+        plan::Origin::Create(_) => "Build a disk image and create the VM from it".to_owned(),
         plan::Origin::Continue(_) => format!("Continue with VM {}, which an earlier run made", vm.vmid),
     }
 }
 
 /// The steps as a person is asked about them.
-pub(crate) fn announce(first: &str, cli: &Cli, install: bool, ui: Ui) {
+pub(crate) fn announce(first: &str, cli: &Cli, install: bool, by_image: bool, ui: Ui) {
     let last = match (install, cli.integrate() == Integrate::Never) {
+        (true, false) if by_image => "Verify NixOS and integrate with the fleet",
+        (true, true) if by_image => "Verify NixOS",
         (true, false) => "Install NixOS (nixos-anywhere) and integrate with the fleet",
         (true, true) => "Install NixOS (nixos-anywhere)",
         (false, _) => "Stop there and print the commands that remain",

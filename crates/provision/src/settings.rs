@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use fleet_core::{
-    definitions::{Addressing, FurtherDisk, ManagedVm},
+    definitions::{Addressing, FurtherDisk, Install, ManagedVm},
     protocol::{Marker, Op},
     types::{DiskSize, DiskSlot, MacAddr, Vmid},
 };
@@ -28,16 +28,9 @@ fn wanted(vm: &ManagedVm, keys: &[String], current: &Settings) -> Settings {
     set("cores", vm.cores.to_string());
     set("memory", vm.memory.to_string());
     set("agent", "enabled=1".to_owned());
-    set("ciuser", BOOTSTRAP_USER.to_owned());
-    set("sshkeys", keys.join("\n"));
-    set("ipconfig0", ipconfig(vm));
-    // The image's own packages are replaced by NixOS within minutes: upgrading them only costs time.
-    set("ciupgrade", "0".to_owned());
-    if !vm.nameservers.is_empty() {
-        set("nameserver", vm.nameservers.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" "));
-    }
-    if !has_cloudinit_drive(current) {
-        set("ide2", format!("{}:cloudinit", vm.storage));
+    // An image is configured by its own NixOS.
+    if vm.install != Install::Image {
+        cloud_init(vm, keys, current, &mut set);
     }
     if let Some(net0) = net0(vm, current.get("net0").map(String::as_str)) {
         set("net0", net0);
@@ -65,6 +58,25 @@ fn wanted(vm: &ManagedVm, keys: &[String], current: &Settings) -> Settings {
         set("tags", vm.tags.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join(";"));
     }
     settings
+}
+
+fn cloud_init<T>(
+    vm: &ManagedVm,
+    keys: &[String],
+    current: &Settings,
+    set: &mut impl FnMut(&str, String) -> T,
+) {
+    set("ciuser", BOOTSTRAP_USER.to_owned());
+    set("sshkeys", keys.join("\n"));
+    set("ipconfig0", ipconfig(vm));
+    // The image's own packages are replaced by NixOS within minutes: upgrading them only costs time.
+    set("ciupgrade", "0".to_owned());
+    if !vm.nameservers.is_empty() {
+        set("nameserver", vm.nameservers.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" "));
+    }
+    if !has_cloudinit_drive(current) {
+        set("ide2", format!("{}:cloudinit", vm.storage));
+    }
 }
 
 /// Whether `current` already says `name` = `value`, compared by meaning.

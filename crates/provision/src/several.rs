@@ -14,7 +14,7 @@ use std::{
 
 use fleet_core::{
     Error, Result,
-    definitions::{Definitions, ManagedVm},
+    definitions::{Definitions, Install, ManagedVm},
     interrupt,
     ui::Ui,
 };
@@ -147,7 +147,8 @@ fn show(ready: &Found<'_>, run: &Run<'_>, ui: Ui, lanes: &[Ui]) {
     ui.warn("This will, for each:");
     let install = ready.iter().any(|(_, prepared)| prepared.install);
     let fresh = "Clone template VM, or continue with the one that an earlier run made";
-    provision_one::announce(fresh, run.cli, install, ui);
+    let by_image = ready.iter().all(|(_, prepared)| prepared.vm.install == Install::Image);
+    provision_one::announce(fresh, run.cli, install, by_image, ui);
 }
 
 fn carry_out(run: &Run<'_>, ui: Ui, ready: Found<'_>, events: &Events) -> Vec<Row> {

@@ -22,6 +22,9 @@ pub struct State {
     /// Host keys that this VM was seen or made with, one OpenSSH line each, the newest first.
     #[serde(default)]
     pub host_keys: Vec<String>,
+    /// Images that were sent to the node for a VM of this name and number, and may be there still.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uploads: Vec<String>,
 }
 
 impl State {
@@ -35,8 +38,12 @@ impl State {
         fs::read(file(dir, marker))
             .ok()
             .and_then(|text| serde_json::from_slice::<State>(&text).ok())
-            .filter(|state| state.nonce == marker.nonce)
-            .unwrap_or_else(|| State { nonce: marker.nonce.clone(), host_keys: Vec::new() })
+            .map(|state| match state.nonce == marker.nonce {
+                true => state,
+                // What was sent lies there whatever became of its VM.
+                false => State { nonce: marker.nonce.clone(), host_keys: Vec::new(), uploads: state.uploads },
+            })
+            .unwrap_or_else(|| State { nonce: marker.nonce.clone(), ..State::default() })
     }
 
     /// Whether this key was seen or made for this VM.
@@ -56,6 +63,16 @@ impl State {
         }
         self.host_keys.retain(|key| key != host_key);
         self.host_keys.insert(0, host_key.to_owned());
+        self.write_in(dir, marker)
+    }
+
+    /// Notes which images are on the node.
+    pub fn set_uploads(&mut self, marker: &Marker, uploads: Vec<String>) -> Result<()> {
+        self.uploads = uploads;
+        self.write_in(&directory(), marker)
+    }
+
+    fn write_in(&self, dir: &Path, marker: &Marker) -> Result<()> {
         fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
         let path = file(dir, marker);
         let text =

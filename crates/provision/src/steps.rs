@@ -1,5 +1,6 @@
 //! The steps of a run, by the names that the journal, the progress, `--dry-run`, `status` and `log` have for them.
 
+use fleet_core::definitions::{Install, ManagedVm};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Integrate;
@@ -8,6 +9,10 @@ use crate::cli::Integrate;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
+    /// A disk image is sent to the node.
+    Upload,
+    /// The image becomes a VM with our marker.
+    Create,
     /// The template becomes a VM with our marker.
     Clone,
     /// Resources, network, keys: one change of the configuration.
@@ -42,6 +47,8 @@ impl Step {
     /// Its name: one word, in lower case.
     pub fn name(self) -> &'static str {
         match self {
+            Step::Upload => "upload",
+            Step::Create => "create",
             Step::Clone => "clone",
             Step::Configure => "configure",
             Step::Grow => "grow",
@@ -64,6 +71,21 @@ impl std::fmt::Display for Step {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(self.name())
     }
+}
+
+/// The steps of a run for this VM.
+pub fn of(vm: &ManagedVm, install: bool, integrate: Integrate) -> Vec<Step> {
+    if install && vm.install == Install::Image { way_by_image(integrate) } else { way(install, integrate) }
+}
+
+/// The steps of a run by an image, in their order.
+pub fn way_by_image(integrate: Integrate) -> Vec<Step> {
+    let mut steps = Vec::new();
+    steps.extend((integrate == Integrate::Before).then_some(Step::Integrate));
+    steps.extend([Step::Build, Step::Upload, Step::Create, Step::Configure, Step::Grow, Step::Start]);
+    steps.extend([Step::Address, Step::Verify, Step::Detach]);
+    steps.extend((integrate == Integrate::After).then_some(Step::Integrate));
+    steps
 }
 
 /// The steps of a run in their order: the whole way, or only as far as SSH.

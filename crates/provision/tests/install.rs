@@ -258,3 +258,82 @@ fn the_genuine_nix_builds_what_gets_installed() {
     assert_eq!(bench.sim.guest(110).unwrap().0, Os::Nixos);
     assert_eq!(bench.fleet.status(), "");
 }
+
+#[test]
+fn an_image_becomes_a_member_of_the_fleet_without_template_and_installer() {
+    let bench = Bench::new();
+    script(&bench, "nixos-anywhere", "echo called >> \"$HOME/anywhere-was-called\"; exit 1");
+    let definition = "nixosConfig = \"test-automation\";";
+    bench.fleet.edit(
+        "vms/definitions.nix",
+        definition,
+        &format!("{definition} install = \"image\"; protection = true;"),
+    );
+    let dry = bench.run(&["test-automation", "--dry-run"]);
+    assert!(dry.status.success(), "{}", bench.seen(&dry));
+    assert!(bench.seen(&dry).contains("import-from=/var/tmp/fleet-image-"), "{}", bench.seen(&dry));
+    assert_eq!(bench.sim.changes(), [] as [String; 0]);
+
+    let output = bench.run(&["test-automation", "--yes"]);
+    let seen = bench.seen(&output);
+    assert!(output.status.success(), "{seen}");
+    let (system, _) = bench.sim.guest(110).unwrap();
+    assert_eq!(system, Os::Nixos);
+    let config = bench.sim.config(110).unwrap();
+    let setting = |name: &str| config.get(name).map(str::to_owned).unwrap_or_default();
+    assert_eq!(
+        ["bios", "machine", "agent", "vga", "serial0", "cores", "memory", "protection"].map(setting),
+        ["ovmf", "q35", "enabled=1", "std", "socket", "2", "4096", "1"]
+    );
+    let setting = |name: &str| config.get(name).map(str::to_owned).unwrap_or_default();
+    assert!(setting("efidisk0").contains("pre-enrolled-keys=0"), "{}", setting("efidisk0"));
+    assert!(setting("scsi0").contains("size=20G"), "{}", setting("scsi0"));
+    assert_eq!((setting("ide2"), setting("sshkeys")), (String::new(), String::new()));
+    // The key in the image is the one that the fleet knows, and nothing of it is left here or on the node.
+    let key = bench.sim.guest_host_key(110).unwrap();
+    assert!(bench.fleet.read("hosts.nix").contains(key.split_whitespace().nth(1).unwrap()));
+    let left = std::fs::read_dir(bench.sim.node().file("/var/tmp")).unwrap().count();
+    assert_eq!(left, 0, "an image is left on the node");
+    assert_eq!(bench.fleet.status(), "");
+    assert!(!bench.sim.dir().join("home/anywhere-was-called").exists());
+    let changes = bench.sim.changes();
+    assert_eq!(changes.iter().filter(|c| *c == "POST /nodes/prom/qemu").count(), 1, "{changes:?}");
+    assert!(!changes.iter().any(|c| c.contains("/clone")), "{changes:?}");
+
+    // Equal now; and once more there is nothing to do.
+    let plan = bench.run(&["plan"]);
+    assert_eq!(plan.status.code(), Some(0), "{}", bench.seen(&plan));
+    let again = bench.run(&["test-automation", "--yes"]);
+    assert!(again.status.success(), "{}", bench.seen(&again));
+    assert_eq!(bench.sim.changes().len(), changes.len(), "{:?}", bench.sim.changes());
+}
+
+#[test]
+fn a_run_by_an_image_that_was_killed_goes_on() {
+    let bench = Bench::new();
+    let definition = "nixosConfig = \"test-automation\";";
+    bench.fleet.edit("vms/definitions.nix", definition, &format!("{definition} install = \"image\";"));
+    let mut child = bench
+        .command(&["test-automation", "--yes"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let limit = Instant::now() + Duration::from_secs(60);
+    while !bench.sim.changes().iter().any(|c| c == "POST /nodes/prom/qemu") {
+        assert!(Instant::now() < limit, "the creation never came");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let again = bench.run(&["test-automation", "--yes"]);
+    assert!(again.status.success(), "{}", bench.seen(&again));
+    let made = bench.sim.changes().iter().filter(|c| *c == "POST /nodes/prom/qemu").count();
+    assert_eq!(made, 1, "{:?}", bench.sim.changes());
+    let left = std::fs::read_dir(bench.sim.node().file("/var/tmp")).unwrap().count();
+    assert_eq!(left, 0, "an image is left on the node");
+    let key = bench.sim.guest_host_key(110).unwrap();
+    assert!(bench.fleet.read("hosts.nix").contains(key.split_whitespace().nth(1).unwrap()));
+    assert_eq!(bench.fleet.status(), "");
+}

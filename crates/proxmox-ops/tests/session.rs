@@ -215,6 +215,15 @@ fn the_schema_has_every_request_and_every_field() {
         Op::Storages { node: Some("b".parse().unwrap()) },
         Op::Bridges { node: Some("b".parse().unwrap()) },
         Op::Clone(CloneRequest { node: Some("b".parse().unwrap()), ..clone_request() }),
+        Op::Create(CreateRequest {
+            vmid: v,
+            name: "web".parse().unwrap(),
+            storage: "nvmeprom".parse().unwrap(),
+            image: "local:import/x.raw".into(),
+            settings: Default::default(),
+            node: Some("b".parse().unwrap()),
+            marker: clone_request().marker,
+        }),
         Op::Configure {
             vmid: v,
             settings: Default::default(),

@@ -2,13 +2,14 @@
 //! leaves everything else to the genuine nix, where there is one.
 
 use std::{
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use anyhow::{Context, Result, bail};
 use fleet_core::{
-    child::Command,
+    child::{Command, quote},
     ui::{ColorChoice, Ui},
 };
 
@@ -17,6 +18,7 @@ use crate::anywhere::{System, evaluate};
 /// What can be built: attributes of `config.system.build`.
 const SYSTEM: &str = "toplevel";
 const DISKO: &str = "diskoScript";
+const IMAGE: &str = "diskoImagesScript";
 
 /// Runs the stand-in with these arguments.
 pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
@@ -50,7 +52,7 @@ impl Installable {
     fn read(word: &str) -> Option<Installable> {
         let (dir, attribute) = word.split_once("#nixosConfigurations.")?;
         let (name, what) = attribute.split_once(".config.system.build.")?;
-        let what = [SYSTEM, DISKO].into_iter().find(|known| *known == what)?;
+        let what = [SYSTEM, DISKO, IMAGE].into_iter().find(|known| *known == what)?;
         Some(Installable { dir: dir.to_owned(), name: name.trim_matches('"').to_owned(), what })
     }
 }
@@ -65,6 +67,11 @@ fn build(wanted: &[Installable]) -> Result<serde_json::Value> {
                 let out = store().join(name);
                 std::fs::create_dir_all(&out).with_context(|| format!("can not create {}", out.display()))?;
                 write(&out.join("simulated.json"), &serde_json::to_vec(&closure)?)?;
+                out
+            }
+            IMAGE => {
+                let out = store().join(name.replace("-nixos-system-", "-disko-images-"));
+                write(&out, image_script(&serde_json::to_string(&closure)?).as_bytes())?;
                 out
             }
             _ => {
@@ -82,6 +89,29 @@ fn build(wanted: &[Installable]) -> Result<serde_json::Value> {
     Ok(rows.into())
 }
 
+/// Makes an "image" in the directory where it is run: who the system will be, and the host key that it is given.
+fn image_script(about: &str) -> String {
+    format!(
+        r#"#!/bin/sh
+set -eu
+key=/dev/null
+while [ $# -gt 0 ]; do
+  case "$1" in
+  --post-format-files)
+    case "$3" in etc/ssh/ssh_host_ed25519_key) key=$2 ;; esac
+    shift 3
+    ;;
+  --build-memory) shift 2 ;;
+  *) exit 1 ;;
+  esac
+done
+{{ printf '%s
+' {}; cat "$key"; }} > main.raw
+"#,
+        quote(about)
+    )
+}
+
 /// Gone with the temporary directory of whoever asked.
 fn store() -> PathBuf {
     std::env::temp_dir().join("simulated-store")
@@ -90,7 +120,8 @@ fn store() -> PathBuf {
 fn write(path: &Path, content: &[u8]) -> Result<()> {
     let write = || {
         std::fs::create_dir_all(path.parent().unwrap_or(path))?;
-        std::fs::write(path, content)
+        std::fs::write(path, content)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
     };
     write().with_context(|| format!("can not write {}", path.display()))
 }

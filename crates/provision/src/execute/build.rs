@@ -45,12 +45,16 @@ impl Job<'_> {
             return Ok(before);
         }
         self.step(Step::Build, "Building what the VM's entry in the fleet changes", || {
-            self.closure().again();
+            self.build_again();
             self.wait_for_build()
         })
     }
 
-    fn wait_for_build(&self) -> Result<(Source, String)> {
+    pub(super) fn build_again(&self) {
+        self.closure().again();
+    }
+
+    pub(super) fn wait_for_build(&self) -> Result<(Source, String)> {
         let began = Instant::now();
         let mut told = began;
         let source = self.closure().wait(|line| {
@@ -64,6 +68,7 @@ impl Job<'_> {
         let source = source.map_err(|error| self.without_nixos(error))?;
         let said = match &source {
             Source::Built(paths) => format!("Built: {}", paths.system.display()),
+            Source::Script(script) => format!("Built: {}", script.display()),
             Source::Installer(_) => {
                 "This machine can not build for the VM's system: the VM builds it itself".to_owned()
             }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use fleet_core::{
     Error, Kind, Result,
     deadline::{Deadline, poll},
-    definitions::ManagedVm,
+    definitions::{Install, ManagedVm},
     protocol::{Document, Marker, Op, Session, VmConfig},
     ui::Ui,
 };
@@ -38,11 +38,11 @@ impl Job<'_> {
         }
         let changes = settings::changes(vm, self.keys, &config.settings);
         let mut given = None;
-        if changes.is_empty() && running {
+        if changes.is_empty() && (running || vm.install == Install::Image) {
             self.already(Step::Configure);
         } else {
             self.step(Step::Configure, "Configuring resources and networking", || {
-                if running {
+                if running || vm.install == Install::Image {
                     self.change(session, settings::configure(vm.vmid, changes), limit::CHANGE)?;
                 } else {
                     given = self.configure_with_host_key(session, changes)?;
@@ -118,9 +118,13 @@ impl Job<'_> {
 
     fn clone_template(&self, session: &mut Session, plan: Plan) -> Result<()> {
         let vm = self.vm;
-        let Origin::Clone(request) = plan.origin else {
-            self.already(Step::Clone);
-            return Ok(());
+        let request = match plan.origin {
+            Origin::Clone(request) => request,
+            Origin::Create(_) => return Ok(()),
+            Origin::Continue(_) => {
+                self.already(Step::Clone);
+                return Ok(());
+            }
         };
         let title = format!("Cloning template {} to VM {}", request.template, vm.vmid);
         let marker = request.marker.clone();

@@ -44,6 +44,7 @@ pub(super) fn add(
         let here = vm.node.as_ref().is_none_or(|node| *node == world.node.node);
         found.extend(here.then(|| bridge(vm, world)).flatten());
         match &world.template {
+            _ if vm.install == Install::Image => {}
             None => found.push(no_template(template, world)),
             Some(config) => {
                 found.extend(template_fault(template, config, install));

@@ -20,8 +20,11 @@ struct Need {
 /// The VMs that do not fit any more after the ones before them.
 pub(super) fn faults(ready: &Found<'_>) -> Vec<(usize, Error)> {
     let needs = ready.iter().filter_map(|(at, prepared)| {
-        let Origin::Clone(clone) = &prepared.plan().origin else { return None };
-        let storage = clone.storage.as_ref()?;
+        let storage = match &prepared.plan().origin {
+            Origin::Clone(clone) => clone.storage.as_ref()?,
+            Origin::Create(request) => &request.storage,
+            Origin::Continue(_) => return None,
+        };
         let found = prepared.storages().iter().find(|s| s.storage == *storage);
         Some(Need {
             at: *at,

@@ -7,6 +7,7 @@ pub mod candidates;
 pub mod clone;
 pub mod config;
 pub mod configs;
+pub mod create;
 pub mod destroy;
 pub mod disk;
 pub mod host;

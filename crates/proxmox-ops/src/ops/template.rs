@@ -8,7 +8,7 @@ use fleet_core::{
     types::{BridgeName, StorageId, VmName},
 };
 
-use super::{Progress, config, power, queue};
+use super::{Progress, config, create, power};
 use crate::{
     api::{call::Call, encode},
     cluster::Cluster,
@@ -65,24 +65,16 @@ pub fn settings(recipe: &Recipe, marker: &Marker) -> Vec<(&'static str, String)>
         Some(text) => format!("{text}\n\n{marker}"),
         None => marker.to_string(),
     };
-    let text = |text: &str| text.to_owned();
-    vec![
+    let mut settings = create::machine(storage, image);
+    settings.extend([
         ("name", name.to_string()),
         ("description", description),
-        ("ostype", text("l26")),
-        ("bios", text("ovmf")),
-        ("machine", text("q35")),
-        ("efidisk0", format!("{storage}:1,efitype=4m,pre-enrolled-keys=0")),
-        ("cores", text("2")),
-        ("memory", text("2048")),
-        ("scsihw", text("virtio-scsi-pci")),
-        ("scsi0", format!("{storage}:0,import-from={image}")),
-        ("boot", text("order=scsi0")),
+        ("cores", "2".to_owned()),
+        ("memory", "2048".to_owned()),
         ("net0", format!("virtio,bridge={bridge}")),
-        ("serial0", text("socket")),
-        ("vga", text("serial0")),
-        ("agent", text("enabled=1")),
-    ]
+        ("vga", "serial0".to_owned()),
+    ]);
+    settings
 }
 
 /// What is there where the template should be.
@@ -160,25 +152,7 @@ pub fn create(
     let name = node.name(deadline)?.clone();
     let marker = Marker::fresh(&recipe.name, vmid)?;
     let call = Call::create(permit, &name, &settings(recipe, &marker));
-    let mut done = || match config::read(node, vmid, deadline) {
-        Ok(config) => Ok(config.marker.as_ref() == Some(&marker) && !config.settings.contains_key("lock")),
-        Err(e) if e.kind() == Kind::NotFound => Ok(false),
-        Err(e) => Err(e),
-    };
-    let mut turns = queue::turns(&name, [recipe.storage.as_str()], deadline, progress)?;
-    let mut progress = |line: &str| {
-        turns.seen(line);
-        progress(line);
-    };
-    tasks::run_or_look(
-        &node.api,
-        permit,
-        &call,
-        ("qmcreate", vmid, &name),
-        deadline,
-        &mut progress,
-        &mut done,
-    )
+    create::run(node, permit, &call, (&recipe.storage, &marker), deadline, progress)
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ use std::{
 
 use fleet_core::{Error, Kind, Result, child::quote, deadline::Deadline, ssh::Transport};
 
+use sha2::{Digest, Sha256};
+
 use super::Progress;
 
 /// How much is read and sent at once.
@@ -46,7 +48,8 @@ impl Uploaded {
     }
 }
 
-/// Sends an image into a file of its own under `/var/tmp` on the node, and checks that all of it is there.
+/// Sends an image into a file of its own under `/var/tmp` on the node, and checks by size and SHA-256 that all of it is
+/// there.
 pub fn image(transport: &dyn Transport, file: &Path, progress: Progress<'_>) -> Result<Uploaded> {
     let mut source = File::open(file).map_err(|e| Error::io("read", file, e))?;
     let size = source.metadata().map_err(|e| Error::io("read", file, e))?.len();
@@ -78,16 +81,18 @@ fn send(
     progress: Progress<'_>,
 ) -> Result<()> {
     let word = quote(path);
-    let command = format!("umask 077; cat > {word} && stat -c %s {word}");
+    let command = format!("umask 077; cat > {word} && stat -c %s {word} && sha256sum < {word}");
     let lost = |e: std::io::Error| {
         Error::new(Kind::Unreachable, "the image could not be sent to the node whole").caused_by(e)
     };
     let mut stream = transport.open_exec_stream(&command, Deadline::secs(30))?;
     let mut chunk = first.to_vec();
     let mut sent = 0u64;
+    let mut hash = Sha256::new();
     loop {
         stream.set_deadline(Deadline::secs(120));
         stream.write_all(&chunk).map_err(lost)?;
+        hash.update(&chunk);
         sent += chunk.len() as u64;
         #[allow(clippy::cast_precision_loss, reason = "a percentage")]
         let percent = sent as f64 / size.max(1) as f64 * 100.0;
@@ -104,8 +109,17 @@ fn send(
     stream.set_deadline(Deadline::after(Duration::from_secs(300)));
     let mut said = String::new();
     stream.read_to_string(&mut said).map_err(lost)?;
-    if said.trim().parse() == Ok(size) {
-        return Ok(());
+    let mut words = said.split_whitespace();
+    if words.next().and_then(|word| word.parse().ok()) == Some(size) {
+        let sum: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        return match words.next() {
+            Some(there) if there == sum => Ok(()),
+            there => Err(Error::failed(format!(
+                "the image on the node has another SHA-256 checksum than the one that was sent: {}, not {sum}",
+                there.unwrap_or("none").escape_debug()
+            ))
+            .hint("send it once more; if it comes again, look at the node's disk and memory")),
+        };
     }
     Err(Error::failed(format!("of {size} bytes of the image, the node has {}", said.trim().escape_debug()))
         .hint("is there room under /var/tmp on the node? `df /var/tmp` tells"))

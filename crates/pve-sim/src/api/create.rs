@@ -56,13 +56,13 @@ pub(super) fn create(node: &Arc<Node>, call: &Call) -> Reply<Value> {
                 conf.main.insert(key.to_owned(), value);
             }
             d.vms.insert(vmid, conf);
-            let mut imported = false;
+            let mut imported = None;
             for (key, value) in &p.0 {
                 let Param::One(value) = value else { continue };
                 if matches!(key.as_str(), "vmid" | "storage" | "start" | "force") {
                     continue;
                 }
-                imported |= value.contains("import-from=");
+                imported = conf::property(value, "import-from", "").map(str::to_owned).or(imported);
                 let made = disks::normalise(&work, d, vmid, key, value, &mut |line| lines.push(line));
                 match made {
                     Ok(value) => {
@@ -80,7 +80,8 @@ pub(super) fn create(node: &Arc<Node>, call: &Call) -> Reply<Value> {
             if let Some(conf) = d.vms.get_mut(&vmid) {
                 default_boot(conf);
             }
-            d.guests.insert(vmid, if imported { Guest::cloud_image() } else { Guest::default() });
+            d.guests
+                .insert(vmid, imported.map_or_else(Guest::default, |image| Guest::of_image(&work, &image)));
             Ok(())
         })?;
         for line in lines {

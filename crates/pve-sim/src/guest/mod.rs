@@ -137,6 +137,18 @@ pub struct Guest {
 }
 
 impl Guest {
+    /// A machine whose disk is this image: a NixOS that the stand-in for disko made, else a cloud image.
+    pub fn of_image(node: &Node, image: &str) -> Guest {
+        let text = if image.starts_with('/') { std::fs::read_to_string(node.file(image)).ok() } else { None };
+        let built = text.as_deref().and_then(|text| {
+            let (about, host_key) = text.split_once('\n')?;
+            let about: Closure = serde_json::from_str(about).ok()?;
+            let host_key = host_key.to_owned();
+            Some(System { hostname: about.hostname, host_key, users: about.users, instance: String::new() })
+        });
+        Guest { disk: built.map_or(Disk::CloudImage(None), Disk::Nixos), ..Guest::default() }
+    }
+
     /// The machine of a VM that exists from the start.
     pub fn initial(vm: &InitialVm, conf: &VmConf) -> Result<Guest> {
         let disk = if vm.cloud_image {

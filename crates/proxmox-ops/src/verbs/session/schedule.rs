@@ -34,6 +34,7 @@ impl Nature {
             Op::Config { vmid } | Op::Status { vmid } | Op::Snapshots { vmid } => (Some(*vmid), false, false),
             Op::Address { vmid, .. } | Op::HostKey { vmid, .. } => (Some(*vmid), false, true),
             Op::Clone(request) => (Some(request.vmid), true, true),
+            Op::Create(request) => (Some(request.vmid), true, true),
             Op::Configure { vmid, .. }
             | Op::GiveDocuments { vmid, .. }
             | Op::RemoveDocuments { vmid }

@@ -18,8 +18,8 @@ use crate::{
     context::{Context, read_deadline},
     keys,
     ops::{
-        address, agent, clone, config, configs, destroy, disk, host, power, resize, snapshot, snippet,
-        template, upload,
+        address, agent, clone, config, configs, create, destroy, disk, host, power, resize, snapshot,
+        snippet, template, upload,
     },
 };
 
@@ -40,6 +40,7 @@ impl Server<'_> {
                 Guard::new(&self.cx.definitions, None).source(request.template)?;
                 (request.vmid, Operation::Create, "clone into")
             }
+            Op::Create(request) => (request.vmid, Operation::Create, "create"),
             Op::Configure { vmid, .. } => (*vmid, Operation::Change, "configure"),
             Op::GiveDocuments { vmid, .. } | Op::RemoveDocuments { vmid } => {
                 (*vmid, Operation::Change, "set cloud-init of")
@@ -152,6 +153,10 @@ impl Server<'_> {
                 request.node = request.node.or_else(|| self.cx.wanted_node(vmid));
                 clone::clone(cluster, permit, &request, deadline, progress)?;
             }
+            Op::Create(request) => {
+                let place = request.node.clone().or_else(|| self.cx.wanted_node(vmid));
+                create::create(&*self.place(place.as_ref())?, permit, request, deadline, progress)?;
+            }
             Op::Configure { settings, delete, digest, .. } => {
                 let settings = normalised(settings)?;
                 let digest = digest.as_deref();
@@ -232,6 +237,10 @@ impl Server<'_> {
                 let to = request.node.clone().or_else(|| self.cx.wanted_node(vmid));
                 let to = to.filter(|to| *to != from);
                 Call::clone_vm(permit, &from, request, to.as_ref())
+            }
+            Op::Create(request) => {
+                let place = request.node.clone().or_else(|| self.cx.wanted_node(vmid));
+                create::call(permit, self.place(place.as_ref())?.name(read_deadline())?, request)
             }
             Op::Configure { settings, delete, digest, .. } => {
                 let settings = normalised(settings)?;

@@ -1,0 +1,178 @@
+//! `install = "image"`: a disk image that disko makes, sent to the node, and a VM that boots it. No template, no
+//! kexec, no address change.
+//!
+//! Of disko's two ways it is `config.system.build.diskoImagesScript`: the script builds the image outside of nix's
+//! sandbox, and takes files for it (`--post-format-files`). So the VM's host key is in the image, and never in the
+//! nix store, as it would be with `diskoImages`.
+
+use std::{
+    fs::DirBuilder,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use fleet_core::{
+    Error, Result,
+    child::{Command, Output},
+    deadline::Deadline,
+    protocol::{CreateRequest, Marker, Op, Session, UploadedImage},
+    types::NodeName,
+};
+
+use super::{Job, Outcome, limit};
+use crate::{
+    build::Source,
+    cli::Integrate,
+    host_key::HostKey,
+    plan::{Origin, Plan},
+    state::State,
+    steps::Step,
+};
+
+impl Job<'_> {
+    /// The whole way by an image.
+    pub(super) fn by_image(&self, session: &mut Session, plan: Plan, began: Instant) -> Result<Outcome> {
+        let marker = plan.marker().clone();
+        let mut state = State::load(&marker);
+        self.remove_images(session, &mut state, &marker, self.vm.node.as_ref());
+        let mut integrated = false;
+        if let Origin::Create(request) = &plan.origin {
+            let host_key = HostKey::generate(&self.vm.name, self.private)?;
+            self.journal.hide_files(host_key.extra_files());
+            if self.cli.integrate() == Integrate::Before {
+                self.integrate(host_key.public_file(), true, "nothing was made on the node yet")?;
+                integrated = true;
+            }
+            let dir = tempfile::tempdir()
+                .map_err(|e| Error::failed("can not make a temporary directory").caused_by(e))?;
+            let image = self.image(&host_key, dir.path(), integrated)?;
+            state.remember(&marker, host_key.public())?;
+            self.create(session, request.clone(), &image, &mut state)?;
+        } else {
+            [Step::Build, Step::Upload, Step::Create].into_iter().for_each(|step| self.already(step));
+        }
+        self.prepare(session, plan)?;
+        let address = self.find_address(session)?;
+        let guest = self.guest(Some(address));
+        let known = match state.host_keys.first() {
+            Some(key) => key.clone(),
+            None => self.host_keys(session, &state, None)?.remove(0),
+        };
+        let address = self.verify(session, &guest, &known, None)?;
+        self.detach_cloudinit(session)?;
+        if !integrated && self.cli.integrate() != Integrate::Never {
+            let file = self.private.write("known.pub", format!("{known}\n").as_bytes(), 0o644)?;
+            self.integrate(&file, state.knows(&known), &format!("NixOS answers at {address}"))?;
+            integrated = true;
+        }
+        self.farewell(address, began.elapsed());
+        Ok(Outcome { address, installed: true, integrated })
+    }
+
+    /// The image, in `dir`: the script that makes it is built, again when the fleet's files have changed, and run.
+    fn image(&self, host_key: &HostKey, dir: &Path, changed: bool) -> Result<PathBuf> {
+        self.step(Step::Build, "Building the disk image", || {
+            if changed {
+                self.build_again();
+            }
+            let (source, _) = self.wait_for_build()?;
+            let Source::Script(script) = source else {
+                return Err(Error::failed("this machine can not build a disk image for the VM's system")
+                    .now("nothing was made on the node")
+                    .hint("run provision-vm on a machine of the VM's own kind, or use install = \"nixos-anywhere\""));
+            };
+            let command = script_command(&script, host_key, dir, self.private.path())?;
+            self.journal.command(&command);
+            let said = command.run(Deadline::secs(limit::IMAGE), |line| {
+                self.journal.output(line);
+                self.ui.detail(line);
+            });
+            said.and_then(Output::checked).map_err(|error| {
+                error
+                    .context("disko can not build the image")
+                    .now("nothing was made on the node")
+                    .hint(format!("all that it said: {}", self.journal.output_file().display()))
+            })?;
+            let image = only_image(dir)?;
+            let said = format!("Image built: {}", image.file_name().unwrap_or_default().to_string_lossy());
+            Ok((image, said))
+        })
+    }
+
+    /// Sends the image and makes the VM of it; the copy on the node is removed again in any case.
+    fn create(
+        &self,
+        session: &mut Session,
+        mut request: CreateRequest,
+        image: &Path,
+        state: &mut State,
+    ) -> Result<()> {
+        let (node, marker) = (request.node.clone(), request.marker.clone());
+        let sent: UploadedImage = self.step(Step::Upload, "Sending the image to the node", || {
+            let op = Op::Upload { file: image.to_owned(), node: node.clone() };
+            let sent: UploadedImage = self.ask(session, op, Deadline::secs(limit::CLONE))?;
+            Ok((sent, "Image sent; its checksum is right".to_owned()))
+        })?;
+        state.set_uploads(&marker, vec![sent.path.clone()])?;
+        request.image = sent.path;
+        let made = self.step(Step::Create, format!("Creating VM {} from the image", self.vm.vmid), || {
+            self.change(session, Op::Create(request), limit::CLONE)?;
+            Ok(((), "VM created".to_owned()))
+        });
+        self.remove_images(session, state, &marker, node.as_ref());
+        made
+    }
+
+    /// Takes away what this run or an earlier one sent to the node. The host key is in it.
+    fn remove_images(
+        &self,
+        session: &mut Session,
+        state: &mut State,
+        marker: &Marker,
+        node: Option<&NodeName>,
+    ) {
+        if state.uploads.is_empty() {
+            return;
+        }
+        let mut left = Vec::new();
+        for path in std::mem::take(&mut state.uploads) {
+            let remove = Op::RemoveUpload { path: path.clone(), node: node.cloned() };
+            if let Err(error) = self.change(session, remove, limit::CHANGE) {
+                self.ui.warn(format!("the image {path} may still be on the node: {}", error.chain()));
+                left.push(path);
+            }
+        }
+        if let Err(error) = state.set_uploads(marker, left) {
+            self.ui.warn(error.chain());
+        }
+    }
+}
+
+/// The script writes its images into the directory it is run in, and copies the files that it is given into its
+/// temporary directory: that is in memory, too.
+fn script_command(script: &Path, host_key: &HostKey, dir: &Path, private: &Path) -> Result<Command> {
+    let scratch = private.join("image");
+    DirBuilder::new().mode(0o700).create(&scratch).map_err(|e| Error::io("create", &scratch, e))?;
+    let file = |command: Command, name: &str| {
+        let place = format!("etc/ssh/{name}");
+        command.arg("--post-format-files").arg(host_key.extra_files().join(&place)).arg(&place)
+    };
+    let command = Command::new(script).tethered().dir(dir).env("TMPDIR", &scratch);
+    Ok(["ssh_host_ed25519_key", "ssh_host_ed25519_key.pub"].into_iter().fold(command, file))
+}
+
+fn only_image(dir: &Path) -> Result<PathBuf> {
+    let entries = std::fs::read_dir(dir).map_err(|e| Error::io("read", dir, e))?;
+    let is_image = |path: &PathBuf| path.extension().is_some_and(|end| end == "raw" || end == "qcow2");
+    let mut images: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_image).collect();
+    match (images.pop(), images.len()) {
+        (Some(image), 0) => Ok(image),
+        (found, more) => Err(Error::failed(format!(
+            "disko made {} images: one is needed, that of the disk that the VM boots from",
+            more + usize::from(found.is_some())
+        ))
+        .now("nothing was made on the node")
+        .hint("describe one disk in disko.nix; further ones are made empty (`disks` in the definition)")),
+    }
+}
