@@ -9,6 +9,7 @@ use fleet_core::{
 
 use crate::{
     apply::{Desk, Outcome, interrupted},
+    git::refuse_nameless,
     identity::{Identity, Places},
     plan::Plan,
 };
@@ -55,6 +56,8 @@ pub fn carry_out<P: AsRef<Plan>>(
         shown.notes.iter().for_each(|note| ui.say(note));
         if shown.is_empty() {
             ui.done(nothing);
+        } else if !commit.no_commit {
+            refuse_nameless(repo.root())?;
         }
         if !ui.json() {
             ui.data(shown.diff())?;
@@ -76,6 +79,9 @@ pub fn carry_out<P: AsRef<Plan>>(
     }
     if !commit.allow_dirty {
         desk.refuse_dirty(wanted)?;
+    }
+    if !commit.no_commit {
+        refuse_nameless(repo.root())?;
     }
     ui.say(format!("This will change {}:", files(wanted.paths().len())));
     wanted.summary().iter().for_each(|line| ui.say(line));

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use fleet_core::{
-    Result,
+    Error, Result,
     child::{Command, find_program},
     deadline::Deadline,
 };
@@ -74,6 +74,14 @@ impl Reason {
     }
 }
 
+/// Refuses to begin what git would not commit at the end.
+pub fn refuse_nameless(root: &Path) -> Result<()> {
+    match Git::find(root)? {
+        Ok(git) if git.hindrance()?.is_none() => git.knows_who_commits(),
+        _ => Ok(()),
+    }
+}
+
 impl Git {
     /// The work tree around `root`, or why there is none to commit in. A repository that git will not work in (of
     /// another owner, damaged) is an error: what has changed in it can not be told.
@@ -132,6 +140,20 @@ impl Git {
             .filter_map(|entry| entry.get(3..))
             .map(|path| PathBuf::from(path.strip_prefix(prefix.as_str()).unwrap_or(path)))
             .collect())
+    }
+
+    /// Whether git knows whose commits it makes (git-var(1): it fails where a commit would).
+    fn knows_who_commits(&self) -> Result<()> {
+        for role in ["GIT_AUTHOR_IDENT", "GIT_COMMITTER_IDENT"] {
+            let told = self.command().args(["var", role]).output(Deadline::secs(LIMIT))?;
+            if !told.success() {
+                return Err(Error::failed("git does not know whose commits it makes: it would not commit")
+                    .now("nothing was changed")
+                    .hint("git config --global user.name NAME && git config --global user.email ADDRESS")
+                    .hint("or leave the commit to you: --no-commit"));
+            }
+        }
+        Ok(())
     }
 
     /// Why a commit would not be right now, if so.

@@ -53,6 +53,28 @@ fn a_repository_that_git_will_not_work_in_is_left_alone() {
 }
 
 #[test]
+fn a_git_that_knows_nobody_is_told_of_before_anything_changes() {
+    let fleet = Fleet::committed();
+    fleet.git(&["config", "user.useConfigOnly", "true"]);
+    let snapshot = fleet.snapshot();
+    let nameless = |more: &str| {
+        let mut command = fleet.tool(&["nas", "--host-key", "new.pub", "--yes", more]);
+        for name in ["AUTHOR", "COMMITTER"] {
+            command.env_remove(format!("GIT_{name}_NAME")).env_remove(format!("GIT_{name}_EMAIL"));
+        }
+        command
+    };
+    for how in ["--quiet", "--dry-run"] {
+        let said = fails(nameless(how), 1);
+        assert!(said.contains("git does not know whose commits it makes"), "{said}");
+        assert!(said.contains("nothing was changed") && said.contains("--no-commit"), "{said}");
+        assert_eq!(fleet.snapshot(), snapshot);
+    }
+    nameless("--no-commit").assert().success();
+    assert!(fleet.read("hosts.nix").contains("nas = {"));
+}
+
+#[test]
 fn without_the_program_the_files_are_kept() {
     let fleet = Fleet::committed();
     let empty = tempfile::tempdir().unwrap();

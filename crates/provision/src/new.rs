@@ -97,11 +97,12 @@ pub fn run(cli: &Cli, args: &NewArgs) -> Result<()> {
     write(&repo, cli, &written)?;
     introduce(&repo, &written)?;
     ui.done(format!("Written: {}", paths.join(", ")));
+    let inventory = bring_inventory(cli, ui, &repo).then(|| relative(&repo, &repo.inventory()));
     check(ui, &repo, cli, name);
     ui.say("Then:");
     ui.say(format!(
         "  git add {} && git commit",
-        paths.iter().map(|path| quote(path)).collect::<Vec<_>>().join(" ")
+        paths.iter().chain(&inventory).map(|path| quote(path)).collect::<Vec<_>>().join(" ")
     ));
     ui.say(format!("  provision-vm {name}"));
     if ui.json() {
@@ -214,6 +215,21 @@ fn introduce(repo: &Repo, written: &[Written]) -> Result<()> {
     let new = written.iter().filter(|file| file.before.is_none()).map(|file| &file.path);
     let git = Command::new("git").dir(repo.root()).args(["add", "--intent-to-add", "--"]).args(new);
     git.output(Deadline::secs(30))?.checked().map(drop)
+}
+
+/// Has `post-provision-vm` bring the inventory up to date, where there is one: `check` holds it against the
+/// definitions. Whether it did; the commit is the user's, with the other files.
+fn bring_inventory(cli: &Cli, ui: Ui, repo: &Repo) -> bool {
+    if !repo.inventory().exists() {
+        return false;
+    }
+    let command = Tools::look(cli, repo).post_provision();
+    let command = command.args(["inventory", "--yes", "--no-commit", "--allow-dirty"]);
+    let outcome = command.run(Deadline::secs(60), |line| ui.detail(line)).and_then(child::Output::checked);
+    if let Err(error) = &outcome {
+        ui.warn(format!("the inventory is as it was: {}", error.chain()));
+    }
+    outcome.is_ok()
 }
 
 /// Says what the repository's own check finds about the new VM.

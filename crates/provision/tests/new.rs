@@ -27,10 +27,11 @@ fn a_new_vm_is_written_and_can_be_provisioned() {
     assert_eq!((vm.vmid.get(), vm.cores, vm.purpose.as_deref()), (101, 2, Some("Shop")));
     let again = bench.run(&["new", "web", "--yes"]);
     assert_eq!(again.status.code(), Some(4), "{}", bench.seen(&again));
-    bench.fleet.commit("web");
     let check = bench.run(&["check"]);
+    assert!(check.status.success(), "what was written passes a pre-commit hook: {}", bench.seen(&check));
+    bench.fleet.commit("web");
     let provisioned = bench.run(&["web", "--yes"]);
-    assert!(provisioned.status.success(), "{}\n{}", bench.seen(&check), bench.seen(&provisioned));
+    assert!(provisioned.status.success(), "{}", bench.seen(&provisioned));
     let check = bench.run(&["check"]);
     assert!(check.status.success(), "{}", bench.seen(&check));
 }
