@@ -80,9 +80,9 @@ pub fn of(vm: &ManagedVm, install: bool, integrate: Integrate) -> Vec<Step> {
 
 /// The steps of a run by an image, in their order.
 pub fn way_by_image(integrate: Integrate) -> Vec<Step> {
-    let mut steps = Vec::new();
+    let mut steps = vec![Step::Build];
     steps.extend((integrate == Integrate::Before).then_some(Step::Integrate));
-    steps.extend([Step::Build, Step::Upload, Step::Create, Step::Configure, Step::Grow, Step::Start]);
+    steps.extend([Step::Upload, Step::Create, Step::Configure, Step::Grow, Step::Start]);
     steps.extend([Step::Address, Step::Verify, Step::Detach]);
     steps.extend((integrate == Integrate::After).then_some(Step::Integrate));
     steps

@@ -309,6 +309,24 @@ fn an_image_becomes_a_member_of_the_fleet_without_template_and_installer() {
 }
 
 #[test]
+fn an_image_that_can_not_be_built_leaves_the_fleet_as_it_is() {
+    let bench = Bench::new();
+    let definition = "nixosConfig = \"test-automation\";";
+    bench.fleet.edit("vms/definitions.nix", definition, &format!("{definition} install = \"image\";"));
+    let head = bench.fleet.git(&["rev-parse", "HEAD"]).unwrap();
+    script(&bench, "nix", "sleep 1; echo \"error: undefined variable 'pkg'\" >&2; exit 1");
+    let output = bench.run(&["test-automation", "--yes"]);
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(1), "{seen}");
+    assert!(seen.contains("nothing was made on the node\n"), "{seen}");
+    assert_eq!(bench.sim.changes(), [] as [String; 0]);
+    assert_eq!(
+        (bench.fleet.status(), bench.fleet.git(&["rev-parse", "HEAD"]).unwrap()),
+        (String::new(), head)
+    );
+}
+
+#[test]
 fn a_run_by_an_image_that_was_killed_goes_on() {
     let bench = Bench::new();
     let definition = "nixosConfig = \"test-automation\";";

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fleet_core::{Error, Result};
+use fleet_core::{Error, Result, definitions::Install};
 
 use super::Job;
 use crate::{
@@ -78,8 +78,10 @@ impl Job<'_> {
 
     fn without_nixos(&self, error: Error) -> Error {
         let log = self.journal.output_file();
-        error
-            .now(format!("VM {} is there, without NixOS", self.vm.vmid))
-            .hint(format!("all that nix said: {}", log.display()))
+        let now = match self.vm.install {
+            Install::Image => "nothing was made on the node".to_owned(),
+            _ => format!("VM {} is there, without NixOS", self.vm.vmid),
+        };
+        error.now(now).hint(format!("all that nix said: {}", log.display()))
     }
 }

@@ -40,6 +40,8 @@ impl Job<'_> {
         if let Origin::Create(request) = &plan.origin {
             let host_key = HostKey::generate(&self.vm.name, self.private)?;
             self.journal.hide_files(host_key.extra_files());
+            // A configuration that does not build leaves the fleet's files as they are.
+            self.built()?;
             if self.cli.integrate() == Integrate::Before {
                 self.integrate(host_key.public_file(), true, "nothing was made on the node yet")?;
                 integrated = true;
