@@ -46,8 +46,7 @@ impl Job<'_> {
                 self.integrate(host_key.public_file(), true, "nothing was made on the node yet")?;
                 integrated = true;
             }
-            let dir = tempfile::tempdir()
-                .map_err(|e| Error::failed("can not make a temporary directory").caused_by(e))?;
+            let dir = image_dir(&format!("fleet-image-{}-{}-", self.vm.name, self.vm.vmid))?;
             let image = self.image(&host_key, dir.path(), integrated)?;
             state.remember(&marker, host_key.public())?;
             self.create(session, request.clone(), &image, &mut state)?;
@@ -164,6 +163,21 @@ fn script_command(script: &Path, host_key: &HostKey, dir: &Path, private: &Path)
     Ok(["ssh_host_ed25519_key", "ssh_host_ed25519_key.pub"].into_iter().fold(command, file))
 }
 
+/// A directory that only we can read. What a run of this VM that was killed has left goes first: the host key is in it.
+/// No other run has hold of the VM now.
+fn image_dir(prefix: &str) -> Result<tempfile::TempDir> {
+    let place = std::env::temp_dir();
+    let entries = std::fs::read_dir(&place).map_err(|e| Error::io("read", &place, e))?;
+    for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix)) {
+        // Somebody else's stays.
+        let _ = std::fs::remove_dir_all(entry.path());
+    }
+    tempfile::Builder::new()
+        .prefix(prefix)
+        .tempdir()
+        .map_err(|e| Error::failed("can not make a temporary directory").caused_by(e))
+}
+
 fn only_image(dir: &Path) -> Result<PathBuf> {
     let entries = std::fs::read_dir(dir).map_err(|e| Error::io("read", dir, e))?;
     let is_image = |path: &PathBuf| path.extension().is_some_and(|end| end == "raw" || end == "qcow2");
@@ -176,5 +190,30 @@ fn only_image(dir: &Path) -> Result<PathBuf> {
         ))
         .now("nothing was made on the node")
         .hint("describe one disk in disko.nix; further ones are made empty (`disks` in the definition)")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_run_left_goes_before_the_next() {
+        let prefix = format!("fleet-image-test-{}-", std::process::id());
+        let left = image_dir(&prefix).unwrap().keep();
+        std::fs::write(left.join("main.raw"), "").unwrap();
+        let now = image_dir(&prefix).unwrap();
+        assert!(!left.exists() && now.path().is_dir());
+    }
+
+    #[test]
+    fn one_image_is_taken_and_more_are_none() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(only_image(dir.path()).is_err());
+        std::fs::write(dir.path().join("main.qcow2"), "").unwrap();
+        std::fs::write(dir.path().join("efivars.fd"), "").unwrap();
+        assert_eq!(only_image(dir.path()).unwrap(), dir.path().join("main.qcow2"));
+        std::fs::write(dir.path().join("second.raw"), "").unwrap();
+        assert!(only_image(dir.path()).unwrap_err().message().starts_with("disko made 2 images"));
     }
 }
