@@ -49,6 +49,7 @@ mod limit {
     pub(super) const ADDRESS: u64 = 5 * 60;
     pub(super) const AGENT: u64 = 3 * 60;
     pub(super) const AGENT_AGAIN: u64 = 10;
+    pub(super) const AS_BEFORE: u64 = 6;
     pub(super) const SSH: u64 = 5 * 60;
     pub(super) const BOOT: u64 = 10 * 60;
     pub(super) const SETTLE: u64 = 60;
@@ -108,13 +109,13 @@ impl Job<'_> {
     fn all_the_way(&self, session: &mut Session, plan: Plan, began: Instant) -> Result<Outcome> {
         let marker = plan.marker().clone();
         let mut state = State::load(&marker);
-        let given = self.prepare(session, plan)?;
+        let given = self.prepare(session, plan, &state)?;
         if let Some(key) = &given {
             state.remember(&marker, key.public())?;
         }
         let address = self.find_address(session)?;
         let guest = self.guest(Some(address));
-        let known = self.host_keys(session, &state, given.as_ref())?;
+        let known = self.host_keys(session, &guest, &state, given.as_ref())?;
         let (system, bootstrap_key) = self.wait_for_ssh(&guest, &known).map_err(|error| match &given {
             Some(_) if error.is_host_key_mismatch() => error
                 .now("the key was given to it through cloud-init, before it was started")

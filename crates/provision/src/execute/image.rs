@@ -53,12 +53,12 @@ impl Job<'_> {
         } else {
             [Step::Build, Step::Upload, Step::Create].into_iter().for_each(|step| self.already(step));
         }
-        self.prepare(session, plan)?;
+        self.prepare(session, plan, &state)?;
         let address = self.find_address(session)?;
         let guest = self.guest(Some(address));
         let known = match state.host_keys.first() {
             Some(key) => key.clone(),
-            None => self.host_keys(session, &state, None)?.remove(0),
+            None => self.host_keys(session, &guest, &state, None)?.remove(0),
         };
         let address = self.verify(session, &guest, &known, None)?;
         self.detach_cloudinit(session)?;

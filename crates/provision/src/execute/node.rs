@@ -16,6 +16,7 @@ use crate::{
     host_key::HostKey,
     plan::{self, Origin, Plan},
     settings::{self, BOOTSTRAP_USER, Settings},
+    state::State,
     steps::Step,
     world,
 };
@@ -23,7 +24,12 @@ use crate::{
 impl Job<'_> {
     /// Everything up to the started VM. Gives the host key that its bootstrap system was given through cloud-init:
     /// none when it runs already, or where no storage of the node takes snippets.
-    pub(super) fn prepare(&self, session: &mut Session, plan: Plan) -> Result<Option<HostKey>> {
+    pub(super) fn prepare(
+        &self,
+        session: &mut Session,
+        plan: Plan,
+        state: &State,
+    ) -> Result<Option<HostKey>> {
         let vm = self.vm;
         self.clone_template(session, plan)?;
         let (config, status) = world::existing(session, vm.vmid)?.ok_or_else(|| {
@@ -31,7 +37,7 @@ impl Job<'_> {
         })?;
         owned(vm, &config)?;
         let running = status.status == "running";
-        if running && self.is_nixos(session)? {
+        if running && self.is_nixos(session, state)? {
             // Its cloud-init settings must never change again: they would make it a new instance.
             [Step::Configure, Step::Grow, Step::Start].into_iter().for_each(|step| self.already(step));
             return Ok(None);
@@ -135,8 +141,12 @@ impl Job<'_> {
         })
     }
 
-    /// Whether the running VM is NixOS already, as far as can be told quickly.
-    fn is_nixos(&self, session: &mut Session) -> Result<bool> {
+    /// Whether the running VM is NixOS already, as far as can be told quickly. One that shows a key of its own that
+    /// an earlier run knew is believed; else its guest agent says which key it has.
+    fn is_nixos(&self, session: &mut Session, state: &State) -> Result<bool> {
+        if let Some(login) = self.log_in_as_before(&self.guest(None), state) {
+            return Ok(guest::system(&login)? == System::Nixos);
+        }
         let quick = Deadline::secs(15);
         let asked = session.ask::<String>(Op::HostKey { vmid: self.vm.vmid, timeout: 10 }, quick, |_| {});
         let Ok(key) = asked else { return Ok(false) };

@@ -44,11 +44,27 @@ impl Job<'_> {
         Ok(answer.address)
     }
 
-    /// The host keys that the VM may show, the likeliest first: the one that it was given; else the one that the
-    /// guest agent reads now, and those that an earlier run read or made (the installer has no agent).
+    /// A login to a VM that shows a host key which an earlier run read or made, if it works at once.
+    pub(super) fn log_in_as_before(
+        &self,
+        guest: &Guest<'_>,
+        state: &State,
+    ) -> Option<fleet_core::ssh::Session> {
+        if state.host_keys.is_empty() {
+            return None;
+        }
+        let log_in =
+            |user: &str| guest.log_in_with_any(user, &state.host_keys, Deadline::secs(limit::AS_BEFORE)).ok();
+        log_in(self.user.as_ref()).or_else(|| log_in(BOOTSTRAP_USER))
+    }
+
+    /// The host keys that the VM may show, the likeliest first: the one that it was given; else the one of those that
+    /// an earlier run read or made that it shows at once; else the one that the guest agent reads now, and all of the
+    /// former (the installer has no agent).
     pub(super) fn host_keys(
         &self,
         session: &mut Session,
+        guest: &Guest<'_>,
         state: &State,
         given: Option<&HostKey>,
     ) -> Result<Vec<String>> {
@@ -58,6 +74,11 @@ impl Job<'_> {
             return self.step(Step::HostKey, "Pinning the host key that cloud-init gives the VM", || {
                 Ok((keys, said))
             });
+        }
+        if let Some(login) = self.log_in_as_before(guest, state) {
+            let key = login.host_key().to_owned();
+            let said = format!("Host key: {}, as an earlier run knew it", fingerprint(&key)?);
+            return self.step(Step::HostKey, "Recognising the VM by its host key", || Ok((vec![key], said)));
         }
         self.step(Step::HostKey, "Reading the VM's host key through the hypervisor", || {
             let timeout = if state.host_keys.is_empty() { limit::AGENT } else { limit::AGENT_AGAIN };
