@@ -538,6 +538,16 @@ pub struct VmStatus {
     pub other: Map<String, Value>,
 }
 
+impl VmStatus {
+    /// What of a VM that is locked by a clone says whether a task of the node still works on it.
+    pub const CLONE_RUNS: &str = "clone_runs";
+
+    /// Whether it is locked by a clone that nothing works on any more: the remainder of one that was killed.
+    pub fn is_remainder(&self) -> bool {
+        self.other.get(VmStatus::CLONE_RUNS) == Some(&Value::Bool(false))
+    }
+}
+
 /// A storage on the node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Storage {

@@ -103,9 +103,15 @@ impl Job<'_> {
     /// Takes the document with the private key off the node again. The machine has read it, or is not there; a
     /// later start makes it Proxmox's own.
     pub(super) fn remove_documents(&self, session: &mut Session) {
-        let op = Op::RemoveDocuments { vmid: self.vm.vmid };
-        let answer: Result<bool> =
-            session.ask(op, Deadline::secs(limit::CHANGE), |line| self.ui.detail(line));
+        let remove = |session: &mut Session| -> Result<bool> {
+            let op = Op::RemoveDocuments { vmid: self.vm.vmid };
+            session.ask(op, Deadline::secs(limit::CHANGE), |line| self.ui.detail(line))
+        };
+        // The conversation may be what failed: a second one is tried before anything is left behind.
+        let answer = remove(session).or_else(|error| match error.kind() {
+            Kind::NotFound => Err(error),
+            _ => remove(&mut self.tools.session()?),
+        });
         match answer {
             Ok(_) => {}
             Err(error) if error.kind() == Kind::NotFound => {}
@@ -210,18 +216,37 @@ fn owned(vm: &ManagedVm, config: &VmConfig) -> Result<()> {
 pub fn wait_for_clone(session: &mut Session, vm: &ManagedVm, ui: Ui) -> Result<()> {
     ui.step(format!("VM {} is being cloned by an earlier run: waiting for it...", vm.vmid));
     let left_over = |error: Error| {
-        error
+        match error.kind() {
+        Kind::Conflict => error,
+        _ => error
             .now(format!("VM {} is still locked by a clone", vm.vmid))
             .hint("`pvenode task list` on the node shows whether a clone still runs; if none does, the lock is a leftover")
             .hint(format!("then look at the VM, and remove what is left of it: `qm unlock {0}`, `qm destroy {0}`", vm.vmid))
+    }
     };
+    let mut before = false;
     poll(Deadline::secs(limit::CLONE), format_args!("the clone of VM {}", vm.vmid), || {
-        Ok(match world::existing(session, vm.vmid)? {
-            Some((config, status)) if status.lock.is_some() || config.settings.contains_key("lock") => {
-                Err("it is still locked".to_owned())
+        match world::existing(session, vm.vmid)? {
+            // The task may have ended between the two looks that tell.
+            Some((_, status)) if status.is_remainder() && !std::mem::replace(&mut before, true) => {
+                Ok(Err("nothing seems to work on it".to_owned()))
             }
-            _ => Ok(()),
-        })
+            // Whose it is it does not say: it is left to the one who knows.
+            Some((_, status)) if status.is_remainder() => Err(Error::conflict(format!(
+                "VM {0} is locked by a clone that nothing on the node works on any more",
+                vm.vmid
+            ))
+            .now("nothing was changed")
+            .hint(format!(
+                "look at it on the node '{}': cat /etc/pve/qemu-server/{}.conf",
+                status.node, vm.vmid
+            ))
+            .hint(format!("if it is your own clone's remainder: qm unlock {0} && qm destroy {0}", vm.vmid))),
+            Some((config, status)) if status.lock.is_some() || config.settings.contains_key("lock") => {
+                Ok(Err("it is still locked".to_owned()))
+            }
+            _ => Ok(Ok(())),
+        }
     })
     .map_err(left_over)?;
     ui.done("The clone is written");

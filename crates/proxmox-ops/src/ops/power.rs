@@ -30,6 +30,11 @@ pub fn status(node: &Node, vmid: Vmid, deadline: Deadline) -> Result<VmStatus> {
     if let Some(object) = data.as_object_mut() {
         object.insert("vmid".to_owned(), Value::from(vmid.get()));
         object.insert("node".to_owned(), Value::from(name.as_str()));
+        if object.get("lock").is_some_and(|lock| lock == "clone")
+            && let Ok(task) = tasks::find_clone_into(&node.api, name, vmid, deadline)
+        {
+            object.insert(VmStatus::CLONE_RUNS.to_owned(), Value::from(task.is_some()));
+        }
     }
     serde_json::from_value(data)
         .map_err(|e| Error::failed(format!("the node's status of VM {vmid} has another shape")).caused_by(e))

@@ -1,0 +1,384 @@
+//! Faults × steps: whatever goes wrong, in or after whichever step, a run ends in success, or the same command once more
+//! does, or it is refused and nothing was changed.
+//!
+//! The table of every day has each fault and each step; `cargo test -p provision --test matrix -- --ignored` goes
+//! through every fault in and after every step, which takes some minutes.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test stops at the first surprise, and starts the tools itself"
+)]
+
+mod common;
+
+use std::{
+    fmt::Write as _,
+    panic::AssertUnwindSafe,
+    path::Path,
+    process::{Child, Output, Stdio},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use common::Bench;
+use post_provision::{identity::Identity, sops};
+use pve_sim::{faults::Fault, guest::Os, testing::operator_identity};
+use rustix::process::{Pid, Signal, kill_process};
+
+const NAME: &str = "test-automation";
+const VMID: u32 = 110;
+/// The steps of every run.
+const TO_SSH: &[&str] = &["clone", "configure", "grow", "start", "address", "host-key", "ssh"];
+/// The steps that only a run with the installation has.
+const TO_FLEET: &[&str] = &["kexec", "integrate", "install", "reboot", "verify", "detach"];
+
+/// When it strikes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum When {
+    /// When the step has begun, and asked for something if it asks for anything.
+    In,
+    /// When it is over.
+    After,
+}
+
+/// What strikes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Strike {
+    /// `kill -9` of provision-vm.
+    KillRun,
+    /// `kill -9` of `proxmox-ops session`.
+    KillSession,
+    /// The SSH connections to the node are cut.
+    CutLink,
+    /// The node's API daemon is restarted: tasks that run are interrupted.
+    RestartDaemon,
+    /// Ctrl-C once.
+    CtrlC,
+    /// Ctrl-C twice.
+    CtrlCTwice,
+}
+
+const STRIKES: &[Strike] = &[
+    Strike::KillRun,
+    Strike::KillSession,
+    Strike::CutLink,
+    Strike::RestartDaemon,
+    Strike::CtrlC,
+    Strike::CtrlCTwice,
+];
+
+fn start(bench: &Bench, args: &[&str]) -> Child {
+    let mut command = bench.command(args);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Whether the journal says that it has come so far.
+fn reached(bench: &Bench, step: &str, when: When) -> bool {
+    let runs = bench.sim.dir().join("home/.local/state/fleet/runs").join(NAME);
+    let journals = std::fs::read_dir(runs).into_iter().flatten().flatten().map(|entry| entry.path());
+    let newest = journals.filter(|path| path.extension().is_some_and(|e| e == "jsonl")).max();
+    let text = newest.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+    let of_step = format!("\"step\":\"{step}\"");
+    text.lines().filter(|line| line.contains(&of_step)).any(|line| match when {
+        // What only looks asks for nothing that is written down.
+        When::In if ["host-key", "ssh", "verify", "address"].contains(&step) => line.contains("\"started\""),
+        When::In => ["\"request\"", "\"command\"", "\"ended\""].iter().any(|event| line.contains(event)),
+        When::After => line.contains("\"event\":\"ended\""),
+    })
+}
+
+/// The process below `parent` whose command line has these words.
+fn descendant(parent: u32, words: &[&str]) -> Option<Pid> {
+    let fields = |pid: u32| -> Option<u32> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    };
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids: Vec<u32> = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    let found = pids.into_iter().find(|pid| {
+        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        fields(*pid) == Some(parent)
+            && words.iter().all(|word| line.split('\0').any(|arg| arg.ends_with(word)))
+    })?;
+    Pid::from_raw(i32::try_from(found).ok()?)
+}
+
+impl Strike {
+    fn strike(self, bench: &Bench, child: &Child) {
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        // Who is gone already can not be hit any more.
+        let signal = |pid: Pid, signal| {
+            let _ = kill_process(pid, signal);
+        };
+        match self {
+            Strike::KillRun => signal(pid, Signal::KILL),
+            Strike::KillSession => {
+                if let Some(session) = descendant(child.id(), &["proxmox-ops", "session"]) {
+                    signal(session, Signal::KILL);
+                }
+            }
+            Strike::CutLink => bench.sim.node().cut.send_modify(|n| *n += 1),
+            Strike::RestartDaemon => bench.sim.node().restart_daemon(),
+            Strike::CtrlC => signal(pid, Signal::INT),
+            Strike::CtrlCTwice => {
+                signal(pid, Signal::INT);
+                std::thread::sleep(Duration::from_millis(20));
+                signal(pid, Signal::INT);
+            }
+        }
+    }
+}
+
+/// Runs, strikes when it has come so far, and lets the same command finish; then looks at what is there.
+fn struck(strike: Strike, step: &str, when: When) {
+    let bench = Bench::new();
+    let whole = TO_FLEET.contains(&step);
+    let args: &[&str] = if whole { &[NAME, "--yes"] } else { &[NAME, "--yes", "--no-install"] };
+    let mut child = start(&bench, args);
+    let limit = Instant::now() + Duration::from_secs(120);
+    while !reached(&bench, step, when) {
+        assert!(Instant::now() < limit, "it never came so far");
+        if child.try_wait().unwrap().is_some() {
+            // `After` the last step there may be nothing left to strike.
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    strike.strike(&bench, &child);
+    let first = child.wait_with_output().unwrap();
+    if matches!(strike, Strike::CtrlC) && first.status.code() == Some(130) {
+        let seen = bench.seen(&first);
+        assert!(seen.ends_with(&format!("hint: `provision-vm {NAME}` continues from here\n")), "{seen}");
+    }
+    finished(&bench, args, whole, &first);
+}
+
+/// The run was successful, or the same command is; and all is as if nothing had happened.
+fn finished(bench: &Bench, args: &[&str], whole: bool, first: &Output) {
+    let mut seen = bench.seen(first);
+    if !first.status.success() {
+        let again = bench.run(args);
+        write!(seen, "\n=== once more\n{}", bench.seen(&again)).unwrap();
+        assert!(again.status.success(), "{seen}");
+    }
+    let sim = &bench.sim;
+    let changes = sim.changes();
+    let clones = changes.iter().filter(|c| c.contains("/clone")).count();
+    assert!(clones >= 1, "{seen}");
+    // One VM, and nothing of another.
+    let mut known: Vec<u32> = sim.node().read(|d| d.vms.keys().copied().collect());
+    known.sort_unstable();
+    assert_eq!(known, [104, 109, VMID, 9002], "{seen}");
+    let config = sim.config(VMID).unwrap();
+    assert!(config.get("lock").is_none(), "{seen}");
+    assert_eq!(sim.guest(VMID).unwrap().0, if whole { Os::Nixos } else { Os::CloudImage }, "{seen}");
+    // Every volume of its own belongs to its configuration.
+    let text = format!("{config:?}");
+    let volumes: Vec<String> = sim.node().read(|d| d.volumes.keys().cloned().collect());
+    for volume in volumes.iter().filter(|volume| volume.contains(&format!("vm-{VMID}-"))) {
+        assert!(text.contains(volume.as_str()), "{volume} belongs to nobody: {text}\n{seen}");
+    }
+    // Nothing of the host key is left on the node, nor of the run in memory.
+    let snippets = walk(sim.node().file("/").as_path());
+    assert!(!snippets.iter().any(|path| path.contains("/snippets/")), "{snippets:?}\n{seen}");
+    let memory = walk(&sim.dir().join("run"));
+    assert!(!memory.iter().any(|path| path.contains("fleet-run-")), "{memory:?}\n{seen}");
+    // The repository is clean, and no half of a change waits in it.
+    assert_eq!(bench.fleet.status(), "", "{seen}");
+    let state = walk(&bench.fleet.path().join(".git/fleet"));
+    assert!(state.iter().all(|path| path.ends_with("/lock")), "{state:?}\n{seen}");
+    assert!(!bench.fleet.path().join(".git/index.lock").exists(), "{seen}");
+    if whole {
+        let key = sim.guest_host_key(VMID).unwrap();
+        let blob = key.split_whitespace().nth(1).unwrap();
+        assert!(bench.fleet.read("hosts.nix").contains(blob), "{seen}");
+        let operator = std::fs::read_to_string(operator_identity()).unwrap();
+        let operator =
+            Identity::from_ssh(&operator[operator.find("-----BEGIN").unwrap()..], "operator").unwrap();
+        let machine = Identity::from_ssh(&sim.guest_private_key(VMID).unwrap(), "machine").unwrap();
+        for secret in ["secrets/common.yaml", "secrets/tailscale.env"] {
+            let first = bench.fleet.git(&["rev-list", "--max-parents=0", "HEAD"]).unwrap();
+            let before = bench.fleet.git(&["show", &format!("{}:{secret}", first.trim())]).unwrap();
+            let before = bench.sim.dir().join("before").join(secret).tap(&before);
+            let values = |path: &Path, identity: &Identity| {
+                let opened = sops::decrypt_file(path, identity).unwrap();
+                opened
+                    .values
+                    .iter()
+                    .map(|v| format!("{}={}", v.path.join("."), v.text.as_str()))
+                    .collect::<Vec<_>>()
+            };
+            let now = bench.fleet.path().join(secret);
+            assert_eq!(values(&now, &machine), values(&before, &operator), "{secret}\n{seen}");
+        }
+    }
+}
+
+/// Writes a file where a path says.
+trait Tap {
+    fn tap(self, text: &str) -> Self;
+}
+
+impl Tap for std::path::PathBuf {
+    fn tap(self, text: &str) -> Self {
+        std::fs::create_dir_all(self.parent().unwrap()).unwrap();
+        std::fs::write(&self, text).unwrap();
+        self
+    }
+}
+
+/// All files below a directory.
+fn walk(dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() { found.extend(walk(&path)) } else { found.push(path.display().to_string()) }
+    }
+    found
+}
+
+/// Goes through cases side by side; tells all that failed.
+fn all<T: Sync + std::fmt::Debug>(cases: &[T], run: impl Fn(&T) + Sync) {
+    let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if std::panic::catch_unwind(AssertUnwindSafe(|| run(case))).is_err() {
+                        failed.lock().unwrap().push(format!("{case:?}"));
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "{} of {} cases failed: {failed:#?}", failed.len(), cases.len());
+}
+
+fn struck_at((strike, step, when): &(Strike, &str, When)) {
+    struck(*strike, step, *when);
+}
+
+/// Each fault and each step, in and after, but not each with each.
+#[test]
+fn struck_in_and_after_each_step() {
+    let early = TO_SSH.iter().flat_map(|step| [(*step, When::In), (*step, When::After)]).enumerate();
+    let mut cases: Vec<_> = early.map(|(n, (step, when))| (STRIKES[n % STRIKES.len()], step, when)).collect();
+    // What costs most to lose: each of these with the hardest and with one other.
+    for (n, step) in TO_FLEET.iter().enumerate() {
+        cases.push((Strike::KillRun, step, When::In));
+        cases.push((
+            STRIKES[1 + n % (STRIKES.len() - 1)],
+            step,
+            if n % 2 == 0 { When::After } else { When::In },
+        ));
+    }
+    all(&cases, struck_at);
+}
+
+#[test]
+#[ignore = "minutes"]
+fn struck_everywhere_by_everything() {
+    let mut cases = Vec::new();
+    for step in TO_SSH.iter().chain(TO_FLEET) {
+        for strike in STRIKES {
+            cases.extend([When::In, When::After].map(|when| (*strike, *step, when)));
+        }
+    }
+    all(&cases, struck_at);
+}
+
+/// What a fault of the world may come to.
+#[derive(Debug, Clone, Copy)]
+enum Then {
+    /// Nothing: the run is successful.
+    Nothing,
+    /// The run fails with this code, or gets over it; without the fault the same command finishes.
+    Fails(i32),
+    /// It is refused with this code, nothing is changed, and without the fault the same command finishes.
+    Refused(i32),
+}
+
+#[test]
+fn faults_of_the_world() {
+    let answer = |method: &str, path: &str, done| Fault::DropLinkAt {
+        method: method.to_owned(),
+        path: path.to_owned(),
+        done,
+    };
+    let task_fails =
+        |kind: &str| Fault::TaskFails { kind: kind.to_owned(), message: "it was not to be".to_owned() };
+    let mut cases = vec![
+        (Fault::AgentNever { vmid: VMID }, Then::Nothing),
+        (Fault::QuietNeighbours { vmid: VMID }, Then::Nothing),
+        (Fault::LockTimeout { vmid: VMID, times: 1 }, Then::Fails(1)),
+        (Fault::StorageFull { storage: "nvmeprom".to_owned() }, Then::Refused(1)),
+        (Fault::LoginRefused, Then::Refused(6)),
+        (Fault::HostKeyChanged { vmid: VMID }, Then::Fails(6)),
+        (task_fails("qmstart"), Then::Fails(1)),
+        (Fault::TaskWarnings { kind: "qmclone".to_owned(), count: 1 }, Then::Nothing),
+    ];
+    for done in [false, true] {
+        cases.extend(
+            [("POST", "/clone"), ("PUT", "/config"), ("PUT", "/resize"), ("POST", "/status/start")]
+                .map(|(method, path)| (answer(method, path, done), Then::Fails(7))),
+        );
+    }
+    all(&cases, |(fault, then)| {
+        let bench = Bench::new();
+        bench.sim.inject(fault.clone());
+        let args = &[NAME, "--yes", "--no-install"];
+        let first = bench.run(args);
+        let seen = bench.seen(&first);
+        match then {
+            Then::Nothing => assert!(first.status.success(), "{seen}"),
+            Then::Fails(code) => {
+                assert!([Some(0), Some(*code)].contains(&first.status.code()), "{seen}");
+            }
+            Then::Refused(code) => {
+                assert_eq!(first.status.code(), Some(*code), "{seen}");
+                assert_eq!(bench.sim.changes(), [] as [String; 0], "{seen}");
+                assert_eq!(bench.fleet.status(), "");
+            }
+        }
+        bench.sim.clear_faults();
+        finished(&bench, args, false, &first);
+    });
+}
+
+/// A clone whose worker was killed leaves a locked configuration that does not say whose it is: it is not waited for,
+/// and not touched.
+#[test]
+fn the_remainder_of_a_clone_is_told_at_once() {
+    let bench = Bench::new();
+    let message = "received interrupt".to_owned();
+    bench.sim.inject(Fault::TaskFails { kind: "qmclone".to_owned(), message });
+    let first = bench.run(&[NAME, "--yes", "--no-install"]);
+    assert_eq!(first.status.code(), Some(1), "{}", bench.seen(&first));
+    assert_eq!(bench.sim.config(VMID).unwrap().get("lock"), Some("clone"));
+    let changes = bench.sim.changes().len();
+    let again = bench.run(&[NAME, "--yes", "--no-install"]);
+    let seen = bench.seen(&again);
+    assert_eq!(again.status.code(), Some(4), "{seen}");
+    assert!(
+        seen.contains("VM 110 is locked by a clone that nothing on the node works on any more"),
+        "{seen}"
+    );
+    assert!(
+        seen.contains("hint: if it is your own clone's remainder: qm unlock 110 && qm destroy 110"),
+        "{seen}"
+    );
+    assert_eq!(bench.sim.changes().len(), changes, "{seen}");
+}
+
+#[test]
+fn another_machine_at_the_nodes_address_is_refused() {
+    let bench = Bench::new();
+    bench.sim.expect_another_host_key();
+    let output = bench.run(&[NAME, "--yes"]);
+    assert_eq!(output.status.code(), Some(6), "{}", bench.seen(&output));
+    assert_eq!(bench.sim.changes(), [] as [String; 0]);
+}
