@@ -11,6 +11,7 @@
 }:
 let
   inherit (builtins)
+    all
     attrNames
     attrValues
     concatStringsSep
@@ -20,6 +21,7 @@ let
     genList
     head
     isInt
+    isList
     isString
     length
     map
@@ -258,13 +260,16 @@ let
       "image"
       "none"
     ]
+    # "auto" too: the node with the most room.
+    ++ fault (vm ? node && !(isString vm.node && match "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?" vm.node != null)) "node must be the name of a node, or \"auto\""
+    ++ fault (vm ? antiAffinity && !(isString vm.antiAffinity || isList vm.antiAffinity && all isString vm.antiAffinity)) "antiAffinity must be a name or a list of names"
     ++ number "cores" 1
     ++ number "memory" 512
     ++ fault (vm ? disk && !(isSize vm.disk)) "disk must be a size such as 512M, 20G or 1T"
     ++ fault ((complete name vm).storage == null) "storage is missing, and so is proxmox.defaultStorage";
 
   # Faults of all managed VMs.
-  faults = foldl' (all: name: all ++ validate name) [ ] (attrNames managed);
+  faults = foldl' (found: name: found ++ validate name) [ ] (attrNames managed);
 
   # --- for people ----------------------------------------------------------------------------------------------
 

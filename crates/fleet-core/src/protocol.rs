@@ -61,6 +61,8 @@ pub enum Op {
         /// Which VM.
         vmid: Vmid,
     },
+    /// The nodes of the cluster, with what they have room for. Gives a list of [`NodeRoom`].
+    Nodes,
     /// The storages of a node. Gives a list of [`Storage`].
     Storages {
         /// Which node; the one where new VMs belong when not given.
@@ -414,6 +416,27 @@ pub struct NodeInfo {
     pub node: NodeName,
     /// Proxmox VE version, such as `9.2.11`.
     pub version: String,
+}
+
+/// What a node of the cluster has room for, as the cluster last heard.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NodeRoom {
+    /// Its name.
+    pub node: NodeName,
+    /// Whether the cluster hears of it.
+    pub online: bool,
+    /// How many CPUs it has, when it tells.
+    #[serde(default)]
+    pub cpu: Option<u64>,
+    /// Bytes of memory, when it tells.
+    #[serde(default)]
+    pub maxmem: Option<u64>,
+    /// Bytes of memory in use, when it tells.
+    #[serde(default)]
+    pub mem: Option<u64>,
+    /// Its storages.
+    #[serde(default)]
+    pub storages: Vec<Storage>,
 }
 
 /// What a resource of the cluster is.

@@ -93,7 +93,7 @@ pub fn generate(definitions: &Definitions, hosts: &Hosts) -> String {
         vec![
             vm.vmid.to_string(),
             cell(Some(vm.name.as_str())),
-            cell(Some(vm.node.as_ref().map_or(node.as_str(), |n| n.as_str()))),
+            cell(Some(vm.node.as_str().unwrap_or(&node))),
             vm.cores.to_string(),
             memory(vm.memory),
             vm.disk.to_string(),
@@ -156,7 +156,7 @@ fn picture(definitions: &Definitions, node: &str) -> String {
     let managed = definitions
         .managed
         .iter()
-        .map(|vm| (vm.node.as_ref().map_or(node, |n| n.as_str()), vm.vmid.get(), vm.name.as_str(), false));
+        .map(|vm| (vm.node.as_str().unwrap_or(node), vm.vmid.get(), vm.name.as_str(), false));
     let imported = definitions
         .imported
         .iter()

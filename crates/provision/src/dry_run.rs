@@ -79,7 +79,11 @@ impl Dry<'_> {
         for step in steps::of(self.vm, self.install, self.cli.integrate()) {
             shown.push(self.step(session, plan, &host_key, step)?);
         }
-        let value = serde_json::json!({ "name": vm.name, "vmid": vm.vmid, "dry_run": true, "steps": &shown });
+        let mut value =
+            serde_json::json!({ "name": vm.name, "vmid": vm.vmid, "dry_run": true, "steps": &shown });
+        if let Some(placed) = &plan.placed {
+            value["placed"] = serde_json::json!(placed);
+        }
         self.ui.say("");
         self.ui.step("Dry run: nothing is changed. These steps would be taken:");
         let hidden = self.private.path().to_string_lossy().into_owned();

@@ -23,6 +23,7 @@ pub mod journal;
 pub mod log;
 pub mod login;
 pub mod new;
+pub mod place;
 pub mod plan;
 pub mod preflight;
 pub mod settings;
@@ -73,7 +74,8 @@ fn provision(cli: &cli::Cli) -> Result<()> {
         // Told again with everything else that stands in the way.
         missing => missing.iter().for_each(|text| ui.warn(text)),
     }
-    let run = Run { cli, repo: &repo, tools: &tools };
+    let places = place::Places::default();
+    let run = Run { cli, repo: &repo, tools: &tools, places: &places };
     match cli.names.as_slice() {
         [name] if !cli.all => provision_one::provision(&run, ui, name),
         _ => several::provision(&run, ui),

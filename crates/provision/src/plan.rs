@@ -10,6 +10,7 @@ use fleet_core::{
 };
 
 use crate::{
+    place::Placed,
     preflight::Faults,
     settings::{self, Settings},
     world::World,
@@ -42,6 +43,8 @@ pub enum Boots {
 pub struct Plan {
     /// Where it comes from.
     pub origin: Origin,
+    /// The node that was chosen for it, where one was to be.
+    pub placed: Option<Placed>,
     /// Settings to change, as far as they can be told before the clone exists.
     pub settings: Settings,
     /// Disk to grow, and to what; `None` when it is large enough.
@@ -147,14 +150,16 @@ pub fn plan(
     let fresh;
     let (origin, current) = match (standing, &world.existing) {
         (Standing::Ours(marker), Some((config, _))) => (Origin::Continue(marker), &config.settings),
-        _ if vm.install == Install::Image => return creation(vm, keys, warnings).map(Some),
+        _ if vm.install == Install::Image => {
+            return creation(vm, keys, world.placed.as_ref(), warnings).map(Some);
+        }
         _ => {
             let marker = Marker::fresh(&vm.name, vm.vmid)?;
             // What the clone will say, as far as the template tells.
             let mut settings = world.template.as_ref().map(|t| t.settings.clone()).unwrap_or_default();
             settings.insert("description".to_owned(), marker.to_string());
             fresh = settings;
-            (Origin::Clone(clone_request(vm, template, marker)), &fresh)
+            (Origin::Clone(clone_request(vm, template, marker, world.placed.as_ref())), &fresh)
         }
     };
     let running = world.existing.as_ref().is_some_and(|(_, status)| status.status == "running");
@@ -164,6 +169,7 @@ pub fn plan(
     let cloudinit = settings::cloudinit_drive(current).or_else(|| settings::cloudinit_drive(&changes));
     Ok(Some(Plan {
         cloudinit: cloudinit.map(str::to_owned),
+        placed: world.placed.clone(),
         settings: changes,
         grow,
         start: !(matches!(origin, Origin::Continue(_)) && running),
@@ -173,7 +179,7 @@ pub fn plan(
 }
 
 /// A VM of a disk image: made with all its settings at once, and then only grown and started.
-fn creation(vm: &ManagedVm, keys: &[String], warnings: Vec<String>) -> Result<Plan> {
+fn creation(vm: &ManagedVm, keys: &[String], placed: Option<&Placed>, warnings: Vec<String>) -> Result<Plan> {
     let marker = Marker::fresh(&vm.name, vm.vmid)?;
     let mut request_settings: Settings = [("description".to_owned(), marker.to_string())].into();
     let wanted = settings::changes(vm, keys, &request_settings);
@@ -185,7 +191,7 @@ fn creation(vm: &ManagedVm, keys: &[String], warnings: Vec<String>) -> Result<Pl
         // Known when it is sent.
         image: String::new(),
         settings: request_settings,
-        node: vm.node.clone(),
+        node: placed.map(|placed| placed.node.clone()).or_else(|| vm.node.named().cloned()),
         marker,
     };
     Ok(Plan {
@@ -193,14 +199,15 @@ fn creation(vm: &ManagedVm, keys: &[String], warnings: Vec<String>) -> Result<Pl
         settings: Settings::new(),
         grow: Some(("scsi0".parse()?, vm.disk)),
         start: true,
+        placed: placed.cloned(),
         cloudinit: None,
         warnings,
     })
 }
 
-fn clone_request(vm: &ManagedVm, template: Vmid, marker: Marker) -> CloneRequest {
+fn clone_request(vm: &ManagedVm, template: Vmid, marker: Marker, placed: Option<&Placed>) -> CloneRequest {
     CloneRequest {
-        node: None,
+        node: placed.map(|placed| placed.node.clone()),
         template,
         vmid: vm.vmid,
         name: vm.name.clone(),

@@ -20,8 +20,8 @@ use crate::{
     install,
     login::{self, Login, Places},
     plan::{self, Plan, Standing},
-    tools::Tools,
-    world::{self, World},
+    provision_one::Run,
+    world::{self, Survey, World},
 };
 
 /// All that was found to be wrong, in the order in which it was looked at.
@@ -98,15 +98,14 @@ pub struct Ready {
 }
 
 /// Looks at everything. `private` is where a key may lie that had to be unlocked.
-pub fn look(
-    cli: &Cli,
+pub(crate) fn look(
+    run: &Run<'_>,
     ui: Ui,
-    repo: &Repo,
-    tools: &Tools,
     definitions: &Definitions,
     vm: &ManagedVm,
     private: &PrivateDir,
 ) -> Result<Ready> {
+    let Run { cli, repo, tools, .. } = *run;
     let mut faults = Faults::default();
     tools.missing().for_each(|fault| faults.add(fault));
     let install = installs(cli, vm);
@@ -133,7 +132,13 @@ pub fn look(
         let template = world::template_of(definitions, vm);
         let asked = tools.session().and_then(|mut session| {
             let template = template?;
-            let world = survey(cli, ui, &mut session, template, vm, faults.is_empty())?;
+            let world = survey(
+                run,
+                ui,
+                &mut session,
+                &Survey { template, vm, definitions, places: run.places },
+                &mut faults,
+            )?;
             Ok((session, template, world))
         });
         if let Some((session, template, world)) = faults.keep(asked) {
@@ -168,18 +173,17 @@ pub fn installs(cli: &Cli, vm: &ManagedVm) -> bool {
 
 /// What is there; a clone that an earlier run began is waited for when nothing else stands in the way.
 fn survey(
-    cli: &Cli,
+    run: &Run<'_>,
     ui: Ui,
     session: &mut Session,
-    template: fleet_core::types::Vmid,
-    vm: &ManagedVm,
-    wait: bool,
+    survey: &Survey<'_>,
+    faults: &mut Faults,
 ) -> Result<World> {
-    let found = world::survey(session, template, vm)?;
-    let cloned = matches!(plan::standing(vm, &found), Ok(Standing::BeingCloned));
-    if cloned && wait && !cli.change.dry_run {
-        execute::wait_for_clone(session, vm, ui)?;
-        return world::survey(session, template, vm);
+    let found = survey.look(session, faults)?;
+    let cloned = matches!(plan::standing(survey.vm, &found), Ok(Standing::BeingCloned));
+    if cloned && faults.is_empty() && !run.cli.change.dry_run {
+        execute::wait_for_clone(session, survey.vm, ui)?;
+        return survey.look(session, faults);
     }
     Ok(found)
 }

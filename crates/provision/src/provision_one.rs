@@ -19,6 +19,7 @@ use crate::{
     execute::{self, Job},
     host_key::PrivateDir,
     journal::{Event, Journal, Watch},
+    place::Places,
     plan::{self, Plan},
     preflight::{self, Ready},
     state::Hold,
@@ -33,6 +34,8 @@ pub(crate) struct Run<'a> {
     pub(crate) cli: &'a Cli,
     pub(crate) repo: &'a Repo,
     pub(crate) tools: &'a Tools,
+    /// Where the VMs go that it makes.
+    pub(crate) places: &'a Places,
 }
 
 /// What a run left, for `--json`.
@@ -83,6 +86,7 @@ pub(crate) fn provision(run: &Run<'_>, ui: Ui, name: &str) -> Result<()> {
     let mut prepared = Prepared::new(run, ui, &definitions, vm, true)?;
     ui.done("VM configuration valid");
     describe(vm, ui);
+    prepared.plan().placed.iter().for_each(|placed| ui.done(format!("Node: {placed}")));
     prepared.warn(ui);
     ui.warn(format!("Ready to provision VM '{}' (VMID: {})", vm.name, vm.vmid));
     ui.warn("This will:");
@@ -130,7 +134,7 @@ impl<'a> Prepared<'a> {
         let private = PrivateDir::new()?;
         // It takes the longest, and needs nothing of the node: it runs beside all that follows.
         let closure = builds.then(|| build(run, vm));
-        let ready = preflight::look(run.cli, ui, run.repo, run.tools, definitions, vm, &private)?;
+        let ready = preflight::look(run, ui, definitions, vm, &private)?;
         Ok(Prepared { vm, install: preflight::installs(run.cli, vm), ready, private, closure, _hold: hold })
     }
 
@@ -153,7 +157,7 @@ impl<'a> Prepared<'a> {
     pub(crate) fn dry_run(&mut self, run: &Run<'_>, ui: Ui) -> Result<()> {
         let Prepared { vm, install, ready, private, .. } = self;
         let Ready { user, flake, kexec, session, plan, .. } = ready;
-        let Run { cli, repo, tools } = *run;
+        let Run { cli, repo, tools, .. } = *run;
         let (user, kexec, install) = (user.as_ref(), kexec.as_deref(), *install);
         Dry { cli, ui, tools, repo, vm, flake, kexec, private, install, user }.show(session, plan)
     }

@@ -3,9 +3,16 @@
 use fleet_core::{
     Error, Kind, Result,
     deadline::Deadline,
-    definitions::{Definitions, ManagedVm},
-    protocol::{ClusterConfig, NodeInfo, Op, Resource, ResourceKind, Session, Storage, VmConfig, VmStatus},
-    types::Vmid,
+    definitions::{Definitions, Install, ManagedVm, Placement},
+    protocol::{
+        ClusterConfig, NodeInfo, NodeRoom, Op, Resource, ResourceKind, Session, Storage, VmConfig, VmStatus,
+    },
+    types::{NodeName, Vmid},
+};
+
+use crate::{
+    place::{Placed, Places},
+    preflight::Faults,
 };
 
 /// How long one reading request may take, in seconds.
@@ -18,11 +25,17 @@ pub struct World {
     pub node: NodeInfo,
     /// Every VM and container of the cluster.
     pub resources: Vec<Resource>,
-    /// The node's storages.
+    /// The node that the VM is on or shall be on; none when nobody asked, or none was found.
+    pub target: Option<NodeName>,
+    /// How that node was found, where it was to be chosen.
+    pub placed: Option<Placed>,
+    /// VMs on that node that it should not share one with.
+    pub beside: Vec<String>,
+    /// That node's storages.
     pub storages: Vec<Storage>,
     /// The configuration of every VM and container of the cluster.
     pub configs: Vec<ClusterConfig>,
-    /// The node's bridges; nothing when it does not tell.
+    /// That node's bridges; nothing when it does not tell.
     pub bridges: Option<Vec<String>>,
     /// The template's configuration; `None` when there is no such VM.
     pub template: Option<VmConfig>,
@@ -31,11 +44,12 @@ pub struct World {
 }
 
 impl World {
-    /// Whether the node that answers holds a VM (no container) of this number.
+    /// Whether the node that answers, or the one where the VM belongs, holds a VM (no container) of this number.
     pub fn holds(&self, vmid: Vmid) -> bool {
-        self.resources
-            .iter()
-            .any(|r| r.vmid == vmid && r.kind == ResourceKind::Qemu && r.node == self.node.node)
+        self.resources.iter().any(|r| {
+            let near = r.node == self.node.node || self.target.as_ref() == Some(&r.node);
+            r.vmid == vmid && r.kind == ResourceKind::Qemu && near
+        })
     }
 }
 
@@ -48,25 +62,84 @@ pub fn template_of(definitions: &Definitions, vm: &ManagedVm) -> Result<Vmid> {
     })
 }
 
-/// Reads the world for `vm`. A node that can not be reached is an error, never an empty world.
-pub fn survey(session: &mut Session, template: Vmid, vm: &ManagedVm) -> Result<World> {
-    let limit = || Deadline::secs(READ_LIMIT);
-    let node: NodeInfo = session.ask(Op::Node, limit(), |_| {})?;
-    let resources: Vec<Resource> = session.ask(Op::Resources, limit(), |_| {})?;
-    let storages = session.ask(Op::Storages { node: vm.node.clone() }, limit(), |_| {})?;
-    let bridges = session.ask(Op::Bridges { node: vm.node.clone() }, limit(), |_| {}).ok();
-    let configs: Vec<ClusterConfig> = session.ask(Op::Configs, limit(), |_| {})?;
-    let template = match configs.iter().find(|config| config.vmid == template) {
-        Some(config) if config.kind == ResourceKind::Qemu => Some(VmConfig::from(config.clone())),
-        _ => found(session.ask(Op::Config { vmid: template }, limit(), |_| {}))?,
-    };
-    let mut world = World { node, resources, storages, configs, bridges, template, existing: None };
-    // On another node it is worth a look only when it is ours.
-    let ours = |config: &ClusterConfig| config.vmid == vm.vmid && config.marker.is_some();
-    if world.holds(vm.vmid) || world.configs.iter().any(ours) {
-        world.existing = existing(session, vm.vmid)?;
+/// A look at the world for one VM.
+pub struct Survey<'a> {
+    /// The VM.
+    pub vm: &'a ManagedVm,
+    /// What it is cloned from.
+    pub template: Vmid,
+    /// All definitions.
+    pub definitions: &'a Definitions,
+    /// Where the other VMs of this run go.
+    pub places: &'a Places,
+}
+
+impl Survey<'_> {
+    /// Reads the world. A node that can not be reached is an error, never an empty world; that no node can have the
+    /// VM is a fault among others.
+    pub fn look(&self, session: &mut Session, faults: &mut Faults) -> Result<World> {
+        let (vm, limit) = (self.vm, || Deadline::secs(READ_LIMIT));
+        let node: NodeInfo = session.ask(Op::Node, limit(), |_| {})?;
+        let resources: Vec<Resource> = session.ask(Op::Resources, limit(), |_| {})?;
+        let configs: Vec<ClusterConfig> = session.ask(Op::Configs, limit(), |_| {})?;
+        let template = match configs.iter().find(|config| config.vmid == self.template) {
+            Some(config) if config.kind == ResourceKind::Qemu => Some(VmConfig::from(config.clone())),
+            _ => found(session.ask(Op::Config { vmid: self.template }, limit(), |_| {}))?,
+        };
+        let mut world = World {
+            target: Some(node.node.clone()),
+            placed: None,
+            beside: Vec::new(),
+            storages: Vec::new(),
+            bridges: None,
+            existing: None,
+            node,
+            resources,
+            configs,
+            template,
+        };
+        self.place(session, faults, &mut world)?;
+        if let Some(target) = &world.target {
+            let node = (*target != world.node.node).then(|| target.clone());
+            world.storages = session.ask(Op::Storages { node: node.clone() }, limit(), |_| {})?;
+            world.bridges = session.ask(Op::Bridges { node }, limit(), |_| {}).ok();
+            world.beside = self.places.beside(vm, target, &world.resources, self.definitions);
+        }
+        // On another node it is worth a look only when it is ours.
+        let ours = |config: &ClusterConfig| config.vmid == vm.vmid && config.marker.is_some();
+        if world.holds(vm.vmid) || world.configs.iter().any(ours) {
+            world.existing = existing(session, vm.vmid)?;
+        }
+        Ok(world)
     }
-    Ok(world)
+
+    /// Finds the node where the VM is, or else belongs.
+    fn place(&self, session: &mut Session, faults: &mut Faults, world: &mut World) -> Result<()> {
+        let (vm, holder) = (self.vm, world.resources.iter().find(|r| r.vmid == self.vm.vmid));
+        match (&vm.node, holder) {
+            // It is never moved.
+            (Placement::Auto, Some(there)) => {
+                let reason = "it is there already".to_owned();
+                world.placed = Some(Placed { node: there.node.clone(), reason });
+            }
+            (Placement::Auto, None) => {
+                let rooms: Vec<NodeRoom> = session.ask(Op::Nodes, Deadline::secs(READ_LIMIT), |_| {})?;
+                // An image is sent to whichever node it is.
+                let template = world.template.as_ref().filter(|_| vm.install != Install::Image);
+                let resources = &world.resources;
+                let placed = self.places.choose(vm, template, &rooms, resources, self.definitions);
+                world.placed = faults.keep(placed);
+            }
+            (Placement::Node(node), _) => world.target = Some(node.clone()),
+            (Placement::Default, _) => {}
+        }
+        if vm.node == Placement::Auto {
+            world.target = world.placed.as_ref().map(|placed| placed.node.clone());
+        } else if let (Some(target), None) = (&world.target, holder) {
+            self.places.keep(vm, target);
+        }
+        Ok(())
+    }
 }
 
 /// The VM's configuration and state, if it (still) exists.

@@ -107,10 +107,11 @@ impl Context {
     }
 
     /// The node where a new VM belongs: its definition's, else the one that the options, the environment or the
-    /// definitions name for all; none where nobody says.
+    /// definitions name for all; none where nobody says. With `node = "auto"` `provision-vm` chooses, and says so
+    /// in its request.
     pub fn wanted_node(&self, vmid: Vmid) -> Option<NodeName> {
         match self.definitions.by_vmid(vmid) {
-            Some(Entry::Managed(vm)) if vm.node.is_some() => vm.node.clone(),
+            Some(Entry::Managed(vm)) if vm.node.named().is_some() => vm.node.named().cloned(),
             _ => self.settings.node.clone(),
         }
     }

@@ -66,7 +66,7 @@ pub(crate) fn definitions() -> Definitions {
             hostname: "web".parse().unwrap(),
             ssh_alias: "web".into(),
             user: None,
-            node: None,
+            node: Placement::Default,
             template: None,
             linked_clone: false,
             bridge: None,

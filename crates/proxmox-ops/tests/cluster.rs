@@ -222,3 +222,22 @@ fn another_nodes_vm_is_reached_where_forwarding_is_forbidden() {
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert!(b.is_running(110));
 }
+
+#[test]
+fn the_session_tells_what_each_node_has_room_for() {
+    let bench = Bench::new();
+    let _b = bench.sim.join(World { memory: 128 << 30, ..second("192.0.2.3") });
+    let asked =
+        bench.finish(bench.command(&["session"]).write_stdin("{\"v\":1,\"id\":1,\"op\":\"nodes\"}\n"));
+    assert_eq!(asked.code, 0, "{}", asked.err);
+    let reply: serde_json::Value = serde_json::from_str(asked.out.trim()).unwrap();
+    let rooms: Vec<fleet_core::protocol::NodeRoom> = serde_json::from_value(reply["ok"].clone()).unwrap();
+    let told: Vec<_> =
+        rooms.iter().map(|room| (room.node.as_str(), room.online, room.maxmem.unwrap() >> 30)).collect();
+    assert_eq!(told, [("b", true, 128), ("prom", true, 64)]);
+    assert!(rooms.iter().all(|room| room.mem.is_some() && room.cpu.is_some()));
+    let names = |at: usize| rooms[at].storages.iter().map(|s| s.storage.as_str()).collect::<Vec<_>>();
+    assert!(names(0).contains(&"nvmeprom") && !names(0).contains(&"local"), "{rooms:?}");
+    assert!(names(1).contains(&"local"), "{rooms:?}");
+    assert_eq!(bench.sim.calls().iter().filter(|call| call.contains("/cluster/resources")).count(), 2);
+}

@@ -210,6 +210,7 @@ fn the_schema_has_every_request_and_every_field() {
         Op::Node,
         Op::Resources,
         Op::Configs,
+        Op::Nodes,
         Op::Config { vmid: v },
         Op::Status { vmid: v },
         Op::Storages { node: Some("b".parse().unwrap()) },

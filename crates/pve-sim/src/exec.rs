@@ -125,6 +125,12 @@ fn cat(node: &Node, paths: &[&str]) -> Outcome {
 
 /// Every line of every configuration in the cluster, with its file before it.
 fn configs(node: &Node) -> String {
+    let mut out = own_configs(node);
+    node.peers.all().iter().for_each(|peer| out.push_str(&own_configs(peer)));
+    out
+}
+
+fn own_configs(node: &Node) -> String {
     let mut out = String::new();
     let mut add = |place: String, text: &str| {
         text.lines().for_each(|line| out.push_str(&format!("/etc/pve/nodes/{place}.conf:{line}\n")));

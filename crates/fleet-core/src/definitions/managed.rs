@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{
-    Addressing, FurtherDisk, Install, ManagedVm,
+    Addressing, FurtherDisk, Install, ManagedVm, Placement,
     load::{LAST_MANAGED, MANAGED, VERBS, owned, strings},
 };
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
         reader::{Fields, Reader},
         source::Span,
     },
-    types::{BridgeName, Cidr, DiskSize, MacAddr, NodeName, StorageId, Tag, UserName, VmName, Vmid},
+    types::{BridgeName, Cidr, DiskSize, MacAddr, StorageId, Tag, UserName, VmName, Vmid},
 };
 
 pub(super) fn vm_name<'a>(
@@ -78,7 +78,7 @@ pub(super) fn managed_vm<'a>(
     let ssh_alias =
         reader.checked(fields, "sshAlias", "\"web\"", component, "letters, digits, '-', '_' and '.'");
     let user = reader.parsed::<UserName>(fields, "user", "\"fleet\"");
-    let node = reader.parsed::<NodeName>(fields, "node", "\"prom\"");
+    let node = reader.parsed::<Placement>(fields, "node", "\"prom\", or \"auto\"");
     let template =
         reader.number::<u32>(fields, "template", 100..=999_999_999, "9002").and_then(|n| Vmid::new(n).ok());
     let linked_clone = choice(reader, fields, "clone", &[("full", false), ("linked", true)]);
@@ -151,7 +151,7 @@ pub(super) fn managed_vm<'a>(
         ssh_alias: ssh_alias.unwrap_or_else(|| name.to_string()),
         name,
         user,
-        node,
+        node: node.unwrap_or_default(),
         template,
         linked_clone: linked_clone.unwrap_or(false),
         bridge,

@@ -2,13 +2,14 @@
 
 mod load;
 mod managed;
+mod placement;
 mod rules;
 
 use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
 
 use serde::Serialize;
 
-pub use self::load::VERBS;
+pub use self::{load::VERBS, placement::Placement};
 use crate::{
     Error, Result,
     nix::{NixMode, eval::Evaluated},
@@ -130,8 +131,8 @@ pub struct ManagedVm {
     pub ssh_alias: String,
     /// The fleet user to verify with, when given.
     pub user: Option<UserName>,
-    /// Node to be on, when not the default one.
-    pub node: Option<NodeName>,
+    /// Node to be on.
+    pub node: Placement,
     /// VMID of the template, when not the default one.
     pub template: Option<Vmid>,
     /// Whether the clone is linked to the template (`clone = "linked"`).
@@ -178,7 +179,7 @@ pub struct ManagedVm {
     pub notes: Vec<String>,
     /// Secrets that it may read, as written; when not given, those of every rule that lists hosts.
     pub secrets: Option<Vec<String>>,
-    /// VMs, or groups, that it should not share a node with, as written.
+    /// Groups of VMs, or single VMs, that it should not share a node with, as written.
     pub anti_affinity: Vec<String>,
 }
 

@@ -35,7 +35,8 @@ impl Job<'_> {
     pub(super) fn by_image(&self, session: &mut Session, plan: Plan, began: Instant) -> Result<Outcome> {
         let marker = plan.marker().clone();
         let mut state = State::load(&marker);
-        self.remove_images(session, &mut state, &marker, self.vm.node.as_ref());
+        let node = plan.placed.as_ref().map(|placed| &placed.node).or_else(|| self.vm.node.named());
+        self.remove_images(session, &mut state, &marker, node);
         let mut integrated = false;
         if let Origin::Create(request) = &plan.origin {
             let host_key = HostKey::generate(&self.vm.name, self.private)?;

@@ -6,11 +6,11 @@ use fleet_core::{
     Error,
     definitions::{Install, ManagedVm},
     protocol::{ClusterConfig, ResourceKind, Storage, VmConfig},
-    types::{Cidr, StorageId, Vmid},
+    types::{Cidr, NodeName, StorageId, Vmid},
 };
 
 use super::{Boots, conflict, fixed_address};
-use crate::{preflight::Faults, settings, world::World};
+use crate::{place, preflight::Faults, world::World};
 
 /// Memory that kexec and the installer need, in MiB (nixos-anywhere's own documentation: 1.5 GB, swap does not
 /// count).
@@ -40,19 +40,20 @@ pub(super) fn add(
     found.extend(taken_mac(vm, world));
     found.extend(taken_address(vm, world));
     if creates {
-        // Bridges and storages are known of the node that answers.
-        let here = vm.node.as_ref().is_none_or(|node| *node == world.node.node);
-        found.extend(here.then(|| bridge(vm, world)).flatten());
+        // Without a node for it there is nothing to look at.
+        let target = world.target.as_ref();
+        found.extend(target.and_then(|target| bridge(vm, target, world)));
+        warnings.extend(target.and_then(|target| together(target, world)));
         match &world.template {
             _ if vm.install == Install::Image => {}
             None => found.push(no_template(template, world)),
             Some(config) => {
                 found.extend(template_fault(template, config, install));
-                found.extend(template_place(template, config, vm, world));
+                found.extend(target.and_then(|target| template_place(template, config, target, world)));
                 warnings.extend(secure_boot(template, config, install));
             }
         }
-        found.extend(here.then(|| storages(vm, world)).into_iter().flatten());
+        found.extend(target.map(|_| storages(vm, world)).into_iter().flatten());
     }
     found.into_iter().for_each(|fault| faults.add(fault));
 }
@@ -106,7 +107,7 @@ fn addresses(other: &ClusterConfig) -> impl Iterator<Item = IpAddr> {
 }
 
 /// The bridge that the definition names, or else the template's own.
-fn bridge(vm: &ManagedVm, world: &World) -> Option<Error> {
+fn bridge(vm: &ManagedVm, target: &NodeName, world: &World) -> Option<Error> {
     let bridges = world.bridges.as_ref()?;
     let of_template = || {
         let card = world.template.as_ref()?.settings.get("net0")?;
@@ -118,10 +119,19 @@ fn bridge(vm: &ManagedVm, world: &World) -> Option<Error> {
     };
     (!bridges.iter().any(|b| b == bridge)).then(|| {
         Error::failed(format!(
-            "bridge '{bridge}'{whose} does not exist on node {} (there are: {})",
-            world.node.node,
+            "bridge '{bridge}'{whose} does not exist on node {target} (there are: {})",
             bridges.join(", ")
         ))
+    })
+}
+
+/// A VM beside one that it should not share a node with is as it was asked for, or the best that there is.
+fn together(target: &NodeName, world: &World) -> Option<String> {
+    (!world.beside.is_empty()).then(|| {
+        format!(
+            "it will be on node {target} with {}, which antiAffinity is to keep apart",
+            world.beside.join(", ")
+        )
     })
 }
 
@@ -166,22 +176,16 @@ fn secure_boot(template: Vmid, config: &VmConfig, install: Option<Boots>) -> Opt
 }
 
 /// A template on another node can only be cloned from where its disks can be read.
-fn template_place(template: Vmid, config: &VmConfig, vm: &ManagedVm, world: &World) -> Option<Error> {
-    let target = vm.node.as_ref().unwrap_or(&world.node.node);
+fn template_place(template: Vmid, config: &VmConfig, target: &NodeName, world: &World) -> Option<Error> {
     if config.node == *target {
         return None;
     }
-    let storages =
-        config.settings.iter().filter(|(key, _)| settings::is_volume(key)).filter_map(|(_, value)| {
-            let (storage, _) = value.split(',').next()?.split_once(':')?;
-            Some(storage)
-        });
     let shared = |name: &str| world.storages.iter().any(|s| s.storage.as_str() == name && s.shared);
-    let local = storages.into_iter().find(|name| !shared(name))?;
+    let local = place::template_storages(config).into_iter().find(|name| !shared(name))?;
     Some(
         Error::failed(format!(
-            "template {template} is on node {}, its storage '{local}' is not shared: node {} can not clone it",
-            config.node, target
+            "template {template} is on node {}, its storage '{local}' is not shared: node {target} can not clone it",
+            config.node
         ))
         .hint(format!("make a template on node {target} too, or put this one on shared storage")),
     )

@@ -26,6 +26,9 @@ pub(crate) fn ours(settings: &[(&str, &str)]) -> World {
 pub(crate) fn world() -> World {
     World {
         node: NodeInfo { node: "prom".parse().unwrap(), version: "9.2.11".into() },
+        target: Some("prom".parse().unwrap()),
+        placed: None,
+        beside: Vec::new(),
         resources: Vec::new(),
         storages: serde_json::from_value(json!([
             {"storage": "nvmeprom", "type": "dir", "content": ["images"], "active": true, "shared": false, "available": 500u64 << 30},

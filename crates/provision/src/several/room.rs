@@ -12,6 +12,8 @@ use crate::plan::Origin;
 struct Need {
     at: usize,
     name: String,
+    /// The node whose storage it is; none when all share it.
+    node: Option<String>,
     storage: String,
     bytes: u64,
     free: Option<u64>,
@@ -29,6 +31,7 @@ pub(super) fn faults(ready: &Found<'_>) -> Vec<(usize, Error)> {
         Some(Need {
             at: *at,
             name: prepared.vm.name.to_string(),
+            node: found.filter(|s| !s.shared).and_then(|s| Some(s.node.as_ref()?.to_string())),
             storage: storage.to_string(),
             bytes: prepared.vm.disk.bytes(),
             free: found.and_then(|storage| storage.available),
@@ -38,11 +41,11 @@ pub(super) fn faults(ready: &Found<'_>) -> Vec<(usize, Error)> {
 }
 
 fn too_much(needs: impl Iterator<Item = Need>) -> Vec<(usize, Error)> {
-    let mut taken: BTreeMap<String, u64> = BTreeMap::new();
+    let mut taken: BTreeMap<(Option<String>, String), u64> = BTreeMap::new();
     let mut faults = Vec::new();
     for need in needs {
         let Some(free) = need.free else { continue };
-        let before = taken.entry(need.storage.clone()).or_default();
+        let before = taken.entry((need.node.clone(), need.storage.clone())).or_default();
         let left = free.saturating_sub(*before);
         if need.bytes <= left {
             *before += need.bytes;
@@ -75,6 +78,7 @@ mod tests {
         let need = |at, storage: &str, gib: u64, free: Option<u64>| Need {
             at,
             name: format!("vm{at}"),
+            node: None,
             storage: storage.to_owned(),
             bytes: gib << 30,
             free: free.map(|gib| gib << 30),

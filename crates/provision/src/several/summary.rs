@@ -86,13 +86,14 @@ impl Row {
 pub(super) fn about(prepared: &Prepared<'_>) -> String {
     let vm = prepared.vm;
     format!(
-        "  {} (VMID {}): {} cores, {}MB, {} on {}; {}",
+        "  {} (VMID {}): {} cores, {}MB, {} on {}{}; {}",
         vm.name,
         vm.vmid,
         vm.cores,
         vm.memory,
         vm.disk,
         vm.storage,
+        prepared.plan().placed.as_ref().map(|placed| format!(", node {placed}")).unwrap_or_default(),
         first_step(prepared.plan(), vm)
     )
 }

@@ -6,7 +6,7 @@ use fleet_core::{
     Error, Result,
     deadline::Deadline,
     definitions::Definitions,
-    protocol::{NodeInfo, Resource, Storage},
+    protocol::{NodeInfo, NodeRoom, Resource, Storage},
     types::{NodeName, Vmid},
 };
 use serde::Deserialize;
@@ -59,6 +59,39 @@ pub fn all_storages(cluster: &Cluster, deadline: Deadline) -> Result<Vec<Storage
     others.sort_by(|a: &Storage, b| (&a.node, &a.storage).cmp(&(&b.node, &b.storage)));
     all.extend(others);
     Ok(all)
+}
+
+/// The nodes of the cluster by name, as it last heard of them; two requests, however many there are.
+pub fn nodes(cluster: &Cluster, deadline: Deadline) -> Result<Vec<NodeRoom>> {
+    let base = cluster.base()?;
+    let list = |kind: &str| -> Result<Vec<Value>> {
+        let what = format!("list the {kind}s of the cluster");
+        base.api.get_as(&what, "/cluster/resources", &[("type", kind)], deadline)
+    };
+    rooms(&list("node")?, &list("storage")?)
+}
+
+fn rooms(nodes: &[Value], storages: &[Value]) -> Result<Vec<NodeRoom>> {
+    let text = |row: &Value, key: &str| row.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let mut rooms = Vec::new();
+    for row in nodes.iter().filter(|row| text(row, "type") == "node") {
+        let name = text(row, "node");
+        let node: NodeName = name.parse()?;
+        let number = |key: &str| row.get(key).and_then(Value::as_u64);
+        let own = storages.iter().filter(|row| text(row, "type") == "storage" && text(row, "node") == name);
+        let mut storages = own.map(|row| heard(row, node.clone())).collect::<Result<Vec<Storage>>>()?;
+        storages.sort_by(|a, b| a.storage.cmp(&b.storage));
+        rooms.push(NodeRoom {
+            online: text(row, "status") == "online",
+            cpu: number("maxcpu"),
+            maxmem: number("maxmem"),
+            mem: number("mem"),
+            node,
+            storages,
+        });
+    }
+    rooms.sort_by(|a, b| a.node.cmp(&b.node));
+    Ok(rooms)
 }
 
 /// A storage as the cluster's resources have it.

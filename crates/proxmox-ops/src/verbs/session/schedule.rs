@@ -27,6 +27,7 @@ impl Nature {
             Op::Node
             | Op::Resources
             | Op::Configs
+            | Op::Nodes
             | Op::Show { .. }
             | Op::Storages { .. }
             | Op::Bridges { .. }

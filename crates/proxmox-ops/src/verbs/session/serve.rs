@@ -60,6 +60,7 @@ impl Server<'_> {
             Op::Node
             | Op::Resources
             | Op::Configs
+            | Op::Nodes
             | Op::Config { .. }
             | Op::Status { .. }
             | Op::Storages { .. }
@@ -87,6 +88,7 @@ impl Server<'_> {
         match op {
             Op::Node => json(&host::info(&*cluster.base()?, read_deadline())?),
             Op::Resources => json(&cluster.rows(read_deadline())?.json()?),
+            Op::Nodes => json(&host::nodes(cluster, read_deadline())?),
             Op::Configs => json(&configs::all(cluster.first(), read_deadline())?),
             Op::Config { vmid } => {
                 json(&cluster.on(*vmid, |node| config::read(node, *vmid, read_deadline()))?)
