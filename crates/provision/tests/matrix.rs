@@ -1,8 +1,8 @@
 //! Faults × steps: whatever goes wrong, in or after whichever step, a run ends in success, or the same command once more
 //! does, or it is refused and nothing was changed.
 //!
-//! The table of every day has each fault and each step; `cargo test -p provision --test matrix -- --ignored` goes
-//! through every fault in and after every step, which takes some minutes.
+//! The table of every day has each fault and each step; with `FLEET_MATRIX=all` in the environment it goes through every
+//! fault in and after every step, which takes some minutes.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -262,9 +262,12 @@ fn struck_at((strike, step, when): &(Strike, &str, When)) {
     struck(*strike, step, *when);
 }
 
-/// Each fault and each step, in and after, but not each with each.
+/// Each fault and each step, in and after, but not each with each unless that is asked for.
 #[test]
 fn struck_in_and_after_each_step() {
+    if std::env::var_os("FLEET_MATRIX").is_some_and(|which| which == "all") {
+        return struck_everywhere_by_everything();
+    }
     let early = TO_SSH.iter().flat_map(|step| [(*step, When::In), (*step, When::After)]).enumerate();
     let mut cases: Vec<_> = early.map(|(n, (step, when))| (STRIKES[n % STRIKES.len()], step, when)).collect();
     // What costs most to lose: each of these with the hardest and with one other.
@@ -279,8 +282,6 @@ fn struck_in_and_after_each_step() {
     all(&cases, struck_at);
 }
 
-#[test]
-#[ignore = "minutes"]
 fn struck_everywhere_by_everything() {
     let mut cases = Vec::new();
     for step in TO_SSH.iter().chain(TO_FLEET) {
