@@ -12,7 +12,12 @@ fn beside(fleet: &Fleet, proxmox_ops: &str) -> PathBuf {
     let bin = fleet.path("bin");
     std::fs::create_dir_all(&bin).unwrap();
     let tool = bin.join("post-provision-vm");
-    std::fs::copy(env!("CARGO_BIN_EXE_post-provision-vm"), &tool).unwrap();
+    // A link where that is possible: a copy is open for writing for a while, and a process that another test starts
+    // meanwhile keeps it so until it is a program of its own (ETXTBSY).
+    let built = env!("CARGO_BIN_EXE_post-provision-vm");
+    if !tool.exists() && std::fs::hard_link(built, &tool).is_err() {
+        std::fs::copy(built, &tool).unwrap();
+    }
     let ops = bin.join("proxmox-ops");
     std::fs::write(&ops, format!("#!/bin/sh\nprintf '%s\\n' \"$*\" >>\"$0.log\"\n{proxmox_ops}\n")).unwrap();
     std::fs::set_permissions(&ops, PermissionsExt::from_mode(0o755)).unwrap();
