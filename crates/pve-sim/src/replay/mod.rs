@@ -2,10 +2,10 @@
 //! how many came out the same.
 //!
 //! - **The world** is what the recordings tell: the machines, storages, bridges, tokens that there were before the
-//!   first exchange ([`start`]).
+//!   first exchange (`start`).
 //! - **State**: each exchange finds what the ones before it left here. It is compared without its recording at
 //!   hand; only afterwards is taken over what the recording shows of things done by hand, and what came out
-//!   otherwise ([`adopt`]).
+//!   otherwise (`adopt`).
 //! - **Time** is the recording's: a task that was not waited for goes on here until the recording first shows it
 //!   ended. How it ends is decided here.
 
