@@ -15,7 +15,7 @@ use crate::{api::call::Call, cluster::Cluster, node::Node, tasks};
 
 /// Clones and follows the task. The clone is ours only when it reads back our marker with our nonce.
 ///
-/// The node that has the template does it, wherever the VM shall be; see [`towards`] for what that needs.
+/// The node that has the template does it, wherever the VM shall be; see `towards` for what that needs.
 ///
 /// When the answer is lost, a running task that clones into this VMID is waited for, then the new VM's marker tells:
 /// ours is a success, another's is a conflict, and where there is nothing the request never arrived and is
