@@ -50,14 +50,14 @@ struct Report {
 
 /// Checks every file and tells all faults at once.
 pub(crate) fn run(ui: Ui, args: &Args) -> Result<()> {
-    let cloud_init = child::find_program("cloud-init");
+    let cloud_init = CloudInit::find()?;
     let mut reports = Vec::new();
     for file in &args.files {
         let bytes = std::fs::read(file).map_err(|e| Error::io("read", file, e))?;
         let (document, mut faults) = examine(&bytes);
         let schema = match &cloud_init {
-            Some(program) if document == Document::CloudConfig && faults.is_empty() => {
-                faults.extend(by_schema(program, file)?);
+            Some(cloud_init) if cloud_init.has_schema_of(document) && faults.is_empty() => {
+                faults.extend(cloud_init.faults(document, file)?);
                 true
             }
             _ => false,
@@ -89,7 +89,10 @@ fn describe(report: &Report) -> &'static str {
         (Document::CloudConfig, false) => {
             "a cloud-config; its schema was not checked, cloud-init is not installed"
         }
-        (Document::NetworkConfig, _) => "a network-config",
+        (Document::NetworkConfig, true) => "a network-config, valid by cloud-init's schema",
+        (Document::NetworkConfig, false) => {
+            "a network-config; its schema was not checked, no cloud-init that has one (24.1 or newer) is installed"
+        }
         (Document::MetaData, _) => "meta-data",
         (Document::Unknown, _) => "unknown",
     }
@@ -181,20 +184,49 @@ fn check_network_config(value: &Value, faults: &mut Vec<String>) {
     }
 }
 
-/// What `cloud-init schema` has against the file, deprecations included.
-fn by_schema(program: &Path, file: &Path) -> Result<Vec<String>> {
-    let command = Command::new(program).args(["schema", "--config-file"]).arg(file);
-    let output = command.output(Deadline::secs(SCHEMA_LIMIT))?;
-    let said = format!("{}\n{}", output.stdout_text(), output.stderr_text());
-    if output.success() && !said.to_lowercase().contains("deprecat") {
-        return Ok(Vec::new());
+/// The installed cloud-init, as `cloud-init schema` of it can be asked.
+struct CloudInit {
+    program: PathBuf,
+    /// Whether it has a schema of network-configs too: `--schema-type`, not in Debian 12's 22.4.
+    knows_networks: bool,
+}
+
+impl CloudInit {
+    /// The one on PATH, if any.
+    fn find() -> Result<Option<CloudInit>> {
+        let Some(program) = child::find_program("cloud-init") else { return Ok(None) };
+        let help = Command::new(&program).args(["schema", "--help"]).output(Deadline::secs(SCHEMA_LIMIT))?;
+        let knows_networks = help.stdout_text().contains("--schema-type");
+        Ok(Some(CloudInit { program, knows_networks }))
     }
-    Ok(said
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .map(|line| format!("schema: {line}"))
-        .collect())
+
+    fn has_schema_of(&self, document: Document) -> bool {
+        match document {
+            Document::CloudConfig => true,
+            Document::NetworkConfig => self.knows_networks,
+            Document::MetaData | Document::Unknown => false,
+        }
+    }
+
+    /// What it has against the file, deprecations included.
+    fn faults(&self, document: Document, file: &Path) -> Result<Vec<String>> {
+        let kind: &[&str] = match document {
+            Document::NetworkConfig => &["--schema-type", "network-config"],
+            Document::CloudConfig | Document::MetaData | Document::Unknown => &[],
+        };
+        let command = Command::new(&self.program).arg("schema").args(kind).arg("--config-file").arg(file);
+        let output = command.output(Deadline::secs(SCHEMA_LIMIT))?;
+        let said = format!("{}\n{}", output.stdout_text(), output.stderr_text());
+        if output.success() && !said.to_lowercase().contains("deprecat") {
+            return Ok(Vec::new());
+        }
+        Ok(said
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .map(|line| format!("schema: {line}"))
+            .collect())
+    }
 }
 
 #[cfg(test)]
