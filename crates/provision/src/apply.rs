@@ -2,8 +2,8 @@
 
 use clap::Args;
 use fleet_core::{
-    Error, Result,
-    cli::ChangeArgs,
+    Error, Kind, Result,
+    cli::{ChangeArgs, silent_exit},
     deadline::Deadline,
     definitions::{Definitions, ManagedVm},
     protocol::{Op, Session},
@@ -19,7 +19,7 @@ use crate::{
     settings,
     state::Hold,
     tools::Tools,
-    world::World,
+    world::{self, World},
 };
 
 /// How long one change may take, in seconds.
@@ -28,7 +28,8 @@ const LIMIT: u64 = 5 * 60;
 /// Arguments of `apply`.
 #[derive(Debug, Args)]
 pub struct ApplyArgs {
-    /// The VM, as named under `managed` in vms/definitions.nix
+    /// The VM, as named under `managed` in vms/definitions.nix. Exit code 2 when it differs still: in its network
+    /// card, in disks to be made, moved or smaller; what brings those in line is told
     #[arg(value_name = "NAME", required = true)]
     pub names: Vec<String>,
     /// --yes, --dry-run.
@@ -59,23 +60,28 @@ pub fn run(cli: &Cli, args: &ApplyArgs) -> Result<()> {
             .now("nothing was sent to the node"));
     }
     let mut session = Tools::find(cli, &repo)?.session()?;
-    vms.into_iter().try_for_each(|vm| apply(ui, args, &mut session, vm))
+    let mut whole = true;
+    for vm in vms {
+        whole &= apply(ui, args, &mut session, vm)?;
+    }
+    // As `plan`: they differ still.
+    if whole { Ok(()) } else { Err(silent_exit(Kind::Usage)) }
 }
 
-fn apply(ui: Ui, args: &ApplyArgs, session: &mut Session, vm: &ManagedVm) -> Result<()> {
+/// Whether it is all that its definition says then, also what waits for a reboot.
+fn apply(ui: Ui, args: &ApplyArgs, session: &mut Session, vm: &ManagedVm) -> Result<bool> {
     let name = &vm.name;
     let _hold = if args.change.dry_run { None } else { Some(Hold::take(name, vm.vmid)?) };
+    // Before the look: what somebody else changes from here on is a conflict, not overwritten.
+    let digest = world::existing(session, vm.vmid)?.map(|(config, _)| config.digest);
     let mut world = compare::survey(session)?;
     world.existing = compare::existing(&world, vm);
     let (now, coming) = ours(vm, &world)?;
     let (fields, _) = differences(vm, &now, &coming);
     let (changed, left): (Vec<_>, Vec<_>) = fields.into_iter().partition(|field| field.applies);
-    let requests = requests(vm, &differences::settled(&now, &coming));
+    let requests = requests(vm, &differences::settled(&now, &coming), digest);
     for field in &changed {
         ui.say(format!("  {name}: {field}"));
-    }
-    for field in &left {
-        ui.warn(format!("{name}: {field}"));
     }
     let shown = requests
         .iter()
@@ -85,7 +91,7 @@ fn apply(ui: Ui, args: &ApplyArgs, session: &mut Session, vm: &ManagedVm) -> Res
     if !args.change.dry_run && !requests.is_empty() {
         if !args.change.yes && !ui.confirm(&format!("Change VM '{name}' (VMID {})?", vm.vmid))? {
             ui.say("Nothing was changed.");
-            return Ok(());
+            return Ok(false);
         }
         for op in requests {
             session.ask::<()>(op, Deadline::secs(LIMIT), |line| ui.detail(line))?;
@@ -104,7 +110,8 @@ fn apply(ui: Ui, args: &ApplyArgs, session: &mut Session, vm: &ManagedVm) -> Res
         })?;
     }
     match (changed.is_empty(), args.change.dry_run) {
-        (true, _) => ui.done(format!("'{name}' is what its definition says, as far as `apply` goes")),
+        (true, _) if left.is_empty() => ui.done(format!("'{name}' is what its definition says")),
+        (true, _) => ui.say(format!("  {name}: nothing that `apply` changes")),
         (false, true) => {
             ui.step("Dry run: nothing is sent. These requests would be:");
             if !ui.json() {
@@ -117,7 +124,11 @@ fn apply(ui: Ui, args: &ApplyArgs, session: &mut Session, vm: &ManagedVm) -> Res
         ui.warn(format!("{name}: pending until it is rebooted: {}", pending.join(", ")));
         ui.hint(format!("proxmox-ops reboot {name}"));
     }
-    Ok(())
+    if !left.is_empty() {
+        ui.warn(format!("'{name}' still differs in what `apply` leaves to you:"));
+        differences::lines(&left).iter().for_each(|line| ui.warn(format!("  {line}")));
+    }
+    Ok(left.is_empty())
 }
 
 /// The settings of the VM, which must be ours, and those that come with its next start.
@@ -137,16 +148,15 @@ fn ours(vm: &ManagedVm, world: &World) -> Result<(settings::Settings, settings::
     }
 }
 
-/// What is sent, in this order.
-fn requests(vm: &ManagedVm, settled: &settings::Settings) -> Vec<Op> {
+/// What is sent, in this order; `digest` is of the configuration that it was decided on.
+fn requests(vm: &ManagedVm, settled: &settings::Settings, digest: Option<String>) -> Vec<Op> {
     let changes = differences::changes(vm, settled);
     let mut requests = Vec::new();
     if !changes.is_empty() {
-        requests.push(settings::configure(vm.vmid, changes));
+        requests.push(Op::Configure { vmid: vm.vmid, settings: changes, delete: Vec::new(), digest });
     }
-    if let (Some((disk, size)), _) = plan::growth(vm, settled) {
-        requests.push(Op::Resize { vmid: vm.vmid, disk, size });
-    }
+    let grows = differences::growth(vm, settled).into_iter();
+    requests.extend(grows.map(|(disk, size)| Op::Resize { vmid: vm.vmid, disk, size }));
     requests
 }
 

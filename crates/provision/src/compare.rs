@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::{
     cli::{Cli, PlanArgs},
-    differences::{Difference, differences},
+    differences::{self, Difference, differences},
     plan::{self, Standing},
     tools::Tools,
     world::World,
@@ -147,7 +147,8 @@ fn print(line: &Line<'_>) -> String {
         Comparison::Same { pending } => format!("{}\n{}", head("same"), waiting(pending)),
         Comparison::Foreign { reason } => format!("{}: {reason}\n", head("foreign")),
         Comparison::Change { fields, pending } => {
-            let fields = fields.iter().map(|field| format!("           {field}\n")).collect::<String>();
+            let fields: String =
+                differences::lines(fields).iter().map(|line| format!("           {line}\n")).collect();
             format!("{}\n{fields}{}", head("change"), waiting(pending))
         }
     }

@@ -3,17 +3,24 @@
 //! Compared are only fields that stay ours for the VM's whole life, by name and by value: what cloud-init reads only
 //! matters before the installation, and what people set besides is theirs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use fleet_core::definitions::ManagedVm;
+use fleet_core::{
+    child::quote,
+    definitions::ManagedVm,
+    types::{DiskSize, DiskSlot, MacAddr, StorageId},
+};
 use serde::Serialize;
 
-use crate::settings::{self, Settings};
+use crate::{
+    meaning,
+    settings::{self, Settings},
+};
 
 /// One field that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// The setting as in qm.conf(5), a part of one (`net0.tag`), or a disk's slot.
+    /// The setting as in qm.conf(5), a part of one (`net0.tag`, `scsi0.storage`), or a disk's slot.
     pub field: String,
     /// What the VM has; empty when it has nothing.
     pub is: String,
@@ -21,6 +28,19 @@ pub struct Difference {
     pub defined: String,
     /// Whether `provision-vm apply` brings it in line.
     pub applies: bool,
+    /// What a person does about it where `apply` does not: a command, or where else to change what.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub how: Option<String>,
+}
+
+impl Difference {
+    fn applied(field: String, is: String, defined: String) -> Difference {
+        Difference { field, is, defined, applies: true, how: None }
+    }
+
+    fn left(field: String, is: String, defined: String, how: String) -> Difference {
+        Difference { field, is, defined, applies: false, how: Some(how) }
+    }
 }
 
 impl std::fmt::Display for Difference {
@@ -34,34 +54,33 @@ impl std::fmt::Display for Difference {
     }
 }
 
+/// The differences, a line each, and below those that `apply` leaves what brings them in line.
+pub fn lines(fields: &[Difference]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (at, field) in fields.iter().enumerate() {
+        lines.push(field.to_string());
+        // What brings several in line at once is said once.
+        let next = fields.get(at + 1).and_then(|next| next.how.as_ref());
+        lines.extend(field.how.iter().filter(|how| next != Some(how)).map(|how| format!("  {how}")));
+    }
+    lines
+}
+
 /// Settings that `apply` changes on a VM that exists.
 const APPLIED: [&str; 7] = ["cores", "cpu", "description", "memory", "onboot", "protection", "tags"];
 
 /// The fields that differ once `coming` holds, and the names of those that it changes.
 pub fn differences(vm: &ManagedVm, now: &Settings, coming: &Settings) -> (Vec<Difference>, Vec<String>) {
     let settled = settled(now, coming);
-    let changes = changes(vm, &settled);
-    let mut fields: Vec<Difference> = changes
+    let mut fields: Vec<Difference> = changes(vm, &settled)
         .into_iter()
-        .map(|(field, defined)| Difference {
-            is: settled.get(&field).cloned().unwrap_or_default(),
-            field,
-            defined,
-            applies: true,
+        .map(|(field, defined)| {
+            Difference::applied(field.clone(), settled.get(&field).cloned().unwrap_or_default(), defined)
         })
         .collect();
+    fields.extend(name(vm, &settled));
     fields.extend(network(vm, &settled));
-    if let Some((slot, size)) = settings::boot_disk(&settled).filter(|(_, size)| *size != vm.disk) {
-        fields.push(Difference {
-            field: slot.to_string(),
-            is: size.to_string(),
-            defined: vm.disk.to_string(),
-            applies: size < vm.disk,
-        });
-    }
-    for (slot, volume) in settings::further_disks(vm, &settled) {
-        fields.push(Difference { field: slot, is: String::new(), defined: volume, applies: false });
-    }
+    fields.extend(disks(vm, &settled));
     let ours = |name: &&String| APPLIED.contains(&name.as_str()) || *name == "net0";
     let mut pending: BTreeSet<String> = coming.keys().filter(ours).cloned().collect();
     pending.extend(deleted(coming).filter(|name| APPLIED.contains(name)).map(str::to_owned));
@@ -89,13 +108,21 @@ fn deleted(coming: &Settings) -> impl Iterator<Item = &str> {
     names.map(|name| name.trim_start_matches('!')).filter(|name| !name.is_empty())
 }
 
+/// A VM that was renamed in Proxmox; our marker tells that it is the one.
+fn name(vm: &ManagedVm, settled: &Settings) -> Option<Difference> {
+    let is = settled.get("name").filter(|is| is.as_str() != vm.name.as_str())?;
+    let how = format!("qm set {} --name {}   # on its node", vm.vmid, vm.name);
+    Some(Difference::left("name".to_owned(), is.clone(), vm.name.to_string(), how))
+}
+
 /// The parts of `net0` that the definition speaks of. Changing one may cut the VM off: that is for people.
 fn network(vm: &ManagedVm, settled: &Settings) -> Vec<Difference> {
-    let card: BTreeMap<&str, &str> =
-        settled.get("net0").map(|card| settings::net_parts(card)).unwrap_or_default();
-    let mac = card.values().find(|value| value.parse::<fleet_core::types::MacAddr>().is_ok());
+    let now = settled.get("net0").map(String::as_str);
+    let Some(wanted) = settings::net0(vm, now) else { return Vec::new() };
+    let card = meaning::properties(now.unwrap_or_default(), "");
+    let mac = card.values().find(|value| value.parse::<MacAddr>().is_ok());
     let is = |name: &str| card.get(name).map(|value| (*value).to_owned()).unwrap_or_default();
-    let wanted = [
+    let parts = [
         ("bridge", is("bridge"), vm.bridge.as_ref().map(ToString::to_string)),
         ("tag", is("tag"), vm.vlan.map(|vlan| vlan.to_string())),
         ("mtu", is("mtu"), vm.mtu.map(|mtu| mtu.to_string())),
@@ -107,9 +134,79 @@ fn network(vm: &ManagedVm, settled: &Settings) -> Vec<Difference> {
     ];
     let differs = |(name, is, defined): (&str, String, Option<String>)| {
         let defined = defined.filter(|defined| *defined != is)?;
-        Some(Difference { field: format!("net0.{name}"), is, defined, applies: false })
+        let how = format!(
+            "qm set {} --net0 {}   # on its node; what runs in it may lose its network",
+            vm.vmid,
+            quote(&wanted)
+        );
+        Some(Difference::left(format!("net0.{name}"), is, defined, how))
     };
-    wanted.into_iter().filter_map(differs).collect()
+    parts.into_iter().filter_map(differs).collect()
+}
+
+/// A disk of the definition.
+struct Disk<'a> {
+    slot: String,
+    size: DiskSize,
+    /// The largest size that counts as the defined one: a new volume is made in whole GiB.
+    largest: DiskSize,
+    storage: &'a StorageId,
+}
+
+/// The disks of the definition: the one that boots, and the further ones.
+fn defined_disks<'a>(vm: &'a ManagedVm, settled: &Settings) -> Vec<Disk<'a>> {
+    let boot = settings::boot_disk(settled).map(|(slot, _)| Disk {
+        slot: slot.to_string(),
+        size: vm.disk,
+        largest: vm.disk,
+        storage: &vm.storage,
+    });
+    let further = settings::slots(vm, settled).into_iter().map(|(slot, disk)| Disk {
+        slot,
+        size: disk.size,
+        largest: DiskSize::from_bytes(disk.size.gib_ceil() << 30),
+        storage: disk.storage.as_ref().unwrap_or(&vm.storage),
+    });
+    boot.into_iter().chain(further).collect()
+}
+
+fn disks(vm: &ManagedVm, settled: &Settings) -> Vec<Difference> {
+    let mut fields = Vec::new();
+    for Disk { slot, size, largest, storage } in defined_disks(vm, settled) {
+        let Some(there) = settled.get(&slot) else {
+            let defined = format!("{size} on {storage}");
+            let how = format!("proxmox-ops create-disk {} {size} {storage} {slot}", vm.name);
+            fields.push(Difference::left(slot, String::new(), defined, how));
+            continue;
+        };
+        match settings::size(there) {
+            Some(is) if is < size => {
+                fields.push(Difference::applied(slot.clone(), is.to_string(), size.to_string()));
+            }
+            Some(is) if is > largest => {
+                let how = format!("a disk is not shrunk: write {is} in the definition of '{}'", vm.name);
+                fields.push(Difference::left(slot.clone(), is.to_string(), size.to_string(), how));
+            }
+            _ => {}
+        }
+        // A linked clone is where its template is.
+        let is = there.split_once(':').map(|(is, _)| is).filter(|_| !vm.linked_clone);
+        if let Some(is) = is.filter(|is| *is != storage.as_str() && is.parse::<StorageId>().is_ok()) {
+            let how = format!("qm disk move {} {slot} {storage} --delete 1   # on its node", vm.vmid);
+            let field = format!("{slot}.storage");
+            fields.push(Difference::left(field, is.to_owned(), storage.to_string(), how));
+        }
+    }
+    fields
+}
+
+/// The disks that are smaller than defined, and the sizes that they get.
+pub fn growth(vm: &ManagedVm, settled: &Settings) -> Vec<(DiskSlot, DiskSize)> {
+    let grows = |disk: Disk<'_>| {
+        let is = settings::size(settled.get(&disk.slot)?)?;
+        (is < disk.size).then_some((disk.slot.parse().ok()?, disk.size))
+    };
+    defined_disks(vm, settled).into_iter().filter_map(grows).collect()
 }
 
 #[cfg(test)]
@@ -150,7 +247,7 @@ mod tests {
 
     fn shown(vm: &ManagedVm, now: &Settings, coming: &Settings) -> Vec<String> {
         let (fields, pending) = differences(vm, now, coming);
-        let mut lines: Vec<String> = fields.iter().map(ToString::to_string).collect();
+        let mut lines = lines(&fields);
         lines.extend(pending.iter().map(|name| format!("pending {name}")));
         lines
     }
@@ -181,14 +278,55 @@ mod tests {
                 "onboot: (not set) -> 1",
                 "protection: (not set) -> 1",
                 "net0.tag: (not set) -> 20 (not by `apply`)",
+                "  qm set 110 --net0 'mtu=1400,bridge=vmbr1,virtio=BC:24:11:00:00:01,firewall=1,tag=20'   # on its node; what runs in it may lose its network",
                 "scsi0: 20G -> 32G",
-                "scsi1: (not set) -> nvmeprom:100 (not by `apply`)",
+                "scsi1: (not set) -> 100G on nvmeprom (not by `apply`)",
+                "  proxmox-ops create-disk test-automation 100G nvmeprom scsi1",
             ]
         );
+        assert_eq!(growth(&vm, &same()), [("scsi0".parse().unwrap(), "32G".parse().unwrap())]);
+    }
+
+    #[test]
+    fn what_is_not_by_apply_says_how() {
+        let mut vm = defined();
         vm.disk = "10G".parse().unwrap();
-        assert!(
-            shown(&vm, &same(), &Settings::new()).contains(&"scsi0: 20G -> 10G (not by `apply`)".to_owned())
+        vm.bridge = Some("vmbr0".parse().unwrap());
+        vm.vlan = Some(20);
+        vm.storage = "fast".parse().unwrap();
+        let mut now = same();
+        now.insert("name".into(), "renamed".into());
+        assert_eq!(
+            shown(&vm, &now, &Settings::new()),
+            [
+                "name: renamed -> test-automation (not by `apply`)",
+                "  qm set 110 --name test-automation   # on its node",
+                "net0.bridge: vmbr1 -> vmbr0 (not by `apply`)",
+                "net0.tag: (not set) -> 20 (not by `apply`)",
+                "  qm set 110 --net0 'mtu=1400,bridge=vmbr0,virtio=BC:24:11:00:00:01,firewall=1,tag=20'   # on its node; what runs in it may lose its network",
+                "scsi0: 20G -> 10G (not by `apply`)",
+                "  a disk is not shrunk: write 20G in the definition of 'test-automation'",
+                "scsi0.storage: nvmeprom -> fast (not by `apply`)",
+                "  qm disk move 110 scsi0 fast --delete 1   # on its node",
+            ]
         );
+        assert_eq!(growth(&vm, &now), []);
+        // A linked clone's disk is where its template's is.
+        vm.linked_clone = true;
+        assert!(!shown(&vm, &now, &Settings::new()).concat().contains("scsi0.storage"));
+    }
+
+    #[test]
+    fn further_disks_grow_too_and_whole_gib_are_no_difference() {
+        let mut vm = defined();
+        let disk =
+            |size: &str| fleet_core::definitions::FurtherDisk { size: size.parse().unwrap(), storage: None };
+        vm.disks = vec![disk("1536M"), disk("8G")];
+        let mut now = same();
+        now.insert("scsi1".into(), "nvmeprom:110/vm-110-disk-1.qcow2,size=2G".into());
+        now.insert("scsi2".into(), "nvmeprom:110/vm-110-disk-2.qcow2,size=4096M".into());
+        assert_eq!(shown(&vm, &now, &Settings::new()), ["scsi2: 4G -> 8G"]);
+        assert_eq!(growth(&vm, &now), [("scsi2".parse().unwrap(), "8G".parse().unwrap())]);
     }
 
     #[test]

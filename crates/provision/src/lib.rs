@@ -22,6 +22,7 @@ pub mod install;
 pub mod journal;
 pub mod log;
 pub mod login;
+pub mod meaning;
 pub mod new;
 pub mod place;
 pub mod plan;

@@ -11,6 +11,8 @@ use fleet_core::{
     types::{DiskSize, DiskSlot, MacAddr, Vmid},
 };
 
+use crate::meaning;
+
 /// The login of the bootstrap system that nixos-anywhere starts from.
 pub const BOOTSTRAP_USER: &str = "root";
 
@@ -19,7 +21,8 @@ pub type Settings = BTreeMap<String, String>;
 
 /// The settings that have to change so that `current` says what `vm` defines; empty when nothing has to.
 pub fn changes(vm: &ManagedVm, keys: &[String], current: &Settings) -> Settings {
-    wanted(vm, keys, current).into_iter().filter(|(name, value)| !says(current, name, value)).collect()
+    let says = |name: &str, value: &str| meaning::same(name, current.get(name).map(String::as_str), value);
+    wanted(vm, keys, current).into_iter().filter(|(name, value)| !says(name, value)).collect()
 }
 
 fn wanted(vm: &ManagedVm, keys: &[String], current: &Settings) -> Settings {
@@ -79,27 +82,6 @@ fn cloud_init<T>(
     }
 }
 
-/// Whether `current` already says `name` = `value`, compared by meaning.
-fn says(current: &Settings, name: &str, value: &str) -> bool {
-    let Some(now) = current.get(name) else {
-        // What Proxmox assumes when nothing is written.
-        return matches!((name, value), ("onboot", "0") | ("cores", "1"));
-    };
-    match name {
-        "sshkeys" | "description" => now.trim_end() == value.trim_end(),
-        "agent" => now.split(',').any(|part| matches!(part, "1" | "enabled=1")),
-        "tags" => {
-            let set = |text: &str| {
-                text.split([';', ',', ' ']).map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
-            };
-            set(now) == set(value)
-        }
-        // A definition without a MAC address leaves the one that Proxmox made.
-        "net0" => net_parts(now) == net_parts(value),
-        _ => now == value,
-    }
-}
-
 /// What `description` has to say beside our marker, a line of its own.
 const PURPOSE: &str = "fleet-purpose: ";
 
@@ -124,21 +106,27 @@ fn description(vm: &ManagedVm, current: &Settings) -> Option<String> {
     Some(lines.join("\n"))
 }
 
-/// The further disks that are not there yet, by their slots: those after the boot disk's, on its bus.
-pub fn further_disks(vm: &ManagedVm, current: &Settings) -> Vec<(String, String)> {
+/// The further disks of the definition with their slots: those after the boot disk's, on its bus.
+pub fn slots<'a>(vm: &'a ManagedVm, current: &Settings) -> Vec<(String, &'a FurtherDisk)> {
     let boot = boot_disk(current).map_or_else(|| "scsi0".to_owned(), |(slot, _)| slot.to_string());
     let bus = boot.trim_end_matches(|c: char| c.is_ascii_digit());
     let first: usize = boot[bus.len()..].parse().unwrap_or(0);
-    let disk = |(number, disk): (usize, &FurtherDisk)| {
+    let slot = |(number, disk)| (format!("{bus}{}", first + 1 + number), disk);
+    vm.disks.iter().enumerate().map(slot).collect()
+}
+
+/// The further disks that are not there yet, by their slots.
+pub fn further_disks(vm: &ManagedVm, current: &Settings) -> Vec<(String, String)> {
+    let volume = |(slot, disk): (String, &FurtherDisk)| {
         let storage = disk.storage.as_ref().unwrap_or(&vm.storage);
-        (format!("{bus}{}", first + 1 + number), format!("{storage}:{}", disk.size.gib_ceil()))
+        (slot, format!("{storage}:{}", disk.size.gib_ceil()))
     };
-    vm.disks.iter().enumerate().map(disk).filter(|(slot, _)| !current.contains_key(slot)).collect()
+    slots(vm, current).into_iter().filter(|(slot, _)| !current.contains_key(slot)).map(volume).collect()
 }
 
 /// The protection that the definition asks for, when it is not set yet.
 pub fn protection(vm: &ManagedVm, current: &Settings) -> Option<(String, String)> {
-    let set = current.get("protection").is_some_and(|value| value == "1");
+    let set = meaning::same("protection", current.get("protection").map(String::as_str), "1");
     (vm.protection && !set).then(|| ("protection".to_owned(), "1".to_owned()))
 }
 
@@ -195,12 +183,8 @@ fn is_drive(name: &str) -> bool {
     name.parse::<DiskSlot>().is_ok()
 }
 
-pub(crate) fn net_parts(value: &str) -> BTreeMap<&str, &str> {
-    value.split(',').map(|part| part.split_once('=').unwrap_or((part, ""))).collect()
-}
-
 /// `net0` as the definition wants it, keeping what it does not speak of; nothing when it speaks of nothing.
-fn net0(vm: &ManagedVm, current: Option<&str>) -> Option<String> {
+pub fn net0(vm: &ManagedVm, current: Option<&str>) -> Option<String> {
     if current.is_some() && vm.bridge.is_none() && vm.vlan.is_none() && vm.mac.is_none() && vm.mtu.is_none() {
         return None;
     }
@@ -252,9 +236,13 @@ pub fn boot_disk(settings: &Settings) -> Option<(DiskSlot, DiskSize)> {
         if value.contains("media=cdrom") || value.contains("cloudinit") {
             return None;
         }
-        let size = value.split(',').find_map(|part| part.strip_prefix("size="))?.parse().ok()?;
-        Some((slot, size))
+        Some((slot, size(value)?))
     })
+}
+
+/// The size that a disk's setting tells.
+pub fn size(disk: &str) -> Option<DiskSize> {
+    disk.split(',').find_map(|part| part.strip_prefix("size="))?.parse().ok()
 }
 
 #[cfg(test)]

@@ -107,8 +107,82 @@ fn apply_brings_a_vm_in_line_and_says_what_waits_for_a_reboot() {
     // Smaller is never done.
     bench.fleet.edit("vms/definitions.nix", "disk = \"32G\";", "disk = \"10G\";");
     let smaller = bench.run(&["apply", "test-automation", "--yes"]);
-    assert!(bench.seen(&smaller).contains("scsi0: 32G -> 10G (not by `apply`)"), "{}", bench.seen(&smaller));
+    let seen = bench.seen(&smaller);
+    assert_eq!(smaller.status.code(), Some(2), "{seen}");
+    assert!(seen.contains("scsi0: 32G -> 10G (not by `apply`)"), "{seen}");
+    assert!(seen.contains("a disk is not shrunk: write 32G in the definition"), "{seen}");
     assert_eq!(bench.sim.changes().len(), before + 2);
+}
+
+/// What `plan` finds and `apply` does not change is told by both with what does, and then they agree.
+#[test]
+fn what_apply_leaves_is_told_with_what_brings_it_in_line() {
+    let bench = Bench::new();
+    made(&bench, &["--integrate", "never"]);
+    bench.fleet.edit(
+        "vms/definitions.nix",
+        "vmid = 110;",
+        "vmid = 110;\n      vlan = 20;\n      disks = [ \"4G\" ];\n      tags = [ \"web\" ];",
+    );
+    let plan = bench.run(&["plan"]);
+    let seen = bench.seen(&plan);
+    assert_eq!(plan.status.code(), Some(2), "{seen}");
+    let left = [
+        "net0.tag: (not set) -> 20 (not by `apply`)\n",
+        "scsi1: (not set) -> 4G on nvmeprom (not by `apply`)\n",
+    ];
+    let how = ["qm set 110 --net0 'virtio=", "proxmox-ops create-disk test-automation 4G nvmeprom scsi1\n"];
+    for words in left.iter().chain(&how).chain(&["tags: (not set) -> web\n"]) {
+        assert!(seen.contains(words), "{words}: {seen}");
+    }
+    for _ in 0..2 {
+        let applied = bench.run(&["apply", "test-automation", "--yes"]);
+        let seen = bench.seen(&applied);
+        assert_eq!(applied.status.code(), Some(2), "as `plan`, it says that something differs: {seen}");
+        for words in left.iter().chain(&how) {
+            assert!(seen.contains(words), "{words}: {seen}");
+        }
+    }
+    let answer = json(&bench.run(&["plan", "--json"]));
+    let fields = answer[0]["fields"].as_array().unwrap();
+    assert_eq!(fields.len(), 2, "{answer}");
+    assert!(fields.iter().all(|field| field["applies"] == false && field["how"].is_string()), "{answer}");
+    // The commands, as they are told.
+    let disk = bench.sim.command("proxmox-ops", &bench.fleet);
+    let disk = { disk }.args(["create-disk", "test-automation", "4G", "nvmeprom", "scsi1"]).output().unwrap();
+    assert!(disk.status.success(), "{}", bench.seen(&disk));
+    let card = fields.iter().find_map(|field| field["how"].as_str().filter(|how| how.contains("--net0")));
+    let card = card.unwrap().split('\'').nth(1).unwrap().to_owned();
+    bench.sim.edit(110, |conf| drop(conf.main.insert("net0".into(), card)));
+    for args in [&["plan"][..], &["apply", "test-automation", "--yes"]] {
+        let same = bench.run(args);
+        assert_eq!(same.status.code(), Some(0), "{}", bench.seen(&same));
+    }
+}
+
+/// What somebody else writes while a person thinks is not overwritten.
+#[test]
+fn a_change_by_somebody_else_meanwhile_is_a_conflict() {
+    let bench = Bench::new();
+    made(&bench, &["--no-install", "--integrate", "never"]);
+    bench.fleet.edit("vms/definitions.nix", "Testing automated provisioning", "Testing");
+    let command = bench.command(&["apply", "test-automation"]);
+    let mut session = rexpect::session::spawn_command(command, Some(20_000)).unwrap();
+    session.exp_string("Change VM 'test-automation' (VMID 110)? (y/N) ").unwrap();
+    let theirs = "\nby hand: written meanwhile";
+    bench.sim.edit(110, |conf| {
+        let description = conf.main.get("description").unwrap().clone() + theirs;
+        conf.main.insert("description".into(), description);
+    });
+    session.send_line("y").unwrap();
+    let ended = session.process().wait().unwrap();
+    assert!(format!("{ended:?}").contains(", 4)"), "{ended:?}");
+    let description = bench.sim.config(110).unwrap().get("description").unwrap_or_default().to_owned();
+    assert!(description.ends_with(theirs) && !description.contains("fleet-purpose: Testing\n"));
+    let again = bench.run(&["apply", "test-automation", "--yes"]);
+    assert!(again.status.success(), "{}", bench.seen(&again));
+    let description = bench.sim.config(110).unwrap().get("description").unwrap_or_default().to_owned();
+    assert!(description.contains("\nfleet-purpose: Testing\nby hand: written meanwhile"), "{description}");
 }
 
 #[test]
