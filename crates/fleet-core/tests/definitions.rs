@@ -43,6 +43,20 @@ fn reads_this_repository() {
     assert_eq!(hosts.common_user(), Some("fleet"));
 }
 
+#[test]
+fn the_login_of_most_hosts_is_the_fleets() {
+    let host =
+        |name: &str, user: &str| format!("{name} = {{ configurationFile = ./x.nix; user = \"{user}\"; }};\n");
+    let common = |text: String| {
+        let (_dir, repo) = repo_with(&format!("{HEAD}}}\n"), &format!("{{ {text} }}"));
+        Hosts::load(&repo, NixMode::Embedded).unwrap().common_user().map(str::to_owned)
+    };
+    let two = host("a", "me") + &host("b", "me");
+    assert_eq!(common(two.clone() + &host("wsl", "nixos")).as_deref(), Some("me"));
+    assert_eq!(common(two + &host("wsl", "nixos") + &host("c", "you")), None, "half of them are not most");
+    assert_eq!(common(host("a", "me") + "b = { user = \"admin\"; };").as_deref(), Some("me"));
+}
+
 const HEAD: &str = "{ proxmox = { host = \"prom\"; defaultStorage = \"tank\"; };\n";
 
 #[test]
@@ -78,6 +92,35 @@ fn every_fault_at_once() {
     6 |     disk = "20 GB";
       |            ^^^^^^^
       = a number and a unit, such as 512M, 20G or 1T
+    "#);
+}
+
+/// Fleets write down more about machines that are there already than these tools know of.
+#[test]
+fn what_only_documents_may_say_more() {
+    let text = format!(
+        "{HEAD}  imported.igp = {{
+    vmid = 109;
+    specs = {{ disk = \"passthrough\"; sockets = 1; }};
+    hardware = {{ gpu = \"AMD 9950X\"; notes = [ ]; }};
+    monitoring = [ \"radeontop\" ];
+  }};
+  template = {{ vmid = 9002; name = \"ubuntu\"; specs = {{ cores = 2; disk = \"3584M\"; }}; notes = [ \"agent\" ]; }};
+  vmidRanges.production = {{ start = 100; end = 199; owner = \"me\"; }};
+}}
+"
+    );
+    let (_dir, repo) = repo_with(&text, "{ }");
+    Definitions::load(&repo, NixMode::Embedded).unwrap();
+
+    let (_, message) = faults(&text.replace("monitoring", "servces"));
+    insta::assert_snapshot!(message, @r#"
+    vms/definitions.nix is not valid (1 fault)
+    vms/definitions.nix:6:5: imported.igp.servces: unknown field
+      |
+    6 |     servces = [ "radeontop" ];
+      |     ^^^^^^^
+      = did you mean `services`?
     "#);
 }
 

@@ -363,7 +363,7 @@ fn new_host(repo: &Repo, hosts: &Hosts, vm: &ManagedVm, key: &str) -> Result<New
         (None, Some(user)) => user.to_owned(),
         (None, None) => {
             return Err(Error::usage(format!("can not tell the login of '{}'", vm.name))
-                .now("its definition has no `user`, and the hosts with a configurationFile in hosts.nix do not share one")
+                .now("its definition has no `user`, and no login is that of most hosts with a configurationFile in hosts.nix")
                 .hint(format!("give managed.{} in vms/definitions.nix a `user`", vm.name)));
         }
     };

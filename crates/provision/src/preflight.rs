@@ -188,7 +188,7 @@ fn survey(
     Ok(found)
 }
 
-/// Who logs in on the finished VM: the definition says, or the host's entry, or all hosts say the same.
+/// Who logs in on the finished VM: the definition says, or the host's entry, or most hosts say the same.
 fn fleet_user(repo: &Repo, cli: &Cli, vm: &ManagedVm) -> Result<UserName> {
     if let Some(user) = &vm.user {
         return Ok(user.clone());
@@ -199,7 +199,7 @@ fn fleet_user(repo: &Repo, cli: &Cli, vm: &ManagedVm) -> Result<UserName> {
     known
         .ok_or_else(|| {
             Error::failed(format!(
-                "which user logs in on '{}'? The hosts in hosts.nix do not share one",
+                "which user logs in on '{}'? No login is that of most hosts in hosts.nix",
                 vm.name
             ))
             .hint(format!("add `user = \"…\";` to managed.{}", vm.name))

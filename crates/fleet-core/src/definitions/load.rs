@@ -197,7 +197,7 @@ pub(super) fn owned<'a>(reader: &mut Reader<'a>, fields: &Fields<'a>, name: &str
 }
 
 fn imported_vm<'a>(reader: &mut Reader<'a>, fields: &Fields<'a>, name: &str) -> Option<ImportedVm> {
-    reader.known(fields, IMPORTED);
+    reader.known_or_own(fields, IMPORTED);
     if fields.get("vmid").is_none() {
         reader.missing(fields, "vmid", "every VM has its number in Proxmox: vmid = 104;");
     }
@@ -229,7 +229,7 @@ fn imported_vm<'a>(reader: &mut Reader<'a>, fields: &Fields<'a>, name: &str) -> 
         );
     }
     if let Some(specs) = reader.set(fields, "specs") {
-        reader.known(&specs, SPECS);
+        reader.known_or_own(&specs, SPECS);
         vm.cores = reader.number(&specs, "cores", 1..=i64::MAX, "4");
         vm.memory = reader.number(&specs, "memory", 1..=i64::MAX, "8192");
         vm.disk = owned(reader, &specs, "disk");
@@ -244,7 +244,7 @@ pub(super) fn address(text: &str) -> Option<IpAddr> {
 }
 
 fn read_template<'a>(reader: &mut Reader<'a>, fields: &Fields<'a>) -> Option<Template> {
-    reader.known(fields, &["vmid", "name", "description"]);
+    reader.known_or_own(fields, &["vmid", "name", "description"]);
     if fields.get("vmid").is_none() {
         reader.missing(fields, "vmid", "for example: vmid = 9002;");
     }
@@ -263,7 +263,7 @@ fn ranges<'a>(reader: &mut Reader<'a>, top: &Fields<'a>) -> Vec<VmidRange> {
     let mut ranges = Vec::new();
     for attr in Reader::in_order(&section) {
         let Some(fields) = reader.fields(&attr.value, section.join(&attr.name), attr.key) else { continue };
-        reader.known(&fields, &["start", "end", "description"]);
+        reader.known_or_own(&fields, &["start", "end", "description"]);
         let mut bounds = HashMap::new();
         for bound in ["start", "end"] {
             if fields.get(bound).is_none() {

@@ -108,11 +108,16 @@ impl Hosts {
         Ok(shared)
     }
 
-    /// The login that all hosts with a configuration share, when they do.
+    /// The login of most hosts with a configuration: of more than half of them. One odd host (a WSL, a router) does
+    /// not make the others' a guess.
     pub fn common_user(&self) -> Option<&str> {
-        let mut users =
-            self.hosts.iter().filter(|h| h.configuration_file.is_some()).filter_map(|h| h.user.as_deref());
-        let first = users.next()?;
-        users.all(|user| user == first).then_some(first)
+        let users: Vec<&str> = self
+            .hosts
+            .iter()
+            .filter(|host| host.configuration_file.is_some())
+            .filter_map(|host| host.user.as_deref())
+            .collect();
+        let times = |user: &&str| users.iter().filter(|other| *other == user).count();
+        users.iter().find(|user| 2 * times(user) > users.len()).copied()
     }
 }

@@ -93,13 +93,24 @@ impl<'a> Reader<'a> {
     /// Records every field that is not known.
     pub(crate) fn known(&mut self, fields: &Fields<'a>, known: &[&str]) {
         for attr in fields.attrs {
-            if !known.contains(&attr.name.as_ref()) {
-                let help = match nearest(&attr.name, known.iter().copied()) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("known here: {}", known.join(", ")),
-                };
-                let path = fields.join(&attr.name);
-                self.add(attr.key, &path, "unknown field", Some(help));
+            let help = match nearest(&attr.name, known.iter().copied()) {
+                _ if known.contains(&attr.name.as_ref()) => continue,
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("known here: {}", known.join(", ")),
+            };
+            self.add(attr.key, &fields.join(&attr.name), "unknown field", Some(help));
+        }
+    }
+
+    /// Records fields that look like a known one misspelt. Others are their owner's own: these sets document what is
+    /// there, and nothing acts on them.
+    pub(crate) fn known_or_own(&mut self, fields: &Fields<'a>, known: &[&str]) {
+        for attr in fields.attrs {
+            if !known.contains(&attr.name.as_ref())
+                && let Some(near) = nearest(&attr.name, known.iter().copied())
+            {
+                let help = format!("did you mean `{near}`?");
+                self.add(attr.key, &fields.join(&attr.name), "unknown field", Some(help));
             }
         }
     }
