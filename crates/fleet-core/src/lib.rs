@@ -6,6 +6,7 @@
 pub mod authorized_keys;
 pub mod child;
 pub mod cli;
+pub mod clock;
 pub mod deadline;
 pub mod definitions;
 pub mod error;

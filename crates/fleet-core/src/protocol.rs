@@ -179,6 +179,23 @@ pub enum Op {
         /// Which VM.
         vmid: Vmid,
     },
+    /// Make a backup of a VM. Follows the task; removes no older one. Gives [`Backup`].
+    Backup {
+        /// Which VM.
+        vmid: Vmid,
+        /// Where to; a storage of its node that takes backups when not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        storage: Option<StorageId>,
+        /// How a running VM is backed up.
+        #[serde(default)]
+        mode: BackupMode,
+        /// What to remember about it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        notes: Option<String>,
+        /// Seconds that it may take.
+        #[serde(default = "six_hours")]
+        timeout: u64,
+    },
     /// The snapshots of a VM, oldest first.
     Snapshots {
         /// Which VM.
@@ -269,6 +286,48 @@ pub enum Op {
 
 fn a_minute() -> u64 {
     60
+}
+
+/// How long reading or writing whole disks may take where nobody says otherwise, in seconds.
+pub fn six_hours() -> u64 {
+    6 * 3600
+}
+
+/// How a running VM is backed up (`mode` of vzdump(1)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum BackupMode {
+    /// While it runs; with its guest agent, its file systems are consistent.
+    #[default]
+    Snapshot,
+    /// Suspended until the backup has begun.
+    Suspend,
+    /// Shut down, and started again once the backup has begun.
+    Stop,
+}
+
+impl std::fmt::Display for BackupMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            BackupMode::Snapshot => "snapshot",
+            BackupMode::Suspend => "suspend",
+            BackupMode::Stop => "stop",
+        })
+    }
+}
+
+/// A backup that was made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Backup {
+    /// Its volume, which a restore takes.
+    pub volume: String,
+    /// The storage that it is on.
+    pub storage: StorageId,
+    /// The node that made it.
+    pub node: NodeName,
+    /// Bytes, where the storage knows.
+    #[serde(default)]
+    pub size: Option<u64>,
 }
 
 /// A disk that was made.

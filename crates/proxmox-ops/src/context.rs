@@ -34,15 +34,20 @@ pub struct ChangeOptions {
     /// Change this VM although no definition has it
     #[arg(long, value_name = "VMID")]
     pub unmanaged: Option<Vmid>,
-    /// Seconds to wait for the node to finish
-    #[arg(long, value_name = "SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub wait: u64,
+    /// Seconds to wait for the node to finish [default: 900, and 6 hours for a backup or a restore]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub wait: Option<u64>,
 }
 
 impl ChangeOptions {
     /// Until when the node may take.
     pub fn deadline(&self) -> Deadline {
-        Deadline::secs(self.wait)
+        Deadline::secs(self.wait.unwrap_or(900))
+    }
+
+    /// The same for what reads and writes whole disks.
+    pub fn long_deadline(&self) -> Deadline {
+        Deadline::secs(self.wait.unwrap_or(fleet_core::protocol::six_hours()))
     }
 }
 

@@ -46,6 +46,8 @@ fn imported_vms_are_never_changed() {
         &["template", "104"],
         &["create-template", "104", "--import", "local:import/x.qcow2", "--name", "doc1"],
         &["restore", "local:backup/vzdump-qemu-104.vma.zst", "104"],
+        &["backup", "104"],
+        &["backup", "igp", "--mode", "stop", "--dry-run"],
         &["console", "104"],
         &["snapshot", "104", "before"],
         &["rollback", "104", "before", "--yes"],

@@ -247,6 +247,13 @@ fn the_schema_has_every_request_and_every_field() {
             disk: Some("scsi1".parse().unwrap()),
         },
         Op::Template { vmid: v },
+        Op::Backup {
+            vmid: v,
+            storage: Some("local".parse().unwrap()),
+            mode: BackupMode::Stop,
+            notes: Some("why".into()),
+            timeout: 9,
+        },
         Op::Snapshots { vmid: v },
         Op::Snapshot { vmid: v, name: "one".into(), description: Some("why".into()), memory: true },
         Op::Rollback { vmid: v, name: "one".into(), start: true },

@@ -15,6 +15,7 @@ const RIGHTS: &[&str] = &[
     "Sys.Audit",
     "VM.Allocate",
     "VM.Audit",
+    "VM.Backup",
     "VM.Clone",
     "VM.Config.CDROM",
     "VM.Config.CPU",
@@ -63,6 +64,7 @@ fn the_life_of_a_vm_with_a_token() {
             &["cloudinit-config", "110", common::KEY],
             &["cloudinit-drive", "110"],
             &["snapshot", "110", "before"],
+            &["backup", "110"],
             &["start", "110"],
             &["get-ip", "110", "--timeout", "20"],
             &["status", "110"],
@@ -95,6 +97,7 @@ fn a_missing_privilege_is_named() {
         ("VM.Config.CPU", &["configure", "110", "2", "2048"], "/vms/110, VM.Config.CPU"),
         ("VM.PowerMgmt", &["start", "110"], "/vms/110, VM.PowerMgmt"),
         ("VM.Snapshot", &["snapshot", "110", "before"], "/vms/110, VM.Snapshot"),
+        ("VM.Backup", &["backup", "110"], "/vms/110, VM.Backup"),
         ("VM.Allocate", &["destroy", "110", "yes"], "/vms/110, VM.Allocate"),
     ];
     for (lacking, args, words) in cases {

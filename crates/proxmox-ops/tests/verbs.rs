@@ -285,6 +285,75 @@ fn a_template_is_made_of_an_image_and_only_once() {
 }
 
 #[test]
+fn a_backup_is_made_listed_and_comes_back() {
+    let bench = Bench::new();
+    bench.clone_110();
+    bench.ok(&["configure", "110", "3", "3072"]);
+    bench.ok(&["start", "110"]);
+    bench.ok(&["host-key", "110", "--timeout", "20"]);
+    let key = bench.sim.guest_host_key(110).unwrap();
+    let ran = bench.run(&["backup", "test-automation", "--notes", "before the move\nto b"]);
+    let volume = ran.out.trim_end().to_owned();
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(volume.starts_with("local:backup/vzdump-qemu-110-2") && volume.ends_with(".vma.zst"), "{volume}");
+    // How many lines tell how far it is depends on who is faster.
+    let err: Vec<&str> = ran.err.lines().filter(|line| !line.contains("% (")).collect();
+    assert_eq!(err, ["==> Backing up VM 110...", "✓ VM 110 is backed up on the storage 'local' (256.1 MiB)"]);
+    // It runs on, is not locked, and the marker stands in the first line of the notes, which lists show.
+    assert!(bench.sim.is_running(110) && bench.sim.config(110).unwrap().lock().is_none());
+    let notes = bench.sim.node().read(|d| d.backups[&volume].notes.clone());
+    let lines: Vec<&str> = notes.lines().collect();
+    assert!(lines[0].starts_with("fleet-vm: name=test-automation vmid=110 nonce="), "{notes}");
+    assert_eq!(lines[1..], ["before the move", "to b"]);
+    let shown = json(&bench.ok(&["backup", "110", "--storage", "local", "--dry-run", "--json"]));
+    assert!(shown[0]["path"].as_str().unwrap().ends_with("/vzdump"), "{shown}");
+    assert_eq!(
+        (&shown[0]["params"]["remove"], &shown[0]["params"]["compress"]),
+        (&Value::from("0"), &Value::from("zstd"))
+    );
+    let made = json(&bench.ok(&["backup", "110", "--json", "--storage", "local", "--mode", "stop"]));
+    assert_eq!((&made["storage"], &made["node"]), (&Value::from("local"), &Value::from("prom")));
+    assert_ne!(made["volume"], volume.as_str());
+    assert!(bench.sim.is_running(110), "started again");
+
+    bench.ok(&["destroy", "110", "yes", "--stop"]);
+    assert!(bench.sim.node().read(|d| d.volumes.contains_key(&volume)), "a backup outlives its VM");
+    bench.ok(&["restore", &volume, "110"]);
+    assert!(bench.sim.config(110).unwrap().to_string().contains("memory: 3072"));
+    bench.ok(&["start", "110"]);
+    assert_eq!(bench.sim.guest_host_key(110).unwrap(), key);
+}
+
+#[test]
+fn a_backup_that_can_not_be_is_told_with_its_reason() {
+    let bench = Bench::new();
+    bench.clone_110();
+    let failed = |args: &[&str]| {
+        let ran = bench.run(args);
+        assert_eq!(ran.out, "", "{args:?}");
+        (ran.code, ran.err)
+    };
+    let (code, err) = failed(&["backup", "110", "--storage", "nvmeprom"]);
+    assert_eq!(code, 1);
+    insta::assert_snapshot!(err, @r"
+    ==> Backing up VM 110...
+    ✗ storage 'nvmeprom' takes no backups (these do: local)
+      nothing was changed
+    hint: `proxmox-ops storage` lists the storages
+    ");
+    assert_eq!(failed(&["backup", "110", "--storage", "nosuch"]).0, 5);
+    assert_eq!(failed(&["backup", "110", "--notes", "{{node}}"]).0, 2);
+    assert_eq!(failed(&["backup", "110", "--mode", "fast"]).0, 2);
+    assert_eq!(bench.sim.changes().len(), 1, "only the clone");
+    bench.sim.inject(pve_sim::faults::Fault::StorageFull { storage: "local".into() });
+    let (code, err) = failed(&["backup", "110"]);
+    assert_eq!(code, 1, "{err}");
+    assert!(err.contains("✗ can not back up VM 110: vma_queue_write: write error - No space left"), "{err}");
+    assert!(bench.sim.config(110).unwrap().lock().is_none());
+    assert_eq!(failed(&["backup", "777", "--unmanaged", "777"]).0, 5);
+}
+
+#[test]
 fn a_restore_never_overwrites() {
     let bench = Bench::new();
     bench.clone_110();

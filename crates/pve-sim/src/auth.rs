@@ -54,7 +54,7 @@ impl Who {
     }
 
     /// Refuses whoever has none of these privileges.
-    fn need(&self, path: &str, any: &[&str]) -> Reply<()> {
+    pub(crate) fn need(&self, path: &str, any: &[&str]) -> Reply<()> {
         if any.iter().any(|p| self.has(p)) {
             return Ok(());
         }

@@ -50,7 +50,7 @@ pub fn migrate(from: &Node, to: &Node, vmid: u32) {
     let moved = from.change(|d| {
         let volumes: Vec<_> = {
             let own: Vec<String> =
-                d.volumes.iter().filter(|(_, v)| v.vmid == Some(vmid)).map(|(id, _)| id.clone()).collect();
+                d.volumes.iter().filter(|(_, v)| v.is_disk_of(vmid)).map(|(id, _)| id.clone()).collect();
             own.into_iter().filter_map(|id| d.volumes.remove(&id).map(|v| (id, v))).collect()
         };
         (d.vms.remove(&vmid), d.guests.remove(&vmid), volumes)

@@ -30,6 +30,24 @@ pub struct Volume {
     pub ctime: u64,
 }
 
+impl Volume {
+    /// Whether it is a disk of this VM, and no backup.
+    pub fn is_disk_of(&self, vmid: u32) -> bool {
+        self.vmid == Some(vmid) && self.content == "images"
+    }
+}
+
+/// What is in a backup.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Saved {
+    /// The text of the VM's configuration file.
+    pub conf: String,
+    /// Its machine, off.
+    pub guest: Guest,
+    /// What is remembered about it.
+    pub notes: String,
+}
+
 /// Everything that changes.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Data {
@@ -47,6 +65,9 @@ pub struct Data {
     pub storages: Vec<StorageDef>,
     /// The volumes on them, by volume id.
     pub volumes: BTreeMap<String, Volume>,
+    /// What is in those of them that are backups and were made here.
+    #[serde(default)]
+    pub backups: BTreeMap<String, Saved>,
     /// Tasks, oldest first.
     pub tasks: Vec<Task>,
     /// The machines behind the VMs.

@@ -3,8 +3,8 @@
 use fleet_core::{
     Error, Result,
     guard::Permit,
-    protocol::CloneRequest,
-    types::{DiskSize, DiskSlot, NodeName, Vmid},
+    protocol::{BackupMode, CloneRequest},
+    types::{DiskSize, DiskSlot, NodeName, StorageId, Vmid},
 };
 use serde_json::{Value, json};
 
@@ -186,6 +186,29 @@ impl Call {
     pub fn delete_snapshot(permit: &Permit, node: &NodeName, name: &SnapshotName) -> Call {
         let what = format!("delete the snapshot '{name}' of");
         Call::on_vm(permit, node, &what, "DELETE", &format!("/snapshot/{name}"), vec![])
+    }
+
+    /// Makes a backup of a VM; no older backup is removed for it. `notes` is one line: `\\n` stands for the next.
+    pub fn backup(
+        permit: &Permit,
+        node: &NodeName,
+        storage: &StorageId,
+        mode: BackupMode,
+        notes: &str,
+    ) -> Call {
+        let params = [
+            ("vmid", permit.vmid().to_string()),
+            ("storage", storage.to_string()),
+            ("mode", mode.to_string()),
+            ("compress", "zstd".to_owned()),
+            ("remove", flag(false).to_owned()),
+            ("notes-template", notes.to_owned()),
+        ];
+        Call {
+            path: format!("/nodes/{}/vzdump", percent(node.as_str())),
+            params: params.map(|(key, value)| (key.to_owned(), value)).into(),
+            ..Call::on_vm(permit, node, "back up", "POST", "", vec![])
+        }
     }
 
     /// Turns a VM into a template.

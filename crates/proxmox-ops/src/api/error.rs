@@ -46,16 +46,21 @@ pub fn of_answer(what: &str, answer: &Answer) -> Error {
         401 => Error::new(Kind::Unreachable, format!("can not {what}: the Proxmox API refused the login ({said})"))
             .hint("with a token: `pveum user token list USER@REALM` on the node shows it and when it expires")
             .hint("with root's ticket: `timedatectl` on the node; its clock or `pvecm updatecerts` may be the reason"),
-        403 => Error::failed(format!("can not {what}: permission missing: {}", permission(said)))
-            .hint("`pveum user permissions USER@REALM` on the node lists what it may do"),
+        403 => forbidden(what, said),
         501 => Error::failed(format!("can not {what}: this node's API does not offer it ({said})"))
             .hint("`pveversion` on the node; Proxmox VE 8 or newer is needed"),
         _ => by_parameter(of_text(what, said), &words),
     }
 }
 
+/// Told at once, or by a task that finds it out later.
+fn forbidden(what: &str, said: &str) -> Error {
+    Error::failed(format!("can not {what}: permission missing: {}", permission(said)))
+        .hint("`pveum user permissions USER@REALM` on the node lists what it may do")
+}
+
 fn permission(said: &str) -> &str {
-    said.strip_prefix("Permission check failed").map_or(said, |rest| rest.trim().trim_matches(['(', ')']))
+    said.trim_start_matches("Permission check failed").trim().trim_matches(['(', ')'])
 }
 
 fn by_parameter(error: Error, words: &Words) -> Error {
@@ -73,6 +78,9 @@ fn by_parameter(error: Error, words: &Words) -> Error {
 pub fn of_text(what: &str, said: &str) -> Error {
     let said = said.trim();
     let kind = kind_of(said);
+    if let Some((_, rest)) = said.split_once("Permission check failed") {
+        return forbidden(what, rest);
+    }
     let error = Error::new(kind, format!("can not {what}: {said}"));
     if said.starts_with("VM is locked") || said.starts_with("CT is locked") {
         return error.now(format!("the lock '{}' is on it", lock_of(said)));
@@ -212,6 +220,8 @@ mod tests {
         let body = r#"{"data":null,"message":"Permission check failed (/vms/9002, VM.Clone)\n"}"#;
         let error = of_answer("clone VM 9002", &answer(403, "Permission check failed", body));
         assert_eq!(error.message(), "can not clone VM 9002: permission missing: /vms/9002, VM.Clone");
+        let error = of_text("back up VM 110", "403 Permission check failed (/vms/110, VM.Backup)");
+        assert_eq!(error.message(), "can not back up VM 110: permission missing: /vms/110, VM.Backup");
         let error = of_answer("x", &answer(501, "Method 'GET /x' not implemented", "{\"data\":null}"));
         assert!(error.message().contains("does not offer it (Method 'GET /x' not implemented)"));
     }

@@ -3,6 +3,7 @@
 
 pub mod address;
 pub mod agent;
+pub mod backup;
 pub mod candidates;
 pub mod clone;
 pub mod config;

@@ -139,13 +139,18 @@ fn end(client: &Client, upid: &Upid, what: &str, exit: &str, progress: &mut dyn 
         }
         return Ok(());
     }
+    let lines = log(client, upid, 0, Deadline::secs(10)).unwrap_or_default();
+    let said = || lines.iter().rev().map(|l| l.t.trim());
+    // A backup's exit status says only that there were errors; what happened stands in the middle of its log.
+    let reason =
+        said().find_map(|t| Some(t.strip_prefix("ERROR: Backup of VM ")?.split_once(" failed - ")?.1));
+    let exit = reason.filter(|_| exit == "job errors").unwrap_or(exit);
     let mut failed = error::of_text(what, exit).now(format!("the node's task: {upid}"));
     // The exit status is the last line; the one before it often says more (QEMU's own words).
-    let lines = log(client, upid, 0, Deadline::secs(10)).unwrap_or_default();
-    let more = lines.iter().rev().map(|l| l.t.trim()).find(|t| {
-        !t.is_empty() && !t.starts_with("TASK ") && !exit.contains(t) && !t.starts_with("transferred ")
+    let more = said().find(|t| {
+        !t.is_empty() && !t.starts_with("TASK ") && !t.starts_with("transferred ") && !exit.contains(*t)
     });
-    if let Some(more) = more {
+    if let Some(more) = more.filter(|_| reason.is_none()) {
         failed = failed.now(format!("its log says: {more}"));
     }
     Err(failed.hint(format!("its whole log: pvenode task log '{upid}' on the node")))
@@ -180,10 +185,14 @@ fn new_lines(
     last
 }
 
-/// Percent done in a line of a clone's log: `transferred 22.5 MiB of 2.0 GiB (1.10%)`.
+/// Percent done in a line of a log: of a clone (`transferred 22.5 MiB of 2.0 GiB (1.10%)`), a backup
+/// (`INFO:   7% (1.5 GiB of 20.0 GiB) in 3s, …`) or a restore (`progress 7% (read 1610612736 bytes, …)`).
 pub fn percent_of(line: &str) -> Option<f64> {
-    let (_, rest) = line.rsplit_once('(')?;
-    rest.strip_suffix("%)")?.parse().ok().filter(|p| (0.0..=100.0).contains(p))
+    let number = match line.strip_prefix("INFO: ").or_else(|| line.strip_prefix("progress ")) {
+        Some(rest) => rest.trim_start().split_once("% (")?.0,
+        None => line.rsplit_once('(')?.1.strip_suffix("%)")?,
+    };
+    number.parse().ok().filter(|p| (0.0..=100.0).contains(p))
 }
 
 /// Thins a task's log for people: of the lines with a percentage, one per ten points.
@@ -246,5 +255,9 @@ mod tests {
         .collect();
         assert_eq!(shown, [true, true, false, true, true, true]);
         assert_eq!(percent_of("x (y%)"), None);
+        assert_eq!(percent_of("INFO:   7% (1.5 GiB of 20.0 GiB) in 3s, read: 512.0 MiB/s"), Some(7.0));
+        assert_eq!(percent_of("INFO: 100% (20.0 GiB of 20.0 GiB) in 9s, read: 1.0 GiB/s"), Some(100.0));
+        assert_eq!(percent_of("INFO: backup is sparse: 1.9 GiB (95%) total zero data"), None);
+        assert_eq!(percent_of("progress 12% (read 257753088 bytes, duration 1 sec)"), Some(12.0));
     }
 }

@@ -55,8 +55,9 @@ pub(super) fn volume(text: &str) -> Result<String> {
             && !path.split('/').any(|part| part.is_empty() || part == "..")
             && path
                 .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/' | b'+'))
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/' | b'+' | b':'))
     };
+    // A backup server's volumes have times, and so colons, in their names.
     match text.split_once(':') {
         Some((storage, path)) if storage.parse::<StorageId>().is_ok() && fits(path) => Ok(text.to_owned()),
         _ => Err(Error::usage(format!(
@@ -146,7 +147,12 @@ mod tests {
 
     #[test]
     fn volumes_are_checked() {
-        for good in ["local:import/debian-13.qcow2", "nvmeprom:9000/vm-9000-disk-0.raw", "a1:x"] {
+        for good in [
+            "local:import/debian-13.qcow2",
+            "nvmeprom:9000/vm-9000-disk-0.raw",
+            "a1:x",
+            "pbs:backup/vm/110/2026-01-16T16:26:33Z",
+        ] {
             assert_eq!(volume(good).unwrap(), good);
         }
         for bad in [

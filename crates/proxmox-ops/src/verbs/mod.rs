@@ -1,5 +1,6 @@
 //! The verbs, one file each: its arguments and its `run`.
 
+pub mod backup;
 pub mod clone;
 pub mod cloudinit_config;
 pub mod cloudinit_drive;

@@ -43,7 +43,7 @@ impl Restore {
             return cx.show(&[Call::create(&permit, &cx.node_name()?, &settings)]);
         }
         let cluster = cx.connect()?;
-        let deadline = self.options.deadline();
+        let deadline = self.options.long_deadline();
         let node = cx.place(&cluster, vmid)?;
         let name = node.name(deadline)?.clone();
         if let Some(there) = cluster.resource(vmid)? {

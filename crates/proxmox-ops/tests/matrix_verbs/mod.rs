@@ -202,6 +202,12 @@ pub const VERBS: &[Verb] = &[
         locks: false,
         ..change(&["restore", BACKUP, "110", "--wait", WAIT], Base::None, |sim, _| whole(sim, 110))
     },
+    change(&["backup", "110", "--wait", WAIT], Base::Stopped, |sim, out| {
+        sim.node().read(|d| match out.trim_end() {
+            "" => !d.backups.is_empty(),
+            volume => d.backups.contains_key(volume),
+        })
+    }),
     Verb {
         locks: false,
         ..change(&["rollback", "110", "before", "--yes", "--wait", WAIT], Base::Snapshot, |sim, _| {

@@ -95,7 +95,7 @@ pub(super) fn clone(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
             work.change(|d| {
                 if d.vms.get(&newid).is_some_and(|c| c.lock() == Some("clone")) {
                     d.vms.remove(&newid);
-                    d.volumes.retain(|_, v| v.vmid != Some(newid));
+                    d.volumes.retain(|_, v| !v.is_disk_of(newid));
                 }
             });
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{Call, Fail, Reply, disks, storage};
+use super::{Call, Fail, Reply, backup, disks, storage};
 use crate::{
     conf::{self, VmConf},
     guest::{self, Guest},
@@ -72,7 +72,7 @@ pub(super) fn create(node: &Arc<Node>, call: &Call) -> Reply<Value> {
                     }
                     Err(fail) => {
                         d.vms.remove(&vmid);
-                        d.volumes.retain(|_, v| v.vmid != Some(vmid));
+                        d.volumes.retain(|_, v| !v.is_disk_of(vmid));
                         return Err(fail.text());
                     }
                 }
@@ -95,34 +95,20 @@ pub(super) fn create(node: &Arc<Node>, call: &Call) -> Reply<Value> {
     })))
 }
 
-/// A VM out of a backup. What is in it is not simulated: a small VM with one disk.
+/// A VM out of a backup.
 fn restore(node: &Arc<Node>, call: &Call, vmid: u32, archive: &str) -> Reply<Value> {
     if !node.read(|d| d.volumes.contains_key(archive)) {
         return Err(Fail::new(format!("volume '{archive}' does not exist")));
     }
-    let storage = call.params.get("storage").unwrap_or("local").to_owned();
-    node.read(|d| storage::for_images(d, &storage).map(drop))?;
+    let storage = call.params.get("storage").map(str::to_owned);
+    if let Some(storage) = &storage {
+        node.read(|d| storage::for_images(d, storage).map(drop))?;
+    }
+    let archive = archive.to_owned();
     let work = Arc::clone(node);
     Ok(json!(task::spawn(node, &call.who, "qmrestore", vmid, move |worker| async move {
         tokio::time::sleep(work.latency().full_clone).await;
-        let mut lines = Vec::new();
-        work.change(|d| {
-            d.vms.insert(vmid, VmConf::from_pairs(&[("boot", "order=scsi0"), ("name", "restored")]));
-            let drive = format!("{storage}:2");
-            match disks::normalise(&work, d, vmid, "scsi0", &drive, &mut |line| lines.push(line)) {
-                Ok(drive) => {
-                    if let Some(conf) = d.vms.get_mut(&vmid) {
-                        conf.main.insert("scsi0".to_owned(), drive);
-                    }
-                    d.guests.insert(vmid, Guest::default());
-                    Ok(())
-                }
-                Err(fail) => {
-                    d.vms.remove(&vmid);
-                    Err(fail.text())
-                }
-            }
-        })?;
+        let lines = work.change(|d| backup::unpack(&work, d, &archive, vmid, storage.as_deref()))?;
         for line in lines {
             worker.say(line);
         }

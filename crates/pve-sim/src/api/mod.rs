@@ -1,6 +1,7 @@
 //! The API: from a request to its answer, with the texts of the genuine one.
 
 pub(crate) mod agent;
+mod backup;
 mod change;
 mod clone;
 mod cluster;
@@ -140,6 +141,7 @@ pub async fn answer(node: &Arc<Node>, call: &Call) -> Reply<(Value, Map<String, 
         (_, ["nodes", name, ..]) if *name != node.name() => Err(other_node(node, name)),
         (_, ["nodes", _, "tasks", rest @ ..]) => tasks::answer(node, call, rest),
         (_, ["nodes", _, "storage", rest @ ..]) => storage::answer(node, call, rest).map(plain),
+        ("POST", ["nodes", _, "vzdump"]) => backup::backup(node, call).map(plain),
         ("POST", ["nodes", _, "qemu"]) => create::create(node, call).map(plain),
         (_, ["nodes", _, "qemu", vmid, rest @ ..]) if !vmid.is_empty() => {
             let vmid = path_vmid(call, vmid)?;

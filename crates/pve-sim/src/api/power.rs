@@ -193,7 +193,7 @@ pub(super) fn destroy(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> 
             let conf = d.vms.get(&vmid).ok_or_else(|| no_vm(&work, vmid))?;
             config::refuse_locked(conf, p.flag("skiplock")).map_err(|f| f.text())?;
             let own: Vec<String> =
-                d.volumes.iter().filter(|(_, v)| v.vmid == Some(vmid)).map(|(id, _)| id.clone()).collect();
+                d.volumes.iter().filter(|(_, v)| v.is_disk_of(vmid)).map(|(id, _)| id.clone()).collect();
             for id in &own {
                 let base = format!("../{}", id.split_once(':').map_or("", |(_, rest)| rest));
                 if d.volumes.values().any(|v| v.parent.as_deref() == Some(&base)) {

@@ -120,6 +120,15 @@ fn contents(node: &Node, call: &Call, name: &str) -> Reply<Value> {
                 let mut value = json!({
                     "volid": id, "content": v.content, "format": v.format, "size": v.size, "ctime": v.ctime,
                 });
+                if v.content == "backup" {
+                    value["subtype"] = json!("qemu");
+                    if let Some(vmid) = v.vmid {
+                        value["vmid"] = json!(vmid);
+                    }
+                    if let Some(line) = data.backups.get(id).and_then(|b| b.notes.lines().next()) {
+                        value["notes"] = json!(line);
+                    }
+                }
                 if v.content == "images" {
                     value["vmid"] = json!(v.vmid);
                     value["used"] = json!(v.size / 3);

@@ -19,6 +19,7 @@ pub const USED: &[&str] = &[
     "GET /nodes/N/qemu/ID/snapshot",
     "GET /nodes/N/qemu/ID/status/current",
     "GET /nodes/N/storage",
+    "GET /nodes/N/storage/STORAGE/content",
     "GET /nodes/N/tasks",
     "GET /nodes/N/tasks/UPID/log",
     "GET /nodes/N/tasks/UPID/status",
@@ -34,6 +35,7 @@ pub const USED: &[&str] = &[
     "POST /nodes/N/qemu/ID/status/start",
     "POST /nodes/N/qemu/ID/status/stop",
     "POST /nodes/N/qemu/ID/template",
+    "POST /nodes/N/vzdump",
     "PUT /nodes/N/qemu/ID/resize",
 ];
 

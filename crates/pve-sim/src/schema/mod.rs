@@ -307,6 +307,41 @@ pub const FEATURE: &[Spec] =
 pub const DUMP: &[Spec] = &[req("type", Enum(&["user", "network", "meta"]))];
 /// `PUT unlink`.
 pub const UNLINK: &[Spec] = &[req("idlist", ANY), opt("force", Bool)];
+/// `POST vzdump` (its documentation in pve-docs; it is not among the recorded ones).
+pub const VZDUMP: &[Spec] = &[
+    opt("all", Bool),
+    opt("bwlimit", Int(0, MAX)),
+    opt("compress", Enum(&["0", "1", "gzip", "lzo", "zstd"])),
+    opt("dumpdir", ANY),
+    opt("exclude", ANY),
+    opt("exclude-path", List),
+    opt("fleecing", ANY),
+    opt("ionice", Int(0, 8)),
+    opt("job-id", ANY),
+    opt("lockwait", Int(0, MAX)),
+    opt("mailnotification", Enum(&["always", "failure"])),
+    opt("mailto", ANY),
+    opt("mode", Enum(&["snapshot", "suspend", "stop"])),
+    opt("notes-template", Text(1024)),
+    opt("notification-mode", Enum(&["auto", "legacy-sendmail", "notification-system"])),
+    opt("pbs-change-detection-mode", Enum(&["legacy", "data", "metadata"])),
+    opt("performance", ANY),
+    opt("pigz", Int(0, MAX)),
+    opt("pool", ANY),
+    opt("protected", Bool),
+    opt("prune-backups", ANY),
+    opt("quiet", Bool),
+    opt("remove", Bool),
+    opt("script", ANY),
+    opt("stdexcludes", Bool),
+    opt("stdout", Bool),
+    opt("stop", Bool),
+    opt("stopwait", Int(0, MAX)),
+    opt("storage", Format(storage)),
+    opt("tmpdir", ANY),
+    opt("vmid", ANY),
+    opt("zstd", Int(0, MAX)),
+];
 /// An endpoint without parameters.
 pub const NONE: &[Spec] = &[];
 /// `POST qemu`.

@@ -47,6 +47,7 @@ impl Nature {
             | Op::Destroy { vmid, .. }
             | Op::CreateDisk { vmid, .. }
             | Op::Template { vmid }
+            | Op::Backup { vmid, .. }
             | Op::Snapshot { vmid, .. }
             | Op::Rollback { vmid, .. }
             | Op::DeleteSnapshot { vmid, .. }

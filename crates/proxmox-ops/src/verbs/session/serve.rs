@@ -18,7 +18,7 @@ use crate::{
     context::{Context, read_deadline},
     keys,
     ops::{
-        address, agent, clone, config, configs, create, destroy, disk, host, power, resize, snapshot,
+        address, agent, backup, clone, config, configs, create, destroy, disk, host, power, resize, snapshot,
         snippet, template, upload,
     },
 };
@@ -53,6 +53,7 @@ impl Server<'_> {
             Op::Reboot { vmid, .. } => (*vmid, Operation::Change, "reboot"),
             Op::Destroy { vmid, .. } => (*vmid, Operation::Destroy, "destroy"),
             Op::Template { vmid } => (*vmid, Operation::Template, "make a template of"),
+            Op::Backup { vmid, .. } => (*vmid, Operation::Change, "back up"),
             Op::Snapshot { vmid, .. } => (*vmid, Operation::Change, "take a snapshot of"),
             Op::Rollback { vmid, .. } => (*vmid, Operation::Change, "roll back"),
             Op::DeleteSnapshot { vmid, .. } => (*vmid, Operation::Change, "delete a snapshot of"),
@@ -203,6 +204,13 @@ impl Server<'_> {
                     .hint(format!("proxmox-ops config {vmid}")));
                 }
                 cluster.on(vmid, |node| destroy::destroy(node, permit, &there, *stop, deadline, progress))?;
+            }
+            Op::Backup { storage, mode, notes, timeout, .. } => {
+                let notes = notes.as_deref().unwrap_or_default().parse()?;
+                let (wanted, deadline) = ((storage.as_ref(), *mode, &notes), Deadline::secs(*timeout));
+                return json(
+                    &cluster.on(vmid, |node| backup::make(node, permit, wanted, deadline, progress))?,
+                );
             }
             Op::Snapshot { name, description, memory, .. } => {
                 let action = snapshot::Action::Take { description: description.clone(), memory: *memory };
