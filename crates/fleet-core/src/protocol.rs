@@ -162,6 +162,14 @@ pub enum Op {
         #[serde(default)]
         stop: bool,
     },
+    /// Remove what a clone or a creation that was killed left under a VMID: a locked configuration that says nothing
+    /// of whose it is, and volumes; only when this very task left it. Gives null.
+    RemoveRemainder {
+        /// Which VMID.
+        vmid: Vmid,
+        /// The id of the node's task (`UPID:…`), which the asking side had it start.
+        task: String,
+    },
     /// Give a VM a new, empty disk. Gives [`NewDisk`].
     CreateDisk {
         /// Which VM.
@@ -621,10 +629,11 @@ pub struct VmStatus {
 }
 
 impl VmStatus {
-    /// What of a VM that is locked by a clone says whether a task of the node still works on it.
+    /// What of a VM that is locked by a clone or a creation says whether a task of the node still works on it.
     pub const CLONE_RUNS: &str = "clone_runs";
 
-    /// Whether it is locked by a clone that nothing works on any more: the remainder of one that was killed.
+    /// Whether it is locked by a clone or a creation that nothing works on any more: the remainder of one that was
+    /// killed.
     pub fn is_remainder(&self) -> bool {
         self.other.get(VmStatus::CLONE_RUNS) == Some(&Value::Bool(false))
     }

@@ -128,8 +128,13 @@ impl Dry<'_> {
         };
         match (step, change) {
             (_, Some(change)) => {
-                let request = Op::Show { request: Box::new(change) };
-                shown.requests = session.ask(request, Deadline::secs(60), |_| {})?;
+                let clear = plan.clear.clone().filter(|_| matches!(step, Step::Clone | Step::Create));
+                let clear = clear.map(|task| Op::RemoveRemainder { vmid, task });
+                for change in clear.into_iter().chain([change]) {
+                    let request = Op::Show { request: Box::new(change) };
+                    let calls: Vec<String> = session.ask(request, Deadline::secs(60), |_| {})?;
+                    shown.requests.extend(calls);
+                }
                 if step == Step::Configure && plan.start {
                     shown.note =
                         "and `cicustom`, with the host key in a document that only root on the node can \

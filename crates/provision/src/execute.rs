@@ -26,7 +26,7 @@ use fleet_core::{
 };
 use serde::de::DeserializeOwned;
 
-pub use self::{nixos::INSTALLER_KEY, node::wait_for_clone, undo::failed};
+pub use self::{nixos::INSTALLER_KEY, undo::failed};
 use crate::{
     build::Closure,
     cli::{Cli, Integrate},

@@ -260,9 +260,10 @@ impl Journal {
         inner.record(Event::Request { step, request });
     }
 
-    /// A line of progress from the node: only a task's id is kept.
+    /// A line of progress from the node: only the id of a task that does what was asked is kept, not that of one that
+    /// stands in its way.
     pub fn progress(&self, line: &str) {
-        let Some(upid) = line.split_whitespace().find(|word| word.starts_with("UPID:")) else { return };
+        let Some(upid) = line.strip_prefix("task ").filter(|upid| upid.starts_with("UPID:")) else { return };
         let mut inner = self.lock();
         let (step, upid) = (inner.step, upid.to_owned());
         inner.record(Event::Task { step, upid });
@@ -392,6 +393,8 @@ mod tests {
         journal.request(&Op::Start { vmid: "110".parse().unwrap() });
         journal.progress("task UPID:prom:00000ED5:000AE788:6B03B82C:qmclone:9002:root@pam:");
         journal.progress("transferred 1 GiB of 2 GiB (50%)");
+        journal
+            .progress("VM 110 is locked (clone); waiting for the task that works on it: UPID:prom:00000001:");
         journal.ended(Step::Clone, Outcome::Done, Duration::from_millis(1500), "VM cloned");
         let past = Past::last_in(dir.path()).unwrap();
         assert_eq!((past.end(), past.last_step()), (None, Some(Step::Clone)));

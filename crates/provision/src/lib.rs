@@ -32,6 +32,7 @@ pub mod state;
 pub mod status;
 pub mod steps;
 pub mod tools;
+pub mod unfinished;
 pub mod world;
 
 mod provision_one;

@@ -45,6 +45,8 @@ pub struct Plan {
     pub origin: Origin,
     /// The node that was chosen for it, where one was to be.
     pub placed: Option<Placed>,
+    /// The task of an earlier run whose remains are removed first.
+    pub clear: Option<String>,
     /// Settings to change, as far as they can be told before the clone exists.
     pub settings: Settings,
     /// Disk to grow, and to what; `None` when it is large enough.
@@ -151,7 +153,8 @@ pub fn plan(
     let (origin, current) = match (standing, &world.existing) {
         (Standing::Ours(marker), Some((config, _))) => (Origin::Continue(marker), &config.settings),
         _ if vm.install == Install::Image => {
-            return creation(vm, keys, world.placed.as_ref(), warnings).map(Some);
+            let plan = creation(vm, keys, world.placed.as_ref(), warnings)?;
+            return Ok(Some(Plan { clear: world.remainder.clone(), ..plan }));
         }
         _ => {
             let marker = Marker::fresh(&vm.name, vm.vmid)?;
@@ -170,6 +173,7 @@ pub fn plan(
     Ok(Some(Plan {
         cloudinit: cloudinit.map(str::to_owned),
         placed: world.placed.clone(),
+        clear: world.remainder.clone(),
         settings: changes,
         grow,
         start: !(matches!(origin, Origin::Continue(_)) && running),
@@ -200,6 +204,7 @@ fn creation(vm: &ManagedVm, keys: &[String], placed: Option<&Placed>, warnings: 
         grow: Some(("scsi0".parse()?, vm.disk)),
         start: true,
         placed: placed.cloned(),
+        clear: None,
         cloudinit: None,
         warnings,
     })

@@ -15,12 +15,12 @@ use fleet_core::{
 use crate::{
     build,
     cli::{Cli, Integrate},
-    execute,
     host_key::PrivateDir,
     install,
     login::{self, Login, Places},
     plan::{self, Plan, Standing},
     provision_one::Run,
+    unfinished::{self, Became},
     world::{self, Survey, World},
 };
 
@@ -171,7 +171,8 @@ pub fn installs(cli: &Cli, vm: &ManagedVm) -> bool {
     !cli.no_install && vm.install != Install::None
 }
 
-/// What is there; a clone that an earlier run began is waited for when nothing else stands in the way.
+/// What is there; a clone that an earlier run began is waited for when nothing else stands in the way. What one left
+/// that was killed is looked at only: it is removed when the run goes on.
 fn survey(
     run: &Run<'_>,
     ui: Ui,
@@ -179,13 +180,19 @@ fn survey(
     survey: &Survey<'_>,
     faults: &mut Faults,
 ) -> Result<World> {
-    let found = survey.look(session, faults)?;
-    let cloned = matches!(plan::standing(survey.vm, &found), Ok(Standing::BeingCloned));
-    if cloned && faults.is_empty() && !run.cli.change.dry_run {
-        execute::wait_for_clone(session, survey.vm, ui)?;
-        return survey.look(session, faults);
+    let mut found = survey.look(session, faults)?;
+    let being_made = matches!(plan::standing(survey.vm, &found), Ok(Standing::BeingCloned));
+    if !being_made || !faults.is_empty() {
+        return Ok(found);
     }
-    Ok(found)
+    match unfinished::wait(session, survey.vm, ui, !run.cli.change.dry_run)? {
+        Became::Settled => survey.look(session, faults),
+        Became::GoesOn => Ok(found),
+        Became::Left(task) => {
+            found.remainder = Some(task);
+            Ok(found)
+        }
+    }
 }
 
 /// Who logs in on the finished VM: the definition says, or the host's entry, or most hosts say the same.

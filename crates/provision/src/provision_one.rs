@@ -225,6 +225,9 @@ fn describe(vm: &ManagedVm, ui: Ui) {
 /// How a VM comes to be, in words.
 pub(crate) fn first_step(plan: &Plan, vm: &ManagedVm) -> String {
     match &plan.origin {
+        plan::Origin::Clone(_) if plan.clear.is_some() => {
+            "Remove what a killed clone left, and clone template VM".to_owned()
+        }
         plan::Origin::Clone(_) => "Clone template VM".to_owned(),
         plan::Origin::Create(_) => "Build a disk image and create the VM from it".to_owned(),
         plan::Origin::Continue(_) => format!("Continue with VM {}, which an earlier run made", vm.vmid),

@@ -41,6 +41,9 @@ pub struct World {
     pub template: Option<VmConfig>,
     /// The VM's own configuration, when its VMID is a VM already.
     pub existing: Option<(VmConfig, VmStatus)>,
+    /// A task of the node that an earlier run had make the VM, and that was killed: what stands under the VMID is what
+    /// that left.
+    pub remainder: Option<String>,
 }
 
 impl World {
@@ -93,6 +96,7 @@ impl Survey<'_> {
             storages: Vec::new(),
             bridges: None,
             existing: None,
+            remainder: None,
             node,
             resources,
             configs,

@@ -350,29 +350,84 @@ fn faults_of_the_world() {
     });
 }
 
-/// A clone whose worker was killed leaves a locked configuration that does not say whose it is: it is not waited for,
-/// and not touched.
-#[test]
-fn the_remainder_of_a_clone_is_told_at_once() {
-    let bench = Bench::new();
+/// A run whose clone was killed, as by a power failure of the node: a locked configuration that does not say whose it
+/// is, and a volume.
+fn killed_clone(bench: &Bench, args: &[&str]) -> Output {
     let message = "received interrupt".to_owned();
     bench.sim.inject(Fault::TaskFails { kind: "qmclone".to_owned(), message });
-    let first = bench.run(&[NAME, "--yes", "--no-install"]);
+    let first = bench.run(args);
     assert_eq!(first.status.code(), Some(1), "{}", bench.seen(&first));
     assert_eq!(bench.sim.config(VMID).unwrap().get("lock"), Some("clone"));
+    bench.sim.node().change(|d| {
+        let log = &mut d.tasks.iter_mut().rfind(|task| task.kind == "qmclone").unwrap().log;
+        log.insert(0, format!("creating a clone of VM 9002 with ID {VMID}"));
+        let base = d.volumes.iter().find(|(id, _)| id.contains("base-9002-disk-0")).unwrap();
+        let part = pve_sim::data::Volume { vmid: Some(VMID), ctime: 0, ..base.1.clone() };
+        d.volumes.insert(format!("nvmeprom:{VMID}/vm-{VMID}-disk-7.qcow2"), part);
+    });
+    first
+}
+
+/// What a killed clone left is ours when the node's task is the one that our run had it start.
+#[test]
+fn the_remainder_of_our_own_clone_is_removed_and_cloned_again() {
+    let bench = Bench::new();
+    let args = &[NAME, "--yes", "--no-install"];
+    let first = killed_clone(&bench, args);
     let changes = bench.sim.changes().len();
-    let again = bench.run(&[NAME, "--yes", "--no-install"]);
-    let seen = bench.seen(&again);
-    assert_eq!(again.status.code(), Some(4), "{seen}");
-    assert!(
-        seen.contains("VM 110 is locked by a clone that nothing on the node works on any more"),
-        "{seen}"
-    );
-    assert!(
-        seen.contains("hint: if it is your own clone's remainder: qm unlock 110 && qm destroy 110"),
-        "{seen}"
-    );
+    let dry = bench.run(&[NAME, "--dry-run", "--no-install"]);
+    let seen = bench.seen(&dry);
+    assert!(dry.status.success(), "{seen}");
+    assert!(seen.contains("1. Remove what a killed clone left, and clone template VM"), "{seen}");
+    let shown = "DELETE /nodes/prom/qemu/110 purge=1 destroy-unreferenced-disks=1 skiplock=1";
+    assert!(seen.contains(shown), "{seen}");
     assert_eq!(bench.sim.changes().len(), changes, "{seen}");
+    finished(&bench, args, false, &first);
+    // A failed run takes it back when asked to.
+    let bench = Bench::new();
+    killed_clone(&bench, args);
+    let message = "it was not to be".to_owned();
+    bench.sim.inject(Fault::TaskFails { kind: "qmclone".to_owned(), message });
+    let undone = bench.run(&[NAME, "--yes", "--no-install", "--on-failure", "destroy"]);
+    let seen = bench.seen(&undone);
+    assert_eq!(undone.status.code(), Some(1), "{seen}");
+    assert!(bench.sim.config(VMID).is_none(), "{seen}");
+    let of_it = |d: &pve_sim::data::Data| d.volumes.values().filter(|v| v.vmid == Some(VMID)).count();
+    assert_eq!(bench.sim.node().read(of_it), 0, "{seen}");
+}
+
+/// One that no run of ours began, or that a later clone may have left, is not waited for and not touched.
+#[test]
+fn the_remainder_of_a_strangers_clone_is_told_at_once() {
+    let bench = Bench::new();
+    let args = &[NAME, "--yes", "--no-install"];
+    killed_clone(&bench, args);
+    let changes = bench.sim.changes().len();
+    let refused = |code: i32, words: &[&str]| {
+        let again = bench.run(args);
+        let seen = bench.seen(&again);
+        assert_eq!(again.status.code(), Some(code), "{seen}");
+        for words in words
+            .iter()
+            .chain(&["hint: if it is your own clone's remainder: qm unlock 110 && qm destroy 110"])
+        {
+            assert!(seen.contains(words), "{words}: {seen}");
+        }
+        assert_eq!(bench.sim.changes().len(), changes, "{seen}");
+    };
+    // Ours was removed by hand, and somebody cloned into the same VMID since.
+    bench.sim.node().change(|d| {
+        let mut theirs = d.tasks.iter().rfind(|task| task.kind == "qmclone").unwrap().clone();
+        let began = theirs.upid.split(':').nth(3).unwrap();
+        theirs.upid = theirs.upid.replace(began, "FFFFFFFF");
+        d.tasks.push(theirs);
+    });
+    refused(3, &["is later, and may have made it"]);
+    std::fs::remove_dir_all(bench.sim.dir().join("home/.local/state/fleet/runs")).unwrap();
+    refused(
+        4,
+        &["VM 110 is locked by a clone that nothing on the node works on any more, and no run here began it"],
+    );
 }
 
 #[test]

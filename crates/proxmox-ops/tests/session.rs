@@ -261,6 +261,10 @@ fn the_schema_has_every_request_and_every_field() {
         Op::NextVmid { start: Some(v), end: Some(v) },
         Op::Exec { vmid: v, command: vec!["true".into()], timeout: 9 },
         Op::Upload { file: "debian.qcow2".into(), node: Some("b".parse().unwrap()) },
+        Op::RemoveRemainder {
+            vmid: v,
+            task: "UPID:prom:00000ED5:000AE788:6B03B82C:qmclone:9002:root@pam:".into(),
+        },
         Op::RemoveUpload { path: "/var/tmp/fleet-image-0.qcow2".into(), node: Some("b".parse().unwrap()) },
         Op::Address { vmid: v, timeout: 1 },
         Op::HostKey { vmid: v, timeout: 1 },

@@ -39,6 +39,7 @@ impl Job<'_> {
         self.remove_images(session, &mut state, &marker, node);
         let mut integrated = false;
         if let Origin::Create(request) = &plan.origin {
+            let clear = plan.clear.clone();
             let host_key = HostKey::generate(&self.vm.name, self.private)?;
             self.journal.hide_files(host_key.extra_files());
             // A configuration that does not build leaves the fleet's files as they are.
@@ -50,7 +51,7 @@ impl Job<'_> {
             let dir = image_dir(&format!("fleet-image-{}-{}-", self.vm.name, self.vm.vmid))?;
             let image = self.image(&host_key, dir.path(), integrated)?;
             state.remember(&marker, host_key.public())?;
-            self.create(session, request.clone(), &image, &mut state)?;
+            self.create(session, request.clone(), clear, &image, &mut state)?;
         } else {
             [Step::Build, Step::Upload, Step::Create].into_iter().for_each(|step| self.already(step));
         }
@@ -107,6 +108,7 @@ impl Job<'_> {
         &self,
         session: &mut Session,
         mut request: CreateRequest,
+        clear: Option<String>,
         image: &Path,
         state: &mut State,
     ) -> Result<()> {
@@ -119,6 +121,7 @@ impl Job<'_> {
         state.set_uploads(&marker, vec![sent.path.clone()])?;
         request.image = sent.path;
         let made = self.step(Step::Create, format!("Creating VM {} from the image", self.vm.vmid), || {
+            self.clear(session, clear)?;
             self.change(session, Op::Create(request), limit::CLONE)?;
             Ok(((), "VM created".to_owned()))
         });

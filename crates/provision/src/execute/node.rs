@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use fleet_core::{
     Error, Kind, Result,
-    deadline::{Deadline, poll},
+    deadline::Deadline,
     definitions::{Install, ManagedVm},
     protocol::{Document, Marker, Op, Session, VmConfig},
-    ui::Ui,
 };
 
 use super::{Job, limit};
@@ -18,7 +17,7 @@ use crate::{
     settings::{self, BOOTSTRAP_USER, Settings},
     state::State,
     steps::Step,
-    world,
+    unfinished, world,
 };
 
 impl Job<'_> {
@@ -141,10 +140,19 @@ impl Job<'_> {
         let title = format!("Cloning template {} to VM {}", request.template, vm.vmid);
         let marker = request.marker.clone();
         self.step(Step::Clone, title, || {
+            self.clear(session, plan.clear)?;
             self.change(session, Op::Clone(request), limit::CLONE)
                 .or_else(|error| is_cloned(session, vm, &marker, error))?;
             Ok(((), "VM cloned".to_owned()))
         })
+    }
+
+    /// Removes what a killed task of an earlier run left under the VM's number.
+    pub(super) fn clear(&self, session: &mut Session, task: Option<String>) -> Result<()> {
+        let Some(task) = task else { return Ok(()) };
+        unfinished::clear(self.vm, task, |op| self.change(session, op, limit::CHANGE))?;
+        self.ui.say("  what the killed one left is removed");
+        Ok(())
     }
 
     /// Whether the running VM is NixOS already, as far as can be told quickly. One that shows a key of its own that
@@ -210,45 +218,4 @@ fn owned(vm: &ManagedVm, config: &VmConfig) -> Result<()> {
             .now("it was not changed")
             .hint(format!("`proxmox-ops config {}` shows what it is", vm.vmid))),
     }
-}
-
-/// Waits until a clone that an earlier run started is written.
-pub fn wait_for_clone(session: &mut Session, vm: &ManagedVm, ui: Ui) -> Result<()> {
-    ui.step(format!("VM {} is being cloned by an earlier run: waiting for it...", vm.vmid));
-    let left_over = |error: Error| {
-        match error.kind() {
-        Kind::Conflict => error,
-        _ => error
-            .now(format!("VM {} is still locked by a clone", vm.vmid))
-            .hint("`pvenode task list` on the node shows whether a clone still runs; if none does, the lock is a leftover")
-            .hint(format!("then look at the VM, and remove what is left of it: `qm unlock {0}`, `qm destroy {0}`", vm.vmid))
-    }
-    };
-    let mut before = false;
-    poll(Deadline::secs(limit::CLONE), format_args!("the clone of VM {}", vm.vmid), || {
-        match world::existing(session, vm.vmid)? {
-            // The task may have ended between the two looks that tell.
-            Some((_, status)) if status.is_remainder() && !std::mem::replace(&mut before, true) => {
-                Ok(Err("nothing seems to work on it".to_owned()))
-            }
-            // Whose it is it does not say: it is left to the one who knows.
-            Some((_, status)) if status.is_remainder() => Err(Error::conflict(format!(
-                "VM {0} is locked by a clone that nothing on the node works on any more",
-                vm.vmid
-            ))
-            .now("nothing was changed")
-            .hint(format!(
-                "look at it on the node '{}': cat /etc/pve/qemu-server/{}.conf",
-                status.node, vm.vmid
-            ))
-            .hint(format!("if it is your own clone's remainder: qm unlock {0} && qm destroy {0}", vm.vmid))),
-            Some((config, status)) if status.lock.is_some() || config.settings.contains_key("lock") => {
-                Ok(Err("it is still locked".to_owned()))
-            }
-            _ => Ok(Ok(())),
-        }
-    })
-    .map_err(left_over)?;
-    ui.done("The clone is written");
-    Ok(())
 }

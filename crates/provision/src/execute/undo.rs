@@ -8,7 +8,7 @@ use fleet_core::{
 };
 
 use super::{Job, limit};
-use crate::{cli::OnFailure, state, steps::Step, world};
+use crate::{cli::OnFailure, state, steps::Step, unfinished, world};
 
 /// The error with what is true now, and what to do next: the VM is kept and the same command goes on with it, or
 /// what this run made is removed again. `made` is the marker of this run's own clone, `known` says that the fleet
@@ -38,6 +38,12 @@ fn undo(job: &Job<'_>, marker: &Marker, known: bool) -> Result<bool> {
     // The old conversation may be what failed.
     let mut session = job.tools.session()?;
     let there = world::existing(&mut session, job.vm.vmid)?;
+    if let (Some((_, status)), Some(task)) = (&there, unfinished::task(job.vm))
+        && status.is_remainder()
+    {
+        unfinished::clear(job.vm, task, |op| job.change(&mut session, op, limit::CHANGE))?;
+        return Ok(true);
+    }
     if there.and_then(|(config, _)| config.marker).as_ref() != Some(marker) {
         return Ok(false);
     }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use fleet_core::types::VmName;
+use fleet_core::types::{VmName, Vmid};
 
 use super::{Event, Outcome, Record, directory, journals};
 use crate::steps::Step;
@@ -27,6 +27,34 @@ impl Past {
 
     pub(super) fn last_in(dir: &Path) -> Option<Past> {
         Past::read(journals(dir).pop()?)
+    }
+
+    /// All runs of this VM that are kept, the newest first.
+    pub fn all_of(name: &VmName) -> impl Iterator<Item = Past> {
+        journals(&directory().join(name.as_str())).into_iter().rev().filter_map(Past::read)
+    }
+
+    /// Whether this run asked for VM `vmid` to be made, and the node's task that does it, if it came to that.
+    pub fn making(&self, vmid: Vmid) -> Option<Option<String>> {
+        let mut making = None;
+        for record in &self.records {
+            match &record.event {
+                Event::Request { request, .. } => {
+                    let made = request["op"] == "clone" || request["op"] == "create";
+                    if made && request["vmid"] == vmid.get() {
+                        making = Some(None);
+                    }
+                }
+                Event::Task { step: Some(Step::Clone | Step::Create), upid } => {
+                    let kind = upid.split(':').nth(5);
+                    if let (Some(task), Some("qmclone" | "qmcreate")) = (&mut making, kind) {
+                        *task = Some(upid.clone());
+                    }
+                }
+                _ => {}
+            }
+        }
+        making
     }
 
     /// The last run of any VM.

@@ -39,6 +39,7 @@ pub(crate) fn world() -> World {
         configs: Vec::new(),
         template: Some(config(9002, &[("template", "1"), ("bios", "ovmf"), ("scsi0", "nvmeprom:base-9002-disk-0,size=2G")], None)),
         existing: None,
+        remainder: None,
     }
 }
 

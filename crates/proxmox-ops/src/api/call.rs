@@ -159,6 +159,13 @@ impl Call {
         Call::on_vm(permit, node, "destroy", "DELETE", "", params)
     }
 
+    /// As [`Call::destroy`], past the lock of who was killed while making it; only root may.
+    pub fn destroy_locked(permit: &Permit, node: &NodeName) -> Call {
+        let mut call = Call::destroy(permit, node);
+        call.params.push(("skiplock".to_owned(), flag(true).to_owned()));
+        call
+    }
+
     /// Takes a snapshot, with the memory of a running VM if `memory`.
     pub fn snapshot(
         permit: &Permit,

@@ -1,6 +1,9 @@
 //! Cloning a template into a new VM that carries our marker.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use fleet_core::{
     Error, Kind, Result,
@@ -10,7 +13,7 @@ use fleet_core::{
     types::NodeName,
 };
 
-use super::{Progress, config, host, queue};
+use super::{Progress, config, host, queue, remainder};
 use crate::{api::call::Call, cluster::Cluster, node::Node, tasks};
 
 /// Clones and follows the task. The clone is ours only when it reads back our marker with our nonce.
@@ -60,6 +63,7 @@ fn from(
     let call = Call::clone_vm(permit, &name, request, target);
     let allocated = request.storage.as_ref().map_or_else(|| storages(&template), |s| [s.to_string()].into());
     let mut again = true;
+    let sent = Instant::now();
     loop {
         let mut turns = queue::turns(&name, allocated.iter().map(String::as_str), deadline, progress)?;
         let outcome = tasks::run(&source.api, permit, &call, deadline, &mut |line| {
@@ -85,7 +89,13 @@ fn from(
                 progress("there is no trace of it: cloning again");
             }
             Ok(Found::Nothing) => return Err(lost.now(format!("VM {vmid} does not exist"))),
-            Ok(Found::Unfinished(there)) => return Err(unfinished(request, &there, lost)),
+            Ok(Found::Unfinished(there)) => {
+                // Whoever asks for it may have to prove that it was theirs.
+                if let Ok(Some(upid)) = remainder::task_of(source, request, sent.elapsed(), deadline) {
+                    progress(&format!("task {upid}"));
+                }
+                return Err(unfinished(request, &there, lost));
+            }
             Err(e) => return Err(lost.now(format!("tried to look for it: {}", e.message())).caused_by(e)),
         }
     }
@@ -317,6 +327,37 @@ mod tests {
             .get("/cluster/resources", json!([]));
         run(&fake).unwrap();
         assert_eq!(fake.requests("POST"), 2);
+    }
+
+    /// What a killed clone leaves does not say whose it is; the task that made it does.
+    #[test]
+    fn the_task_of_a_clone_that_was_killed_is_told_although_its_answer_was_lost() {
+        let upid = "UPID:prom:00000ED5:000AE788:6B03B82C:qmclone:9002:root@pam:";
+        let task = |start: u64| json!([{"upid": upid, "type": "qmclone", "id": "9002", "starttime": start, "endtime": start, "status": "received interrupt"}]);
+        let log = "/nodes/prom/tasks/UPID%3Aprom%3A00000ED5%3A000AE788%3A6B03B82C%3Aqmclone%3A9002%3Aroot%40pam%3A/log";
+        for (start, into, told) in [(5000, 110, true), (4000, 110, false), (5000, 111, false)] {
+            let fake = Fake::new()
+                .get("/cluster/status", json!([{"type": "node", "name": "prom", "local": 1}]))
+                .get("/nodes/prom/tasks", task(start))
+                .get("/nodes/prom/time", json!({"time": 5001}))
+                .get(log, json!([{"n": 1, "t": format!("creating a clone of VM 9002 with ID {into}")}]))
+                .get("/nodes/prom/qemu/9002/config", json!({"digest": "d", "template": 1}))
+                .drops("POST", CLONE)
+                .get(
+                    CONFIG,
+                    json!({"digest": "d", "lock": "clone", "description": " qmclone temporary file"}),
+                );
+            let definitions = definitions();
+            let permit =
+                Guard::new(&definitions, None).permit(request().vmid, Operation::Create, "clone").unwrap();
+            let mut said = Vec::new();
+            let error = clone(&alone(&fake), &permit, &request(), Deadline::secs(20), &mut |line| {
+                said.push(line.to_owned());
+            })
+            .unwrap_err();
+            assert_eq!(error.kind(), Kind::OutcomeUnknown);
+            assert_eq!(said.contains(&format!("task {upid}")), told, "{start} {into}: {said:?}");
+        }
     }
 
     #[test]

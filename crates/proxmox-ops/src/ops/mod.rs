@@ -14,6 +14,7 @@ pub mod disk;
 pub mod host;
 pub mod power;
 pub mod queue;
+pub mod remainder;
 pub mod resize;
 pub mod rows;
 pub mod snapshot;

@@ -55,7 +55,8 @@ pub fn list(
     deadline: Deadline,
 ) -> Result<Vec<Listed>> {
     let id = vmid.map(|vmid| vmid.to_string());
-    let mut query = vec![("source", "all"), ("limit", "50")];
+    let limit = LIMIT.to_string();
+    let mut query = vec![("source", "all"), ("limit", limit.as_str())];
     query.extend(id.as_deref().map(|id| ("vmid", id)));
     query.extend(kind.map(|kind| ("typefilter", kind)));
     let path = format!("/nodes/{}/tasks", percent(node.as_str()));
@@ -64,6 +65,33 @@ pub fn list(
     tasks.retain(|task| kind.is_none_or(|kind| task.kind == kind));
     tasks.sort_by_key(|task| std::cmp::Reverse(task.starttime));
     Ok(tasks)
+}
+
+/// How many tasks a list has at most.
+const LIMIT: usize = 50;
+
+/// The tasks of this kind that began with or after `task`, without itself; nothing when the list does not reach back
+/// so far.
+pub fn later(
+    client: &Client,
+    node: &NodeName,
+    kind: &str,
+    task: &Upid,
+    deadline: Deadline,
+) -> Result<Option<Vec<Upid>>> {
+    let tasks = list(client, node, Some(kind), None, deadline)?;
+    if tasks.len() >= LIMIT && tasks.iter().all(|listed| listed.upid != task.0) {
+        return Ok(None);
+    }
+    let others = tasks.iter().map(Listed::upid).filter(|other| other != task);
+    Ok(Some(others.filter(|other| other.began() >= task.began()).collect()))
+}
+
+/// The VMID that a task clones into, where its log says: that begins with both VMIDs.
+pub fn clones_into(client: &Client, upid: &Upid, deadline: Deadline) -> Result<Option<Vmid>> {
+    let lines = log(client, upid, 0, deadline)?;
+    let said = lines.iter().take(5).find_map(|line| line.t.trim_end().rsplit_once(" with ID "));
+    Ok(said.and_then(|(_, vmid)| vmid.parse().ok()))
 }
 
 /// A running task on this VM, of a kind where one is given, if there is one.

@@ -3,7 +3,7 @@
 mod list;
 mod run;
 
-pub use list::{Listed, find_clone_into, find_running, list};
+pub use list::{Listed, clones_into, find_clone_into, find_running, later, list};
 pub use run::{run, run_or_look};
 
 use std::time::{Duration, Instant};
@@ -30,8 +30,35 @@ impl Upid {
         self.0.split(':').nth(1).unwrap_or_default()
     }
 
+    /// What it does: `qmclone`, `qmcreate`, …
+    pub fn kind(&self) -> &str {
+        self.0.split(':').nth(5).unwrap_or_default()
+    }
+
+    /// What it is of: of a clone its source.
+    pub fn subject(&self) -> &str {
+        self.0.split(':').nth(6).unwrap_or_default()
+    }
+
+    /// When it began: seconds since 1970, and within them its process's start in ticks since the node's.
+    fn began(&self) -> (u64, u64) {
+        let number = |at| {
+            let field = self.0.split(':').nth(at).unwrap_or_default();
+            u64::from_str_radix(field, 16).unwrap_or(u64::MAX)
+        };
+        (number(4), number(3))
+    }
+
     fn path(&self, rest: &str) -> String {
         format!("/nodes/{}/tasks/{}{rest}", percent(self.node()), percent(&self.0))
+    }
+}
+
+impl std::str::FromStr for Upid {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Upid> {
+        Upid::of(&Value::from(text))
+            .ok_or_else(|| Error::usage(format!("'{}' is not the id of a task", text.escape_debug())))
     }
 }
 
@@ -63,6 +90,12 @@ struct LogLine {
 fn is_running(client: &Client, upid: &Upid, deadline: Deadline) -> Result<bool> {
     let status: Status = client.get_as("look at a task", &upid.path("/status"), &[], deadline)?;
     Ok(status.status == "running")
+}
+
+/// Whether a task has ended, and not well.
+pub fn failed(client: &Client, upid: &Upid, deadline: Deadline) -> Result<bool> {
+    let status: Status = client.get_as("look at a task", &upid.path("/status"), &[], deadline)?;
+    Ok(status.status != "running" && !status.exitstatus.is_some_and(|exit| is_success(&exit)))
 }
 
 /// Follows a task to its end. Lines of its log go to `progress` as they come; most tasks are over before the
@@ -223,7 +256,8 @@ mod tests {
     fn upids_are_known_by_their_form() {
         let upid =
             Upid::of(&Value::from("UPID:prom:00000ED5:000AE788:6B03B82C:qmclone:9002:root@pam:")).unwrap();
-        assert_eq!(upid.node(), "prom");
+        assert_eq!((upid.node(), upid.kind(), upid.subject()), ("prom", "qmclone", "9002"));
+        assert_eq!(upid.began(), (0x6B03_B82C, 0x000A_E788));
         assert_eq!(
             upid.path("/status"),
             "/nodes/prom/tasks/UPID%3Aprom%3A00000ED5%3A000AE788%3A6B03B82C%3Aqmclone%3A9002%3Aroot%40pam%3A/status"

@@ -45,6 +45,7 @@ impl Nature {
             | Op::Shutdown { vmid, .. }
             | Op::Reboot { vmid, .. }
             | Op::Destroy { vmid, .. }
+            | Op::RemoveRemainder { vmid, .. }
             | Op::CreateDisk { vmid, .. }
             | Op::Template { vmid }
             | Op::Backup { vmid, .. }

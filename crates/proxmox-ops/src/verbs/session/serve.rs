@@ -18,8 +18,8 @@ use crate::{
     context::{Context, read_deadline},
     keys,
     ops::{
-        address, agent, backup, clone, config, configs, create, destroy, disk, host, power, resize, snapshot,
-        snippet, template, upload,
+        address, agent, backup, clone, config, configs, create, destroy, disk, host, power, remainder,
+        resize, snapshot, snippet, template, upload,
     },
 };
 
@@ -52,6 +52,10 @@ impl Server<'_> {
             Op::Shutdown { vmid, .. } => (*vmid, Operation::Change, "shut down"),
             Op::Reboot { vmid, .. } => (*vmid, Operation::Change, "reboot"),
             Op::Destroy { vmid, .. } => (*vmid, Operation::Destroy, "destroy"),
+            Op::RemoveRemainder { vmid, .. } => {
+                // The same leave as for making it: what is removed never was a VM.
+                (*vmid, Operation::Create, "remove the remainder of")
+            }
             Op::Template { vmid } => (*vmid, Operation::Template, "make a template of"),
             Op::Backup { vmid, .. } => (*vmid, Operation::Change, "back up"),
             Op::Snapshot { vmid, .. } => (*vmid, Operation::Change, "take a snapshot of"),
@@ -212,6 +216,10 @@ impl Server<'_> {
                     &cluster.on(vmid, |node| backup::make(node, permit, wanted, deadline, progress))?,
                 );
             }
+            Op::RemoveRemainder { task, .. } => {
+                let task = task.parse()?;
+                cluster.on(vmid, |node| remainder::remove(node, permit, &task, deadline, progress))?;
+            }
             Op::Snapshot { name, description, memory, .. } => {
                 let action = snapshot::Action::Take { description: description.clone(), memory: *memory };
                 self.snapshot(permit, name, &action, deadline, progress)?;
@@ -261,6 +269,7 @@ impl Server<'_> {
             Op::Start { .. } => Call::power(permit, &home(vmid)?, "start", &[]),
             Op::Stop { .. } => Call::power(permit, &home(vmid)?, "stop", &[]),
             Op::Destroy { .. } => Call::destroy(permit, &home(vmid)?),
+            Op::RemoveRemainder { .. } => Call::destroy_locked(permit, &home(vmid)?),
             _ => return Err(Error::usage("only a change can be shown")),
         };
         Ok(vec![call.to_string()])
