@@ -4,6 +4,7 @@ use std::{net::IpAddr, path::Path};
 
 use fleet_core::{
     Error, Kind, Result,
+    child::quote,
     deadline::{Deadline, poll},
     ssh::{ExecStatus, HostKeyPolicy, Session, Target, Transport},
     types::Vmid,
@@ -224,9 +225,47 @@ pub fn authorize(session: &Session, key: &str) -> Result<()> {
         .now(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }
 
+/// Lets nixos-anywhere of 2026 find on the VM what it unpacked there: it unpacks into `kexec` of the VM's own home
+/// directory, and starts it from `kexec` of the home directory that the operator has on this machine (`home`).
+///
+/// The link lies in a system that is replaced in a moment. An option that names the directory would end an older
+/// nixos-anywhere, which takes it for the host's name.
+pub fn link_kexec(session: &Session, home: &str) -> Result<()> {
+    match kexec_link(home) {
+        Some(command) => output(session, &command).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// Where nixos-anywhere unpacks the installer, as root.
+const KEXEC_DIR: &str = "/root/kexec";
+
+fn kexec_link(home: &str) -> Option<String> {
+    let home = home.trim_end_matches('/');
+    if !home.starts_with('/') || home == "/root" {
+        return None;
+    }
+    let (dir, link) = (quote(home), quote(&format!("{home}/kexec")));
+    Some(format!("mkdir -p {KEXEC_DIR} {dir} && test -e {link} || ln -s {KEXEC_DIR} {link}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_installer_is_found_below_the_operators_home_too() {
+        assert_eq!(
+            kexec_link("/home/me/").as_deref(),
+            Some(
+                "mkdir -p /root/kexec /home/me && test -e /home/me/kexec || ln -s /root/kexec /home/me/kexec"
+            )
+        );
+        assert_eq!(kexec_link("/root"), None);
+        assert_eq!(kexec_link("/"), None);
+        assert_eq!(kexec_link(""), None);
+        assert!(kexec_link("/a b").unwrap().ends_with("|| ln -s /root/kexec '/a b/kexec'"));
+    }
 
     #[test]
     fn os_release_tells_the_three_systems_apart() {

@@ -1,12 +1,8 @@
 //! nixos-anywhere, phase by phase: each with a deadline and in a process group of its own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use fleet_core::{
-    Error, Kind, Result,
-    child::{Command, quote},
-    types::VmName,
-};
+use fleet_core::{Error, Kind, Result, child::Command, types::VmName};
 
 use crate::{
     build::{BuildOn, Source},
@@ -119,7 +115,7 @@ impl Installer {
 }
 
 /// The program for OpenSSH's `ProxyCommand`: `connect`, wrapped so that its name holds no blank.
-pub fn proxy_script(connect: &Command, dir: &std::path::Path) -> Result<PathBuf> {
+pub fn proxy_script(connect: &Command, dir: &Path) -> Result<PathBuf> {
     let path = dir.join("connect");
     host_key::write_new(&path, format!("#!/bin/sh\nexec {connect}\n").as_bytes(), 0o700)?;
     Ok(path)
@@ -130,13 +126,77 @@ pub fn target_of(name: &VmName) -> String {
     format!("{BOOTSTRAP_USER}@{name}.fleet.invalid")
 }
 
-/// The user's way to do by hand what `--no-install` left out.
-pub fn by_hand(flake: &str, identity: &std::path::Path, address: std::net::IpAddr) -> String {
-    format!(
-        "nixos-anywhere --flake {} -i {} --target-host root@{address}",
-        quote(flake),
-        quote(&identity.to_string_lossy())
-    )
+/// What the user's way to do by hand what `--no-install` left out depends on.
+pub struct ByHand<'a> {
+    /// nixos-anywhere, or nix running it.
+    pub program: &'a Command,
+    /// `DIR#CONFIG`.
+    pub flake: &'a str,
+    /// The private key's file; none where the agent has it, or where it is locked: `ssh-copy-id` finds it then.
+    pub identity: Option<&'a Path>,
+    /// What `--kexec` names.
+    pub kexec: Option<&'a str>,
+    /// What `--build-on` says.
+    pub build_on: BuildOn,
+    /// The release of the nix on this machine, as in `2.8`; none without nix.
+    pub nix: Option<(u32, u32)>,
+    /// Whether that nixos-anywhere knows `--kexec-extract-path`: one that does looks for what it unpacks on the VM
+    /// below the home directory of this machine, unless told otherwise.
+    pub extract_path: bool,
+}
+
+impl ByHand<'_> {
+    /// The command, for a shell. The VM keeps its host key: what is known of it stays true.
+    ///
+    /// nixos-anywhere's own choice of where to build asks `nix config` (Nix 2.20), and its build on this machine
+    /// wants `--print-out-paths` (Nix 2.9). Where nix is older, the system is built first.
+    pub fn line(&self, address: std::net::IpAddr) -> String {
+        let auto = self.build_on == BuildOn::Auto;
+        let old = |release| self.nix.is_some_and(|nix| nix < release);
+        let built = self.build_on != BuildOn::Remote && old((2, 9));
+        let (mut before, mut command) = (String::new(), self.program.clone());
+        if built {
+            let (root, config) = self.flake.rsplit_once('#').unwrap_or((".", self.flake));
+            for (link, what) in [("disko", "diskoScript"), ("system", "toplevel")] {
+                let attribute = format!("{root}#nixosConfigurations.\"{config}\".config.system.build.{what}");
+                let nix = Command::new("nix")
+                    .args([
+                        "--extra-experimental-features",
+                        "nix-command flakes",
+                        "build",
+                        "--no-write-lock-file",
+                    ])
+                    .args(["--out-link", &format!("result-{link}"), &attribute]);
+                before.push_str(&format!("{nix} && "));
+            }
+            command = command.args(["--store-paths", "result-disko", "result-system"]);
+        } else {
+            command = command.args(["--flake", self.flake]);
+        }
+        match self.build_on {
+            BuildOn::Remote => command = command.args(["--build-on", "remote"]),
+            _ if !auto || old((2, 20)) => command = command.args(["--build-on", "local"]),
+            _ => {}
+        }
+        if let Some(identity) = self.identity {
+            command = command.arg("-i").arg(identity);
+        }
+        if let Some(kexec) = self.kexec {
+            command = command.args(["--kexec", kexec]);
+        }
+        if self.extract_path {
+            command = command.args(["--kexec-extract-path", "/root/kexec"]);
+        }
+        let target = format!("{BOOTSTRAP_USER}@{address}");
+        let command = command.args(["--copy-host-keys", "--target-host", &target]);
+        format!("{before}{command}")
+    }
+}
+
+/// The release in what `nix --version` says: `nix (Nix) 2.8.0`, `nix (Determinate Nix 3.1) 2.28.3`.
+pub fn nix_release(said: &str) -> Option<(u32, u32)> {
+    let mut numbers = said.split_whitespace().last()?.split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 /// What `--kexec` names, as nixos-anywhere takes it: a file of this machine by its whole path, or an address.
@@ -154,9 +214,7 @@ pub fn kexec_archive(given: &str) -> Result<String> {
     if ![".tar.gz", ".tar.xz", ".tar.zst", ".tar"].iter().any(|end| given.ends_with(end)) {
         return Err(wrong("the name does not end in .tar.gz, .tar.xz, .tar.zst or .tar".to_owned()));
     }
-    let path = std::path::Path::new(given)
-        .canonicalize()
-        .map_err(|e| wrong("no such file".to_owned()).caused_by(e))?;
+    let path = Path::new(given).canonicalize().map_err(|e| wrong("no such file".to_owned()).caused_by(e))?;
     if !path.is_file() {
         return Err(wrong("it is not a file".to_owned()));
     }
@@ -164,7 +222,7 @@ pub fn kexec_archive(given: &str) -> Result<String> {
 }
 
 /// `DIR#CONFIG` for a repository; a `#` or `?` in its path would change the meaning.
-pub fn flake_of(root: &std::path::Path, config: &str) -> Result<String> {
+pub fn flake_of(root: &Path, config: &str) -> Result<String> {
     let root = root.to_string_lossy();
     if root.contains(['#', '?']) {
         return Err(Error::failed(format!(
@@ -229,6 +287,64 @@ mod tests {
         let installer = Installer { kexec: Some("/k.tar.gz".into()), ..installer() };
         assert!(installer.command(Phase::Kexec).to_string().contains(" --kexec /k.tar.gz "));
         assert!(!installer.command(Phase::Install).to_string().contains("--kexec"));
+    }
+
+    #[test]
+    fn the_way_by_hand_fits_the_nix_that_is_there() {
+        let program = Command::new("nixos-anywhere");
+        let by_hand = |nix, build_on| ByHand {
+            program: &program,
+            flake: "/my fleet#web",
+            identity: Some("/home/me/.ssh/id_ed25519".as_ref()),
+            kexec: None,
+            build_on,
+            nix,
+            extract_path: false,
+        };
+        let address = [192, 0, 2, 7].into();
+        let rest = "-i /home/me/.ssh/id_ed25519 --copy-host-keys --target-host root@192.0.2.7";
+        for (nix, build_on, word) in [
+            (None, BuildOn::Auto, ""),
+            (Some((2, 31)), BuildOn::Auto, ""),
+            (Some((2, 18)), BuildOn::Auto, "--build-on local "),
+            (Some((2, 8)), BuildOn::Remote, "--build-on remote "),
+            (Some((2, 31)), BuildOn::Local, "--build-on local "),
+        ] {
+            let wanted = format!("nixos-anywhere --flake '/my fleet#web' {word}{rest}");
+            assert_eq!(by_hand(nix, build_on).line(address), wanted, "{nix:?}");
+        }
+        let build =
+            "nix --extra-experimental-features 'nix-command flakes' build --no-write-lock-file --out-link";
+        let of =
+            |what: &str| format!("'/my fleet#nixosConfigurations.\"web\".config.system.build.{what}' && ");
+        assert_eq!(
+            by_hand(Some((2, 8)), BuildOn::Auto).line(address),
+            format!(
+                "{build} result-disko {}{build} result-system {}nixos-anywhere --store-paths result-disko \
+                 result-system --build-on local {rest}",
+                of("diskoScript"),
+                of("toplevel")
+            )
+        );
+        let bare = ByHand {
+            identity: None,
+            kexec: Some("/k.tar.gz"),
+            extract_path: true,
+            ..by_hand(None, BuildOn::Auto)
+        };
+        assert_eq!(
+            bare.line(address),
+            "nixos-anywhere --flake '/my fleet#web' --kexec /k.tar.gz --kexec-extract-path /root/kexec \
+             --copy-host-keys --target-host root@192.0.2.7"
+        );
+    }
+
+    #[test]
+    fn nix_tells_its_release() {
+        assert_eq!(nix_release("nix (Nix) 2.8.0\n"), Some((2, 8)));
+        assert_eq!(nix_release("nix (Determinate Nix 3.1.0) 2.28.3"), Some((2, 28)));
+        assert_eq!(nix_release("nix (Nix) 2.32pre20250919_abc"), None);
+        assert_eq!(nix_release(""), None);
     }
 
     #[test]

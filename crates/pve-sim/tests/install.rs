@@ -60,6 +60,7 @@ fn anywhere(sim: &Sim, fleet: &ScratchFleet, proxy: &str, phases: &str, more: &[
         .arg("-i")
         .arg(sim.identity())
         .args(["--ssh-option", &format!("ProxyCommand={proxy}"), "--ssh-option", "ControlMaster=no"])
+        .args(["--kexec-extract-path", "/root/kexec"])
         .args(more)
         .args(["--target-host", "root@test-automation.fleet.invalid"])
         .stdin(std::process::Stdio::null())
@@ -135,6 +136,19 @@ fn from_cloud_image_to_nixos() {
     assert!(text.starts_with("test-automation\n") && text.ends_with("running\n"), "{text}");
     assert!(text.contains("ID=nixos") && !text.contains("VARIANT_ID"), "{text}");
     assert!(login("root").is_err());
+}
+
+#[test]
+fn the_installer_is_started_below_the_home_directory_of_whoever_runs_it() {
+    let sim = Sim::start();
+    let fleet = sim.scratch_fleet();
+    machine(&sim);
+    let proxy = proxy(&sim, sim.dir());
+    let output = anywhere(&sim, &fleet, &proxy, "kexec", &["--kexec-extract-path", "/home/me/kexec"]);
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("setsid: failed to execute /home/me/kexec/kexec/run: No such file"), "{said}");
+    assert_eq!(sim.guest(110).unwrap().0, Os::CloudImage);
 }
 
 #[test]

@@ -2,8 +2,19 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use fleet_core::{
+    child::{self, Command, Output},
+    deadline::Deadline,
+};
+
 use super::Job;
-use crate::{cli::Integrate, install};
+use crate::{
+    cli::Integrate,
+    install::{self, ByHand},
+};
+
+/// How long a program that is asked what it knows may take, in seconds.
+const LOOK: u64 = 5;
 
 impl Job<'_> {
     pub(super) fn say_what_remains(&self, address: IpAddr) {
@@ -11,8 +22,32 @@ impl Job<'_> {
         ui.done(format!("VM '{}' (VMID {}) runs at {address}; NixOS is not installed", vm.name, vm.vmid));
         ui.say("");
         ui.say("Two commands remain:");
-        ui.say(format!("  {}", install::by_hand(self.flake, &self.login.file, address)));
+        ui.say(format!("  {}", self.by_hand(address)));
         ui.say(format!("  post-provision-vm {} {address} {}", vm.name, vm.vmid));
+    }
+
+    /// What is there to install with is looked at now: a run that stops here needs none of it.
+    fn by_hand(&self, address: IpAddr) -> String {
+        let program = self.tools.installer().unwrap_or_else(|_| Command::new("nixos-anywhere"));
+        let said = |command: Command| {
+            let output = command.output(Deadline::secs(LOOK)).and_then(Output::checked);
+            output.map(|output| output.stdout_text()).unwrap_or_default()
+        };
+        let help = child::find_program("nixos-anywhere").map(|path| said(Command::new(path).arg("--help")));
+        let nix = child::find_program("nix").map(|path| said(Command::new(path).arg("--version")));
+        // What lies in the private directory is gone after the run.
+        let identity = Some(self.login.file.as_path()).filter(|file| !file.starts_with(self.private.path()));
+        ByHand {
+            program: &program,
+            flake: self.flake,
+            identity,
+            kexec: self.kexec,
+            build_on: self.cli.build_on,
+            nix: nix.and_then(|said| install::nix_release(&said)),
+            // Where nix fetches it, it is the newest.
+            extract_path: help.is_none_or(|help| help.contains("--kexec-extract-path")),
+        }
+        .line(address)
     }
 
     pub(super) fn farewell(&self, address: IpAddr, took: Duration) {

@@ -12,6 +12,7 @@ use fleet_core::{
     Error, Kind, Result,
     child::{self, Output},
     deadline::Deadline,
+    ssh::Session,
 };
 
 use super::{Job, limit, liveness::Liveness};
@@ -62,8 +63,14 @@ impl Job<'_> {
         bootstrap_key: &str,
     ) -> Result<()> {
         self.step(Step::Kexec, Phase::Kexec.title(), || {
-            self.admit_installer(guest, bootstrap_key)?;
+            let login = self.admit_installer(guest, bootstrap_key)?;
             if *system != System::Installer {
+                let home = std::env::var("HOME").unwrap_or_default();
+                if let Err(error) = guest::link_kexec(&login, &home) {
+                    // Most of them do without.
+                    self.ui.detail(error.chain());
+                }
+                drop(login);
                 self.phase(installer, Phase::Kexec, guest, bootstrap_key).map_err(|error| {
                     let error = error.now("its disk is as it was");
                     match self.kexec {
@@ -91,12 +98,13 @@ impl Job<'_> {
     /// nixos-anywhere gets a key pair of its own, made for this run and wiped after it: it can not ask for a
     /// passphrase where it runs, and does not use an agent. kexec carries its public half over, and the
     /// installation leaves nothing of it.
-    fn admit_installer(&self, guest: &Guest<'_>, bootstrap_key: &str) -> Result<()> {
+    fn admit_installer(&self, guest: &Guest<'_>, bootstrap_key: &str) -> Result<Session> {
         let (private, public) = host_key::pair(&format!("install-{}", self.vm.name))?;
         self.journal.hide(&private);
         self.private.write(INSTALLER_KEY, private.as_bytes(), 0o600)?;
         let login = guest.wait(BOOTSTRAP_USER, bootstrap_key, Deadline::secs(limit::SSH))?;
-        guest::authorize(&login, &public)
+        guest::authorize(&login, &public)?;
+        Ok(login)
     }
 
     pub(super) fn install(&self, installer: &Installer, guest: &Guest<'_>, key: &str) -> Result<()> {

@@ -11,7 +11,8 @@ This is a stand-in for simulated machines. It reads the genuine command line:
   -s, --store-paths DISKO SYS   --extra-files DIR             --copy-host-keys
   --phases LIST                 --build-on auto|local|remote  --option KEY VALUE
   --disko-mode MODE             --no-disko-deps               --debug
-  --generate-hardware-config BACKEND PATH, --kexec …, --chown PATH OWNER, --disk-encryption-keys REMOTE LOCAL,
+  --generate-hardware-config BACKEND PATH, --kexec …, --kexec-extract-path DIR, --kexec-launch-path PATH,
+  --chown PATH OWNER, --disk-encryption-keys REMOTE LOCAL,
   --ssh-store-setting KEY VALUE, --post-kexec-ssh-port PORT, --from URI, --env-password, --show-trace,
   --no-substitute-on-destination, --no-use-machine-substituters, --build-on-remote, --vm-test
 ";
@@ -32,6 +33,9 @@ pub(super) struct Args {
     pub(super) extra_files: Option<PathBuf>,
     pub(super) copy_host_keys: bool,
     pub(super) debug: bool,
+    /// What starts the installer on the machine: by default below the home directory of whoever runs the script, as
+    /// the genuine one has it.
+    pub(super) kexec: (Option<String>, Option<String>),
 }
 
 /// Why there is nothing to run.
@@ -81,12 +85,9 @@ pub(super) fn parse(args: impl Iterator<Item = String>) -> Result<Args, Stop> {
             | "--no-use-machine-substituters"
             | "--build-on-remote"
             | "--vm-test" => {}
-            "--kexec"
-            | "--kexec-extract-path"
-            | "--kexec-launch-path"
-            | "--kexec-extra-flags"
-            | "--post-kexec-ssh-port"
-            | "--from" => drop(value()?),
+            "--kexec-extract-path" => found.kexec.0 = Some(value()?),
+            "--kexec-launch-path" => found.kexec.1 = Some(value()?),
+            "--kexec" | "--kexec-extra-flags" | "--post-kexec-ssh-port" | "--from" => drop(value()?),
             "--option"
             | "--chown"
             | "--disk-encryption-keys"

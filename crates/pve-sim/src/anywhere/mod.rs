@@ -232,7 +232,12 @@ impl Run<'_> {
     async fn kexec(&mut self) -> Result<()> {
         self.step("Switching system into kexec");
         let before = self.boot_id().await;
-        let kexec = self.must("sudo setsid --wait /root/kexec/kexec/run --kexec-extra-flags ''", b"").await;
+        let (extracted, launched) = &self.args.kexec;
+        let home = || format!("{}/kexec", std::env::var("HOME").unwrap_or_default());
+        let (dir, path) =
+            (extracted.clone().unwrap_or_else(home), launched.as_deref().unwrap_or("kexec/run"));
+        let run = format!("sudo setsid --wait \"{dir}/{path}\" --kexec-extra-flags ''");
+        let kexec = self.must(&run, b"").await;
         let output = kexec.context("Kexec failed")?;
         let _ = self.ui.data(output.text());
         self.wait_gone(before.as_deref()).await?;

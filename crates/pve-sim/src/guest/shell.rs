@@ -43,6 +43,7 @@ const KNOWN: &[&str] = &[
     "sleep",
     "tar",
     "cp",
+    "ln",
     "nixos-install",
     "setsid",
     "sh",
@@ -232,7 +233,20 @@ impl Shell {
                     Some(script) => self.script(&String::from_utf8_lossy(&script)).await,
                     None => self.complain(format!("sh: 0: cannot open {file}: No such file"), 2),
                 },
-                ("run", _) if program.ends_with("kexec/run") => self.kexec(),
+                ("run", _) if program.ends_with("kexec/run") => {
+                    // Unpacked in the home directory; a link leads there too.
+                    let there = program.strip_suffix("/kexec/run").unwrap_or_default();
+                    let unpacked = there == format!("{}/kexec", self.home())
+                        || read_file(&self.node, self.vmid, there).is_some();
+                    if unpacked {
+                        self.kexec();
+                    } else {
+                        self.complain(
+                            format!("setsid: failed to execute {program}: No such file or directory"),
+                            127,
+                        );
+                    }
+                }
                 ("nixos-install", args) => {
                     let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
                     self.nixos_install(&args).await;
@@ -349,6 +363,7 @@ impl Shell {
                 Some(content) => self.write(to, content, false),
                 None => self.complain(format!("cp: cannot stat '{from}': No such file or directory"), 1),
             },
+            ("ln", [.., to, name]) => self.write(name, format!("{to}\n").into_bytes(), false),
             ("ssh-keygen", [.., path]) => match read_file(&self.node, self.vmid, path) {
                 Some(_) => self.say("256 SHA256:simulated root@simulated (ED25519)\n"),
                 None => self.complain(format!("ssh-keygen: {path}: No such file or directory"), 255),
