@@ -162,6 +162,106 @@ fn layouts() {
     }
 }
 
+/// What stands on one line because a formatter leaves it there, and takes an attribute or a host more: the bytes
+/// before and after, both as that formatter writes them.
+#[test]
+fn what_a_formatter_keeps_on_one_line_is_left_as_it_is() {
+    let attributes = [
+        (
+            "alejandra",
+            "{\n  a = {user = \"x\";}; # who\n  b = {};\n}\n",
+            "{\n  a = {user = \"x\";}; # who\n  a.hostname = \"h\";\n  b = {};\n}\n",
+        ),
+        ("alejandra", "{\n  a = {};\n}\n", "{\n  a = {hostname = \"h\";};\n}\n"),
+        ("nixfmt", "{\n  a = { };\n}\n", "{\n  a = { };\n  a.hostname = \"h\";\n}\n"),
+        ("both", "{\n  a = {\n  };\n}\n", "{\n  a = {\n    hostname = \"h\";\n  };\n}\n"),
+        ("alejandra", "{a = {user = \"x\";};}\n", "{\n  a = {user = \"x\";};\n\n  a.hostname = \"h\";\n}\n"),
+        ("nixfmt", "{ a = { }; }\n", "{\n  a = { };\n\n  a.hostname = \"h\";\n}\n"),
+        ("alejandra", "{a = {};}\n", "{a = {hostname = \"h\";};}\n"),
+    ];
+    for (formatter, before, after) in attributes {
+        check_formatted(formatter, before);
+        check_formatted(formatter, after);
+        assert_eq!(set(before, "a", "hostname", "h"), after);
+        assert_eq!(remove_attr(after, "a", "hostname").unwrap(), before);
+        // What is beside the set is the host's too.
+        assert_eq!(set(after, "a", "hostname", "i"), after.replace("\"h\"", "\"i\""));
+        let gone = remove_host(after, "a").unwrap();
+        verified(after, &gone, Path::new(FILE), &Change::Remove { name: "a".to_owned() }).unwrap();
+    }
+    let hosts = [
+        ("both", "{\n}\n", "{\n  w = {\n    user = \"u\";\n    hostname = \"w\";\n  };\n}\n"),
+        ("alejandra", "{}\n", "{\n  w = {\n    user = \"u\";\n\n    hostname = \"w\";\n  };\n}\n"),
+        ("nixfmt", "{ }\n", "{\n  w = {\n    user = \"u\";\n    hostname = \"w\";\n  };\n\n}\n"),
+        (
+            "alejandra",
+            "let\n  k = [\"k\"];\nin {}\n",
+            "let\n  k = [\"k\"];\nin {\n  w = {\n    user = \"u\";\n    hostname = \"w\";\n  };\n}\n",
+        ),
+        (
+            "nixfmt",
+            "let\n  k = [ \"k\" ];\nin\n{ }\n",
+            "let\n  k = [ \"k\" ];\nin\n{\n  w = {\n    user = \"u\";\n    hostname = \"w\";\n  };\n}\n",
+        ),
+        (
+            "alejandra",
+            "{a = {user = \"x\";};}\n",
+            "{\n  a = {user = \"x\";};\n\n  w.user = \"u\";\n  w.hostname = \"w\";\n}\n",
+        ),
+    ];
+    for (formatter, before, after) in hosts {
+        check_formatted(formatter, before);
+        check_formatted(formatter, after);
+        assert_eq!(insert(before, "w", &small("w")), after);
+    }
+}
+
+#[track_caller]
+fn check_formatted(formatter: &str, text: &str) {
+    if formatter != "nixfmt" {
+        assert_eq!(alejandra::format::in_memory(FILE.to_owned(), text.to_owned()).1, text);
+    }
+    if formatter != "alejandra" {
+        assert_eq!(nixfmt_rs::format(text).unwrap(), text);
+    }
+}
+
+/// Where both can not be had, the bytes are: what a formatter would then write otherwise.
+#[test]
+fn where_the_inverse_goes_before_the_formatter() {
+    for (before, after) in [
+        // What stands before the hosts on their line.
+        (
+            "let k = 1; in {}\n",
+            "let k = 1; in {\n  w = {\n    user = \"u\";\n\n    hostname = \"w\";\n  };\n}\n",
+        ),
+        // A file of one attribute on one line.
+        ("{a.user = \"x\";}\n", "{a.user = \"x\"; w = {user = \"u\"; hostname = \"w\";};}\n"),
+    ] {
+        check_formatted("alejandra", before);
+        assert_eq!(insert(before, "w", &small("w")), after);
+        assert_ne!(alejandra::format::in_memory(FILE.to_owned(), after.to_owned()).1, after);
+    }
+    // A recursive set takes nothing from beside it.
+    let rec = "{\n  a = rec {user = \"x\";};\n}\n";
+    check_formatted("alejandra", rec);
+    let after = set(rec, "a", "hostname", "h");
+    assert_eq!(after, "{\n  a = rec {user = \"x\"; hostname = \"h\";};\n}\n");
+    assert_eq!(remove_attr(&after, "a", "hostname").unwrap(), rec);
+}
+
+#[test]
+fn a_host_in_a_set_and_beside_it() {
+    let text = "{\n  a = {\n    user = \"x\";\n  };\n  a.hostname = \"a\"; # its name\n}\n";
+    assert_eq!(set(text, "a", "user", "y"), text.replace("\"x\"", "\"y\""));
+    assert_eq!(set(text, "a", "hostname", "b"), text.replace("\"a\"", "\"b\""));
+    let more = set(text, "a", "publicKey", "k");
+    assert_eq!(remove_attr(&more, "a", "publicKey").unwrap(), text);
+    let gone = remove_host(text, "a").unwrap();
+    verified(text, &gone, Path::new(FILE), &Change::Remove { name: "a".to_owned() }).unwrap();
+    assert_eq!(gone, "{\n  # its name\n}\n");
+}
+
 #[test]
 fn refused_with_the_reason() {
     let cases = [

@@ -5,11 +5,10 @@ use std::collections::HashMap;
 use super::{
     ORDER,
     layout::Layout,
-    tree::{self, Set, set_of},
+    tree::{self, Set},
+    written::{Entry, Written, model},
 };
 use crate::{Error, Result};
-
-use rnix::SyntaxKind as K;
 
 /// Who may log in on a new host.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -90,35 +89,21 @@ fn path_literal(path: &str) -> Result<String> {
     }
 }
 
-/// How long a line `nixfmt` writes.
-const WIDTH: usize = 100;
-
-/// What stands in the line of a single key beside it.
-const KEYS_IN_LINE: usize = "authorizedKeys = [  ];".len();
-
-/// The whole entry, from its name to its semicolon.
-pub(super) fn entry_text(
+/// A new host among these others, its attributes in their order.
+pub(super) fn host_entry<'l>(
     text: &str,
     name: &str,
     host: &NewHost,
-    set: &Set<'_>,
-    layout: &Layout,
-) -> Result<String> {
+    others: &[Set<'_>],
+    layout: &'l Layout,
+) -> Result<Entry<'l>> {
     if name.is_empty() {
         return Err(Error::usage("a host needs a name"));
     }
-    let others: Vec<Set<'_>> = set
-        .bindings
-        .iter()
-        .filter(|b| b.path.len() == 1)
-        .map(|b| b.value.unparenthesized())
-        .filter(|value| value.kind() == K::NODE_ATTR_SET)
-        .filter_map(set_of)
-        .collect();
-    let mut attrs: Vec<(&str, String)> = Vec::new();
+    let mut attrs: Vec<(&str, Written)> = Vec::new();
     for (attr, path) in [("configurationFile", &host.configuration_file), ("homeFile", &host.home_file)] {
         if let Some(path) = path {
-            attrs.push((attr, path_literal(path)?));
+            attrs.push((attr, Written::Text(path_literal(path)?)));
         }
     }
     let texts = [
@@ -129,59 +114,18 @@ pub(super) fn entry_text(
         ("sshKeyName", &host.ssh_key_name),
         ("publicKey", &host.public_key),
     ];
-    attrs.extend(texts.into_iter().filter_map(|(attr, value)| Some((attr, quote_string(value.as_deref()?)))));
-    // The other hosts show how theirs are written.
-    let model = others.iter().rev().max_by_key(|other| other.bindings.len());
-    // `alejandra` and `nixfmt` leave no set of several attributes on one line: where no other host is one, neither is
-    // this one.
-    let one_line = layout.one_line
-        || (others.iter().any(|other| other.items.len() > 1)
-            && others.iter().all(|other| !text[other.open..other.close].contains('\n')));
-    let inner = match model.filter(|_| !one_line) {
-        Some(model) if !model.items.is_empty() => Layout::of(text, model, false).indent,
-        _ => format!("{}{}", layout.indent, layout.unit),
+    let quoted = |text: &String| Written::Text(quote_string(text));
+    attrs.extend(texts.into_iter().filter_map(|(attr, value)| Some((attr, quoted(value.as_ref()?)))));
+    let keys = match &host.authorized_keys {
+        // Where nobody has keys a new host has none either.
+        AuthorizedKeys::SameAsOthers => shared_keys(text, others).map(Written::Text),
+        AuthorizedKeys::List(keys) => Some(Written::List(keys.iter().map(|key| quote_string(key)).collect())),
     };
-    let space = if layout.tight { "" } else { " " };
-    match &host.authorized_keys {
-        AuthorizedKeys::SameAsOthers => {
-            // Where nobody has keys a new host has none either.
-            attrs.extend(shared_keys(text, &others).map(|shared| ("authorizedKeys", shared)));
-        }
-        AuthorizedKeys::List(keys) => {
-            let keys: Vec<String> = keys.iter().map(|key| quote_string(key)).collect();
-            attrs.push((
-                "authorizedKeys",
-                match keys.as_slice() {
-                    [] => format!("[{space}]"),
-                    [key] if one_line || inner.len() + KEYS_IN_LINE + key.len() <= WIDTH => {
-                        format!("[{space}{key}{space}]")
-                    }
-                    keys if one_line => format!("[{space}{}{space}]", keys.join(" ")),
-                    keys => {
-                        let newline = layout.newline;
-                        let unit = &layout.unit;
-                        let lines: String =
-                            keys.iter().map(|key| format!("{newline}{inner}{unit}{key}")).collect();
-                        format!("[{lines}{newline}{inner}]")
-                    }
-                },
-            ));
-        }
-    }
-    if let Some(model) = model {
+    attrs.extend(keys.map(|keys| ("authorizedKeys", keys)));
+    if let Some(model) = model(others) {
         sort_like(&mut attrs, model);
     }
-    let name = quote_name(name);
-    if one_line {
-        let attrs: Vec<String> = attrs.iter().map(|(attr, value)| format!("{attr} = {value};")).collect();
-        return Ok(format!("{name} = {{{space}{}{space}}};", attrs.join(" ")));
-    }
-    let newline = layout.newline;
-    let longest = attrs.iter().map(|(attr, _)| attr.len()).max().unwrap_or(0);
-    let width = if aligned(text, model) { longest } else { 0 };
-    let lines: String =
-        attrs.iter().map(|(attr, value)| format!("{newline}{inner}{attr:width$} = {value};")).collect();
-    Ok(format!("{name} = {{{lines}{newline}{}}};", layout.indent))
+    Ok(Entry::new(text, layout, others, name, attrs))
 }
 
 /// The expression that the other hosts have for their keys: the one that most of them have.
@@ -202,7 +146,7 @@ fn shared_keys(text: &str, others: &[Set<'_>]) -> Option<String> {
 }
 
 /// Sorts attributes as another host has them; what that one lacks follows what usually goes before it.
-fn sort_like(attrs: &mut Vec<(&str, String)>, model: &Set<'_>) {
+fn sort_like(attrs: &mut [(&str, Written)], model: &Set<'_>) {
     let mut order: Vec<&str> =
         model.bindings.iter().filter_map(|b| b.path.first()).map(String::as_str).collect();
     for (rank, name) in ORDER.iter().enumerate() {
@@ -212,19 +156,4 @@ fn sort_like(attrs: &mut Vec<(&str, String)>, model: &Set<'_>) {
         }
     }
     attrs.sort_by_key(|(attr, _)| order.iter().position(|name| name == attr));
-}
-
-/// Whether another host has its equal signs in one column that is not the natural one.
-pub(super) fn aligned(text: &str, model: Option<&Set<'_>>) -> bool {
-    let Some(model) = model else { return false };
-    let mut columns = Vec::new();
-    let mut padded = false;
-    for binding in model.bindings.iter().filter(|b| b.path.len() == 1) {
-        let head = &text[binding.start..binding.value.start() as usize];
-        let Some(equal) = head.find('=') else { return false };
-        let line = text[..binding.start].rfind('\n').map_or(0, |newline| newline + 1);
-        columns.push(binding.start + equal - line);
-        padded |= head[..equal].ends_with("  ");
-    }
-    padded && columns.len() > 1 && columns.windows(2).all(|pair| pair[0] == pair[1])
 }

@@ -1,8 +1,11 @@
 //! How a file is laid out, and inserting and removing entries so that it stays so.
 
-use rnix::SyntaxKind as K;
-
-use super::{splice, tree::Set};
+use super::{
+    splice,
+    tight::{braces, fill, folded_again, kept, left_empty, tight},
+    tree::Set,
+    written::Entry,
+};
 
 /// The habits of one set.
 pub(super) struct Layout {
@@ -14,65 +17,22 @@ pub(super) struct Layout {
     pub unit: String,
     /// Whether the set stands on one line.
     pub one_line: bool,
-    /// Whether brackets have no space inside, as `alejandra` writes them.
-    pub tight: bool,
+    /// Whether brackets have no space inside, as `alejandra` writes them, or one, as `nixfmt` does; `None` where the
+    /// file does not show.
+    pub tight: Option<bool>,
     /// Whether a blank line stands between entries.
     blank: bool,
     /// Whether the names are sorted.
     sorted: bool,
 }
 
-/// The bytes of a set that itself says nothing of how brackets are written: one without entries, or with one.
-fn skipped(set: &Set<'_>) -> (usize, usize) {
-    if set.items.len() < 2 { (set.open.saturating_sub(1), set.close) } else { (0, 0) }
-}
-
-/// How many tokens are looked at to see how brackets are written.
-const LOOKED_AT: usize = 4000;
-
-/// Whether brackets have no space inside (`[]`, `["a"]`, `{a = 1;}`, as `alejandra` writes them) or one (as `nixfmt`
-/// does): the first one that opens and goes on in its line says. Bytes between `skip` are not looked at.
-fn tight(text: &str, skip: (usize, usize)) -> Option<bool> {
-    let mut at = 0;
-    let mut opened = false;
-    for (kind, token) in rnix::tokenize(text).take(LOOKED_AT) {
-        let start = at;
-        at += token.len();
-        if opened {
-            match kind {
-                K::TOKEN_WHITESPACE if token.contains('\n') => {}
-                K::TOKEN_WHITESPACE => return Some(false),
-                _ => return Some(true),
-            }
-        }
-        opened = matches!(kind, K::TOKEN_L_BRACK | K::TOKEN_L_BRACE) && !(skip.0..skip.1).contains(&start);
-    }
-    None
-}
-
-/// What stands between the braces of a set whose only entry was taken out of its own line.
-fn emptied(text: &str, set: &Set<'_>, entry: &str) -> &'static str {
-    let around = tight(text, (set.open.saturating_sub(1), set.close));
-    if around.or_else(|| tight(entry, (0, 0))).unwrap_or(true) { "" } else { " " }
-}
-
-/// What is left between the braces when the only entry, from `start` to `end`, goes.
-fn left_empty<'t>(text: &'t str, set: &Set<'_>, (start, end): (usize, usize)) -> &'t str {
-    let (before, after) = (&text[set.open..start], &text[end..set.close]);
-    match before.rfind('\n') {
-        // On the line of a brace: with a space inside if there was one.
-        None if before.is_empty() && after.is_empty() => "",
-        None => " ",
-        Some(newline) => match before[..newline].strip_suffix('\r').unwrap_or(&before[..newline]) {
-            "" if after.starts_with([' ', '\t']) && after.contains('\n') => "",
-            "" => emptied(text, set, &text[start..end]),
-            kept => kept,
-        },
-    }
+/// How the text ends its first line.
+fn newline(text: &str) -> &'static str {
+    if text.split_once('\n').is_some_and(|(line, _)| line.ends_with('\r')) { "\r\n" } else { "\n" }
 }
 
 /// White space at the start of the line that holds this byte.
-fn indent_at(text: &str, at: usize) -> &str {
+pub(super) fn indent_at(text: &str, at: usize) -> &str {
     let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
     let line = &text[start..];
     let width = line.len() - line.trim_start_matches([' ', '\t']).len();
@@ -82,8 +42,7 @@ fn indent_at(text: &str, at: usize) -> &str {
 impl Layout {
     /// The habits of `set`. `spaced` says that a set of one entry may be told to want blank lines.
     pub(super) fn of(text: &str, set: &Set<'_>, spaced: bool) -> Layout {
-        let newline =
-            if text.split_once('\n').is_some_and(|(line, _)| line.ends_with('\r')) { "\r\n" } else { "\n" };
+        let newline = newline(text);
         let outer = indent_at(text, set.close).to_owned();
         let inside = &text[set.open..set.close];
         let gaps: Vec<&str> = set.items.windows(2).map(|pair| &text[pair[0].1..pair[1].0]).collect();
@@ -121,8 +80,10 @@ impl Layout {
         let names: Vec<_> =
             set.bindings.iter().filter_map(|b| b.path.first()).map(|n| n.to_ascii_lowercase()).collect();
         let sorted = names.len() > 2 && names.is_sorted() && set.inherited.is_empty();
-        let empty = set.items.is_empty() && inside.is_empty();
-        let tight = tight(text, skipped(set)).unwrap_or(empty);
+        // An empty set that is written over several lines, or is none, says nothing either.
+        let empty = set.items.is_empty() && set.comments.is_empty() && !inside.contains('\n');
+        let skipped = if set.items.is_empty() { braces(set) } else { (0, 0) };
+        let tight = tight(text, skipped).or_else(|| empty.then_some(inside.is_empty()));
         Layout { newline, indent, unit, one_line, tight, blank, sorted }
     }
 
@@ -153,9 +114,22 @@ impl Layout {
         (!set.comments.iter().any(|comment| comment.0 < first.0)).then_some(0)
     }
 
-    /// The text with an entry after the first `after` entries (after all of them for `None`). `body` is the entry
-    /// from its name to its semicolon, its inner lines indented.
-    pub(super) fn insert(&self, text: &str, set: &Set<'_>, after: Option<usize>, body: &str) -> String {
+    /// The text with an entry after the first `after` entries (after all of them for `None`).
+    pub(super) fn insert(
+        &self,
+        text: &str,
+        set: &Set<'_>,
+        after: Option<usize>,
+        entry: &Entry<'_>,
+    ) -> String {
+        if set.items.is_empty() && set.comments.is_empty() {
+            return fill(text, set, self, entry);
+        }
+        self.insert_text(text, set, after, &entry.as_others())
+    }
+
+    /// Likewise; `body` is the entry from its name to its semicolon, its inner lines indented.
+    pub(super) fn insert_text(&self, text: &str, set: &Set<'_>, after: Option<usize>, body: &str) -> String {
         let Layout { newline, indent, .. } = self;
         let after = after.unwrap_or(set.items.len());
         let blank = if self.blank { newline } else { "" };
@@ -167,20 +141,13 @@ impl Layout {
         }
         let Some(previous) = after.checked_sub(1).and_then(|at| set.items.get(at)) else {
             // Nothing in it but, perhaps, comments.
-            if let Some(last) = set.comments.last() {
-                let tail = if text[last.1..set.close].contains('\n') { "" } else { newline };
-                return splice(text, last.1, last.1, &format!("{newline}{indent}{body}{tail}"));
-            }
-            let outer = indent_at(text, set.close);
-            let was = &text[set.open..set.close];
-            // So that taking the entry out again gives back what was between the braces.
-            let (before, after) = match was {
-                was if was == emptied(text, set, body) => ("", ""),
-                "" => ("", " "),
-                was => (was, ""),
+            let Some(last) = set.comments.last() else {
+                let kept = kept(text, set, body, newline);
+                let entry = format!("{kept}{newline}{indent}{body}{newline}{}", indent_at(text, set.close));
+                return splice(text, set.open, set.close, &entry);
             };
-            let entry = format!("{before}{newline}{indent}{body}{after}{newline}{outer}");
-            return splice(text, set.open, set.close, &entry);
+            let tail = if text[last.1..set.close].contains('\n') { "" } else { newline };
+            return splice(text, last.1, last.1, &format!("{newline}{indent}{body}{tail}"));
         };
         if self.one_line {
             return splice(text, previous.1, previous.1, &format!(" {body}"));
@@ -205,6 +172,9 @@ impl Layout {
 pub(super) fn remove(text: &str, set: &Set<'_>, binding: Option<usize>) -> String {
     let Some(binding) = binding.and_then(|at| set.bindings.get(at)) else { return text.to_owned() };
     let Some(at) = set.items.iter().position(|item| item.0 == binding.start) else { return text.to_owned() };
+    if let Some(folded) = folded_again(text, set, binding) {
+        return folded;
+    }
     let (start, end) = (binding.start, binding.end);
     let previous = at.checked_sub(1).and_then(|at| set.items.get(at)).map(|item| item.1);
     let next = set.items.get(at + 1).map(|item| item.0);
@@ -218,7 +188,7 @@ pub(super) fn remove(text: &str, set: &Set<'_>, binding: Option<usize>) -> Strin
     if comment_before.is_none() && previous.is_none() {
         return match (comment_after, next) {
             // The only entry: an empty set is left.
-            (None, None) => splice(text, before, after, left_empty(text, set, (start, end))),
+            (None, None) => splice(text, before, after, &left_empty(text, set, binding, newline(text))),
             (None, Some(next)) => splice(text, start, next, ""),
             (Some(_), _) => splice(text, start, after, ""),
         };

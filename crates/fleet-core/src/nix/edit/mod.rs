@@ -9,14 +9,16 @@ mod entry;
 mod layout;
 mod module;
 mod section;
+mod tight;
 mod tree;
 mod verify;
+mod written;
 
-use entry::entry_text;
 pub use entry::{AuthorizedKeys, NewHost, quote_name, quote_string};
 pub use module::{ModuleText, module_text};
 pub use section::insert_entry;
-use tree::Binding;
+use tight::Growth;
+use tree::{AttrAt, Binding};
 pub use verify::{Change, apply, verified};
 
 use crate::{
@@ -55,8 +57,11 @@ fn insert_in(root: Node<'_>, text: &str, name: &str, host: &NewHost) -> Result<S
         return Err(Error::conflict(format!("hosts.nix inherits a host '{from}' already")));
     }
     let layout = layout::Layout::of(text, &set, true);
-    let body = entry_text(text, name, host, &set, &layout)?;
-    Ok(layout.insert(text, &set, layout.place_for(&set, name), &body))
+    let entry = entry::host_entry(text, name, host, &written::sets_in(&set), &layout)?;
+    if tight::folds(text, &set) && entry.len() > 0 {
+        return Ok(tight::unfold(text, &set, &layout, &entry.as_paths()));
+    }
+    Ok(layout.insert(text, &set, layout.place_for(&set, name), &entry))
 }
 
 /// The text with one attribute of a host set to a string. A missing attribute is added, at its place.
@@ -67,54 +72,49 @@ pub fn set_attr(text: &str, host: &str, attr: &str, value: &str) -> Result<Strin
 fn set_in(root: Node<'_>, text: &str, host: &str, attr: &str, value: &str) -> Result<String> {
     let set = tree::host_set(root, text)?;
     let quoted = quote_string(value);
-    match tree::find_host(&set, host, text)? {
-        tree::HostAt::Set(inner) => {
-            if let Some(found) = tree::find_attr(&inner, host, attr, text)? {
-                return replace_value(text, found, &quoted);
+    let at = tree::find_host(&set, host, text)?;
+    if let Some(AttrAt::Inside(found) | AttrAt::Beside(found)) = at.attr(host, attr, text)? {
+        return replace_value(text, found, &quoted);
+    }
+    let added = format!("{} = {quoted};", quote_name(attr));
+    let beside = format!("{}.{added}", quote_name(host));
+    let layout = layout::Layout::of(text, &set, false);
+    if let Some((whole, inner)) = &at.whole {
+        match tight::growth(text, &set, whole, inner, &layout) {
+            Growth::Inside => {
+                let layout = layout::Layout::of(text, inner, false);
+                let place = layout.place_in_order(inner, attr, ORDER);
+                return Ok(layout.insert_text(text, inner, place, &added));
             }
-            let layout = layout::Layout::of(text, &inner, false);
-            let place = layout.place_in_order(&inner, attr, ORDER);
-            Ok(layout.insert(text, &inner, place, &format!("{} = {quoted};", quote_name(attr))))
-        }
-        tree::HostAt::Paths(bindings) => {
-            if let Some(found) = bindings.iter().copied().find(|b| b.path.get(1).is_some_and(|n| n == attr)) {
-                if found.path.len() > 2 {
-                    return Err(refused(text, host, found.start, &format!("`{attr}` is a set of its own")));
-                }
-                return replace_value(text, found, &quoted);
-            }
-            let layout = layout::Layout::of(text, &set, false);
-            let last = bindings.last().map(|b| b.start);
-            let after = set.bindings.iter().rposition(|b| Some(b.start) == last);
-            let added = format!("{}.{} = {quoted};", quote_name(host), quote_name(attr));
-            Ok(layout.insert(text, &set, after.map(|at| at + 1), &added))
+            Growth::InLine => return Ok(splice(text, inner.open, inner.close, &added)),
+            Growth::Unfolded => return Ok(tight::unfold(text, &set, &layout, &beside)),
+            Growth::Beside => {}
         }
     }
+    let last = at.paths.last().copied().or(at.whole.as_ref().map(|(whole, _)| *whole)).map(|b| b.start);
+    let after = set.items.iter().position(|item| Some(item.0) == last);
+    Ok(layout.insert_text(text, &set, after.map(|at| at + 1), &beside))
 }
 
 /// The text without one attribute of a host; unchanged if the host does not have it.
 pub fn remove_attr(text: &str, host: &str, attr: &str) -> Result<String> {
     edit(text, |root| {
         let set = tree::host_set(root, text)?;
-        match tree::find_host(&set, host, text)? {
-            tree::HostAt::Set(inner) => Ok(match tree::find_attr(&inner, host, attr, text)? {
-                Some(found) => {
-                    let start = found.start;
-                    layout::remove(text, &inner, inner.bindings.iter().position(|b| b.start == start))
-                }
-                None => text.to_owned(),
-            }),
-            tree::HostAt::Paths(bindings) if bindings.len() > 1 => {
-                let start =
-                    bindings.iter().find(|b| b.path.get(1).is_some_and(|n| n == attr)).map(|b| b.start);
-                let at = set.bindings.iter().position(|b| Some(b.start) == start);
-                Ok(if at.is_some() { layout::remove(text, &set, at) } else { text.to_owned() })
+        let at = tree::find_host(&set, host, text)?;
+        let nth = |set: &tree::Set<'_>, found: &Binding<'_>| {
+            set.bindings.iter().position(|b| b.start == found.start)
+        };
+        Ok(match at.attr(host, attr, text)? {
+            None => text.to_owned(),
+            Some(AttrAt::Inside(found)) => at
+                .whole
+                .as_ref()
+                .map_or(text.to_owned(), |(_, inner)| layout::remove(text, inner, nth(inner, found))),
+            Some(AttrAt::Beside(found)) if at.whole.is_none() && at.paths.len() == 1 => {
+                return Err(refused(text, host, found.start, "it would have no attribute left"));
             }
-            tree::HostAt::Paths(bindings) => {
-                let at = bindings.first().map_or(0, |b| b.start);
-                Err(refused(text, host, at, "it would have no attribute left"))
-            }
-        }
+            Some(AttrAt::Beside(found)) => layout::remove(text, &set, nth(&set, found)),
+        })
     })
 }
 
@@ -122,13 +122,13 @@ pub fn remove_attr(text: &str, host: &str, attr: &str) -> Result<String> {
 pub fn remove_host(text: &str, name: &str) -> Result<String> {
     let mut text = text.to_owned();
     loop {
-        // A host written as several `NAME.attr = …;` takes one round for each.
+        // A host written as several `NAME.attr = …;` takes one round for each, from the last on.
         let next = edit(&text, |root| {
             let set = tree::host_set(root, &text)?;
             if set.inherited.iter().any(|n| n == name) {
                 return Err(refused(&text, name, set.open, "it is inherited"));
             }
-            let at = set.bindings.iter().position(|b| b.path.first().is_some_and(|n| n == name));
+            let at = set.bindings.iter().rposition(|b| b.path.first().is_some_and(|n| n == name));
             Ok(if at.is_some() { layout::remove(&text, &set, at) } else { text.clone() })
         })?;
         if next == text {

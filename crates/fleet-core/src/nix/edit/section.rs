@@ -6,11 +6,12 @@ use rnix::SyntaxKind as K;
 
 use super::{
     edit,
-    entry::{aligned, quote_name},
+    entry::quote_name,
     layout::Layout,
     line_of,
-    tree::{self, Binding, Set, set_of},
+    tree::{self, Binding, set_of},
     verify::{evaluate, same},
+    written::{Entry, Written, sets_in},
 };
 use crate::{
     Error, Result,
@@ -68,6 +69,7 @@ fn insert(root: Node<'_>, text: &str, section: &str, name: &str, attrs: &[(&str,
             .now("nothing was changed")
     };
     let top = tree::host_set(root, text).map_err(|_| cannot(0, "the file is not a plain set"))?;
+    let written = || attrs.iter().map(|(attr, value)| (*attr, Written::Text(value.clone()))).collect();
     let bindings: Vec<&Binding<'_>> =
         top.bindings.iter().filter(|b| b.path.first().is_some_and(|n| n == section)).collect();
     let taken =
@@ -82,8 +84,8 @@ fn insert(root: Node<'_>, text: &str, section: &str, name: &str, attrs: &[(&str,
                 return Err(taken(there.start));
             }
             let layout = Layout::of(text, &inner, true);
-            let body = body(text, name, attrs, &inner, &layout);
-            Ok(layout.insert(text, &inner, layout.place_for(&inner, name), &body))
+            let entry = Entry::new(text, &layout, &sets_in(&inner), name, written());
+            Ok(layout.insert(text, &inner, layout.place_for(&inner, name), &entry))
         }
         paths => {
             if let Some(there) = paths.iter().find(|b| b.path.get(1).is_some_and(|n| n == name)) {
@@ -93,44 +95,10 @@ fn insert(root: Node<'_>, text: &str, section: &str, name: &str, attrs: &[(&str,
             let layout = Layout::of(text, &top, false);
             let last = paths.last().map(|b| b.start);
             let after = top.items.iter().position(|item| Some(item.0) == last).map(|at| at + 1);
-            let name = format!("{section}.{}", quote_name(name));
-            let entry = lines(&name, attrs, &layout, &format!("{}{}", layout.indent, layout.unit), 0);
+            let entry = Entry::new(text, &layout, &[], name, written()).below(section);
             Ok(layout.insert(text, &top, after, &entry))
         }
     }
-}
-
-fn body(text: &str, name: &str, attrs: &[(&str, String)], set: &Set<'_>, layout: &Layout) -> String {
-    let others: Vec<Set<'_>> = set
-        .bindings
-        .iter()
-        .filter(|b| b.path.len() == 1)
-        .map(|b| b.value.unparenthesized())
-        .filter(|value| value.kind() == K::NODE_ATTR_SET)
-        .filter_map(set_of)
-        .collect();
-    let model = others.iter().rev().max_by_key(|other| other.bindings.len());
-    let several = others.iter().any(|other| other.items.len() > 1);
-    let one_line = layout.one_line
-        || (several && others.iter().all(|other| !text[other.open..other.close].contains('\n')));
-    let name = quote_name(name);
-    if one_line {
-        let attrs: String = attrs.iter().map(|(attr, value)| format!(" {attr} = {value};")).collect();
-        return format!("{name} = {{{attrs} }};");
-    }
-    let inner = match model {
-        Some(model) if !model.items.is_empty() => Layout::of(text, model, false).indent,
-        _ => format!("{}{}", layout.indent, layout.unit),
-    };
-    let longest = attrs.iter().map(|(attr, _)| attr.len()).max().unwrap_or(0);
-    lines(&name, attrs, layout, &inner, if aligned(text, model) { longest } else { 0 })
-}
-
-fn lines(name: &str, attrs: &[(&str, String)], layout: &Layout, inner: &str, width: usize) -> String {
-    let newline = layout.newline;
-    let lines: String =
-        attrs.iter().map(|(attr, value)| format!("{newline}{inner}{attr:width$} = {value};")).collect();
-    format!("{name} = {{{lines}{newline}{}}};", layout.indent)
 }
 
 #[cfg(test)]

@@ -133,24 +133,33 @@ fn describe(kind: K) -> &'static str {
     }
 }
 
-/// How a host is written.
-pub(super) enum HostAt<'s, 'a> {
-    /// `NAME = { … };`
-    Set(Set<'a>),
-    /// `NAME.attr = …;`, once or more.
-    Paths(Vec<&'s Binding<'a>>),
+/// How a host is written: at least one of both.
+pub(super) struct HostAt<'s, 'a> {
+    /// `NAME = { … };`, and the set.
+    pub whole: Option<(&'s Binding<'a>, Set<'a>)>,
+    /// `NAME.attr = …;`, each.
+    pub paths: Vec<&'s Binding<'a>>,
+}
+
+/// Where an attribute of a host is.
+pub(super) enum AttrAt<'s, 'a> {
+    /// In the host's set.
+    Inside(&'s Binding<'a>),
+    /// `NAME.attr = …;`
+    Beside(&'s Binding<'a>),
 }
 
 /// The host of this name.
 pub(super) fn find_host<'s, 'a>(set: &'s Set<'a>, name: &str, text: &str) -> Result<HostAt<'s, 'a>> {
-    let found: Vec<&Binding<'a>> =
-        set.bindings.iter().filter(|b| b.path.first().is_some_and(|n| n == name)).collect();
-    match found.as_slice() {
-        [] if set.inherited.iter().any(|n| n == name) => {
-            Err(refused(text, name, set.open, "it is inherited"))
-        }
-        [] => Err(Error::not_found(format!("no host '{name}' in hosts.nix"))),
-        [whole] if whole.path.len() == 1 => {
+    if set.inherited.iter().any(|n| n == name) {
+        return Err(refused(text, name, set.open, "it is inherited"));
+    }
+    let found = set.bindings.iter().filter(|b| b.path.first().is_some_and(|n| n == name));
+    let (whole, paths): (Vec<_>, Vec<_>) = found.partition(|b| b.path.len() == 1);
+    match whole.as_slice() {
+        [] if paths.is_empty() => Err(Error::not_found(format!("no host '{name}' in hosts.nix"))),
+        [] => Ok(HostAt { whole: None, paths }),
+        [whole] => {
             let value = whole.value.unparenthesized();
             if value.kind() != K::NODE_ATTR_SET {
                 let why = format!("it is defined through {}", describe(value.kind()));
@@ -158,28 +167,34 @@ pub(super) fn find_host<'s, 'a>(set: &'s Set<'a>, name: &str, text: &str) -> Res
             }
             let inner =
                 set_of(value).ok_or_else(|| refused(text, name, whole.start, "its set can not be read"))?;
-            Ok(HostAt::Set(inner))
+            Ok(HostAt { whole: Some((whole, inner)), paths })
         }
-        some if some.iter().all(|b| b.path.len() > 1) => Ok(HostAt::Paths(found)),
-        some => Err(refused(text, name, some[0].start, "it is defined in several places")),
+        [first, ..] => Err(refused(text, name, first.start, "it is defined in several places")),
     }
 }
 
-/// The attribute of this name in a host's set.
-pub(super) fn find_attr<'s, 'a>(
-    set: &'s Set<'a>,
-    host: &str,
-    attr: &str,
-    text: &str,
-) -> Result<Option<&'s Binding<'a>>> {
-    if set.inherited.iter().any(|n| n == attr) {
-        return Err(refused(text, host, set.open, &format!("it inherits `{attr}`")));
-    }
-    let found: Vec<_> = set.bindings.iter().filter(|b| b.path.first().is_some_and(|n| n == attr)).collect();
-    match found.as_slice() {
-        [] => Ok(None),
-        [one] if one.path.len() == 1 => Ok(Some(one)),
-        some => Err(refused(text, host, some[0].start, &format!("`{attr}` is a set of its own"))),
+impl<'a> HostAt<'_, 'a> {
+    /// The attribute of this name.
+    pub(super) fn attr(&self, host: &str, attr: &str, text: &str) -> Result<Option<AttrAt<'_, 'a>>> {
+        let of_its_own = |at: usize| refused(text, host, at, &format!("`{attr}` is a set of its own"));
+        let mut found = Vec::new();
+        if let Some((_, inner)) = &self.whole {
+            if inner.inherited.iter().any(|n| n == attr) {
+                return Err(refused(text, host, inner.open, &format!("it inherits `{attr}`")));
+            }
+            for binding in inner.bindings.iter().filter(|b| b.path.first().is_some_and(|n| n == attr)) {
+                found.push((binding, binding.path.len() > 1, false));
+            }
+        }
+        for binding in self.paths.iter().filter(|b| b.path.get(1).is_some_and(|n| n == attr)) {
+            found.push((binding, binding.path.len() > 2, true));
+        }
+        match found.as_slice() {
+            [] => Ok(None),
+            [(binding, false, false)] => Ok(Some(AttrAt::Inside(binding))),
+            [(binding, false, true)] => Ok(Some(AttrAt::Beside(binding))),
+            [(first, ..), ..] => Err(of_its_own(first.start)),
+        }
     }
 }
 

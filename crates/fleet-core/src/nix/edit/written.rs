@@ -1,0 +1,168 @@
+//! How an entry is written among the others of its set.
+
+use rnix::SyntaxKind as K;
+
+use super::{
+    entry::quote_name,
+    layout::Layout,
+    tree::{Set, set_of},
+};
+
+/// How long a line `nixfmt` writes.
+const WIDTH: usize = 100;
+
+/// A value of an attribute.
+pub(super) enum Written {
+    /// As it is to stand there.
+    Text(String),
+    /// A list of these elements: on one line where it fits and the file says how, else one on each.
+    List(Vec<String>),
+}
+
+/// `NAME = { … };`, with what the other entries of its set say of how it is to be written.
+pub(super) struct Entry<'l> {
+    layout: &'l Layout,
+    /// As it stands before the equal sign.
+    name: String,
+    attrs: Vec<(&'l str, Written)>,
+    /// What stands before an attribute on its line.
+    inner: String,
+    /// Whether the whole entry stands on one line.
+    one_line: bool,
+    /// How wide the names are written, so that equal signs stand in one column.
+    width: usize,
+}
+
+/// The entries of a set that are sets themselves.
+pub(super) fn sets_in<'a>(set: &Set<'a>) -> Vec<Set<'a>> {
+    set.bindings
+        .iter()
+        .filter(|b| b.path.len() == 1)
+        .map(|b| b.value.unparenthesized())
+        .filter(|value| value.kind() == K::NODE_ATTR_SET)
+        .filter_map(set_of)
+        .collect()
+}
+
+/// Whether a set of several attributes stands on one line: no formatter's work.
+pub(super) fn several_on_one_line(text: &str, sets: &[Set<'_>]) -> bool {
+    sets.iter().any(|set| set.items.len() > 1 && !text[set.open..set.close].contains('\n'))
+}
+
+/// The set that shows best how the others are written: the last one of those with the most attributes.
+pub(super) fn model<'s, 'a>(others: &'s [Set<'a>]) -> Option<&'s Set<'a>> {
+    others.iter().rev().max_by_key(|other| other.bindings.len())
+}
+
+impl<'l> Entry<'l> {
+    /// An entry in a set laid out so, beside these others.
+    pub(super) fn new(
+        text: &str,
+        layout: &'l Layout,
+        others: &[Set<'_>],
+        name: &str,
+        attrs: Vec<(&'l str, Written)>,
+    ) -> Self {
+        let model = model(others);
+        // `alejandra` and `nixfmt` leave no set of several attributes on one line: where no other entry is one,
+        // neither is this one.
+        let one_line = layout.one_line
+            || (others.iter().any(|other| other.items.len() > 1)
+                && others.iter().all(|other| !text[other.open..other.close].contains('\n')));
+        let inner = match model.filter(|_| !one_line) {
+            Some(model) if !model.items.is_empty() => Layout::of(text, model, false).indent,
+            _ => format!("{}{}", layout.indent, layout.unit),
+        };
+        let longest = attrs.iter().map(|(attr, _)| attr.len()).max().unwrap_or(0);
+        let width = if aligned(text, model) { longest } else { 0 };
+        Entry { layout, name: quote_name(name), attrs, inner, one_line, width }
+    }
+
+    /// Under `section.` instead, in a set of sections.
+    pub(super) fn below(self, section: &str) -> Self {
+        Entry { name: format!("{section}.{}", self.name), ..self }
+    }
+
+    /// How many attributes it has.
+    pub(super) fn len(&self) -> usize {
+        self.attrs.len()
+    }
+
+    /// From its name to its semicolon, as the others are written.
+    pub(super) fn as_others(&self) -> String {
+        if self.one_line { self.on_one_line() } else { self.grouped(None) }
+    }
+
+    /// With its attributes on a line each, and an empty line after so many of them.
+    pub(super) fn grouped(&self, after: Option<usize>) -> String {
+        let Entry { layout: Layout { newline, indent, .. }, inner, width, .. } = self;
+        let mut out = format!("{} = {{", self.name);
+        for (at, (attr, value)) in self.attrs.iter().enumerate() {
+            if Some(at) == after {
+                out.push_str(newline);
+            }
+            let value = self.value(value, inner, attr.len());
+            out.push_str(&format!("{newline}{inner}{attr:width$} = {value};"));
+        }
+        format!("{out}{newline}{indent}}};")
+    }
+
+    /// On one line.
+    pub(super) fn on_one_line(&self) -> String {
+        let space = if self.layout.tight == Some(true) { "" } else { " " };
+        let attrs: Vec<String> = self
+            .attrs
+            .iter()
+            .map(|(attr, value)| format!("{attr} = {};", self.value(value, "", 0)))
+            .collect();
+        format!("{} = {{{space}{}{space}}};", self.name, attrs.join(" "))
+    }
+
+    /// As `NAME.attr = …;`, each on a line.
+    pub(super) fn as_paths(&self) -> String {
+        let Entry { layout: Layout { newline, indent, .. }, name, .. } = self;
+        let each = self.attrs.iter().map(|(attr, value)| {
+            format!("{name}.{attr} = {};", self.value(value, indent, name.len() + 1 + attr.len()))
+        });
+        each.collect::<Vec<String>>().join(&format!("{newline}{indent}"))
+    }
+
+    /// A value whose attribute's line starts with `indent` and a name this long.
+    fn value(&self, value: &Written, indent: &str, name: usize) -> String {
+        let Layout { newline, unit, tight, .. } = self.layout;
+        let elements = match value {
+            Written::Text(text) => return text.clone(),
+            Written::List(elements) => elements,
+        };
+        let space = if *tight == Some(true) { "" } else { " " };
+        let fits = |element: &String| indent.len() + name + " = [  ];".len() + element.len() <= WIDTH;
+        match elements.as_slice() {
+            some if self.one_line => match some {
+                [] => format!("[{space}]"),
+                some => format!("[{space}{}{space}]", some.join(" ")),
+            },
+            [] if tight.is_some() => format!("[{space}]"),
+            [one] if tight.is_some() && fits(one) => format!("[{space}{one}{space}]"),
+            some => {
+                let lines: String =
+                    some.iter().map(|element| format!("{newline}{indent}{unit}{element}")).collect();
+                format!("[{lines}{newline}{indent}]")
+            }
+        }
+    }
+}
+
+/// Whether another entry has its equal signs in one column that is not the natural one.
+fn aligned(text: &str, model: Option<&Set<'_>>) -> bool {
+    let Some(model) = model else { return false };
+    let mut columns = Vec::new();
+    let mut padded = false;
+    for binding in model.bindings.iter().filter(|b| b.path.len() == 1) {
+        let head = &text[binding.start..binding.value.start() as usize];
+        let Some(equal) = head.find('=') else { return false };
+        let line = text[..binding.start].rfind('\n').map_or(0, |newline| newline + 1);
+        columns.push(binding.start + equal - line);
+        padded |= head[..equal].ends_with("  ");
+    }
+    padded && columns.len() > 1 && columns.windows(2).all(|pair| pair[0] == pair[1])
+}
