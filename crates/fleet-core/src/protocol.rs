@@ -297,7 +297,7 @@ fn a_minute() -> u64 {
 }
 
 /// How long reading or writing whole disks may take where nobody says otherwise, in seconds.
-pub fn six_hours() -> u64 {
+pub const fn six_hours() -> u64 {
     6 * 3600
 }
 

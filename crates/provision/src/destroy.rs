@@ -6,19 +6,29 @@ use fleet_core::{
     cli::ChangeArgs,
     deadline::Deadline,
     definitions::{Definitions, ManagedVm},
+    interrupt,
+    protocol::{Backup, Op, Session},
+    repo::Repo,
+    types::StorageId,
     ui::{Ui, can_ask},
 };
 
 use crate::{
     cli::Cli,
-    compare,
+    compare, meaning,
     plan::{self, Standing},
+    preflight,
     state::{self, Hold},
     tools::Tools,
+    unfinished::{self, Became},
 };
 
 /// How long taking a VM out of the repository may take, in seconds.
 const LIMIT: u64 = 15 * 60;
+/// How long removing what a killed clone left may take, in seconds.
+const REMAINDER_LIMIT: u64 = 5 * 60;
+/// How long a backup may take, in seconds: a little longer than `proxmox-ops backup` waits for it.
+const BACKUP_LIMIT: u64 = fleet_core::protocol::six_hours() + 60;
 
 /// Arguments of `destroy`.
 #[derive(Debug, Args)]
@@ -29,12 +39,36 @@ pub struct DestroyArgs {
     /// The VM's name once more, in place of typing it
     #[arg(long, value_name = "NAME")]
     pub confirm: Option<String>,
+    /// Back it up first, to this storage or to one that takes backups; a backup that fails stops it all [default: asked
+    /// at a terminal]
+    #[arg(long, value_name = "STORAGE", num_args = 0..=1, conflicts_with = "no_backup")]
+    pub backup: Option<Option<StorageId>>,
+    /// Make no backup, and do not ask for one
+    #[arg(long)]
+    pub no_backup: bool,
     /// Take its entry out of hosts.nix too
     #[arg(long)]
     pub from_hosts: bool,
     /// --yes, --dry-run. --yes alone destroys nothing.
     #[command(flatten)]
     pub change: ChangeArgs,
+}
+
+/// What is under the VM's number.
+enum There {
+    /// Nothing.
+    Nothing,
+    /// The VM, proven to be ours.
+    Vm,
+    /// What a clone left that was killed, which this task of the node was; no VM.
+    Remainder(String),
+}
+
+/// What is run, in this order.
+struct Steps {
+    backup: child::Command,
+    node: child::Command,
+    repository: child::Command,
 }
 
 /// Runs the verb. What is gone already is passed over: the same command again finishes.
@@ -49,27 +83,61 @@ pub fn run(cli: &Cli, args: &DestroyArgs) -> Result<()> {
         return Err(Error::refused(format!("refused to destroy '{}': its name was not typed", vm.name))
             .now("nothing was changed")
             .hint(format!(
-                "provision-vm destroy {0} --confirm {0}   # removes it and its disks for ever",
+                "provision-vm destroy {0} --confirm {0}   # removes it and its disks for ever; --backup saves it first",
                 vm.name
             )));
     }
     let _hold = if args.change.dry_run { None } else { Some(Hold::take(&vm.name, vm.vmid)?) };
-    let there = stands(&tools, vm)?;
-    let node = node_command(&tools, vm);
-    let repository = repository_command(&tools, vm, args.from_hosts);
+    let mut session = tools.session()?;
+    let there = stands(&mut session, vm, ui)?;
+    let steps = Steps {
+        backup: backup_command(&tools, vm, args.backup.clone().flatten()),
+        node: node_command(&tools, vm),
+        repository: repository_command(&tools, vm, args.from_hosts),
+    };
     if args.change.dry_run {
-        return show(cli, ui, vm, there, &node, &repository);
+        return show(ui, vm, &mut session, &there, args, &steps);
     }
-    confirm(ui, vm, there, args)?;
-    if there {
-        let status = node.interactive()?;
-        ended(status.code(), &node).map_err(|error| {
-            error.now(format!("the repository was not changed: '{}' is in the fleet", vm.name))
-        })?;
-    } else {
-        ui.done(format!("VM {} is not on the node", vm.vmid));
+    // What would stop it half way is known before anything is gone.
+    can_take_out(&repo, &tools, vm, args.from_hosts)?;
+    confirm(ui, vm, &there, args)?;
+    let mut made = None;
+    match there {
+        There::Nothing => ui.done(format!("VM {} is not on the node", vm.vmid)),
+        There::Remainder(task) => {
+            unfinished::clear(vm, task, |op| {
+                session.ask(op, Deadline::secs(REMAINDER_LIMIT), |line| ui.detail(line))
+            })?;
+            ui.done(format!("What a killed clone left under VMID {} is removed", vm.vmid));
+        }
+        There::Vm => {
+            drop(session);
+            if backup_wanted(args).map_or_else(|| ui.confirm("Back it up first?"), Ok)? {
+                made = Some(back_up(ui, vm, &steps.backup)?);
+            }
+            interrupt::check()?;
+            let status = steps.node.interactive()?;
+            ended(status.code(), &steps.node).map_err(|error| {
+                error.now(format!("the repository was not changed: '{}' is in the fleet", vm.name))
+            })?;
+        }
     }
     state::forget(&vm.name, vm.vmid);
+    take_out(ui, vm, &steps.repository)?;
+    ui.done(format!("'{}' is gone; its definition and hosts/{}/ are left to you", vm.name, vm.nixos_config));
+    if let Some(made) = &made {
+        ui.say(format!("  its backup: proxmox-ops restore {} {}", made.volume, vm.vmid));
+    }
+    if ui.json() {
+        ui.json_line(&serde_json::json!({
+            "name": vm.name, "vmid": vm.vmid, "destroyed": true, "backup": made,
+        }))?;
+    }
+    Ok(())
+}
+
+/// Takes the VM out of the fleet's files.
+fn take_out(ui: Ui, vm: &ManagedVm, repository: &child::Command) -> Result<()> {
     ui.step("Taking it out of the fleet...");
     let output = repository.run(Deadline::secs(LIMIT), |line| ui.say(format!("  {line}")));
     let partly = |why: String| {
@@ -78,15 +146,25 @@ pub fn run(cli: &Cli, args: &DestroyArgs) -> Result<()> {
     };
     let output =
         output.map_err(|error| partly("post-provision-vm did not end".to_owned()).caused_by(error))?;
-    // What was never in the fleet need not be taken out of it.
-    if !output.success() && output.status.code() != Some(i32::from(Kind::NotFound.exit_code())) {
-        return Err(partly(format!("post-provision-vm {}", child::describe(output.status))));
+    if output.success() || was_never_there(&output) {
+        return Ok(());
     }
-    ui.done(format!("'{}' is gone; its definition and hosts/{}/ are left to you", vm.name, vm.nixos_config));
-    if ui.json() {
-        ui.json_line(&serde_json::json!({ "name": vm.name, "vmid": vm.vmid, "destroyed": there }))?;
+    Err(partly(format!("post-provision-vm {}", child::describe(output.status))))
+}
+
+/// Whether the VM can be taken out of the fleet's files.
+fn can_take_out(repo: &Repo, tools: &Tools, vm: &ManagedVm, from_hosts: bool) -> Result<()> {
+    let mut words = vec!["remove", vm.name.as_str(), "--dry-run"];
+    words.extend(from_hosts.then_some("--from-hosts"));
+    match preflight::would_change(repo, tools, &words, "taking the VM out of the fleet") {
+        Err(error) if error.kind() != Kind::NotFound => Err(error.now("nothing was changed")),
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// What was never in the fleet need not be taken out of it.
+fn was_never_there(output: &child::Output) -> bool {
+    output.status.code() == Some(i32::from(Kind::NotFound.exit_code()))
 }
 
 fn refuse(vm: &ManagedVm) -> Result<()> {
@@ -100,19 +178,75 @@ fn refuse(vm: &ManagedVm) -> Result<()> {
         .hint(format!("change managed.{} in vms/definitions.nix first", vm.name)))
 }
 
-/// Whether the VM is there, proven to be ours; anybody else's is a conflict.
-fn stands(tools: &Tools, vm: &ManagedVm) -> Result<bool> {
-    let mut world = compare::survey(&mut tools.session()?)?;
+/// What is there: the VM, proven to be ours, or what a clone of ours left; anybody else's is a conflict.
+fn stands(session: &mut Session, vm: &ManagedVm, ui: Ui) -> Result<There> {
+    let mut world = compare::survey(session)?;
     world.existing = compare::existing(&world, vm);
     match plan::holder(vm, &world)? {
-        Standing::Ours(_) => Ok(true),
-        Standing::Free => Ok(false),
-        Standing::BeingCloned => Err(Error::conflict(format!(
-            "VM {} is still being cloned: whose it is can not be told yet",
-            vm.vmid
-        ))
-        .now("nothing was changed")),
+        Standing::Free => Ok(There::Nothing),
+        Standing::Ours(_) => {
+            let config = world.existing.map(|(config, _)| config.settings).unwrap_or_default();
+            if config.get("protection").is_some_and(|set| meaning::truth(set) == Some(true)) {
+                return Err(Error::refused(format!(
+                    "refused to destroy '{}': its protection flag is set in Proxmox",
+                    vm.name
+                ))
+                .now("nothing was changed")
+                .hint(format!("`qm set {} --protection 0` on its node takes it off", vm.vmid)));
+            }
+            Ok(There::Vm)
+        }
+        Standing::BeingCloned => match unfinished::wait(session, vm, ui, false)? {
+            Became::Left(task) => Ok(There::Remainder(task)),
+            Became::Settled => {
+                Err(still_made(vm).hint(format!("provision-vm destroy {}   # again", vm.name)))
+            }
+            Became::GoesOn => Err(still_made(vm)),
+        },
     }
+}
+
+fn still_made(vm: &ManagedVm) -> Error {
+    Error::conflict(format!("VM {} is still being cloned: whose it is can not be told yet", vm.vmid))
+        .now("nothing was changed")
+}
+
+/// Whether it is backed up first, as far as the options say; else a person is asked.
+fn backup_wanted(args: &DestroyArgs) -> Option<bool> {
+    match args {
+        DestroyArgs { backup: Some(_), .. } => Some(true),
+        DestroyArgs { no_backup: false, confirm: None, change: ChangeArgs { yes: false, .. }, .. } => None,
+        _ => Some(false),
+    }
+}
+
+fn backup_command(tools: &Tools, vm: &ManagedVm, storage: Option<StorageId>) -> child::Command {
+    let command = tools.proxmox_ops().args(["--json", "backup", vm.name.as_str()]);
+    match storage {
+        Some(storage) => command.args(["--storage", storage.as_str()]),
+        None => command,
+    }
+}
+
+/// Makes the backup and tells its volume. Without one nothing is removed.
+fn back_up(ui: Ui, vm: &ManagedVm, command: &child::Command) -> Result<Backup> {
+    let kept = |error: Error| {
+        error
+            .now(format!("VM '{}' has no new backup: nothing was removed", vm.name))
+            .hint(format!("proxmox-ops backup {}   # once what is wrong is mended", vm.name))
+            .hint(format!("provision-vm destroy {} --no-backup   # without one", vm.name))
+    };
+    let said = |line: &str| {
+        if !line.starts_with('{') {
+            ui.say(format!("  {line}"));
+        }
+    };
+    let output = command.run(Deadline::secs(BACKUP_LIMIT), said).map_err(kept)?;
+    ended(output.status.code(), command).map_err(kept)?;
+    let made: Backup = serde_json::from_slice(&output.stdout)
+        .map_err(|e| kept(Error::failed(format!("`{command}` does not say what it made")).caused_by(e)))?;
+    ui.done(format!("Its backup is {}", made.volume));
+    Ok(made)
 }
 
 /// The name is typed here; `proxmox-ops` proves by the marker once more that the VM is ours.
@@ -126,38 +260,59 @@ fn repository_command(tools: &Tools, vm: &ManagedVm, from_hosts: bool) -> child:
 }
 
 fn show(
-    cli: &Cli,
     ui: Ui,
     vm: &ManagedVm,
-    there: bool,
-    node: &child::Command,
-    repository: &child::Command,
+    session: &mut Session,
+    there: &There,
+    args: &DestroyArgs,
+    steps: &Steps,
 ) -> Result<()> {
-    let commands: Vec<String> =
-        there.then(|| node.to_string()).into_iter().chain([repository.to_string()]).collect();
-    let changes = repository.clone().arg("--dry-run").output(Deadline::secs(LIMIT))?.stdout_text();
-    ui.step("Dry run: nothing is changed. These commands would be run, after the name was typed:");
+    let mut requests: Vec<String> = Vec::new();
+    let mut commands: Vec<String> = Vec::new();
+    match there {
+        There::Nothing => {}
+        There::Remainder(task) => {
+            let clear = Op::RemoveRemainder { vmid: vm.vmid, task: task.clone() };
+            requests = session.ask(
+                Op::Show { request: Box::new(clear) },
+                Deadline::secs(REMAINDER_LIMIT),
+                |_| {},
+            )?;
+        }
+        There::Vm => {
+            match backup_wanted(args) {
+                Some(true) => commands.push(steps.backup.to_string()),
+                None => commands.push(format!("{}   # if you want it when you are asked", steps.backup)),
+                Some(false) => {}
+            }
+            commands.push(steps.node.to_string());
+        }
+    }
+    commands.push(steps.repository.to_string());
+    let changes = steps.repository.clone().arg("--dry-run").output(Deadline::secs(LIMIT))?.stdout_text();
+    ui.step("Dry run: nothing is changed. This would be done, after the name was typed:");
     let value = serde_json::json!({
-        "name": vm.name, "vmid": vm.vmid, "dry_run": cli.common.json, "commands": commands, "changes": changes,
+        "name": vm.name, "vmid": vm.vmid, "dry_run": true, "requests": requests, "commands": commands,
+        "changes": changes,
     });
     ui.answer(&value, || {
-        commands.iter().map(|command| format!("$ {command}\n")).collect::<String>() + &changes
+        let commands = commands.iter().map(|command| format!("$ {command}\n"));
+        requests.iter().map(|request| format!("{request}\n")).chain(commands).collect::<String>() + &changes
     })
 }
 
 /// The VM's name, typed or given, or nothing is done.
-fn confirm(ui: Ui, vm: &ManagedVm, there: bool, args: &DestroyArgs) -> Result<()> {
+fn confirm(ui: Ui, vm: &ManagedVm, there: &There, args: &DestroyArgs) -> Result<()> {
     let typed = match &args.confirm {
         Some(name) => name.clone(),
         None => {
-            if there {
-                ui.warn(format!("VM {} and its disks will be gone for ever; there is no way back", vm.vmid));
-                ui.say(format!(
-                    "  a backup first: vzdump {} on the node; it restores with `proxmox-ops restore`",
+            if matches!(there, There::Vm) {
+                ui.warn(format!(
+                    "VM {} and its disks, with all its snapshots, will be gone for ever; only a backup brings it back",
                     vm.vmid
                 ));
                 ui.say(format!(
-                    "  or keep it for now: proxmox-ops stop {0} && proxmox-ops snapshot {0} NAME",
+                    "  to keep it, powered off: press Enter, then `proxmox-ops shutdown {}`",
                     vm.name
                 ));
             }

@@ -12,6 +12,7 @@ use fleet_core::{
     ui::Ui,
 };
 
+pub(crate) use self::files::would_change;
 use crate::{
     build,
     cli::{Cli, Integrate},

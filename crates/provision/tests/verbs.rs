@@ -1,4 +1,4 @@
-//! The verbs beside provisioning: plan, apply, status, new, destroy.
+//! The verbs beside provisioning: plan, apply, status; and what becomes of a run that failed.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -217,53 +217,6 @@ fn status_tells_all_that_is_known_with_and_without_the_node() {
     let seen = bench.seen(&dark);
     assert_eq!(dark.status.code(), Some(6), "{seen}");
     assert!(seen.contains("unknown") && seen.contains("open"), "{seen}");
-}
-
-#[test]
-fn destroy_wants_the_name_and_takes_the_vm_out_of_node_and_fleet() {
-    let bench = Bench::new();
-    made(&bench, &[]);
-    let before = bench.sim.changes().len();
-    for args in [&["--yes"][..], &["--confirm", "web"]] {
-        let refused = bench.run(&[&["destroy", "test-automation"], args].concat());
-        assert_eq!(refused.status.code(), Some(3), "{}", bench.seen(&refused));
-    }
-    let dry = bench.run(&["destroy", "test-automation", "--dry-run"]);
-    let seen = bench.seen(&dry);
-    assert!(
-        seen.contains("destroy test-automation yes --stop\n") && seen.contains("--- a/secrets/.sops.yaml"),
-        "{seen}"
-    );
-    assert_eq!((bench.sim.changes().len(), bench.fleet.status()), (before, String::new()));
-    let key = bench.sim.guest_host_key(110).unwrap();
-    let output = bench.run(&["destroy", "test-automation", "--confirm", "test-automation", "--from-hosts"]);
-    let seen = bench.seen(&output);
-    assert!(output.status.success(), "{seen}");
-    assert!(bench.sim.config(110).is_none(), "{seen}");
-    let blob = key.split_whitespace().nth(1).unwrap();
-    assert!(!bench.fleet.read("hosts.nix").contains(blob), "{seen}");
-    assert!(!bench.fleet.read("secrets/.sops.yaml").contains("test-automation"), "{seen}");
-    assert_eq!(bench.fleet.status(), "");
-    let subject = bench.fleet.git(&["log", "-1", "--format=%s"]).unwrap();
-    assert_eq!(subject.trim(), "feat(vms): remove test-automation from fleet");
-    // Once more: what is gone is passed over.
-    let again = bench.run(&["destroy", "test-automation", "--confirm", "test-automation"]);
-    assert!(again.status.success(), "{}", bench.seen(&again));
-}
-
-#[test]
-fn destroy_leaves_strangers_and_the_protected_alone() {
-    let world = World::default().with_vm(110, false, &[("name", "test-automation"), ("cores", "1")]);
-    let bench = Bench::with(Sim::with(world));
-    let confirmed = ["destroy", "test-automation", "--confirm", "test-automation"];
-    let stranger = bench.run(&confirmed);
-    assert_eq!(stranger.status.code(), Some(4), "{}", bench.seen(&stranger));
-    bench.fleet.edit("vms/definitions.nix", "vmid = 110;", "vmid = 110;\n      protection = true;");
-    let protected = bench.run(&confirmed);
-    assert_eq!(protected.status.code(), Some(3), "{}", bench.seen(&protected));
-    assert_eq!(bench.sim.changes(), [] as [String; 0]);
-    let imported = bench.run(&["destroy", "doc1", "--confirm", "doc1"]);
-    assert_eq!(imported.status.code(), Some(3), "{}", bench.seen(&imported));
 }
 
 #[test]

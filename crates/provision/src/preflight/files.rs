@@ -119,17 +119,22 @@ fn tracked(repo: &Repo, dir: &Path) -> Result<()> {
 /// Whether the VM could be taken into the fleet later: tried with a host key that is made for the try. Files with
 /// uncommitted changes would be refused then, when the VM exists already.
 pub(super) fn can_integrate(repo: &Repo, tools: &Tools, vm: &ManagedVm, private: &PrivateDir) -> Result<()> {
-    #[derive(serde::Deserialize)]
-    struct Answer {
-        changed: Vec<PathBuf>,
-    }
     let (_, public) = host_key::pair("example")?;
     let file = private.write("example.pub", format!("{public}\n").as_bytes(), 0o600)?;
     let file = file.to_string_lossy();
     let args = [vm.name.as_str(), "--dry-run", "--rotate", "--host-key", &file];
-    let answer: Answer = tools
-        .ask_post_provision(&args)
-        .map_err(|error| error.context("taking the VM into the fleet would fail"))?;
+    would_change(repo, tools, &args, "taking the VM into the fleet")
+}
+
+/// Whether `post-provision-vm` could do what it shows for these arguments: nothing of what it would change waits to be
+/// committed.
+pub(crate) fn would_change(repo: &Repo, tools: &Tools, args: &[&str], doing: &str) -> Result<()> {
+    #[derive(serde::Deserialize)]
+    struct Answer {
+        changed: Vec<PathBuf>,
+    }
+    let answer: Answer =
+        tools.ask_post_provision(args).map_err(|error| error.context(format!("{doing} would fail")))?;
     if !repo.root().join(".git").exists() {
         return Ok(());
     }
@@ -141,10 +146,10 @@ pub(super) fn can_integrate(repo: &Repo, tools: &Tools, vm: &ManagedVm, private:
     let dirty = git.output(Deadline::secs(30))?.checked()?.stdout_text();
     match dirty.lines().next().and_then(|line| line.get(3..)) {
         None => Ok(()),
-        Some(first) => Err(Error::refused(format!(
-            "{first} has uncommitted changes: taking the VM into the fleet would be refused"
-        ))
-        .hint(format!("git -C {} diff -- {first}", child::quote(&repo.root().to_string_lossy())))
-        .hint("commit or stash them first")),
+        Some(first) => {
+            Err(Error::refused(format!("{first} has uncommitted changes: {doing} would be refused"))
+                .hint(format!("git -C {} diff -- {first}", child::quote(&repo.root().to_string_lossy())))
+                .hint("commit or stash them first"))
+        }
     }
 }

@@ -1,0 +1,186 @@
+//! `provision-vm destroy`: what is removed, in which order, and what stops it before anything is.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test stops at the first surprise, and starts the tools itself"
+)]
+
+mod common;
+
+use common::Bench;
+use pve_sim::{faults::Fault, testing::Sim, world::World};
+
+const NAME: &str = "test-automation";
+const CONFIRMED: [&str; 4] = ["destroy", NAME, "--confirm", NAME];
+
+fn made(bench: &Bench, args: &[&str]) {
+    let output = bench.run(&[&[NAME, "--yes"], args].concat());
+    assert!(output.status.success(), "{}", bench.seen(&output));
+}
+
+/// The changes on the node since there were `before`, by method and path.
+fn changes(bench: &Bench, before: usize) -> Vec<String> {
+    let of = |line: &String| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+    bench.sim.changes()[before..].iter().map(of).collect()
+}
+
+#[test]
+fn destroy_wants_the_name_and_takes_the_vm_out_of_node_and_fleet() {
+    let bench = Bench::new();
+    made(&bench, &[]);
+    let before = bench.sim.changes().len();
+    for args in [&["--yes"][..], &["--confirm", "web"]] {
+        let refused = bench.run(&[&["destroy", "test-automation"], args].concat());
+        assert_eq!(refused.status.code(), Some(3), "{}", bench.seen(&refused));
+    }
+    let dry = bench.run(&["destroy", "test-automation", "--dry-run"]);
+    let seen = bench.seen(&dry);
+    assert!(
+        seen.contains("destroy test-automation yes --stop\n") && seen.contains("--- a/secrets/.sops.yaml"),
+        "{seen}"
+    );
+    assert_eq!((bench.sim.changes().len(), bench.fleet.status()), (before, String::new()));
+    let key = bench.sim.guest_host_key(110).unwrap();
+    let output = bench.run(&["destroy", "test-automation", "--confirm", "test-automation", "--from-hosts"]);
+    let seen = bench.seen(&output);
+    assert!(output.status.success(), "{seen}");
+    assert!(bench.sim.config(110).is_none(), "{seen}");
+    let blob = key.split_whitespace().nth(1).unwrap();
+    assert!(!bench.fleet.read("hosts.nix").contains(blob), "{seen}");
+    assert!(!bench.fleet.read("secrets/.sops.yaml").contains("test-automation"), "{seen}");
+    assert_eq!(bench.fleet.status(), "");
+    let subject = bench.fleet.git(&["log", "-1", "--format=%s"]).unwrap();
+    assert_eq!(subject.trim(), "feat(vms): remove test-automation from fleet");
+    // Once more: what is gone is passed over.
+    let again = bench.run(&["destroy", "test-automation", "--confirm", "test-automation"]);
+    assert!(again.status.success(), "{}", bench.seen(&again));
+}
+
+#[test]
+fn destroy_leaves_strangers_and_the_protected_alone() {
+    let world = World::default().with_vm(110, false, &[("name", "test-automation"), ("cores", "1")]);
+    let bench = Bench::with(Sim::with(world));
+    let confirmed = ["destroy", "test-automation", "--confirm", "test-automation"];
+    let stranger = bench.run(&confirmed);
+    assert_eq!(stranger.status.code(), Some(4), "{}", bench.seen(&stranger));
+    bench.fleet.edit("vms/definitions.nix", "vmid = 110;", "vmid = 110;\n      protection = true;");
+    let protected = bench.run(&confirmed);
+    assert_eq!(protected.status.code(), Some(3), "{}", bench.seen(&protected));
+    assert_eq!(bench.sim.changes(), [] as [String; 0]);
+    let imported = bench.run(&["destroy", "doc1", "--confirm", "doc1"]);
+    assert_eq!(imported.status.code(), Some(3), "{}", bench.seen(&imported));
+}
+
+/// The backup is there, and told, before anything is gone; it brings the VM back.
+#[test]
+fn a_backup_comes_first_and_brings_the_vm_back() {
+    let bench = Bench::new();
+    made(&bench, &["--no-install"]);
+    let before = bench.sim.changes().len();
+    let dry = bench.run(&["destroy", NAME, "--backup", "local", "--dry-run"]);
+    let seen = bench.seen(&dry);
+    assert!(seen.contains("--json backup test-automation --storage local\n"), "{seen}");
+    assert!(seen.find(" backup ") < seen.find(" destroy test-automation yes"), "{seen}");
+    let asked = bench.seen(&bench.run(&["destroy", NAME, "--dry-run"]));
+    assert!(asked.contains("backup test-automation   # if you want it when you are asked"), "{asked}");
+    assert_eq!(bench.sim.changes().len(), before);
+    let output = bench.run(&[&CONFIRMED[..], &["--backup", "--json"]].concat());
+    let seen = bench.seen(&output);
+    assert!(output.status.success(), "{seen}");
+    let order = changes(&bench, before);
+    assert_eq!(
+        order,
+        ["POST /nodes/prom/vzdump", "POST /nodes/prom/qemu/110/status/stop", "DELETE /nodes/prom/qemu/110"],
+        "{seen}"
+    );
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let volume = answer["backup"]["volume"].as_str().unwrap();
+    assert!(seen.contains(&format!("Its backup is {volume}")), "{seen}");
+    assert!(bench.sim.config(110).is_none(), "{seen}");
+    let mut restore = bench.sim.command("proxmox-ops", &bench.fleet);
+    let restored = restore.args(["restore", volume, "110"]).output().unwrap();
+    assert!(restored.status.success(), "{}", bench.seen(&restored));
+    let description = bench.sim.config(110).unwrap().get("description").unwrap_or_default().to_owned();
+    assert!(description.starts_with("fleet-vm: name=test-automation"), "{description}");
+}
+
+#[test]
+fn a_backup_that_fails_stops_it_all() {
+    let bench = Bench::new();
+    made(&bench, &["--no-install"]);
+    let message = "job errors".to_owned();
+    bench.sim.inject(Fault::TaskFails { kind: "vzdump".to_owned(), message });
+    let before = bench.sim.changes().len();
+    let output = bench.run(&[&CONFIRMED[..], &["--backup"]].concat());
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(1), "{seen}");
+    assert!(seen.contains("VM 'test-automation' has no new backup: nothing was removed"), "{seen}");
+    assert!(seen.contains("job errors"), "why it failed is told: {seen}");
+    assert_eq!(changes(&bench, before), ["POST /nodes/prom/vzdump"], "{seen}");
+    assert!(bench.sim.config(110).is_some() && bench.sim.is_running(110));
+}
+
+#[test]
+fn a_person_types_the_name_and_is_offered_a_backup() {
+    for (answer, backups) in [("y", 1), ("n", 0)] {
+        let bench = Bench::new();
+        made(&bench, &["--no-install"]);
+        let command = bench.command(&["destroy", NAME]);
+        let mut session = rexpect::session::spawn_command(command, Some(20_000)).unwrap();
+        session.exp_string("with all its snapshots, will be gone for ever; only a backup").unwrap();
+        session.exp_string("Type the VM's name to destroy it: ").unwrap();
+        session.send_line(NAME).unwrap();
+        session.exp_string("Back it up first? (y/N) ").unwrap();
+        session.send_line(answer).unwrap();
+        session.exp_string("'test-automation' is gone").unwrap();
+        session.process().wait().unwrap();
+        let made = bench.sim.changes().iter().filter(|change| change.contains("/vzdump")).count();
+        assert_eq!((made, bench.sim.config(110).is_none()), (backups, true));
+    }
+}
+
+/// What would stop it after the VM is gone is looked at before.
+#[test]
+fn a_repository_that_could_not_be_changed_stops_it_before_anything_is_gone() {
+    let bench = Bench::new();
+    made(&bench, &[]);
+    let text = bench.fleet.read("hosts.nix");
+    bench.fleet.write("hosts.nix", &format!("{text}# half an edit\n"));
+    let before = bench.sim.changes().len();
+    let output = bench.run(&[&CONFIRMED[..], &["--from-hosts", "--backup"]].concat());
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(3), "{seen}");
+    let words = "hosts.nix has uncommitted changes: taking the VM out of the fleet would be refused";
+    assert!(seen.contains(words), "{seen}");
+    assert_eq!(changes(&bench, before), [""; 0], "{seen}");
+}
+
+#[test]
+fn protection_in_proxmox_is_seen_before_a_backup_is_made() {
+    let bench = Bench::new();
+    made(&bench, &["--no-install"]);
+    bench.sim.edit(110, |conf| drop(conf.main.insert("protection".into(), "1".into())));
+    let before = bench.sim.changes().len();
+    let output = bench.run(&[&CONFIRMED[..], &["--backup"]].concat());
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(3), "{seen}");
+    assert_eq!(changes(&bench, before), [""; 0], "{seen}");
+}
+
+#[test]
+fn what_a_killed_clone_of_ours_left_is_removed_too() {
+    let bench = Bench::new();
+    let message = "received interrupt".to_owned();
+    bench.sim.inject(Fault::TaskFails { kind: "qmclone".to_owned(), message });
+    let first = bench.run(&[NAME, "--yes", "--no-install"]);
+    assert_eq!(first.status.code(), Some(1), "{}", bench.seen(&first));
+    assert_eq!(bench.sim.config(110).unwrap().get("lock"), Some("clone"));
+    let dry = bench.seen(&bench.run(&["destroy", NAME, "--dry-run"]));
+    assert!(
+        dry.contains("DELETE /nodes/prom/qemu/110 purge=1 destroy-unreferenced-disks=1 skiplock=1\n"),
+        "{dry}"
+    );
+    let output = bench.run(&CONFIRMED);
+    let seen = bench.seen(&output);
+    assert!(output.status.success() && bench.sim.config(110).is_none(), "{seen}");
+}
