@@ -258,10 +258,19 @@ pub enum Op {
         #[serde(default = "a_minute")]
         timeout: u64,
     },
+    /// Whether a disk image could be sent to the node and imported there. Gives [`UploadPlace`].
+    UploadPlace {
+        /// The node; the one where new VMs belong when not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<NodeName>,
+    },
     /// Send a disk image of this machine to the node, for `import-from` in a setting. Gives [`UploadedImage`].
     Upload {
         /// The image: qcow2 or raw.
         file: std::path::PathBuf,
+        /// What its name there is to hold, letters and digits, so that it is known before it is sent; else any.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        nonce: Option<String>,
         /// The node; the one where new VMs belong when not given.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         node: Option<NodeName>,
@@ -343,6 +352,24 @@ pub struct Backup {
 pub struct NewDisk {
     /// Where it is attached.
     pub disk: DiskSlot,
+}
+
+/// Where images are sent to on a node.
+pub const IMAGES: &str = "/var/tmp";
+
+/// The place of an image on a node: `format` is `raw` or `qcow2`.
+pub fn image_path(nonce: &str, format: &str) -> String {
+    format!("{IMAGES}/fleet-image-{nonce}.{format}")
+}
+
+/// What a node says of the place where images are sent to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadPlace {
+    /// Bytes that are free there, when it tells.
+    #[serde(default)]
+    pub available: Option<u64>,
+    /// Whether the API takes us for root, who alone may import a file by its path.
+    pub root: bool,
 }
 
 /// A disk image on the node, until it is removed.

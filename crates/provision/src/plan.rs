@@ -132,7 +132,7 @@ fn describe(resource: &Resource) -> String {
 /// `install` says that NixOS will be installed, `boots` how the host's disk layout boots.
 pub fn plan(
     vm: &ManagedVm,
-    template: Vmid,
+    template: Option<Vmid>,
     keys: &[String],
     world: &World,
     install: bool,
@@ -157,6 +157,8 @@ pub fn plan(
             return Ok(Some(Plan { clear: world.remainder.clone(), ..plan }));
         }
         _ => {
+            // Its absence is a fault already.
+            let Some(template) = template else { return Ok(None) };
             let marker = Marker::fresh(&vm.name, vm.vmid)?;
             // What the clone will say, as far as the template tells.
             let mut settings = world.template.as_ref().map(|t| t.settings.clone()).unwrap_or_default();

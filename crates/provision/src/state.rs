@@ -10,7 +10,7 @@ use std::{
 use fleet_core::{
     Error, Result,
     protocol::Marker,
-    types::{VmName, Vmid},
+    types::{NodeName, VmName, Vmid},
 };
 use serde::{Deserialize, Serialize};
 
@@ -22,9 +22,19 @@ pub struct State {
     /// Host keys that this VM was seen or made with, one OpenSSH line each, the newest first.
     #[serde(default)]
     pub host_keys: Vec<String>,
-    /// Images that were sent to the node for a VM of this name and number, and may be there still.
+    /// Images that were sent for a VM of this name and number, or were about to be, and may be there still.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub uploads: Vec<String>,
+    pub images: Vec<Sent>,
+}
+
+/// An image on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sent {
+    /// The node; the one where new VMs belong when not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeName>,
+    /// Where it is there.
+    pub path: String,
 }
 
 impl State {
@@ -41,7 +51,7 @@ impl State {
             .map(|state| match state.nonce == marker.nonce {
                 true => state,
                 // What was sent lies there whatever became of its VM.
-                false => State { nonce: marker.nonce.clone(), host_keys: Vec::new(), uploads: state.uploads },
+                false => State { nonce: marker.nonce.clone(), host_keys: Vec::new(), images: state.images },
             })
             .unwrap_or_else(|| State { nonce: marker.nonce.clone(), ..State::default() })
     }
@@ -66,9 +76,9 @@ impl State {
         self.write_in(dir, marker)
     }
 
-    /// Notes which images are on the node.
-    pub fn set_uploads(&mut self, marker: &Marker, uploads: Vec<String>) -> Result<()> {
-        self.uploads = uploads;
+    /// Notes which images are on nodes.
+    pub fn set_images(&mut self, marker: &Marker, images: Vec<Sent>) -> Result<()> {
+        self.images = images;
         self.write_in(&directory(), marker)
     }
 

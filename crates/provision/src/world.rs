@@ -5,7 +5,8 @@ use fleet_core::{
     deadline::Deadline,
     definitions::{Definitions, Install, ManagedVm, Placement},
     protocol::{
-        ClusterConfig, NodeInfo, NodeRoom, Op, Resource, ResourceKind, Session, Storage, VmConfig, VmStatus,
+        ClusterConfig, NodeInfo, NodeRoom, Op, Resource, ResourceKind, Session, Storage, UploadPlace,
+        VmConfig, VmStatus,
     },
     types::{NodeName, Vmid},
 };
@@ -37,6 +38,8 @@ pub struct World {
     pub configs: Vec<ClusterConfig>,
     /// That node's bridges; nothing when it does not tell.
     pub bridges: Option<Vec<String>>,
+    /// Where that node takes an image, for a VM that is to be made of one.
+    pub place: Option<UploadPlace>,
     /// The template's configuration; `None` when there is no such VM.
     pub template: Option<VmConfig>,
     /// The VM's own configuration, when its VMID is a VM already.
@@ -56,9 +59,12 @@ impl World {
     }
 }
 
-/// The template's VMID that `vm` is cloned from.
-pub fn template_of(definitions: &Definitions, vm: &ManagedVm) -> Result<Vmid> {
-    vm.template.or(definitions.template.as_ref().map(|template| template.vmid)).ok_or_else(|| {
+/// The template's VMID that `vm` is cloned from; none where it is made of an image.
+pub fn template_of(definitions: &Definitions, vm: &ManagedVm) -> Result<Option<Vmid>> {
+    if vm.install == Install::Image {
+        return Ok(None);
+    }
+    vm.template.or(definitions.template.as_ref().map(|template| template.vmid)).map(Some).ok_or_else(|| {
         Error::failed(format!("no template to clone '{}' from", vm.name))
             .now("nothing was changed")
             .hint(format!("add `template = {{ vmid = …; name = …; }};` to {}", definitions.path.display()))
@@ -69,8 +75,8 @@ pub fn template_of(definitions: &Definitions, vm: &ManagedVm) -> Result<Vmid> {
 pub struct Survey<'a> {
     /// The VM.
     pub vm: &'a ManagedVm,
-    /// What it is cloned from.
-    pub template: Vmid,
+    /// What it is cloned from; none where it is made of an image, and no template is defined.
+    pub template: Option<Vmid>,
     /// All definitions.
     pub definitions: &'a Definitions,
     /// Where the other VMs of this run go.
@@ -85,9 +91,13 @@ impl Survey<'_> {
         let node: NodeInfo = session.ask(Op::Node, limit(), |_| {})?;
         let resources: Vec<Resource> = session.ask(Op::Resources, limit(), |_| {})?;
         let configs: Vec<ClusterConfig> = session.ask(Op::Configs, limit(), |_| {})?;
-        let template = match configs.iter().find(|config| config.vmid == self.template) {
-            Some(config) if config.kind == ResourceKind::Qemu => Some(VmConfig::from(config.clone())),
-            _ => found(session.ask(Op::Config { vmid: self.template }, limit(), |_| {}))?,
+        let known = configs.iter().find(|config| Some(config.vmid) == self.template);
+        let template = match (self.template, known) {
+            (Some(_), Some(config)) if config.kind == ResourceKind::Qemu => {
+                Some(VmConfig::from(config.clone()))
+            }
+            (Some(vmid), _) => found(session.ask(Op::Config { vmid }, limit(), |_| {}))?,
+            (None, _) => None,
         };
         let mut world = World {
             target: Some(node.node.clone()),
@@ -95,6 +105,7 @@ impl Survey<'_> {
             beside: Vec::new(),
             storages: Vec::new(),
             bridges: None,
+            place: None,
             existing: None,
             remainder: None,
             node,
@@ -103,9 +114,13 @@ impl Survey<'_> {
             template,
         };
         self.place(session, faults, &mut world)?;
+        let holder = world.resources.iter().find(|r| r.vmid == vm.vmid);
         if let Some(target) = &world.target {
             let node = (*target != world.node.node).then(|| target.clone());
             world.storages = session.ask(Op::Storages { node: node.clone() }, limit(), |_| {})?;
+            if vm.install == Install::Image && holder.is_none() {
+                world.place = Some(session.ask(Op::UploadPlace { node: node.clone() }, limit(), |_| {})?);
+            }
             world.bridges = session.ask(Op::Bridges { node }, limit(), |_| {}).ok();
             world.beside = self.places.beside(vm, target, &world.resources, self.definitions);
         }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use common::Bench;
-use pve_sim::guest::Os;
+use pve_sim::{faults::Fault, guest::Os, testing::Sim, world::World};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process_group};
 
 /// Puts a shell script in the place of a program.
@@ -354,4 +354,76 @@ fn a_run_by_an_image_that_was_killed_goes_on() {
     let key = bench.sim.guest_host_key(110).unwrap();
     assert!(bench.fleet.read("hosts.nix").contains(key.split_whitespace().nth(1).unwrap()));
     assert_eq!(bench.fleet.status(), "");
+}
+
+/// A definition of the VM as one that is made of an image, in a fleet without a template.
+fn by_image(bench: &Bench) {
+    let definition = "nixosConfig = \"test-automation\";";
+    bench.fleet.edit("vms/definitions.nix", definition, &format!("{definition} install = \"image\";"));
+    let text = bench.fleet.read("vms/definitions.nix");
+    let (before, rest) = text.split_once("  template = {").unwrap();
+    let (_, after) = rest.split_once("};").unwrap();
+    bench.fleet.write("vms/definitions.nix", &format!("{before}{after}"));
+    bench.fleet.commit("an image, and no template");
+}
+
+#[test]
+fn what_an_earlier_run_sent_goes_from_the_node_that_it_was_sent_to() {
+    let bench = Bench::new();
+    by_image(&bench);
+    let place = bench.sim.node().file("/var/tmp");
+    std::fs::create_dir_all(&place).unwrap();
+    for name in ["fleet-image-0a1b.raw", "fleet-image-2c3d.qcow2", "somebody-elses.raw"] {
+        std::fs::write(place.join(name), "").unwrap();
+    }
+    // The first may have gone anywhere: it was written down before it was sent. Nobody has sent the second.
+    let state = bench.sim.dir().join("home/.local/state/fleet/vms");
+    std::fs::create_dir_all(&state).unwrap();
+    let images = r#"[{"path":"/var/tmp/fleet-image-0a1b.raw"},{"node":"prom","path":"/var/tmp/fleet-image-0a1b.qcow2"}]"#;
+    let record = format!(r#"{{"nonce":"of-another","images":{images}}}"#);
+    std::fs::write(state.join("test-automation-110.json"), record).unwrap();
+    let output = bench.run(&["test-automation", "--yes"]);
+    assert!(output.status.success(), "{}", bench.seen(&output));
+    let mut left: Vec<_> = std::fs::read_dir(&place).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["fleet-image-2c3d.qcow2", "somebody-elses.raw"]);
+    let record = std::fs::read_to_string(state.join("test-automation-110.json")).unwrap();
+    assert!(!record.contains("images"), "{record}");
+}
+
+#[test]
+fn an_image_that_the_node_has_no_room_for_is_not_sent() {
+    let bench = Bench::new();
+    by_image(&bench);
+    bench.sim.inject(Fault::ImagesFull { free: 10 << 30 });
+    let output = bench.run(&["test-automation", "--dry-run"]);
+    let seen = bench.seen(&output);
+    assert!(output.status.success(), "{seen}");
+    let warning =
+        "⚠ /var/tmp on node prom has 10 GiB free: an image as large as the disk (20G) does not fit\n";
+    assert!(seen.contains(warning), "{seen}");
+    bench.sim.clear_faults();
+    bench.sim.inject(Fault::ImagesFull { free: 16 });
+    let output = bench.run(&["test-automation", "--yes"]);
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(1), "{seen}");
+    assert!(seen.contains(" bytes, and /var/tmp on the node has room for 0\n"), "{seen}");
+    assert_eq!(bench.sim.changes(), [] as [String; 0]);
+    let left = std::fs::read_dir(bench.sim.node().file("/var/tmp")).map_or(0, Iterator::count);
+    assert_eq!(left, 0, "an image is on the node");
+}
+
+#[test]
+fn an_image_needs_root_on_the_node() {
+    let rights = ["Sys.Audit", "VM.Audit", "Datastore.Audit", "VM.Allocate", "Datastore.AllocateSpace"];
+    let world = World::default().with_account("fleet").with_token("fleet@pve!ops", "secret", &rights);
+    let bench = Bench::with(Sim::with(world));
+    by_image(&bench);
+    let mut command = bench.command(&["test-automation", "--yes"]);
+    command.env("PROXMOX_USER", "fleet").env("PROXMOX_TOKEN", "fleet@pve!ops=secret");
+    let output = command.output().unwrap();
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(3), "{seen}");
+    assert!(seen.contains("install = \"image\" needs root on node prom: an API token may not"), "{seen}");
+    assert_eq!(bench.sim.changes(), [] as [String; 0]);
 }

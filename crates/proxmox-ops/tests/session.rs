@@ -260,7 +260,12 @@ fn the_schema_has_every_request_and_every_field() {
         Op::DeleteSnapshot { vmid: v, name: "one".into() },
         Op::NextVmid { start: Some(v), end: Some(v) },
         Op::Exec { vmid: v, command: vec!["true".into()], timeout: 9 },
-        Op::Upload { file: "debian.qcow2".into(), node: Some("b".parse().unwrap()) },
+        Op::UploadPlace { node: Some("b".parse().unwrap()) },
+        Op::Upload {
+            file: "debian.qcow2".into(),
+            nonce: Some("0a1b".into()),
+            node: Some("b".parse().unwrap()),
+        },
         Op::RemoveRemainder {
             vmid: v,
             task: "UPID:prom:00000ED5:000AE788:6B03B82C:qmclone:9002:root@pam:".into(),

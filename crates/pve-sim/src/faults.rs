@@ -145,6 +145,11 @@ pub enum Fault {
         /// Which.
         storage: String,
     },
+    /// Where images are sent to, so many bytes are free.
+    ImagesFull {
+        /// How many.
+        free: u64,
+    },
     /// Nothing listens on port 85.
     ApiDown,
     /// The node's SSH server forbids forwarding.

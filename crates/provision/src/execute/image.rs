@@ -16,8 +16,7 @@ use fleet_core::{
     Error, Result,
     child::{Command, Output},
     deadline::Deadline,
-    protocol::{CreateRequest, Marker, Op, Session, UploadedImage},
-    types::NodeName,
+    protocol::{CreateRequest, Marker, Op, Session, UploadedImage, image_path},
 };
 
 use super::{Job, Outcome, limit};
@@ -26,17 +25,19 @@ use crate::{
     cli::Integrate,
     host_key::HostKey,
     plan::{Origin, Plan},
-    state::State,
+    state::{Sent, State},
     steps::Step,
 };
+
+/// What an image may be: which it is shows when it is sent.
+const FORMATS: [&str; 2] = ["raw", "qcow2"];
 
 impl Job<'_> {
     /// The whole way by an image.
     pub(super) fn by_image(&self, session: &mut Session, plan: Plan, began: Instant) -> Result<Outcome> {
         let marker = plan.marker().clone();
         let mut state = State::load(&marker);
-        let node = plan.placed.as_ref().map(|placed| &placed.node).or_else(|| self.vm.node.named());
-        self.remove_images(session, &mut state, &marker, node);
+        self.remove_images(session, &mut state, &marker);
         let mut integrated = false;
         if let Origin::Create(request) = &plan.origin {
             let clear = plan.clear.clone();
@@ -113,42 +114,43 @@ impl Job<'_> {
         state: &mut State,
     ) -> Result<()> {
         let (node, marker) = (request.node.clone(), request.marker.clone());
+        // Written down before it is there: whoever is killed meanwhile leaves a trace of it.
+        let places =
+            FORMATS.map(|format| Sent { node: node.clone(), path: image_path(&marker.nonce, format) });
+        state.set_images(&marker, places.into())?;
         let sent: UploadedImage = self.step(Step::Upload, "Sending the image to the node", || {
-            let op = Op::Upload { file: image.to_owned(), node: node.clone() };
+            let op =
+                Op::Upload { file: image.to_owned(), nonce: Some(marker.nonce.clone()), node: node.clone() };
             let sent: UploadedImage = self.ask(session, op, Deadline::secs(limit::CLONE))?;
             Ok((sent, "Image sent; its checksum is right".to_owned()))
         })?;
-        state.set_uploads(&marker, vec![sent.path.clone()])?;
+        state.set_images(&marker, vec![Sent { node, path: sent.path.clone() }])?;
         request.image = sent.path;
         let made = self.step(Step::Create, format!("Creating VM {} from the image", self.vm.vmid), || {
             self.clear(session, clear)?;
             self.change(session, Op::Create(request), limit::CLONE)?;
             Ok(((), "VM created".to_owned()))
         });
-        self.remove_images(session, state, &marker, node.as_ref());
+        self.remove_images(session, state, &marker);
         made
     }
 
     /// Takes away what this run or an earlier one sent to the node. The host key is in it.
-    fn remove_images(
-        &self,
-        session: &mut Session,
-        state: &mut State,
-        marker: &Marker,
-        node: Option<&NodeName>,
-    ) {
-        if state.uploads.is_empty() {
+    fn remove_images(&self, session: &mut Session, state: &mut State, marker: &Marker) {
+        if state.images.is_empty() {
             return;
         }
         let mut left = Vec::new();
-        for path in std::mem::take(&mut state.uploads) {
-            let remove = Op::RemoveUpload { path: path.clone(), node: node.cloned() };
+        for sent in std::mem::take(&mut state.images) {
+            let remove = Op::RemoveUpload { path: sent.path.clone(), node: sent.node.clone() };
             if let Err(error) = self.change(session, remove, limit::CHANGE) {
-                self.ui.warn(format!("the image {path} may still be on the node: {}", error.chain()));
-                left.push(path);
+                let node =
+                    sent.node.as_ref().map_or_else(|| "the node".to_owned(), |node| format!("node {node}"));
+                self.ui.warn(format!("the image {} may still be on {node}: {}", sent.path, error.chain()));
+                left.push(sent);
             }
         }
-        if let Err(error) = state.set_uploads(marker, left) {
+        if let Err(error) = state.set_images(marker, left) {
             self.ui.warn(error.chain());
         }
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use fleet_core::{
     Error,
     definitions::{Install, ManagedVm},
-    protocol::{ClusterConfig, ResourceKind, Storage, VmConfig},
+    protocol::{ClusterConfig, IMAGES, ResourceKind, Storage, UploadPlace, VmConfig},
     types::{Cidr, NodeName, StorageId, Vmid},
 };
 
@@ -22,7 +22,7 @@ const KNOWN_RELEASES: [u32; 2] = [8, 9];
 /// the VM does not exist yet.
 pub(super) fn add(
     vm: &ManagedVm,
-    template: Vmid,
+    template: Option<Vmid>,
     world: &World,
     install: Option<Boots>,
     creates: bool,
@@ -44,10 +44,14 @@ pub(super) fn add(
         let target = world.target.as_ref();
         found.extend(target.and_then(|target| bridge(vm, target, world)));
         warnings.extend(target.and_then(|target| together(target, world)));
-        match &world.template {
-            _ if vm.install == Install::Image => {}
-            None => found.push(no_template(template, world)),
-            Some(config) => {
+        if let Some(place) = &world.place {
+            found.extend(not_root(place, world));
+            warnings.extend(little_room(vm, place, target));
+        }
+        match (template, &world.template) {
+            (None, _) => {}
+            (Some(template), None) => found.push(no_template(template, world)),
+            (Some(template), Some(config)) => {
                 found.extend(template_fault(template, config, install));
                 found.extend(target.and_then(|target| template_place(template, config, target, world)));
                 warnings.extend(secure_boot(template, config, install));
@@ -133,6 +137,28 @@ fn together(target: &NodeName, world: &World) -> Option<String> {
             world.beside.join(", ")
         )
     })
+}
+
+/// An image is imported by its path on the node, which Proxmox lets root do, and no token.
+fn not_root(place: &UploadPlace, world: &World) -> Option<Error> {
+    (!place.root).then(|| {
+        Error::refused(format!(
+            "install = \"image\" needs root on node {}: an API token may not import a file",
+            world.node.node
+        ))
+        .hint("log in as root (`user = \"root\"` in `proxmox`, no PROXMOX_TOKEN), or use install = \"nixos-anywhere\"")
+    })
+}
+
+/// How large the image will be shows when it is built: at most as large as the disk.
+fn little_room(vm: &ManagedVm, place: &UploadPlace, target: Option<&NodeName>) -> Option<String> {
+    let free = place.available.filter(|free| *free < vm.disk.bytes())?;
+    let node = target.map(|node| format!(" {node}")).unwrap_or_default();
+    Some(format!(
+        "{IMAGES} on node{node} has {} GiB free: an image as large as the disk ({}) does not fit",
+        free >> 30,
+        vm.disk
+    ))
 }
 
 fn no_template(template: Vmid, world: &World) -> Error {

@@ -36,6 +36,7 @@ pub(crate) fn world() -> World {
         ]))
         .unwrap(),
         bridges: None,
+        place: None,
         configs: Vec::new(),
         template: Some(config(9002, &[("template", "1"), ("bios", "ovmf"), ("scsi0", "nvmeprom:base-9002-disk-0,size=2G")], None)),
         existing: None,
@@ -64,7 +65,7 @@ fn status(lock: Option<&str>) -> VmStatus {
 
 fn plan_of(vm: &ManagedVm, keys: &[String], world: &World, install: bool, boots: Boots) -> Result<Plan> {
     let mut faults = Faults::default();
-    let plan = plan(vm, template(), keys, world, install, boots, &mut faults)?;
+    let plan = plan(vm, Some(template()), keys, world, install, boots, &mut faults)?;
     faults.check(vm.name.as_str())?;
     Ok(plan.unwrap())
 }

@@ -294,6 +294,11 @@ impl Client {
         }
     }
 
+    /// Whether the daemon takes us for root itself: a token is refused what only root may do, whoever's it is.
+    pub fn is_root(&self) -> bool {
+        matches!(*self.auth.lock().unwrap_or_else(PoisonError::into_inner), Auth::Ticket(_))
+    }
+
     fn headers(&self, deadline: Deadline) -> Result<Vec<(&'static str, String)>> {
         let mut auth = self.auth.lock().unwrap_or_else(PoisonError::into_inner);
         auth.headers(&*self.transport(), deadline)

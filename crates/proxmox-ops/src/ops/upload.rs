@@ -7,7 +7,13 @@ use std::{
     time::Duration,
 };
 
-use fleet_core::{Error, Kind, Result, child::quote, deadline::Deadline, ssh::Transport};
+use fleet_core::{
+    Error, Kind, Result,
+    child::quote,
+    deadline::Deadline,
+    protocol::{IMAGES, image_path},
+    ssh::Transport,
+};
 
 use sha2::{Digest, Sha256};
 
@@ -28,7 +34,7 @@ pub struct Uploaded {
 impl Uploaded {
     /// One that was sent before, by its place; anything else is none of ours.
     pub fn named(path: &str) -> Result<Uploaded> {
-        let name = path.strip_prefix("/var/tmp/fleet-image-").unwrap_or_default();
+        let name = path.strip_prefix(&format!("{IMAGES}/fleet-image-")).unwrap_or_default();
         let ours = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.');
         if ours && !name.contains("..") {
             return Ok(Uploaded { path: path.to_owned() });
@@ -48,9 +54,27 @@ impl Uploaded {
     }
 }
 
+/// How many bytes are free where images are sent to; nothing where `df` does not tell.
+pub fn room(transport: &dyn Transport) -> Result<Option<u64>> {
+    let command = format!("df -P -k {IMAGES}");
+    let output = transport.exec(&command, b"", Deadline::secs(30))?;
+    Ok(free(&String::from_utf8_lossy(&output.stdout)))
+}
+
+/// The fourth column of the last line of `df -P -k` (POSIX), in bytes.
+fn free(said: &str) -> Option<u64> {
+    let line = said.lines().skip(1).last()?;
+    line.split_whitespace().nth(3)?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
 /// Sends an image into a file of its own under `/var/tmp` on the node, and checks by size and SHA-256 that all of it is
-/// there.
-pub fn image(transport: &dyn Transport, file: &Path, progress: Progress<'_>) -> Result<Uploaded> {
+/// there. Its name holds `nonce`, or else random digits.
+pub fn image(
+    transport: &dyn Transport,
+    file: &Path,
+    nonce: Option<&str>,
+    progress: Progress<'_>,
+) -> Result<Uploaded> {
     let mut source = File::open(file).map_err(|e| Error::io("read", file, e))?;
     let size = source.metadata().map_err(|e| Error::io("read", file, e))?.len();
     let mut magic = [0; 4];
@@ -61,12 +85,26 @@ pub fn image(transport: &dyn Transport, file: &Path, progress: Progress<'_>) -> 
     })?;
     // The name tells Proxmox the format; many qcow2 images are called .img.
     let extension = if magic == QCOW2 { "qcow2" } else { "raw" };
-    let mut nonce = [0u8; 8];
-    getrandom::fill(&mut nonce)
-        .map_err(|e| Error::failed("the system gives no random bytes").caused_by(e))?;
-    let nonce: String = nonce.iter().map(|b| format!("{b:02x}")).collect();
-    let path = format!("/var/tmp/fleet-image-{nonce}.{extension}");
-    let uploaded = Uploaded { path: path.clone() };
+    let nonce = match nonce {
+        Some(nonce) => nonce.to_owned(),
+        None => {
+            let mut bytes = [0u8; 8];
+            getrandom::fill(&mut bytes)
+                .map_err(|e| Error::failed("the system gives no random bytes").caused_by(e))?;
+            bytes.iter().map(|b| format!("{b:02x}")).collect()
+        }
+    };
+    let path = image_path(&nonce, extension);
+    let uploaded = Uploaded::named(&path)?;
+    if let Some(free) = room(transport)?.filter(|free| *free < size) {
+        return Err(Error::failed(format!(
+            "the image has {size} bytes, and {IMAGES} on the node has room for {free}"
+        ))
+        .now("nothing was sent to the node")
+        .hint(format!(
+            "make room there: `df -h {IMAGES}` and `ls -l {IMAGES}/fleet-image-*` on the node tell"
+        )));
+    }
     let outcome = send(transport, &path, &magic, &mut source, size, progress);
     outcome.inspect_err(|_| drop(uploaded.remove(transport)))?;
     Ok(uploaded)
@@ -140,8 +178,8 @@ mod tests {
         let node = Local::new("/var/tmp", &there);
         std::fs::create_dir(&there).unwrap();
         let mut lines = 0;
-        let uploaded = image(&node, &file, &mut |_| lines += 1).unwrap();
-        assert!(uploaded.path.starts_with("/var/tmp/fleet-image-") && uploaded.path.ends_with(".qcow2"));
+        let uploaded = image(&node, &file, Some("0a1b"), &mut |_| lines += 1).unwrap();
+        assert!(uploaded.path == "/var/tmp/fleet-image-0a1b.qcow2");
         let files: Vec<_> = std::fs::read_dir(&there).unwrap().map(|e| e.unwrap().path()).collect();
         assert_eq!(files.len(), 1);
         assert!(std::fs::read(&files[0]).unwrap() == bytes);
@@ -151,15 +189,25 @@ mod tests {
     }
 
     #[test]
+    fn df_tells_what_is_free() {
+        let said = "Filesystem     1024-blocks      Used Available Capacity Mounted on\n\
+                    /dev/mapper/pve-root    98497780  22 71234567      24% /\n";
+        assert_eq!(free(said), Some(71_234_567 * 1024));
+        assert_eq!(free("df: /var/tmp: No such file or directory"), None);
+        assert_eq!(free(""), None);
+    }
+
+    #[test]
     fn an_image_that_does_not_arrive_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("x.raw");
         std::fs::write(&file, vec![1; 1000]).unwrap();
         // Its /var/tmp does not exist.
         let node = Local::new("/var/tmp", &dir.path().join("missing"));
-        assert!(image(&node, &file, &mut |_| {}).is_err());
+        assert!(image(&node, &file, None, &mut |_| {}).is_err());
         assert!(node.commands().last().unwrap().starts_with("rm -f -- /var/tmp/fleet-image-"));
         std::fs::write(&file, "").unwrap();
-        assert_eq!(image(&node, &file, &mut |_| {}).unwrap_err().kind(), Kind::Usage);
+        assert!(image(&node, &file, Some("a; b"), &mut |_| {}).is_err());
+        assert_eq!(image(&node, &file, None, &mut |_| {}).unwrap_err().kind(), Kind::Usage);
     }
 }

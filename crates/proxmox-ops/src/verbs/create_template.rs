@@ -121,7 +121,7 @@ impl CreateTemplate {
                     None => None,
                     Some(file) => {
                         cx.ui.step(format!("Sending {} to the node...", file.display()));
-                        Some(upload::image(&*node.api.transport(), file, &mut cx.progress())?)
+                        Some(upload::image(&*node.api.transport(), file, None, &mut cx.progress())?)
                     }
                 };
                 if let Some(uploaded) = &uploaded {

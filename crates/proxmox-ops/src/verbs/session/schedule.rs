@@ -31,6 +31,7 @@ impl Nature {
             | Op::Show { .. }
             | Op::Storages { .. }
             | Op::Bridges { .. }
+            | Op::UploadPlace { .. }
             | Op::NextVmid { .. } => (None, false, false),
             Op::Config { vmid } | Op::Status { vmid } | Op::Snapshots { vmid } => (Some(*vmid), false, false),
             Op::Address { vmid, .. } | Op::HostKey { vmid, .. } => (Some(*vmid), false, true),

@@ -6,7 +6,7 @@ use fleet_core::{
     Error, Kind, Result,
     deadline::Deadline,
     guard::{Guard, Operation, Permit},
-    protocol::{NewDisk, Op, UploadedImage},
+    protocol::{NewDisk, Op, UploadPlace, UploadedImage},
     types::{NodeName, Vmid},
 };
 use serde::Serialize;
@@ -72,6 +72,7 @@ impl Server<'_> {
             | Op::Bridges { .. }
             | Op::Snapshots { .. }
             | Op::NextVmid { .. }
+            | Op::UploadPlace { .. }
             | Op::Upload { .. }
             | Op::RemoveUpload { .. }
             | Op::Address { .. }
@@ -124,9 +125,14 @@ impl Server<'_> {
                 let deadline = Deadline::secs(*timeout);
                 json(&cluster.on(*vmid, |node| agent::host_key(node, *vmid, deadline))?)
             }
-            Op::Upload { file, node } => {
+            Op::UploadPlace { node } => {
                 let node = self.place(node.as_ref())?;
-                let uploaded = upload::image(&*node.api.transport(), file, progress)?;
+                let available = upload::room(&*node.api.transport())?;
+                json(&UploadPlace { available, root: node.api.is_root() })
+            }
+            Op::Upload { file, nonce, node } => {
+                let node = self.place(node.as_ref())?;
+                let uploaded = upload::image(&*node.api.transport(), file, nonce.as_deref(), progress)?;
                 json(&UploadedImage { path: uploaded.path })
             }
             Op::RemoveUpload { path, node } => {
