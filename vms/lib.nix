@@ -14,29 +14,40 @@ let
     all
     attrNames
     attrValues
+    concatMap
     concatStringsSep
     elem
+    elemAt
     filter
     foldl'
+    fromJSON
+    fromTOML
     genList
     head
+    isAttrs
+    isBool
     isInt
     isList
     isString
     length
-    map
     mapAttrs
     match
+    replaceStrings
     sort
+    split
     stringLength
     toString
     ;
 
-  proxmox = definitions.proxmox or { };
-  imported = definitions.imported or { };
-  managed = definitions.managed or { };
-  template = definitions.template or null;
-  ranges = definitions.vmidRanges or { };
+  # What is no set is a fault; the helpers go on with what is right.
+  set = value: if isAttrs value then value else { };
+  entries = value: mapAttrs (_: set) (set value);
+
+  proxmox = set (definitions.proxmox or { });
+  imported = entries (definitions.imported or { });
+  managed = entries (definitions.managed or { });
+  template = if isAttrs (definitions.template or null) then definitions.template else null;
+  ranges = entries (definitions.vmidRanges or { });
 
   ascending = sort (a: b: a < b);
   # Attribute names whose value satisfies `wanted`, in alphabetical order.
@@ -44,14 +55,13 @@ let
 
   # --- VMIDs ---------------------------------------------------------------------------------------------------
 
+  vmidsOf = vms: filter isInt (map (vm: vm.vmid or null) vms);
+  isReadonly = vm: (vm.readonly or false) == true;
   # VMIDs that no tool ever changes: every imported VM, and managed ones that say `readonly = true`.
-  readonlyVmids = ascending (
-    map (vm: vm.vmid) (attrValues imported ++ filter (vm: vm.readonly or false) (attrValues managed))
-  );
-  managedVmids = ascending (map (vm: vm.vmid) (attrValues managed));
+  readonlyVmids = ascending (vmidsOf (attrValues imported ++ filter isReadonly (attrValues managed)));
+  managedVmids = ascending (vmidsOf (attrValues managed));
   allVmids = ascending (
-    map (vm: vm.vmid) (attrValues imported ++ attrValues managed)
-    ++ (if template == null then [ ] else [ template.vmid ])
+    vmidsOf (attrValues imported ++ attrValues managed ++ (if template == null then [ ] else [ template ]))
   );
 
   # First VMID from `start` to `end` that the definitions do not use, or null. The cluster may still use it:
@@ -117,9 +127,9 @@ let
     vmid:
     let
       names =
-        namesWhere (vm: vm.vmid == vmid) imported
-        ++ namesWhere (vm: vm.vmid == vmid) managed
-        ++ (if template != null && template.vmid == vmid then [ template.name ] else [ ]);
+        namesWhere (vm: (vm.vmid or null) == vmid) imported
+        ++ namesWhere (vm: (vm.vmid or null) == vmid) managed
+        ++ (if template != null && (template.vmid or null) == vmid then [ (template.name or null) ] else [ ]);
     in
     if names == [ ] then null else find (head names);
 
@@ -142,54 +152,266 @@ let
 
   # --- validation ----------------------------------------------------------------------------------------------
 
-  isDnsName =
-    text:
-    isString text
-    && stringLength text <= 253
-    && match "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?([.][A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*" text != null;
+  # What a value may be: each takes any value and says whether it is right.
+  matches = most: pattern: text: isString text && stringLength text <= most && match pattern text != null;
+  between = low: high: value: isInt value && low <= value && value <= high;
+  listOf = right: value: isList value && all right value;
+  oneOf = choices: value: isString value && elem value choices;
+
+  label = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?";
+  isDnsName = matches 253 "${label}([.]${label})*";
+  isNodeName = matches 63 label;
+  isStorage = matches 100 "[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]";
+  isComponent = matches 4096 "[A-Za-z0-9_][A-Za-z0-9._-]*";
+  isWord = matches 4096 "[^-[:space:][:cntrl:]][^[:space:][:cntrl:]]*";
+  isVmid = between 100 999999999;
+  # Six bytes, of one machine and not of a group, not all zero.
+  isMac = text: matches 17 "[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}" text && text != "00:00:00:00:00:00";
+
+  # The number that digits stand for.
+  numberOf = digits: fromJSON (head (match "0*(0|[1-9][0-9]*)" digits));
+  power = base: exponent: foldl' (product: _: product * base) 1 (genList (i: i) exponent);
+  # At least one byte and at most an exbibyte.
   isSize =
     value:
-    isString value
-    && match "[0-9]+([.][0-9]+)?[KMGT]" value != null
-    && match "0+([.]0+)?[KMGT]" value == null;
+    let
+      parts = if isString value then match "([0-9]{1,12})([.]([0-9]{1,12}))?([KMGT])" value else null;
+      whole = numberOf (elemAt parts 0);
+      digits = if elemAt parts 2 == null then "0" else elemAt parts 2;
+      fraction = numberOf digits;
+      unit = power 1024 { K = 1; M = 2; G = 3; T = 4; }.${elemAt parts 3};
+      most = power 1024 6 / unit;
+    in
+    parts != null
+    && (whole > 0 || fraction > (power 10 (stringLength digits) - 1) / unit)
+    && (whole < most || whole == most && fraction == 0);
 
-  # Every field that a managed VM may have; anything else is a mistake in writing.
-  knownFields = [
-    "vmid"
-    "cores"
-    "memory"
-    "disk"
-    "storage"
-    "nixosConfig"
-    "hostname"
-    "sshAlias"
-    "user"
-    "node"
-    "template"
-    "clone"
-    "bridge"
-    "vlan"
-    "mac"
-    "mtu"
-    "ip"
-    "gateway"
-    "nameservers"
-    "cpu"
-    "onBoot"
-    "tags"
-    "disks"
-    "timezone"
-    "packages"
-    "authorizedKeys"
-    "install"
-    "protection"
-    "readonly"
-    "purpose"
-    "services"
-    "notes"
-    "secrets"
-    "antiAffinity"
-  ];
+  # The parts of a text between separators.
+  partsOf = separator: text: filter isString (split separator text);
+  # An address as { width; parts; }: four parts of 8 bits or eight of 16. null if it is none.
+  ipv4 =
+    text:
+    let
+      parts = partsOf "[.]" text;
+      valid = length parts == 4 && all (part: match "0|[1-9][0-9]{0,2}" part != null && fromJSON part < 256) parts;
+    in
+    if valid then map fromJSON parts else null;
+  hexadecimal = part: (fromTOML "n = 0x${part}").n;
+  ipv6 =
+    text:
+    let
+      halves = partsOf "::" text;
+      # The groups of one side; an IPv4 address may stand at the very end.
+      groups =
+        last: side:
+        let
+          parts = if side == "" then [ ] else partsOf ":" side;
+          tail = elemAt parts (length parts - 1);
+          four = if last && parts != [ ] && match ".*[.].*" tail != null then ipv4 tail else null;
+          plain = if four == null then parts else genList (elemAt parts) (length parts - 1);
+          converted =
+            if four == null then
+              [ ]
+            else
+              [
+                (elemAt four 0 * 256 + elemAt four 1)
+                (elemAt four 2 * 256 + elemAt four 3)
+              ];
+        in
+        if all (part: match "[0-9A-Fa-f]{1,4}" part != null) plain then map hexadecimal plain ++ converted else null;
+      left = groups (length halves == 1) (head halves);
+      right = groups true (elemAt halves 1);
+      zeros = 8 - length left - length right;
+    in
+    if length halves == 1 then
+      (if left != null && length left == 8 then left else null)
+    else if length halves != 2 || left == null || right == null || zeros < 1 then
+      null
+    else
+      left ++ genList (_: 0) zeros ++ right;
+  addressOf =
+    text:
+    let
+      four = if isString text then ipv4 text else null;
+      six = if isString text && match "[0-9A-Fa-f:.]+" text != null then ipv6 text else null;
+    in
+    if four != null then
+      {
+        width = 8;
+        parts = four;
+      }
+    else if six != null then
+      {
+        width = 16;
+        parts = six;
+      }
+    else
+      null;
+  # An address with its prefix, or null.
+  networkOf =
+    text:
+    let
+      parts = if isString text then match "([^/]*)/[+]?([0-9]{1,20})" text else null;
+      address = if parts == null then null else addressOf (head parts);
+      digits = head (match "0*([0-9]*)" (elemAt parts 1));
+      prefix = if digits == "" || stringLength digits > 3 then 0 else numberOf digits;
+    in
+    if address != null && 1 <= prefix && prefix <= address.width * length address.parts then
+      address // { inherit prefix; }
+    else
+      null;
+  # The address in a text that may have a prefix.
+  anyAddress =
+    text:
+    let
+      network = networkOf text;
+    in
+    if network == null then addressOf text else removeAttrs network [ "prefix" ];
+  # Of each part of an address: how many of its bits belong to the machine.
+  hostBits =
+    network:
+    genList (
+      i:
+      let
+        fixed = network.prefix - i * network.width;
+      in
+      if fixed <= 0 then
+        network.width
+      else if fixed >= network.width then
+        0
+      else
+        network.width - fixed
+    ) (length network.parts);
+  parted = network: of: genList (i: of (elemAt network.parts i) (power 2 (elemAt (hostBits network) i))) (length network.parts);
+  inNetwork =
+    network: address:
+    network.width == address.width
+    && parted network (part: size: part / size) == parted (network // { inherit (address) parts; }) (part: size: part / size);
+  # No machine has the first or the last address of an IPv4 network.
+  isNoMachine =
+    network:
+    network.width == 8
+    && network.prefix < 31
+    && (
+      all (part: part == 0) (parted network (part: size: part - part / size * size))
+      || all (rest: rest == 1) (parted network (part: size: size - (part - part / size * size)))
+    );
+  isLinkLocal = address: address.width == 16 && head address.parts / 64 == 1018; # fe80::/10
+
+  isText = isString;
+  isTexts = listOf isString;
+  oneOrMore = value: isString value || isTexts value;
+  isDisk =
+    disk:
+    isSize disk
+    ||
+      isAttrs disk
+      && isSize (disk.size or null)
+      && (disk ? storage -> isStorage disk.storage)
+      && removeAttrs disk [
+        "size"
+        "storage"
+      ] == { };
+
+  # Fields of a managed VM: what each may be, and how that is said.
+  fields = {
+    vmid = [ (between 100 9999) "a number from 100 to 9999" ];
+    cores = [ (between 1 4294967295) "a number of at least 1" ];
+    memory = [ (value: isInt value && value >= 512) "a number of at least 512" ];
+    disk = [ isSize "a size such as 512M, 20G or 1T" ];
+    storage = [ isStorage "the name of a storage" ];
+    nixosConfig = [ isComponent "the name of a directory under hosts/" ];
+    hostname = [ isDnsName "a DNS name" ];
+    sshAlias = [ isComponent "letters, digits, '-', '_' and '.'" ];
+    user = [ (matches 32 "[a-z_][a-z0-9_-]*") "the name of a user" ];
+    node = [ isNodeName "the name of a node, or \"auto\"" ];
+    template = [ isVmid "a VMID" ];
+    clone = [ (oneOf [ "full" "linked" ]) "one of full, linked" ];
+    bridge = [ (matches 15 "[A-Za-z][A-Za-z0-9_.-]*") "the name of a network interface" ];
+    vlan = [ (between 1 4094) "a number from 1 to 4094" ];
+    mac = [ isMac "an address such as BC:24:11:00:00:01" ];
+    mtu = [ (between 576 65520) "a number from 576 to 65520" ];
+    ip = [
+      (text: text == "dhcp" || networkOf text != null && !(isNoMachine (networkOf text)))
+      "\"dhcp\", or a machine's address with its prefix, such as 192.0.2.10/24"
+    ];
+    gateway = [ (text: addressOf text != null) "an address" ];
+    nameservers = [ (listOf (text: addressOf text != null)) "a list of addresses" ];
+    cpu = [ (matches 4096 "[A-Za-z0-9_.,=+;:-]+") "a CPU type" ];
+    onBoot = [ isBool "true or false" ];
+    tags = [ (listOf (matches 124 "[a-z0-9_][a-z0-9_+.-]*")) "a list of tags" ];
+    disks = [ (listOf isDisk) "a list of sizes and of { size; storage; }" ];
+    timezone = [ (matches 4096 "[A-Za-z0-9/_+-]+") "the name of a time zone" ];
+    packages = [ (listOf (matches 4096 "[A-Za-z0-9][A-Za-z0-9+.:=~_-]*")) "a list of packages" ];
+    authorizedKeys = [ (listOf (text: isString text && match ".*[a-z].* .*" text != null)) "a list of public keys" ];
+    install = [ (oneOf [ "nixos-anywhere" "image" "none" ]) "one of nixos-anywhere, image, none" ];
+    protection = [ isBool "true or false" ];
+    readonly = [ isBool "true or false" ];
+    purpose = [ isText "text" ];
+    services = [ isTexts "a list of texts" ];
+    notes = [ isTexts "a list of texts" ];
+    secrets = [ oneOrMore "text, or a list of texts" ];
+    antiAffinity = [ oneOrMore "a name or a list of names" ];
+  };
+  # Of the sets that only say what is there: other fields are their owner's own.
+  importedFields = {
+    vmid = [ isVmid "a VMID" ];
+    hostname = [ isText "text" ];
+    sshAlias = [ isText "text" ];
+    status = [ isText "text" ];
+    specs = [ isAttrs "a set" ];
+    node = [ isText "text" ];
+    ip = [ (text: text == "dhcp" || anyAddress text != null) "an address" ];
+    purpose = [ isText "text" ];
+    services = [ isTexts "a list of texts" ];
+    notes = [ isTexts "a list of texts" ];
+    readonly = [ isBool "true or false" ];
+  };
+  specsFields = {
+    cores = [ (between 1 4294967295) "a number of at least 1" ];
+    memory = [ (value: isInt value && value >= 1) "a number of at least 1" ];
+    disk = [ isText "text" ];
+    storage = [ isText "text" ];
+  };
+  templateFields = {
+    vmid = [ isVmid "a VMID" ];
+    name = [ isDnsName "a DNS name" ];
+    description = [ isText "text" ];
+  };
+  rangeFields = {
+    start = [ isVmid "a VMID" ];
+    end = [ isVmid "a VMID" ];
+    description = [ isText "text" ];
+  };
+  proxmoxFields = {
+    host = [ isWord "an ssh_config alias, a DNS name or an address" ];
+    node = [ isNodeName "the name of a node" ];
+    user = [ isWord "a login name" ];
+    defaultStorage = [ isStorage "the name of a storage" ];
+  };
+
+  fault = path: wrong: text: if wrong then [ "${path}: ${text}" ] else [ ];
+  missing = path: names: value: map (name: "${path}: ${name} is missing") (filter (name: !(value ? ${name})) names);
+  # Fields that are there and are not what they may be.
+  wrongFields =
+    path: known: value:
+    concatMap (
+      name: fault path (value ? ${name} && !(head known.${name} value.${name})) "${name} must be ${elemAt known.${name} 1}"
+    ) (attrNames known);
+  unknownFields =
+    path: known: value:
+    map (name: "${path}: ${name} is not a known field") (filter (name: !(known ? ${name})) (attrNames value));
+  # Attributes of a section that are no sets.
+  noSets =
+    section:
+    let
+      value = definitions.${section} or { };
+    in
+    if isAttrs value then
+      map (name: "${section}.${name} must be a set") (filter (name: !(isAttrs value.${name})) (attrNames value))
+    else
+      [ "${section} must be a set" ];
+
   # Names that mean something else to `provision-vm`.
   verbs = [
     "plan"
@@ -204,72 +426,147 @@ let
     "help"
   ];
 
+  within = range: vmid: isInt (range.start or null) && isInt (range.end or null) && range.start <= vmid && vmid <= range.end;
   # Name of the range that a VMID lies in, or null.
   rangeOf =
     vmid:
     let
-      names = namesWhere (range: range.start <= vmid && vmid <= range.end) ranges;
+      names = namesWhere (range: within range vmid) ranges;
     in
     if names == [ ] then null else head names;
+
+  lower =
+    replaceStrings (genList (i: builtins.substring i 1 "ABCDEFGHIJKLMNOPQRSTUVWXYZ") 26)
+      (genList (i: builtins.substring i 1 "abcdefghijklmnopqrstuvwxyz") 26);
+
+  # Everything that can be taken: { path; name; vmid; address; mac; } of each VM.
+  takers =
+    let
+      taker = path: name: vm: {
+        inherit path;
+        name = if isString name && name != "" then lower name else null;
+        vmid = if isInt (vm.vmid or null) then vm.vmid else null;
+        address = anyAddress (vm.ip or null);
+        mac = if isString (vm.mac or null) then lower vm.mac else null;
+      };
+    in
+    map (name: taker "imported.${name}" name imported.${name}) (attrNames imported)
+    ++ map (name: taker "managed.${name}" name managed.${name}) (attrNames managed)
+    ++ (if template == null then [ ] else [ (taker "template" (template.name or null) template) ]);
+  # Other VMs that have the same as the one at `path`.
+  takenWith =
+    path:
+    let
+      mine = head (filter (taker: taker.path == path) takers);
+      also =
+        what: text:
+        let
+          others = filter (taker: taker.path != path && taker.${what} == mine.${what}) takers;
+        in
+        fault path (mine.${what} != null && others != [ ]) "${text} is also that of ${concatStringsSep ", " (map (taker: taker.path) others)}";
+    in
+    also "vmid" "its VMID" ++ also "name" "its name" ++ also "address" "its address" ++ also "mac" "its MAC address";
 
   # Faults of one managed VM, as a list of sentences; empty when it is right.
   validate =
     name:
     let
       vm = managed.${name};
-      fault = wrong: text: if wrong then [ "managed.${name}: ${text}" ] else [ ];
-      missing = field: fault (!(vm ? ${field})) "${field} is missing";
-      number =
-        field: least:
-        fault (vm ? ${field} && !(isInt vm.${field} && vm.${field} >= least)) "${field} must be a number of at least ${toString least}";
-      choice =
-        field: choices: fault (vm ? ${field} && !(elem vm.${field} choices)) "${field} must be one of ${concatStringsSep ", " choices}";
-      # Other managed VMs that say the same in a field.
-      alsoWith =
-        field: value: filter (other: other != name) (namesWhere (other: (other.${field} or null) == value) managed);
-      vmidOk = vm ? vmid && isInt vm.vmid && vm.vmid >= 100 && vm.vmid <= 9999;
-      range = if vmidOk then rangeOf vm.vmid else null;
-      others =
-        namesWhere (other: (other.vmid or null) == (vm.vmid or null)) imported
-        ++ filter (other: other != name) (namesWhere (other: (other.vmid or null) == (vm.vmid or null)) managed)
-        ++ (if template != null && template.vmid == (vm.vmid or null) then [ template.name ] else [ ]);
+      path = "managed.${name}";
+      network = networkOf (vm.ip or null);
+      gateway = addressOf (vm.gateway or null);
+      reserved = filter (range: ranges ? ${range} && isInt (vm.vmid or null) && within ranges.${range} vm.vmid) [
+        "containers"
+        "templates"
+      ];
     in
-    fault (!(isDnsName name)) "the name must be a DNS name"
-    ++ fault (elem name verbs) "provision-vm has a command of this name"
-    ++ fault (isDnsName name && match "[0-9]+" name != null) "a name of digits alone is read as a VMID"
-    ++ map (field: "managed.${name}: ${field} is not a known field") (
-      filter (field: !(elem field knownFields)) (attrNames vm)
+    fault path (!(isDnsName name)) "the name must be a DNS name"
+    ++ fault path (elem name verbs) "provision-vm has a command of this name"
+    ++ fault path (isDnsName name && match "[0-9]+" name != null) "a name of digits alone is read as a VMID"
+    ++ unknownFields path fields vm
+    ++ missing path [
+      "vmid"
+      "cores"
+      "memory"
+      "disk"
+    ] vm
+    ++ wrongFields path fields vm
+    ++ concatMap (range: fault path true "VMID ${toString vm.vmid} is in the range '${range}', which is for something else") reserved
+    ++ fault path (!(vm ? storage) && !(isStorage (proxmox.defaultStorage or null))) "storage is missing, and so is proxmox.defaultStorage"
+    ++ fault path (gateway != null && (vm.ip or "dhcp") == "dhcp") "a gateway without a fixed address"
+    ++ (
+      if network == null || gateway == null then
+        [ ]
+      else
+        fault path (removeAttrs network [ "prefix" ] == gateway) "the gateway is the VM's own address"
+        ++ fault path (
+          removeAttrs network [ "prefix" ] != gateway
+          && !(inNetwork network gateway)
+          && !(network.width == 16 && isLinkLocal gateway)
+          # A host route may have its gateway anywhere.
+          && network.prefix != gateway.width * length gateway.parts
+        ) "the gateway is not in the network of its address"
     )
-    ++ missing "vmid"
-    ++ missing "cores"
-    ++ missing "memory"
-    ++ missing "disk"
-    ++ fault (vm ? vmid && !vmidOk) "vmid must be a number from 100 to 9999"
-    ++ fault (range == "templates" || range == "containers") "VMID ${toString vm.vmid} is in the range '${range}', which is for something else"
-    ++ fault (vm ? vmid && others != [ ]) "VMID ${toString vm.vmid} is also that of ${concatStringsSep ", " others}"
-    ++ fault (imported ? ${name}) "an imported VM has this name too"
-    ++ fault (template != null && (template.name or null) == name) "the template has this name too"
-    ++ fault (vm ? ip && vm.ip != "dhcp" && alsoWith "ip" vm.ip != [ ]) "address ${vm.ip} is also that of ${concatStringsSep ", " (alsoWith "ip" vm.ip)}"
-    ++ fault (vm ? mac && alsoWith "mac" vm.mac != [ ]) "MAC address ${vm.mac} is also that of ${concatStringsSep ", " (alsoWith "mac" vm.mac)}"
-    ++ choice "clone" [
-      "full"
-      "linked"
-    ]
-    ++ choice "install" [
-      "nixos-anywhere"
-      "image"
-      "none"
-    ]
-    # "auto" too: the node with the most room.
-    ++ fault (vm ? node && !(isString vm.node && match "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?" vm.node != null)) "node must be the name of a node, or \"auto\""
-    ++ fault (vm ? antiAffinity && !(isString vm.antiAffinity || isList vm.antiAffinity && all isString vm.antiAffinity)) "antiAffinity must be a name or a list of names"
-    ++ number "cores" 1
-    ++ number "memory" 512
-    ++ fault (vm ? disk && !(isSize vm.disk)) "disk must be a size such as 512M, 20G or 1T"
-    ++ fault ((complete name vm).storage == null) "storage is missing, and so is proxmox.defaultStorage";
+    ++ takenWith path;
 
-  # Faults of all managed VMs.
-  faults = foldl' (found: name: found ++ validate name) [ ] (attrNames managed);
+  # Faults of everything that the definitions say.
+  faults =
+    fault "definitions" (!(isAttrs definitions)) "must be a set"
+    ++ concatMap noSets [
+      "imported"
+      "managed"
+      "vmidRanges"
+    ]
+    ++ unknownFields "definitions" {
+      proxmox = null;
+      imported = null;
+      managed = null;
+      template = null;
+      vmidRanges = null;
+    } (set definitions)
+    ++ (
+      if isAttrs (definitions.proxmox or null) then
+        missing "proxmox" [ "host" ] proxmox
+        ++ unknownFields "proxmox" proxmoxFields proxmox
+        ++ wrongFields "proxmox" proxmoxFields proxmox
+      else
+        [ "proxmox is missing" ]
+    )
+    ++ concatMap (
+      name:
+      let
+        path = "imported.${name}";
+      in
+      missing path [ "vmid" ] imported.${name}
+      ++ wrongFields path importedFields imported.${name}
+      ++ wrongFields "${path}.specs" specsFields (set (imported.${name}.specs or { }))
+      ++ takenWith path
+    ) (namesWhere isAttrs (set (definitions.imported or { })))
+    ++ concatMap validate (namesWhere isAttrs (set (definitions.managed or { })))
+    ++ fault "template" (definitions ? template && template == null) "must be a set"
+    ++ (
+      if template == null then
+        [ ]
+      else
+        missing "template" [
+          "vmid"
+          "name"
+        ] template
+        ++ wrongFields "template" templateFields template
+    )
+    ++ concatMap (
+      name:
+      let
+        range = ranges.${name};
+        path = "vmidRanges.${name}";
+      in
+      missing path [
+        "start"
+        "end"
+      ] range
+      ++ wrongFields path rangeFields range
+      ++ fault path (isVmid (range.start or null) && isVmid (range.end or null) && range.end < range.start) "the range ends before it starts"
+    ) (namesWhere isAttrs (set (definitions.vmidRanges or { })));
 
   # --- for people ----------------------------------------------------------------------------------------------
 
@@ -290,8 +587,8 @@ let
   summary = {
     imported = length (attrNames imported);
     managed = length (attrNames managed);
-    cores = foldl' (sum: vm: sum + (vm.cores or 0)) 0 (attrValues managed);
-    memory = foldl' (sum: vm: sum + (vm.memory or 0)) 0 (attrValues managed);
+    cores = foldl' (sum: cores: sum + cores) 0 (filter isInt (map (vm: vm.cores or 0) (attrValues managed)));
+    memory = foldl' (sum: memory: sum + memory) 0 (filter isInt (map (vm: vm.memory or 0) (attrValues managed)));
     vms =
       mapAttrs (_: vm: "${toString vm.vmid}: ${formatSpecs vm}, imported") imported
       // mapAttrs (name: vm: "${toString vm.vmid}: ${formatSpecs (complete name vm)}") managed;

@@ -57,6 +57,14 @@ fn the_login_of_most_hosts_is_the_fleets() {
     assert_eq!(common(host("a", "me") + "b = { user = \"admin\"; };").as_deref(), Some("me"));
 }
 
+#[test]
+fn what_begins_with_an_underscore_is_no_host() {
+    let text = "{ _cluster = { host = \"192.0.2.1\"; user = 3; }; _domain = \"example.org\"; web = { user = \"me\"; proxmox = { vmid = 110; }; }; }";
+    let (_dir, repo) = repo_with(&format!("{HEAD}}}\n"), text);
+    let hosts = Hosts::load(&repo, NixMode::Embedded).unwrap();
+    assert_eq!(hosts.hosts.iter().map(|host| host.name.as_str()).collect::<Vec<_>>(), ["web"]);
+}
+
 const HEAD: &str = "{ proxmox = { host = \"prom\"; defaultStorage = \"tank\"; };\n";
 
 #[test]

@@ -17,7 +17,8 @@ pub(super) fn load(evaluated: &Evaluated, file: &Path, base: &Path) -> Result<Ho
     let shown = file.strip_prefix(base).unwrap_or(file).display().to_string();
     let mut hosts = Vec::new();
     if let Some(top) = reader.top() {
-        for attr in Reader::in_order(&top) {
+        // No machine's name begins with an underscore: `_proxmox = { … };` among the hosts is somebody's own.
+        for attr in Reader::in_order(&top).into_iter().filter(|attr| !attr.name.starts_with('_')) {
             let Some(fields) = reader.fields(&attr.value, top.join(&attr.name), attr.key) else { continue };
             hosts.push(host(&mut reader, &fields, &attr.name, &shown));
         }
