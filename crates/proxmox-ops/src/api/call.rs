@@ -150,18 +150,19 @@ impl Call {
         Call::on_vm(permit, node, action, "POST", &format!("/status/{action}"), params)
     }
 
-    /// Removes a VM with its disks, also from backup jobs and the like.
-    pub fn destroy(permit: &Permit, node: &NodeName) -> Call {
-        let params = vec![
-            ("purge".to_owned(), flag(true).to_owned()),
-            ("destroy-unreferenced-disks".to_owned(), flag(true).to_owned()),
-        ];
+    /// Removes a VM with its disks, also from backup jobs and the like; with `unreferenced` also volumes of its number
+    /// that its configuration does not name, on every storage.
+    pub fn destroy(permit: &Permit, node: &NodeName, unreferenced: bool) -> Call {
+        let mut params = vec![("purge".to_owned(), flag(true).to_owned())];
+        if unreferenced {
+            params.push(("destroy-unreferenced-disks".to_owned(), flag(true).to_owned()));
+        }
         Call::on_vm(permit, node, "destroy", "DELETE", "", params)
     }
 
     /// As [`Call::destroy`], past the lock of who was killed while making it; only root may.
-    pub fn destroy_locked(permit: &Permit, node: &NodeName) -> Call {
-        let mut call = Call::destroy(permit, node);
+    pub fn destroy_locked(permit: &Permit, node: &NodeName, unreferenced: bool) -> Call {
+        let mut call = Call::destroy(permit, node, unreferenced);
         call.params.push(("skiplock".to_owned(), flag(true).to_owned()));
         call
     }

@@ -10,7 +10,7 @@ use fleet_core::{
     types::{VmName, Vmid},
 };
 
-use super::{Progress, config, power, snippet};
+use super::{Progress, config, power, snippet, volumes};
 use crate::{
     api::{call::Call, encode},
     node::Node,
@@ -82,7 +82,7 @@ pub fn destroy(
     if is_up(node, vmid, stop, deadline)? {
         power::act(node, permit, power::Action::Stop, deadline, progress)?;
     }
-    let call = Call::destroy(permit, &name);
+    let (call, others) = call(node, permit, config, deadline)?;
     let mut done = || match config::read(node, vmid, deadline.at_most(Duration::from_secs(20))) {
         Ok(_) => Ok(false),
         Err(e) if e.kind() == Kind::NotFound => Ok(true),
@@ -90,6 +90,11 @@ pub fn destroy(
     };
     tasks::run_or_look(&node.api, permit, &call, ("qmdestroy", vmid, &name), deadline, progress, &mut done)?;
     if done()? {
+        // Of snapshots, for instance, these went with it.
+        let left = if others.is_empty() { others } else { volumes::of_others(node, config, None, deadline)? };
+        if !left.is_empty() {
+            progress(&volumes::left_alone(vmid, &left));
+        }
         let cicustom = config.settings.get("cicustom").map_or("", String::as_str);
         if let Err(e) = snippet::remove_files(node, cicustom, vmid, deadline) {
             progress(&e.chain());
@@ -98,6 +103,18 @@ pub fn destroy(
     }
     Err(Error::failed(format!("VM {vmid} is still there although its removal ended well"))
         .hint(format!("proxmox-ops config {vmid}")))
+}
+
+/// The removal of a VM, and the volumes of its number that may be another cluster's: then only what its configuration
+/// names is removed.
+pub fn call(
+    node: &Node,
+    permit: &Permit,
+    config: &VmConfig,
+    deadline: Deadline,
+) -> Result<(Call, Vec<String>)> {
+    let others = volumes::of_others(node, config, None, deadline)?;
+    Ok((Call::destroy(permit, node.name(deadline)?, others.is_empty()), others))
 }
 
 #[cfg(test)]
@@ -125,8 +142,31 @@ mod tests {
         destroy(&node(fake), &leave, &config, false, Deadline::secs(10), &mut |_| {})
     }
 
+    /// A shared storage may be another cluster's too, with its own VM 110.
+    #[test]
+    fn volumes_that_may_be_another_clusters_are_left_alone() {
+        let shared =
+            json!([{"storage": "nfs", "type": "nfs", "content": "images", "active": 1, "shared": 1}]);
+        let volumes = json!([{"volid": "nfs:110/vm-110-disk-7.raw", "ctime": 1_700_000_000}]);
+        let with = |volumes: serde_json::Value| {
+            fake_with("stopped", shared.clone()).get("/nodes/prom/storage/nfs/content", volumes)
+        };
+        let fake = with(volumes.clone());
+        run(&fake, json!({})).unwrap();
+        assert!(fake.log().contains(&format!("DELETE {VM}?purge=1")), "{:?}", fake.log());
+
+        let fake = with(volumes);
+        run(&fake, json!({"scsi0": "nfs:110/vm-110-disk-7.raw,size=20G"})).unwrap();
+        assert!(fake.log().contains(&format!("DELETE {VM}?purge=1&destroy-unreferenced-disks=1")));
+    }
+
     fn fake(status: &str) -> Fake {
+        fake_with(status, json!([]))
+    }
+
+    fn fake_with(status: &str, storages: serde_json::Value) -> Fake {
         Fake::new()
+            .get("/nodes/prom/storage", storages)
             .get("/cluster/status", json!([{"type": "node", "name": "prom", "local": 1}]))
             .get("/cluster/resources", json!([]))
             .get(&format!("{VM}/status/current"), json!({"status": status}))

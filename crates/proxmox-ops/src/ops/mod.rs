@@ -22,6 +22,7 @@ pub mod snippet;
 pub mod sweep;
 pub mod template;
 pub mod upload;
+pub mod volumes;
 
 /// Where lines of progress go.
 pub type Progress<'a> = &'a mut dyn FnMut(&str);

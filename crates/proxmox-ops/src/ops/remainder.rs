@@ -14,7 +14,7 @@ use fleet_core::{
     types::NodeName,
 };
 
-use super::{Progress, config};
+use super::{Progress, config, volumes};
 use crate::{
     api::call::Call,
     node::Node,
@@ -48,7 +48,7 @@ pub fn remove(
             .caused_by(why)
     })?;
     progress(&format!("removing what {task} left under VMID {vmid}"));
-    let call = Call::destroy_locked(permit, &name);
+    let (call, others) = call(node, permit, &config, task, deadline)?;
     let mut done = || match config::read(node, vmid, deadline.at_most(Duration::from_secs(20))) {
         Ok(_) => Ok(false),
         Err(e) if e.kind() == Kind::NotFound => Ok(true),
@@ -56,10 +56,26 @@ pub fn remove(
     };
     tasks::run_or_look(&node.api, permit, &call, ("qmdestroy", vmid, &name), deadline, progress, &mut done)?;
     if done()? {
+        if !others.is_empty() {
+            progress(&volumes::left_alone(vmid, &others));
+        }
         return Ok(());
     }
     Err(Error::failed(format!("VM {vmid} is still there although its removal ended well"))
         .hint(format!("proxmox-ops config {vmid}")))
+}
+
+/// The removal, and the volumes of that number that are older than the task and may be another cluster's: with them
+/// there only what the configuration names is removed.
+pub fn call(
+    node: &Node,
+    permit: &Permit,
+    config: &VmConfig,
+    task: &Upid,
+    deadline: Deadline,
+) -> Result<(Call, Vec<String>)> {
+    let others = volumes::of_others(node, config, Some(task.started()), deadline)?;
+    Ok((Call::destroy_locked(permit, node.name(deadline)?, others.is_empty()), others))
 }
 
 fn proven(node: &Node, name: &NodeName, config: &VmConfig, task: &Upid, deadline: Deadline) -> Result<()> {
@@ -155,6 +171,11 @@ mod tests {
             .get(&path(TASK, "/status"), json!({"status": "stopped", "exitstatus": exit}))
             .get(&path(TASK, "/log"), log(into))
             .get("/nodes/prom/tasks", tasks)
+            .get("/nodes/prom/storage", storages())
+            .get(
+                "/nodes/prom/storage/nfs/content",
+                json!([{"volid": "nfs:110/vm-110-disk-0.raw", "ctime": 9_999_999_999_u64}]),
+            )
             .on("DELETE", VM, 200, json!({"data": null}))
             .get(&format!("{VM}/config"), config)
             .on(
@@ -163,6 +184,10 @@ mod tests {
                 500,
                 json!({"message": "Configuration file 'nodes/prom/qemu-server/110.conf' does not exist\n"}),
             )
+    }
+
+    fn storages() -> Value {
+        json!([{"storage": "nfs", "type": "nfs", "content": "images", "active": 1, "shared": 1}])
     }
 
     fn left() -> Value {

@@ -40,6 +40,11 @@ impl Upid {
         self.0.split(':').nth(6).unwrap_or_default()
     }
 
+    /// When it began, in seconds since 1970.
+    pub fn started(&self) -> u64 {
+        self.began().0
+    }
+
     /// When it began: seconds since 1970, and within them its process's start in ticks since the node's.
     fn began(&self) -> (u64, u64) {
         let number = |at| {

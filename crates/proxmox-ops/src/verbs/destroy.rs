@@ -55,7 +55,7 @@ impl Destroy {
         let permit = cx.permit(&self.vm, &self.options, Operation::Destroy, "destroy")?;
         let vmid = permit.vmid();
         if self.options.change.dry_run {
-            return cx.show(&[Call::destroy(&permit, &cx.node_name()?)]);
+            return cx.show(&[Call::destroy(&permit, &cx.node_name()?, true)]);
         }
         let (cluster, deadline) = (cx.connect()?, self.options.deadline());
         let config = cluster.on(vmid, |node| config::read(node, vmid, deadline))?;

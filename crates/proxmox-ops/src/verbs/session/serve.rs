@@ -274,8 +274,14 @@ impl Server<'_> {
             Op::Resize { disk, size, .. } => Call::resize(permit, &home(vmid)?, disk, *size, None),
             Op::Start { .. } => Call::power(permit, &home(vmid)?, "start", &[]),
             Op::Stop { .. } => Call::power(permit, &home(vmid)?, "stop", &[]),
-            Op::Destroy { .. } => Call::destroy(permit, &home(vmid)?),
-            Op::RemoveRemainder { .. } => Call::destroy_locked(permit, &home(vmid)?),
+            Op::Destroy { .. } => self.cluster.on(vmid, |node| {
+                let there = config::read(node, vmid, read_deadline())?;
+                Ok(destroy::call(node, permit, &there, read_deadline())?.0)
+            })?,
+            Op::RemoveRemainder { task, .. } => self.cluster.on(vmid, |node| {
+                let there = config::read(node, vmid, read_deadline())?;
+                Ok(remainder::call(node, permit, &there, &task.parse()?, read_deadline())?.0)
+            })?,
             _ => return Err(Error::usage("only a change can be shown")),
         };
         Ok(vec![call.to_string()])
