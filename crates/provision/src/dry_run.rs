@@ -1,17 +1,18 @@
 //! `--dry-run`: the requests, commands and file changes of a run, made by what would carry them out, and not sent.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use fleet_core::{
-    Result,
+    Error, Result,
     child::Command,
     deadline::Deadline,
-    definitions::ManagedVm,
-    protocol::{CreateRequest, Op, Session},
+    definitions::{Install, ManagedVm},
+    protocol::{CreateRequest, Document, Op, Session},
     repo::Repo,
     ui::Ui,
 };
 use serde::Serialize;
+use zeroize::Zeroizing;
 
 use crate::{
     build::{self, BuildOn, Source, StorePaths, What},
@@ -118,6 +119,9 @@ impl Dry<'_> {
                 })),
                 Origin::Clone(_) | Origin::Continue(_) => None,
             },
+            Step::Configure if plan.start && self.vm.install != Install::Image => {
+                Some(self.with_host_key(host_key, plan)?)
+            }
             Step::Configure => {
                 (!plan.settings.is_empty()).then(|| settings::configure(vmid, plan.settings.clone()))
             }
@@ -135,11 +139,12 @@ impl Dry<'_> {
                     let calls: Vec<String> = session.ask(request, Deadline::secs(60), |_| {})?;
                     shown.requests.extend(calls);
                 }
-                if step == Step::Configure && plan.start {
-                    shown.note =
-                        "and `cicustom`, with the host key in a document that only root on the node can \
-                                  read, where a storage takes snippets"
-                            .to_owned();
+                if step == Step::Configure && plan.start && self.vm.install != Install::Image {
+                    shown.note = match shown.requests.len() {
+                        1 => "no storage takes snippets: the host key will be read through the guest agent",
+                        _ => "with another host key; the document is taken away when the VM has read it",
+                    }
+                    .to_owned();
                 }
             }
             (Step::Upload, None) => "send the image into /var/tmp on the node".clone_into(&mut shown.note),
@@ -187,6 +192,15 @@ impl Dry<'_> {
         Ok(shown)
     }
 
+    /// The change that gives the bootstrap system its host key, as the run makes it, without the private key.
+    fn with_host_key(&self, host_key: &HostKey, plan: &Plan) -> Result<Op> {
+        let file = host_key.private_file();
+        let secret = Zeroizing::new(std::fs::read_to_string(&file).map_err(|e| Error::io("read", &file, e))?);
+        let user_data = self.tools.user_data(self.vm.name.as_str(), &file)?;
+        let documents = BTreeMap::from([(Document::User, without(&user_data, &secret))]);
+        Ok(Op::GiveDocuments { vmid: self.vm.vmid, documents, settings: plan.settings.clone() })
+    }
+
     fn build(&self) -> Option<Command> {
         build::planned(What::of(self.vm), self.cli.build_on, self.repo.root(), &self.vm.nixos_config)
     }
@@ -209,10 +223,33 @@ impl Dry<'_> {
     }
 }
 
+/// `text` with the lines of a private key left out, but for the first and the last, which say what it is.
+fn without(text: &str, secret: &str) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for line in text.lines() {
+        let bare = line.trim_start();
+        let is_secret =
+            !bare.is_empty() && !bare.starts_with("-----") && secret.lines().any(|l| l.trim() == bare);
+        let instead = format!("{}(left out)", &line[..line.len() - bare.len()]);
+        match is_secret {
+            false => lines.push(line.to_owned()),
+            true if lines.last() == Some(&instead) => {}
+            true => lines.push(instead),
+        }
+    }
+    lines.join("\n")
+}
+
 impl Shown {
     fn lines(&self) -> String {
         let mut text = format!("{}\n", self.step);
-        self.requests.iter().for_each(|request| text.push_str(&format!("  {request}\n")));
+        for request in &self.requests {
+            for (number, line) in request.lines().enumerate() {
+                let indent = if number == 0 { "  " } else { "    " };
+                text.push_str(format!("{indent}{line}").trim_end());
+                text.push('\n');
+            }
+        }
         self.commands.iter().for_each(|command| text.push_str(&format!("  $ {command}\n")));
         if !self.note.is_empty() {
             text.push_str(&format!("  ({})\n", self.note));
@@ -222,5 +259,31 @@ impl Shown {
             text.push('\n');
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_the_private_key_is_shown() {
+        let secret =
+            "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNz\naC1rZXk=\n-----END OPENSSH PRIVATE KEY-----\n";
+        let text = format!(
+            "ssh_keys:\n  ed25519_private: |\n    {}  ed25519_public: x\n",
+            secret.replace('\n', "\n    ")
+        );
+        assert_eq!(
+            without(&text, secret).lines().map(str::trim_end).collect::<Vec<_>>(),
+            [
+                "ssh_keys:",
+                "  ed25519_private: |",
+                "    -----BEGIN OPENSSH PRIVATE KEY-----",
+                "    (left out)",
+                "    -----END OPENSSH PRIVATE KEY-----",
+                "      ed25519_public: x",
+            ]
+        );
     }
 }

@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::Write,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -84,7 +84,11 @@ pub(crate) fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<()> {
         .create_new(true)
         .mode(mode)
         .open(path)
-        .and_then(|mut file| file.write_all(content))
+        .and_then(|mut file| {
+            file.write_all(content)?;
+            // Less than this would come of a strict umask; what is unpacked on the VM is for its services, too.
+            file.set_permissions(fs::Permissions::from_mode(mode))
+        })
         .map_err(|e| Error::io("write", path, e))
 }
 
@@ -102,12 +106,13 @@ impl HostKey {
         let (private, public) = pair(&format!("root@{name}"))?;
         let extra_files = dir.path().join("extra");
         let ssh = extra_files.join("etc/ssh");
-        // The tree is unpacked over the new system's root: its directories get these modes there.
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(&ssh)
-            .map_err(|e| Error::io("create", &ssh, e))?;
+        fs::create_dir_all(&ssh).map_err(|e| Error::io("create", &ssh, e))?;
+        // The tree is unpacked over the new system's root: its directories get these modes there, whatever the
+        // umask is here.
+        for dir in [&extra_files, &extra_files.join("etc"), &ssh] {
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o755))
+                .map_err(|e| Error::io("change the mode of", dir, e))?;
+        }
         write_new(&ssh.join("ssh_host_ed25519_key"), private.as_bytes(), 0o600)?;
         let public_line = format!("{public}\n");
         write_new(&ssh.join("ssh_host_ed25519_key.pub"), public_line.as_bytes(), 0o644)?;
@@ -146,7 +151,6 @@ impl HostKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn what_a_killed_run_left_is_removed_and_what_a_living_one_has_is_not() {

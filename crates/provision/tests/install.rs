@@ -427,3 +427,32 @@ fn an_image_needs_root_on_the_node() {
     assert!(seen.contains("install = \"image\" needs root on node prom: an API token may not"), "{seen}");
     assert_eq!(bench.sim.changes(), [] as [String; 0]);
 }
+
+#[test]
+fn what_the_new_system_gets_has_its_modes_whatever_the_umask_is() {
+    let bench = Bench::new();
+    script(
+        &bench,
+        "nixos-anywhere",
+        "args=(\"$@\"); while [ $# -gt 0 ]; do\n\
+         [ \"$1\" = --extra-files ] && (cd \"$2\" && find . | sort | xargs stat -c '%a %n') > \"$HOME/modes\"\n\
+         shift; done\nexec \"$(readlink -f \"$(dirname \"$0\")/nix\")\" nixos-anywhere \"${args[@]}\"",
+    );
+    let tool = bench.command(&[]).get_program().to_owned();
+    let mut command = std::process::Command::new("sh");
+    bench.sim.apply(command.current_dir(bench.fleet.path()));
+    let output =
+        command.args(["-c", "umask 077; exec \"$0\" test-automation --yes"]).arg(tool).output().unwrap();
+    assert!(output.status.success(), "{}", bench.seen(&output));
+    let modes = std::fs::read_to_string(bench.sim.dir().join("home/modes")).unwrap();
+    assert_eq!(
+        modes.lines().collect::<Vec<_>>(),
+        [
+            "755 .",
+            "755 ./etc",
+            "755 ./etc/ssh",
+            "600 ./etc/ssh/ssh_host_ed25519_key",
+            "644 ./etc/ssh/ssh_host_ed25519_key.pub",
+        ]
+    );
+}

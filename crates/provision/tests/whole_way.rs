@@ -103,7 +103,14 @@ fn a_dry_run_changes_nothing_and_says_everything() {
     let tools = tool("provision-vm").parent().unwrap().to_string_lossy().into_owned();
     let mut seen = bench.seen(&output).replace(&tools, "TOOLS");
     // Made anew each time.
-    for before in ["nonce=", "SHA256:", "publicKey = \"ssh-ed25519 ", "  - &test-automation "] {
+    let made = [
+        "nonce=",
+        "SHA256:",
+        "publicKey = \"ssh-ed25519 ",
+        "ed25519_public: ssh-ed25519 ",
+        "  - &test-automation ",
+    ];
+    for before in made {
         seen = masked(&seen, before);
     }
     insta::assert_snapshot!("dry-run", seen);

@@ -121,12 +121,8 @@ pub fn give(
     let vmid = permit.vmid();
     documents.iter().try_for_each(|(document, text)| check(*document, text))?;
     let now = config::read(node, vmid, deadline)?;
-    let mut custom = parts(now.settings.get("cicustom").map_or("", String::as_str));
-    for document in documents.keys() {
-        custom.insert(document.to_string(), place.volume(vmid, *document));
-    }
-    let mut settings = settings.clone();
-    settings.insert("cicustom".to_owned(), joined(&custom));
+    let now = now.settings.get("cicustom").map_or("", String::as_str);
+    let settings = naming(place, vmid, documents, now, settings);
     let mut done = || {
         for (document, text) in documents {
             progress(&format!("writing {}", place.path(vmid, *document)));
@@ -141,6 +137,46 @@ pub fn give(
         });
     }
     Ok(documents.keys().map(|document| place.volume(vmid, *document)).collect())
+}
+
+/// `settings`, and the one that names the documents beside what `cicustom` names now.
+fn naming(
+    place: &Place,
+    vmid: Vmid,
+    documents: &BTreeMap<Document, String>,
+    cicustom: &str,
+    settings: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    let mut custom = parts(cicustom);
+    for document in documents.keys() {
+        custom.insert(document.to_string(), place.volume(vmid, *document));
+    }
+    let mut settings = settings.clone();
+    settings.insert("cicustom".to_owned(), joined(&custom));
+    settings
+}
+
+/// What [`give`] would do for a VM that may not be there yet: the files that it would write, each with its text, and
+/// the settings.
+pub fn shown(
+    node: &Node,
+    vmid: Vmid,
+    documents: &BTreeMap<Document, String>,
+    settings: &BTreeMap<String, String>,
+    deadline: Deadline,
+) -> Result<(Vec<String>, BTreeMap<String, String>)> {
+    documents.iter().try_for_each(|(document, text)| check(*document, text))?;
+    let Some(place) = place(node, None, deadline)? else { return Ok((Vec::new(), settings.clone())) };
+    let now = match config::read(node, vmid, deadline) {
+        Ok(now) => now.settings.get("cicustom").cloned().unwrap_or_default(),
+        Err(error) if error.kind() == Kind::NotFound => String::new(),
+        Err(error) => return Err(error),
+    };
+    let file = |(document, text): (&Document, &String)| {
+        format!("write {}, for root alone (0600):\n{}", place.path(vmid, *document), text.trim_end())
+    };
+    let files = documents.iter().map(file).collect();
+    Ok((files, naming(&place, vmid, documents, &now, settings)))
 }
 
 /// Takes our documents away from a VM, files and setting; those of others stay. Gives whether the VM had any. What

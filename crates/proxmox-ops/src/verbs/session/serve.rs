@@ -252,9 +252,13 @@ impl Server<'_> {
         let home = |vmid: Vmid| -> Result<NodeName> {
             Ok(match self.cluster.resource(vmid)? {
                 Some(there) => there.node,
-                None => self.cluster.base()?.name(read_deadline())?.clone(),
+                None => match self.cx.wanted_node(vmid) {
+                    Some(wanted) => wanted,
+                    None => self.cluster.base()?.name(read_deadline())?.clone(),
+                },
             })
         };
+        let mut shown = Vec::new();
         let call = match op {
             Op::Clone(request) => {
                 let from = home(request.template)?;
@@ -271,6 +275,15 @@ impl Server<'_> {
                 let pairs = settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
                 Call::configure(permit, &home(vmid)?, pairs, delete, digest.as_deref())
             }
+            Op::GiveDocuments { documents, settings, .. } => {
+                let home = home(vmid)?;
+                let node = self.place(Some(&home))?;
+                let settings = normalised(settings)?;
+                let (files, settings) = snippet::shown(&node, vmid, documents, &settings, read_deadline())?;
+                shown.extend(files);
+                let pairs = settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+                Call::configure(permit, &home, pairs, &[], None)
+            }
             Op::Resize { disk, size, .. } => Call::resize(permit, &home(vmid)?, disk, *size, None),
             Op::Start { .. } => Call::power(permit, &home(vmid)?, "start", &[]),
             Op::Stop { .. } => Call::power(permit, &home(vmid)?, "stop", &[]),
@@ -284,7 +297,8 @@ impl Server<'_> {
             })?,
             _ => return Err(Error::usage("only a change can be shown")),
         };
-        Ok(vec![call.to_string()])
+        shown.push(call.to_string());
+        Ok(shown)
     }
 
     fn snapshot(
