@@ -210,6 +210,60 @@ fn an_agent_with_twenty_keys_is_asked_for_the_configured_one() {
     );
 }
 
+/// Signs a key for a login name with an authority's key; the certificate lies beside the key.
+fn certify(authority: &Path, key: &Path) -> PathBuf {
+    let made = Command::new("ssh-keygen")
+        .args(["-q", "-I", "test", "-n", &me(), "-s"])
+        .arg(authority)
+        .arg(key.with_extension("pub"))
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let name = format!("{}-cert.pub", key.file_name().unwrap().to_str().unwrap());
+    key.with_file_name(name)
+}
+
+#[test]
+fn a_certificate_logs_in_from_the_agent_and_from_a_file() {
+    let authority_dir = tempfile::tempdir().unwrap();
+    let authority = keygen(authority_dir.path(), "authority", "ed25519", "");
+    let trusted = authority.with_extension("pub");
+    let Some(sshd) = Sshd::start(&format!("TrustedUserCAKeys {}", trusted.display())) else { return };
+    let target = Target { identities: vec![], ..sshd.target() };
+    let config = sshd.path("config");
+    let env = Environment { ssh_config: Some(config.clone().into()), ..sshd.env() };
+    for key_type in ["ed25519", "ecdsa", "rsa"] {
+        let key = keygen(sshd.dir.path(), key_type, key_type, "");
+        let line = format!("Host *\n IdentityFile {}\n IdentitiesOnly yes\n", key.display());
+        fs::write(&config, &line).unwrap();
+        assert!(connect(&target, &env).is_err(), "{key_type}: the key alone lets nobody in");
+        let certificate = certify(&authority, &key);
+        connect(&target, &env).unwrap_or_else(|e| panic!("{key_type}, beside the key: {e:?}"));
+        // Somewhere else, and named.
+        let elsewhere = sshd.path(&format!("{key_type}.elsewhere"));
+        fs::rename(&certificate, &elsewhere).unwrap();
+        fs::write(&config, format!("{line} CertificateFile {}\n", elsewhere.display())).unwrap();
+        connect(&target, &env).unwrap_or_else(|e| panic!("{key_type}, by CertificateFile: {e:?}"));
+        // The agent has key and certificate; only its public half is named here.
+        fs::rename(&elsewhere, &certificate).unwrap();
+        fs::create_dir(sshd.path(&format!("{key_type}.agent"))).unwrap();
+        let agent = Agent::start(&sshd.path(&format!("{key_type}.agent")), std::slice::from_ref(&key));
+        fs::remove_file(&certificate).unwrap();
+        fs::remove_file(&key).unwrap();
+        let with_agent = Environment { agent: Some(agent.socket.clone()), ..env.clone() };
+        fs::write(&config, &line).unwrap();
+        let connected = connect(&target, &with_agent);
+        if key_type == "rsa" {
+            let error = connected.unwrap_err();
+            assert!(error.facts().iter().any(|fact| fact.contains("RSA certificate")), "{error:?}");
+            continue;
+        }
+        connected.unwrap_or_else(|e| panic!("{key_type}, from the agent: {e:?}"));
+        fs::write(&config, "").unwrap();
+        connect(&target, &with_agent).unwrap_or_else(|e| panic!("{key_type}, unasked: {e:?}"));
+    }
+}
+
 #[test]
 fn an_agent_is_not_asked_when_a_key_was_chosen() {
     let Some(sshd) = Sshd::start("") else { return };

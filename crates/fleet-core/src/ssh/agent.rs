@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     auth::{Tried, judge},
-    keys::PublicKey,
+    keys::{self, PublicKey},
     link::{Link, Trouble},
 };
 use crate::deadline::Deadline;
@@ -82,8 +82,12 @@ impl AgentLogin {
             Err(e) => return Some(Step::Told(format!("the SSH agent's keys: {}", e.message()))),
         };
         let is = |key: &ssh2::PublicKey, wanted: &PublicKey| key.blob() == wanted.blob();
-        let mut picked: Vec<&ssh2::PublicKey> =
-            self.configured.iter().filter_map(|wanted| all.iter().find(|key| is(key, wanted))).collect();
+        let of = |wanted: &PublicKey| {
+            // Its certificate is more likely to be what counts: a key that is known by itself needs none.
+            let certified = all.iter().find(|key| wanted.is_certified_by(key.blob()));
+            certified.into_iter().chain(all.iter().find(|key| is(key, wanted)))
+        };
+        let mut picked: Vec<&ssh2::PublicKey> = self.configured.iter().flat_map(of).collect();
         if picked.is_empty() && !self.only_configured {
             picked = all.iter().collect();
         }
@@ -93,6 +97,15 @@ impl AgentLogin {
             say(Step::Told(format!("the agent has {of} keys: only the first {limit} were tried")));
         }
         for key in picked {
+            if keys::take_string(key.blob()).is_some_and(|(kind, _)| kind == b"ssh-rsa-cert-v01@openssh.com")
+            {
+                // libssh2 would sign with SHA-1 then, which no sshd of today takes.
+                let name = key.comment();
+                say(Step::Told(format!(
+                    "the agent's RSA certificate '{name}' can not be used: give the files of key and certificate"
+                )));
+                continue;
+            }
             let name = match PublicKey::from_blob(key.blob().to_vec()) {
                 Some(public) => {
                     let name =

@@ -37,6 +37,8 @@ struct Login<'a> {
     settings: &'a Settings,
     ui: Ui,
     deadline: Deadline,
+    /// Those that lie beside the identities, and those that the configuration names.
+    certificates: Vec<Certificate>,
     /// Told in the error when nothing worked.
     story: Vec<String>,
     tries: usize,
@@ -50,9 +52,29 @@ struct KeyFile {
     public: Option<PublicKey>,
 }
 
+/// A certificate as it lies there.
+struct Certificate {
+    path: PathBuf,
+    line: String,
+    blob: Vec<u8>,
+}
+
+impl Certificate {
+    fn at(path: &Path) -> Option<Certificate> {
+        let line = fs::read_to_string(path).ok()?.trim().to_owned();
+        let blob = keys::certificate_blob(&line)?;
+        Some(Certificate { path: path.to_owned(), line, blob })
+    }
+}
+
 /// Logs in.
 pub(super) fn log_in(link: &Arc<Link>, settings: &Settings, ui: Ui, deadline: Deadline) -> Result<()> {
-    let mut login = Login { link, settings, ui, deadline, story: Vec::new(), tries: 0 };
+    let beside =
+        settings.identity_files.iter().chain(&settings.chosen_identities).map(|path| with(path, "-cert.pub"));
+    let certificates =
+        beside.chain(settings.certificate_files.iter().cloned()).filter_map(|path| Certificate::at(&path));
+    let certificates = certificates.collect();
+    let mut login = Login { link, settings, ui, deadline, certificates, story: Vec::new(), tries: 0 };
     match login.run() {
         Ok(true) => Ok(()),
         Ok(false) => Err(login.refused(None)),
@@ -129,7 +151,8 @@ impl Login<'_> {
         }
         if let (Some(public), Agent::At(socket)) = (public_at(path), &self.settings.agent) {
             let socket = socket.clone();
-            return self.try_agent(&socket, &[public], 1, &mut Vec::new());
+            // The key, and a certificate for it.
+            return self.try_agent(&socket, &[public], 2, &mut Vec::new());
         }
         Err(Error::usage(format!("{} is not a private key that SSH can use", path.display()))
             .hint(
@@ -142,9 +165,7 @@ impl Login<'_> {
     fn configured_keys(&self, files: &[KeyFile]) -> Vec<PublicKey> {
         let mut keys = Vec::new();
         for path in &self.settings.identity_files {
-            let mut beside = path.clone().into_os_string();
-            beside.push(".pub");
-            let from_pub = public_at(Path::new(&beside));
+            let from_pub = public_at(&with(path, ".pub"));
             let itself = || public_at(path);
             let from_private = || files.iter().find(|f| f.path == *path).and_then(|f| f.public.clone());
             keys.extend(from_pub.or_else(from_private).or_else(itself));
@@ -154,6 +175,11 @@ impl Login<'_> {
 
     fn try_file(&mut self, file: &KeyFile) -> Result<bool, Failure> {
         let name = file.path.display().to_string();
+        if file.public.as_ref().is_some_and(|public| public.key_type().starts_with("sk-")) {
+            let why = "it is on a security token, which only an agent can ask: ssh-add";
+            self.story.push(format!("{name}: {why} {name}"));
+            return Ok(false);
+        }
         if !file.encrypted {
             return self.record(&name, None, file);
         }
@@ -179,15 +205,35 @@ impl Login<'_> {
         Ok(false)
     }
 
+    /// Offers a key, and before it a certificate for it.
     fn record(&mut self, name: &str, passphrase: Option<&str>, file: &KeyFile) -> Result<bool, Failure> {
-        let user = &self.settings.user;
-        let outcome = self.link.drive(self.deadline, |state| {
-            state.session.userauth_pubkey_memory(user, None, &file.text, passphrase)
-        });
+        let public = file.public.clone().or_else(|| public_at(&with(&file.path, ".pub")));
+        let certifies = |c: &&Certificate| public.as_ref().is_some_and(|key| key.is_certified_by(&c.blob));
+        let certificate = self.certificates.iter().find(certifies);
+        if let Some(Certificate { path, line, .. }) = certificate {
+            let (shown, line) = (path.display().to_string(), line.clone());
+            if self.offer(shown, passphrase, file, Some(&line))? {
+                return Ok(true);
+            }
+        }
         let shown = match &file.public {
             Some(public) => format!("{name} ({})", public.fingerprint()),
             None => name.to_owned(),
         };
+        self.offer(shown, passphrase, file, None)
+    }
+
+    fn offer(
+        &mut self,
+        shown: String,
+        passphrase: Option<&str>,
+        file: &KeyFile,
+        public: Option<&str>,
+    ) -> Result<bool, Failure> {
+        let user = &self.settings.user;
+        let outcome = self.link.drive(self.deadline, |state| {
+            state.session.userauth_pubkey_memory(user, public, &file.text, passphrase)
+        });
         match judge(outcome, passphrase.is_some())? {
             Tried::Accepted => {
                 self.ui.detail(format!("logged in to {} as {user} with {shown}", self.settings.alias));
@@ -300,6 +346,13 @@ pub(super) fn judge(outcome: Outcome<()>, with_passphrase: bool) -> Result<Tried
         },
         Err(other) => Err(other),
     }
+}
+
+/// The file beside this one whose name goes on so.
+fn with(path: &Path, more: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(more);
+    PathBuf::from(name)
 }
 
 fn public_at(path: &Path) -> Option<PublicKey> {

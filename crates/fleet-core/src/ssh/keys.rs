@@ -53,6 +53,17 @@ impl PublicKey {
         Some(PublicKey { key_type, blob })
     }
 
+    /// Whether these bytes are an OpenSSH certificate for this key (PROTOCOL.certkeys in OpenSSH's sources): its
+    /// type, a nonce, then the same parts.
+    pub fn is_certified_by(&self, certificate: &[u8]) -> bool {
+        let stem = self.key_type.strip_suffix("@openssh.com").unwrap_or(&self.key_type);
+        let parts = take_string(&self.blob).map(|(_, parts)| parts);
+        let found = take_string(certificate)
+            .filter(|(kind, _)| *kind == format!("{stem}-cert-v01@openssh.com").as_bytes())
+            .and_then(|(_, rest)| Some(take_string(rest)?.1));
+        matches!((parts, found), (Some(parts), Some(found)) if found.starts_with(parts))
+    }
+
     /// `ssh-ed25519`, `ecdsa-sha2-nistp256`, `ssh-rsa`…
     pub fn key_type(&self) -> &str {
         &self.key_type
@@ -156,6 +167,14 @@ pub(crate) fn take_string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 /// Base64 with or without its padding.
 pub(crate) fn decode_base64(text: &str) -> Option<Vec<u8>> {
     Base64Unpadded::decode_vec(text.trim_end_matches('=')).ok()
+}
+
+/// The bytes of an OpenSSH certificate's line, `TYPE-cert-v01@openssh.com BASE64 [COMMENT]`; nothing if it is none.
+pub(crate) fn certificate_blob(line: &str) -> Option<Vec<u8>> {
+    let mut words = line.split_ascii_whitespace();
+    let kind = words.next().filter(|kind| kind.ends_with("-cert-v01@openssh.com"))?;
+    let blob = decode_base64(words.next()?)?;
+    (take_string(&blob)?.0 == kind.as_bytes()).then_some(blob)
 }
 
 fn shorten(line: &str) -> String {

@@ -76,6 +76,8 @@ pub(super) struct Settings {
     /// public half is given so is asked for.
     pub(super) chosen_identities: Vec<PathBuf>,
     pub(super) identities_only: bool,
+    /// Certificates for identities, besides those that lie beside them.
+    pub(super) certificate_files: Vec<PathBuf>,
     pub(super) agent: Agent,
     pub(super) user_known_hosts: Vec<PathBuf>,
     pub(super) global_known_hosts: Vec<PathBuf>,
@@ -145,6 +147,7 @@ impl Settings {
                 target.identities.clone()
             },
             identities_only: false,
+            certificate_files: Vec::new(),
             agent: env.agent.clone().map_or(Agent::None, Agent::At),
             user_known_hosts: in_ssh_dir(&["known_hosts", "known_hosts2"]),
             global_known_hosts: ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"]
@@ -162,7 +165,7 @@ impl Settings {
 
     /// Takes over what `ssh -G` printed: one `keyword value…` a line, keywords in lower case.
     fn apply(&mut self, printed: &str, env: &Environment) {
-        let mut identities = Vec::new();
+        let (mut identities, mut certificates) = (Vec::new(), Vec::new());
         let mut agent = None;
         for line in printed.lines() {
             let Some((keyword, value)) = line.trim_end().split_once(' ') else { continue };
@@ -174,6 +177,7 @@ impl Settings {
                 "port" => self.port = value.parse().unwrap_or(self.port),
                 "user" => self.user = value.to_owned(),
                 "identityfile" => identities.extend(word()),
+                "certificatefile" => certificates.extend(word()),
                 "identitiesonly" => self.identities_only = value == "yes",
                 "identityagent" => agent = Some(value.to_owned()),
                 "userknownhostsfile" => self.user_known_hosts = self.files(value, env),
@@ -196,6 +200,7 @@ impl Settings {
             }
         }
         self.identity_files = identities.iter().map(|file| self.expand(file, env)).collect();
+        self.certificate_files = certificates.iter().map(|file| self.expand(file, env)).collect();
         match agent.as_deref() {
             None | Some("SSH_AUTH_SOCK") => {}
             Some("none") => self.agent = Agent::None,
@@ -210,17 +215,29 @@ impl Settings {
         }
     }
 
-    /// A list of files as `ssh -G` prints it: words, the ones with spaces in quotes.
+    /// A list of files as `ssh -G` prints it: with blanks between them, and without the quotes around one that has a
+    /// blank in its name. So a word that begins no path goes on with the one before.
     fn files(&self, value: &str, env: &Environment) -> Vec<PathBuf> {
-        let words = shlex::split(value).unwrap_or_else(|| value.split(' ').map(str::to_owned).collect());
-        words.iter().filter(|w| !w.is_empty() && *w != "none").map(|w| self.expand(w, env)).collect()
+        let begins = |word: &str| word.starts_with(['/', '~', '%', '$']);
+        let mut names: Vec<String> = Vec::new();
+        for word in value.split(' ') {
+            match names.last_mut() {
+                Some(name) if begins(name) && !begins(word) => name.extend([" ", word]),
+                _ => names.push(word.to_owned()),
+            }
+        }
+        names.iter().filter(|n| !n.is_empty() && *n != "none").map(|n| self.expand(n, env)).collect()
     }
 
-    /// `~`, `${NAME}` and the tokens that ssh_config(5) allows in file names; `ssh -G` leaves some of them to us.
+    /// `~`, `~NAME`, `${NAME}` and the tokens that ssh_config(5) allows in file names; `ssh -G` leaves some of them
+    /// to us.
     fn expand(&self, path: &str, env: &Environment) -> PathBuf {
         let home = env.home.as_deref().unwrap_or(Path::new("/"));
-        let path = match path.strip_prefix("~/") {
-            Some(rest) => format!("{}/{rest}", home.display()),
+        let path = match path.strip_prefix('~').and_then(|rest| rest.split_once('/')) {
+            Some(("", rest)) => format!("{}/{rest}", home.display()),
+            Some((user, rest)) => {
+                home_of(user).map_or_else(|| path.to_owned(), |home| format!("{home}/{rest}"))
+            }
             None => path.to_owned(),
         };
         let path = variables(&path);
@@ -325,6 +342,13 @@ impl Settings {
         words.push(crate::child::quote(&format!("{}@{host}", self.user)));
         words.join(" ")
     }
+}
+
+/// Where a user of this machine is at home, from whatever knows its users; nothing where nothing does.
+fn home_of(user: &str) -> Option<String> {
+    let entry = Command::new("getent").args(["passwd", user]).output(Deadline::secs(5)).ok()?.stdout_text();
+    let home = entry.lines().next()?.split(':').nth(5)?;
+    (!home.is_empty()).then(|| home.trim_end_matches('/').to_owned())
 }
 
 /// Replaces each `${NAME}` by the environment's value; one that is not set stays, and names no file then.

@@ -78,6 +78,23 @@ fn an_agent_can_be_turned_off_or_be_the_usual_one() {
 }
 
 #[test]
+fn names_of_files_may_have_blanks_and_the_homes_of_others() {
+    let settings = applied(
+        "userknownhostsfile /a b/known hosts ~/kh2 %d/kh3\nglobalknownhostsfile kh4 kh5\n\
+         certificatefile ~/.ssh/my key-cert.pub\nidentityfile ~root/.ssh/id it\nidentityfile ~no-such-user/x\n",
+    );
+    let known: Vec<_> = settings.user_known_hosts.iter().map(|f| f.to_str().unwrap()).collect();
+    assert_eq!(known, ["/a b/known hosts", "/home/op/kh2", "/home/op/kh3"]);
+    assert_eq!(settings.global_known_hosts, [PathBuf::from("kh4"), PathBuf::from("kh5")]);
+    assert_eq!(settings.certificate_files, [PathBuf::from("/home/op/.ssh/my key-cert.pub")]);
+    let root = crate::child::find_program("getent").map_or("~root", |_| "/root");
+    assert_eq!(
+        settings.identity_files,
+        [format!("{root}/.ssh/id it"), "~no-such-user/x".to_owned()].map(PathBuf::from)
+    );
+}
+
+#[test]
 fn files_may_be_named_by_variables() {
     let set = std::env::var("CARGO_MANIFEST_DIR").unwrap();
     let settings =
