@@ -68,7 +68,7 @@ struct MemberRow {
 
 /// The nodes in the text of `/etc/pve/.members`; a node that stands alone has none there.
 pub fn parse_members(text: &str) -> Result<BTreeMap<String, Whereabouts>> {
-    let members: Members = serde_json::from_str(text)
+    let members: Members = crate::api::encode::printed(text.as_bytes())
         .map_err(|e| Error::failed("the node's /etc/pve/.members has another shape").caused_by(e))?;
     let row =
         |(name, row): (String, MemberRow)| (name, Whereabouts { address: row.ip, online: row.online != 0 });

@@ -155,13 +155,15 @@ fn mint(transport: &dyn Transport, full: bool, deadline: Deadline) -> Result<Tic
     }
     let stdout = String::from_utf8_lossy(&output.stdout);
     let mut lines = stdout.lines().map(str::trim).filter(|line| !line.is_empty());
-    match (lines.next(), lines.next()) {
-        (Some(cookie), Some(csrf)) if cookie.starts_with("PVE:") => {
+    // What a login shell's start-up files print comes before it.
+    match (lines.find(|line| line.starts_with("PVE:")), lines.next()) {
+        (Some(cookie), Some(csrf)) => {
             Ok(Ticket { cookie: cookie.to_owned(), csrf: csrf.to_owned(), minted: Instant::now() })
         }
         // What it printed may be a secret.
-        _ => Err(failed("perl printed something that is no ticket".to_owned())
-            .hint("does the login shell of root print anything? `ssh HOST true` must print nothing")),
+        _ => Err(failed("perl printed something that is no ticket".to_owned()).hint(
+            "does root's login run something else than what it is told? `ssh HOST echo it` must print `it`",
+        )),
     }
 }
 
@@ -258,6 +260,19 @@ mod tests {
             println!("skipped: no Crypt::OpenSSL::RSA");
         }
         there
+    }
+
+    #[test]
+    fn a_shell_that_greets_hides_no_ticket() {
+        let command = mint_command(ETC, false);
+        let node = |said: &str| crate::testing::Fake::new().exec(&command, said, 0);
+        let ticket =
+            mint(&node("Welcome to prom\n\nPVE:root@pam:68::sig\n68:proof\n"), false, Deadline::secs(5));
+        let ticket = ticket.unwrap();
+        assert_eq!((ticket.cookie.as_str(), ticket.csrf.as_str()), ("PVE:root@pam:68::sig", "68:proof"));
+        let error =
+            mint(&node("This account is for transfers only\n"), false, Deadline::secs(5)).err().unwrap();
+        assert!(error.message().contains("no ticket") && !error.chain().contains("transfers"), "{error:?}");
     }
 
     #[test]

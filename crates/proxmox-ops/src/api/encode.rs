@@ -44,6 +44,20 @@ pub fn plain_setting(key: &str, value: &Value) -> String {
     text
 }
 
+/// The JSON that a command printed: what the start-up files of a login shell print stands before it.
+pub fn printed<T: serde::de::DeserializeOwned>(output: &[u8]) -> serde_json::Result<T> {
+    let mut rest = output;
+    loop {
+        let read = serde_json::from_slice(rest);
+        match (read, rest.iter().position(|byte| *byte == b'\n')) {
+            (Err(_), Some(end)) => rest = &rest[end + 1..],
+            // Of text that is no JSON at all, its beginning tells more than its end.
+            (Err(_), None) => return serde_json::from_slice(output),
+            (read, _) => return read,
+        }
+    }
+}
+
 /// A boolean of an answer: 1, `"1"` or true; 0, absent or anything else is false.
 pub fn truth(value: Option<&Value>) -> bool {
     match value {
@@ -85,6 +99,16 @@ mod tests {
         assert!(!truth(Some(&json!(0))) && !truth(Some(&json!(""))) && !truth(None));
         assert_eq!(plain_setting("memory", &json!("2048")), "2048");
         assert_eq!(plain_setting("cores", &json!(2)), "2");
+    }
+
+    #[test]
+    fn what_a_login_shell_prints_before_the_json_does_no_harm() {
+        let read = |text: &str| printed::<Value>(text.as_bytes()).ok();
+        let wanted = Some(serde_json::json!([{"dst": "192.0.2.9"}]));
+        assert_eq!(read("[{\"dst\": \"192.0.2.9\"}]\n"), wanted);
+        assert_eq!(read("Welcome!\n[info] disk is fine\n[{\"dst\":\n \"192.0.2.9\"}]\n"), wanted);
+        assert_eq!(read("Welcome!\n"), None);
+        assert_eq!(read(""), None);
     }
 
     #[test]

@@ -6,6 +6,8 @@ use fleet_core::{protocol::Candidate, types::MacAddr};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::api::encode;
+
 /// An interface as the guest agent tells of it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -157,7 +159,7 @@ fn better<'a>(taken: &'a str, this: &str) -> &'a str {
 
 /// Entries that are not of the usual form are left out.
 pub(super) fn parse_neighbours(json: &[u8]) -> Vec<Neighbour> {
-    let rows: Vec<Value> = serde_json::from_slice(json).unwrap_or_default();
+    let rows: Vec<Value> = encode::printed(json).unwrap_or_default();
     rows.into_iter().filter_map(|row| serde_json::from_value(row).ok()).collect()
 }
 

@@ -34,7 +34,7 @@ struct LinkAddress {
 /// The ranges of addresses to ask for, first and last host of each network that the bridge is in, from
 /// `ip -j -4 addr show dev BRIDGE`. Networks larger than a /22 and point-to-point links are left out.
 fn ranges(json: &[u8]) -> Vec<(Ipv4Addr, Ipv4Addr)> {
-    let links: Vec<Link> = serde_json::from_slice(json).unwrap_or_default();
+    let links: Vec<Link> = crate::api::encode::printed(json).unwrap_or_default();
     let addresses = links.into_iter().flat_map(|link| link.addr_info);
     addresses
         .filter(|a| (LARGEST_PREFIX..=30).contains(&a.prefixlen) && !a.local.is_loopback())

@@ -147,17 +147,20 @@ fn send(
     stream.set_deadline(Deadline::after(Duration::from_secs(300)));
     let mut said = String::new();
     stream.read_to_string(&mut said).map_err(lost)?;
-    let mut words = said.split_whitespace();
-    if words.next().and_then(|word| word.parse().ok()) == Some(size) {
+    // Its size, its checksum, a hyphen; what a login shell's start-up files print stands before it.
+    let words: Vec<&str> = said.split_whitespace().collect();
+    if let [.., there, sum_there, "-"] = words.as_slice()
+        && there.parse() == Ok(size)
+    {
         let sum: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
-        return match words.next() {
-            Some(there) if there == sum => Ok(()),
-            there => Err(Error::failed(format!(
-                "the image on the node has another SHA-256 checksum than the one that was sent: {}, not {sum}",
-                there.unwrap_or("none").escape_debug()
-            ))
-            .hint("send it once more; if it comes again, look at the node's disk and memory")),
-        };
+        if *sum_there == sum {
+            return Ok(());
+        }
+        return Err(Error::failed(format!(
+            "the image on the node has another SHA-256 checksum than the one that was sent: {}, not {sum}",
+            sum_there.escape_debug()
+        ))
+        .hint("send it once more; if it comes again, look at the node's disk and memory"));
     }
     Err(Error::failed(format!("of {size} bytes of the image, the node has {}", said.trim().escape_debug()))
         .hint("is there room under /var/tmp on the node? `df /var/tmp` tells"))
@@ -175,7 +178,8 @@ mod tests {
         let bytes = [b"QFI\xfb".as_slice(), &vec![7; 700_000]].concat();
         std::fs::write(&file, &bytes).unwrap();
         let there = dir.path().join("node");
-        let node = Local::new("/var/tmp", &there);
+        // Its login shell greets.
+        let node = Local::new("/var/tmp", &there).replacing("umask 077", "echo Welcome to prom; umask 077");
         std::fs::create_dir(&there).unwrap();
         let mut lines = 0;
         let uploaded = image(&node, &file, Some("0a1b"), &mut |_| lines += 1).unwrap();
