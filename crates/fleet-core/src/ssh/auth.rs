@@ -212,7 +212,7 @@ impl Login<'_> {
         let certificate = self.certificates.iter().find(certifies);
         if let Some(Certificate { path, line, .. }) = certificate {
             let (shown, line) = (path.display().to_string(), line.clone());
-            if self.offer(shown, passphrase, file, Some(&line))? {
+            if self.offer(&shown, passphrase, file, Some(&line))? {
                 return Ok(true);
             }
         }
@@ -220,12 +220,12 @@ impl Login<'_> {
             Some(public) => format!("{name} ({})", public.fingerprint()),
             None => name.to_owned(),
         };
-        self.offer(shown, passphrase, file, None)
+        self.offer(&shown, passphrase, file, None)
     }
 
     fn offer(
         &mut self,
-        shown: String,
+        shown: &str,
         passphrase: Option<&str>,
         file: &KeyFile,
         public: Option<&str>,
