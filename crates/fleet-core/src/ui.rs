@@ -154,7 +154,8 @@ impl Ui {
         }
     }
 
-    /// Data for standard output, as it is, with a newline at its end if it has none.
+    /// Data for standard output, as it is, with a newline at its end if it has none. A reader that has gone away had
+    /// all that it wanted (`| head`): that is no failure.
     pub fn data(&self, text: impl AsRef<str>) -> Result<()> {
         let text = text.as_ref();
         let write = || {
@@ -165,20 +166,20 @@ impl Ui {
                 )
                 .and_then(|()| out.flush())
         };
-        lanes::aside(write).map_err(|e| Error::failed("can not write to standard output").caused_by(e))
+        lanes::aside(write).or_else(unwritten)
     }
 
     /// One JSON value on one line of standard output.
     pub fn json_line(&self, value: &impl Serialize) -> Result<()> {
         lanes::aside(|| {
             let mut out = std::io::BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
-            serde_json::to_writer(&mut out, value).map_err(|e| {
-                let what = if e.is_io() { "can not write to standard output" } else { "can not write JSON" };
-                Error::failed(what).caused_by(e)
-            })?;
-            out.write_all(b"\n")
-                .and_then(|()| out.flush())
-                .map_err(|e| Error::failed("can not write to standard output").caused_by(e))
+            match serde_json::to_writer(&mut out, value) {
+                Err(e) if !e.is_io() => return Err(Error::failed("can not write JSON").caused_by(e)),
+                written => written.map_err(std::io::Error::from),
+            }
+            .and_then(|()| out.write_all(b"\n"))
+            .and_then(|()| out.flush())
+            .or_else(unwritten)
         })
     }
 
@@ -221,6 +222,13 @@ impl Ui {
             .read_line(&mut answer)
             .map_err(|e| Error::failed("can not read the answer").caused_by(e))?;
         Ok(answer.trim_end_matches(['\r', '\n']).to_owned())
+    }
+}
+
+fn unwritten(error: std::io::Error) -> Result<()> {
+    match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Ok(()),
+        _ => Err(Error::failed("can not write to standard output").caused_by(error)),
     }
 }
 

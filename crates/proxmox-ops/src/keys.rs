@@ -10,11 +10,14 @@ const MOST: u64 = 1 << 20;
 /// Reads keys as the command line names them: `-` is standard input, `@FILE` a file, anything else the text.
 pub fn read(source: &str) -> Result<String> {
     let text = match source.strip_prefix('@') {
+        Some("") => {
+            return Err(Error::usage("there is no file name after '@'").now("nothing was sent to the node"));
+        }
         Some(path) => {
             let path = std::path::Path::new(path);
             std::fs::File::open(path)
                 .and_then(|file| read_all(&mut file.take(MOST)))
-                .map_err(|e| Error::io("read", path, e))?
+                .map_err(|e| Error::io("read", path, e).now("nothing was sent to the node"))?
         }
         None if source == "-" => read_all(&mut std::io::stdin().lock().take(MOST))
             .map_err(|e| Error::failed("can not read keys from standard input").caused_by(e))?,

@@ -189,6 +189,23 @@ fn messages_go_to_standard_error_and_can_be_silenced() {
 }
 
 #[test]
+fn a_reader_that_has_enough_is_no_failure_and_a_full_disk_is_one() {
+    let bench = Bench::new();
+    for args in [&["list"][..], &["list", "--json"], &["storage"], &["config", "104"]] {
+        let (gone, writer) = std::io::pipe().unwrap();
+        drop(gone);
+        let output = bench.std_command(args).stdout(writer).output().unwrap();
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), &*err), (Some(0), ""), "{args:?}");
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = bench.std_command(args).stdout(full).output().unwrap();
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert!(err.contains("✗ can not write to standard output: No space left on device"), "{err}");
+    }
+}
+
+#[test]
 fn snapshots_are_taken_gone_back_to_and_removed() {
     let bench = Bench::new();
     bench.clone_110();

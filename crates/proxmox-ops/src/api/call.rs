@@ -228,8 +228,12 @@ impl Call {
     pub fn create(permit: &Permit, node: &NodeName, settings: &[(&str, String)]) -> Call {
         let mut params = vec![("vmid".to_owned(), permit.vmid().to_string())];
         params.extend(settings.iter().map(|(key, value)| ((*key).to_owned(), setting(key, value))));
+        let archive = settings.iter().find(|(key, _)| *key == "archive");
         Call {
-            what: format!("create VM {}", permit.vmid()),
+            what: match archive {
+                Some((_, archive)) => format!("restore {archive} into VM {}", permit.vmid()),
+                None => format!("create VM {}", permit.vmid()),
+            },
             method: "POST",
             path: format!("/nodes/{}/qemu", percent(node.as_str())),
             params,

@@ -71,6 +71,9 @@ fn by_parameter(error: Error, words: &Words) -> Error {
         (_, true) => error.with_kind(Kind::NotFound),
         _ => error,
     };
+    let unfit = words.parameters.iter().any(|(_, text)| text.contains("does not support vm images"));
+    let error =
+        if unfit { error.hint("`proxmox-ops storage` shows which storages take images") } else { error };
     words.parameters.iter().fold(error, |error, (name, text)| error.now(format!("{name}: {text}")))
 }
 

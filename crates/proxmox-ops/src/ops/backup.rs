@@ -90,33 +90,14 @@ fn list(node: &Node, storage: &StorageId, vmid: Vmid, deadline: Deadline) -> Res
 /// The storage for a backup: the one asked for if it takes backups; else of those that do the shared one (it
 /// outlives the node) with the most room, or the one with the most room.
 pub fn place(storages: &[Storage], wanted: Option<&StorageId>) -> Result<StorageId> {
-    let takes = |s: &Storage| s.content.iter().any(|content| content == "backup");
-    let fitting: Vec<&Storage> = storages.iter().filter(|s| s.active && takes(s)).collect();
-    let names: Vec<&str> = fitting.iter().map(|s| s.storage.as_str()).collect();
-    let those = match names.as_slice() {
-        [] => "none does".to_owned(),
-        names => format!("these do: {}", names.join(", ")),
-    };
-    let error = match wanted {
-        None => match fitting.iter().max_by_key(|s| (s.shared, s.available)) {
-            Some(best) => return Ok(best.storage.clone()),
-            None => Error::failed("no storage of the node takes backups"),
-        },
-        Some(wanted) => match storages.iter().find(|s| s.storage == *wanted) {
-            Some(there) if takes(there) && there.active => return Ok(wanted.clone()),
-            Some(there) if takes(there) => {
-                Error::failed(format!("storage '{wanted}' is not active now ({those})"))
-            }
-            Some(_) => Error::failed(format!("storage '{wanted}' takes no backups ({those})")),
-            None => Error::not_found(format!("the node has no storage '{wanted}' for a backup ({those})")),
-        },
-    };
-    let error = error.now("nothing was changed").hint("`proxmox-ops storage` lists the storages");
-    Err(if fitting.is_empty() {
-        error.hint("`pvesm set STORAGE --content …,backup` on the node lets a storage take backups")
-    } else {
-        error
-    })
+    let fitting = |s: &&Storage| s.active && s.content.iter().any(|content| content == "backup");
+    match (wanted, storages.iter().filter(fitting).max_by_key(|s| (s.shared, s.available))) {
+        (Some(wanted), _) => host::taking(storages, wanted, "backup").map(|s| s.storage.clone()),
+        (None, Some(best)) => Ok(best.storage.clone()),
+        (None, None) => Err(Error::failed("no storage of the node takes backups")
+            .now("nothing was changed")
+            .hint("`pvesm set STORAGE --content …,backup` on the node lets a storage take backups")),
+    }
 }
 
 /// Makes a backup and follows its task; gives the volume as the storage lists it. Older backups are left alone,
@@ -190,11 +171,11 @@ mod tests {
         assert_eq!(place(&all, Some(&id("local"))).unwrap(), id("local"));
         for (wanted, kind, words) in [
             ("nvme", fleet_core::Kind::Failed, "storage 'nvme' takes no backups (these do: local, nas)"),
-            ("old", fleet_core::Kind::Failed, "storage 'old' is not active now (these do: local, nas)"),
+            ("old", fleet_core::Kind::Failed, "storage 'old' is not active now"),
             (
                 "nosuch",
                 fleet_core::Kind::NotFound,
-                "the node has no storage 'nosuch' for a backup (these do: local, nas)",
+                "the node has no storage 'nosuch' for backups (these do: local, nas)",
             ),
         ] {
             let error = place(&all, Some(&id(wanted))).unwrap_err();

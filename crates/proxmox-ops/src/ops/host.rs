@@ -7,7 +7,7 @@ use fleet_core::{
     deadline::Deadline,
     definitions::Definitions,
     protocol::{NodeInfo, NodeRoom, Resource, Storage},
-    types::{NodeName, Vmid},
+    types::{NodeName, StorageId, Vmid},
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -50,6 +50,29 @@ pub fn storages(node: &Node, deadline: Deadline) -> Result<Vec<Storage>> {
         storage.node = Some(node.name(deadline)?.clone());
     }
     Ok(storages)
+}
+
+/// The storage of this name, if it takes this kind of content (`images`, `backup`) now; else the error names those
+/// that do.
+pub fn taking<'a>(storages: &'a [Storage], wanted: &StorageId, kind: &str) -> Result<&'a Storage> {
+    let takes = |s: &Storage| s.content.iter().any(|content| content == kind);
+    let fitting: Vec<&str> =
+        storages.iter().filter(|s| s.active && takes(s)).map(|s| s.storage.as_str()).collect();
+    let those =
+        if fitting.is_empty() { "none does".to_owned() } else { format!("these do: {}", fitting.join(", ")) };
+    let plural = if kind.ends_with('s') { kind.to_owned() } else { format!("{kind}s") };
+    let error = match storages.iter().find(|s| s.storage == *wanted) {
+        Some(there) if takes(there) && there.active => return Ok(there),
+        Some(there) if takes(there) => Error::failed(format!("storage '{wanted}' is not active now")),
+        Some(_) => Error::failed(format!("storage '{wanted}' takes no {plural} ({those})")),
+        None => Error::not_found(format!("the node has no storage '{wanted}' for {plural} ({those})")),
+    };
+    let error = error.now("nothing was changed").hint("`proxmox-ops storage` lists the storages");
+    Err(if fitting.is_empty() {
+        error.hint(format!("`pvesm set STORAGE --content …,{kind}` on the node lets a storage take {plural}"))
+    } else {
+        error
+    })
 }
 
 /// The storages of all nodes: the base node's own answer, then what the cluster has heard of the others'.

@@ -8,7 +8,11 @@ use fleet_core::{
     types::{StorageId, VmRef},
 };
 
-use crate::context::{ChangeOptions, Context};
+use crate::{
+    context::{ChangeOptions, Context},
+    node::Node,
+    ops::host,
+};
 
 /// Give a VM a cloud-init drive (ide2); one that it has already stays
 #[derive(Debug, Args)]
@@ -28,7 +32,16 @@ impl CloudinitDrive {
         let permit = cx.permit(&self.vm, &self.options, Operation::Change, "give a cloud-init drive to")?;
         let storage = storage_for(cx, &permit, self.storage.as_ref())?;
         let done = format!("VM {} has a cloud-init drive", permit.vmid());
-        super::configure(cx, &permit, &self.options, &[("ide2", format!("{storage}:cloudinit"))], &done)
+        let check = |node: &Node| match &self.storage {
+            // Proxmox makes the drive wherever it is told to, and then refuses to start the VM.
+            Some(storage) => {
+                let storages = host::storages(node, self.options.deadline())?;
+                host::taking(&storages, storage, "images").map(drop)
+            }
+            None => Ok(()),
+        };
+        let settings = [("ide2", format!("{storage}:cloudinit"))];
+        super::configure_after(cx, &permit, &self.options, &settings, &done, &check)
     }
 }
 

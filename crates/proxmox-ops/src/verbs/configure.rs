@@ -1,7 +1,7 @@
 //! `proxmox-ops configure`
 
 use clap::Args;
-use fleet_core::{Result, guard::Operation, types::VmRef};
+use fleet_core::{Error, Result, guard::Operation, types::VmRef};
 
 use crate::context::{ChangeOptions, Context};
 
@@ -12,13 +12,31 @@ pub struct Configure {
     #[arg(value_name = "VMID")]
     vm: VmRef,
     /// CPU cores
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=8192))]
+    #[arg(value_parser = cores)]
     cores: u32,
     /// Memory in MiB, at least 512
-    #[arg(value_parser = clap::value_parser!(u64).range(512..=268_435_456))]
+    #[arg(value_parser = mebibytes)]
     memory: u64,
     #[command(flatten)]
     options: ChangeOptions,
+}
+
+fn cores(text: &str) -> Result<u32> {
+    match text.parse() {
+        Ok(number @ 1..=8192) => Ok(number),
+        _ => Err(Error::usage(format!("'{}' is no number of cores, 1 to 8192", text.escape_debug()))),
+    }
+}
+
+/// Whole MiB; people write units.
+fn mebibytes(text: &str) -> Result<u64> {
+    match text.parse() {
+        Ok(number @ 512..=268_435_456) => Ok(number),
+        _ => Err(Error::usage(format!(
+            "'{}' is no number of MiB, 512 or more: 4 GiB are 4096",
+            text.escape_debug()
+        ))),
+    }
 }
 
 impl Configure {

@@ -43,6 +43,7 @@ use fleet_core::{
 use crate::{
     api::call::Call,
     context::{ChangeOptions, Context},
+    node::Node,
     ops::{self, power},
 };
 
@@ -72,6 +73,18 @@ fn configure(
     settings: &[(&str, String)],
     done: &str,
 ) -> Result<()> {
+    configure_after(cx, permit, options, settings, done, &|_| Ok(()))
+}
+
+/// The same, once `check` finds nothing against it on the node.
+fn configure_after(
+    cx: &Context,
+    permit: &Permit,
+    options: &ChangeOptions,
+    settings: &[(&str, String)],
+    done: &str,
+    check: &dyn Fn(&Node) -> Result<()>,
+) -> Result<()> {
     if options.change.dry_run {
         let pairs = settings.iter().map(|(key, value)| (*key, value.as_str()));
         return cx.show(&[Call::configure(permit, &cx.node_name()?, pairs, &[], None)]);
@@ -80,6 +93,7 @@ fn configure(
         settings.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
     let (cluster, deadline) = (cx.connect()?, options.deadline());
     cluster.on(permit.vmid(), |node| {
+        check(node)?;
         ops::config::change(node, permit, &settings, &[], None, deadline, &mut cx.progress())
     })?;
     cx.changed(permit.vmid(), true, done, done)

@@ -33,6 +33,19 @@ pub struct Restore {
 }
 
 impl Restore {
+    /// An archive that there is not is told as such, with the command that lists those that there are.
+    fn missing(&self, error: Error) -> Error {
+        let Restore { archive, .. } = self;
+        let storage = archive.split(':').next().unwrap_or_default();
+        let said = error.message();
+        if !(said.contains(&format!("volume '{archive}' does not exist")) || said.contains("No such file")) {
+            return error;
+        }
+        error
+            .with_kind(Kind::NotFound)
+            .hint(format!("`pvesm list {storage} --content backup` on the node lists the backups there"))
+    }
+
     /// Runs it.
     pub fn run(&self, cx: &Context) -> Result<()> {
         let permit = cx.permit(&self.vm, &self.options, Operation::Create, "restore into")?;
@@ -70,7 +83,8 @@ impl Restore {
             turns.seen(line);
             progress(line);
         };
-        tasks::run_or_look(&node.api, &permit, &call, subject, deadline, &mut progress, &mut done)?;
+        tasks::run_or_look(&node.api, &permit, &call, subject, deadline, &mut progress, &mut done)
+            .map_err(|e| self.missing(e))?;
         let restored = config::read(&node, vmid, deadline)?;
         if restored.marker.is_none() {
             cx.ui.warn(format!(
