@@ -375,16 +375,23 @@ fn who_asks_one_thing_after_the_other_needs_one_worker() {
 
 #[test]
 fn ctrl_c_ends_a_session_and_every_request_is_answered() {
+    use std::io::Write;
     let bench = Bench::new();
     bench.sim.inject(Fault::TaskSlow { kind: "qmclone".into(), by: std::time::Duration::from_secs(60) });
     let (mut child, mut stdin, replies) = raw(&bench);
     send(&mut stdin, &[(1, Op::Clone(clone_request())), (2, Op::Start { vmid: vmid(110) })]);
+    // What is no request is answered by whoever reads them: then the two before it have been read.
+    writeln!(stdin, r#"{{"v":1,"id":3,"op":"none"}}"#).unwrap();
+    let mut early: Vec<Value> = Vec::new();
+    while early.last().is_none_or(|reply| reply["id"] != 3) {
+        early.push(replies.recv().unwrap());
+    }
     while !bench.sim.changes().iter().any(|change| change.ends_with("/clone")) {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    let replies: Vec<Value> = replies.iter().collect();
+    let replies: Vec<Value> = early.into_iter().chain(replies.iter()).collect();
     assert_eq!(child.wait().unwrap().code(), Some(130));
     let of = |id: u64| replies.iter().find(|r| r["id"] == id && r.get("error").is_some()).unwrap();
     assert_eq!(of(1)["error"]["kind"], "interrupted");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{cluster, faults::Fault, guest, guest::Outcome, node::Node, qm};
+use crate::{cluster, faults::Fault, guest, guest::Outcome, meter::Work, node::Node, qm};
 
 /// Whether a command is a relay between its standard streams and the API's port.
 pub fn is_relay(command: &str) -> bool {
@@ -69,7 +69,8 @@ pub async fn run(node: &Arc<Node>, command: &str, input: &[u8]) -> Outcome {
         // The program that tries the short way first, unless it is told not to.
         let short = command.contains("new_private_key") && !command.ends_with(" full");
         let latency = node.latency();
-        tokio::time::sleep(if short { latency.mint_short } else { latency.mint }).await;
+        let takes = if short { latency.mint_short } else { latency.mint };
+        node.meter.spend(Work::Ticket, takes).await;
         return mint(node, short);
     }
     let words: Vec<&str> = command.split_whitespace().collect();

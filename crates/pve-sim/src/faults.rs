@@ -66,7 +66,8 @@ pub enum Fault {
         #[serde(with = "millis")]
         by: Duration,
     },
-    /// The lock file of a VM is held: changes fail as after Proxmox's ten seconds.
+    /// Somebody holds the lock file of a VM: changes fail when they have waited for it in vain, after Proxmox's ten
+    /// seconds or what the node has for them.
     LockTimeout {
         /// Which VM.
         vmid: u32,

@@ -261,7 +261,7 @@ impl Connection {
     ) -> Reply<(Value, Map<String, Value>)> {
         let node = &self.node;
         if method == "GET" {
-            tokio::time::sleep(node.latency().read).await;
+            node.works(node.latency().read).await;
         }
         if split && node.has_fault(|f| *f == Fault::TwoWrites) {
             return Err(Fail::new("user name not set"));

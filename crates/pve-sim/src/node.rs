@@ -15,7 +15,9 @@ use crate::{
     data,
     faults::Fault,
     keys,
+    locks::Locks,
     log::{Log, What},
+    meter::{Meter, Work},
     world::{Latency, World},
 };
 
@@ -43,6 +45,10 @@ pub struct Node {
     held: Mutex<Held>,
     /// Whether the state is written to disk after each change.
     kept: bool,
+    /// The VMs' lock files.
+    pub locks: Locks,
+    /// How long it was at work.
+    pub meter: Meter,
     /// What reached the node.
     pub log: Log,
     /// Told whenever a guest starts, stops or boots another system.
@@ -98,6 +104,8 @@ impl Node {
             peers: crate::cluster::Peers::default(),
             held: Mutex::default(),
             kept,
+            locks: Locks::default(),
+            meter: Meter::default(),
             log,
             boots: tokio::sync::watch::Sender::new(0),
             cut: tokio::sync::watch::Sender::new(0),
@@ -184,6 +192,11 @@ impl Node {
     /// How long things take.
     pub fn latency(&self) -> Latency {
         self.world.latency
+    }
+
+    /// Is at work for so long.
+    pub async fn works(&self, time: Duration) {
+        self.meter.spend(Work::Api, time).await;
     }
 
     /// Where its state is.

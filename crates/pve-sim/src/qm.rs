@@ -30,7 +30,7 @@ pub async fn line(node: &Arc<Node>, line: &str) -> Outcome {
 
 /// Runs `qm VERB VMID …`. A task is waited for, as `qm` does.
 async fn run(node: &Arc<Node>, words: &[&str]) -> Outcome {
-    tokio::time::sleep(node.latency().qm).await;
+    node.works(node.latency().qm).await;
     let Some((call, shows)) = call(node, words) else {
         return failed(255, format!("the simulated node has no `qm {}`", words.join(" ")));
     };

@@ -27,6 +27,7 @@ use crate::{
     faults::{Fault, Stream},
     guest, http, keys,
     log::What,
+    meter::Work,
     node::Node,
 };
 
@@ -133,7 +134,7 @@ impl Handler for NodeHandler {
             && (user == "root" || self.node.world().accounts.iter().any(|account| account == user))
             && keys::is_authorized(&self.node.world().authorized_keys, key.public_key);
         if accepted {
-            tokio::time::sleep(self.node.latency().login).await;
+            self.node.meter.spend(Work::Login, self.node.latency().login).await;
         }
         self.node.log.add(What::Login { connection: self.connection, user: user.to_owned(), accepted });
         Ok(if accepted { Auth::Accept } else { Auth::reject() })

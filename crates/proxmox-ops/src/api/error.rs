@@ -89,9 +89,13 @@ pub fn of_text(what: &str, said: &str) -> Error {
         return error.now(format!("the lock '{}' is on it", lock_of(said)));
     }
     if is_lock_timeout(said) {
-        return error.now("something else on the node held the lock for 10 s; nothing was changed").hint(
-            "`pvenode task list --source active` on the node shows what is running; then run this again",
-        );
+        return error
+            .now("something else on the node held the lock for 10 s; nothing was changed")
+            .hint(
+                "`pvenode task list --source active` on the node shows what is running; then run this again",
+            )
+            // No task of the list: `qm cleanup` of a run that ended, which takes the new one for it.
+            .hint("a VM that was stopped and started at once is kept so for up to 30 s");
     }
     if said.contains("hostname lookup") || said.contains("proxy not allowed") {
         return error

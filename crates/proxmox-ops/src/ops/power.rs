@@ -13,7 +13,10 @@ use serde_json::Value;
 
 use super::Progress;
 use crate::{
-    api::call::{Call, vm_path},
+    api::{
+        call::{Call, vm_path},
+        error,
+    },
     node::Node,
     tasks,
 };
@@ -150,6 +153,7 @@ pub fn act(
         Err(e) if action == Action::Start && e.message().contains("already running") => Ok(false),
         Err(e)
             if e.message().contains("got timeout")
+                && !error::is_lock_timeout(e.message())
                 && matches!(action, Action::Shutdown { .. } | Action::Reboot { .. }) =>
         {
             Err(Error::new(Kind::DeadlinePassed, e.message().to_owned())

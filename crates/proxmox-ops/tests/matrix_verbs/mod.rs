@@ -157,20 +157,14 @@ pub const VERBS: &[Verb] = &[
     }),
     change(&["start", "110", "--wait", WAIT], Base::Stopped, |sim, _| sim.is_running(110)),
     change(&["stop", "110", "--wait", WAIT], Base::Running, |sim, _| !sim.is_running(110)),
-    Verb {
-        locks: false,
-        ..change(&["shutdown", "110", "--timeout", WAIT, "--wait", WAIT], Base::Running, |sim, _| {
-            !sim.is_running(110)
-        })
-    },
-    Verb {
-        locks: false,
-        ..change(&["reboot", "110", "--wait", WAIT], Base::Running, |sim, _| {
-            let boots = |d: &Data| (d.guests.get(&110).and_then(|g| Some(g.running.as_ref()?.boot)), d.boots);
-            let (boot, last) = sim.node().read(boots);
-            boot == Some(last)
-        })
-    },
+    change(&["shutdown", "110", "--timeout", WAIT, "--wait", WAIT], Base::Running, |sim, _| {
+        !sim.is_running(110)
+    }),
+    change(&["reboot", "110", "--wait", WAIT], Base::Running, |sim, _| {
+        let boots = |d: &Data| (d.guests.get(&110).and_then(|g| Some(g.running.as_ref()?.boot)), d.boots);
+        let (boot, last) = sim.node().read(boots);
+        boot == Some(last)
+    }),
     Verb {
         again: 5,
         ..change(&["destroy", "110", "yes", "--wait", WAIT], Base::Stopped, |sim, _| {

@@ -61,7 +61,7 @@ pub(super) async fn answer(node: &Arc<Node>, call: &Call, vmid: u32, rest: &[&st
     if let Err(fail) = state(node, vmid) {
         // Proxmox finds out that an agent does not answer by waiting for it.
         if fail.message.contains("agent is not running") {
-            tokio::time::sleep(node.latency().agent_timeout).await;
+            node.works(node.latency().agent_timeout).await;
         }
         return Err(fail);
     }

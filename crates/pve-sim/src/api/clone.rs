@@ -221,7 +221,7 @@ async fn drive_copy(
             worker.say(line);
         }
         node.change(|d| disks::add(d, &id, newid, size, "qcow2", Some(format!("../{rest}"))));
-        tokio::time::sleep(node.latency().linked_clone).await;
+        node.works(node.latency().linked_clone).await;
         return Ok(std::iter::once(id).chain(options).collect::<Vec<_>>().join(","));
     }
     worker.say(format!("create full clone of drive {slot} ({volume})"));
@@ -270,7 +270,7 @@ fn linked_lines(d: &Data, id: &str, rest: &str, file: &str, newid: u32, size: u6
 async fn copy(node: &Arc<Node>, worker: &Worker, size: u64, command: &str) -> Result<(), String> {
     const STEPS: u32 = 86;
     let total = disks::human(size);
-    let pause = node.latency().full_clone / STEPS;
+    let pause = node.latency().full_clone.mul_f64(size as f64 / f64::from(1 << 30)) / STEPS;
     let mut owed = Duration::ZERO;
     worker.gate().await;
     for step in 0..=STEPS {
@@ -280,7 +280,7 @@ async fn copy(node: &Arc<Node>, worker: &Worker, size: u64, command: &str) -> Re
         worker.say(format!("transferred {} of {total} ({percent:.2}%)", disks::human(done)));
         owed += pause;
         if owed > Duration::from_millis(5) {
-            tokio::time::sleep(std::mem::take(&mut owed)).await;
+            node.works(std::mem::take(&mut owed)).await;
         }
         if worker.is_stopped() {
             return Err(format!(

@@ -9,7 +9,6 @@ use fleet_core::authorized_keys::AuthorizedKey;
 use super::{Call, Fail, Reply, change, storage, vm::need};
 use crate::{
     conf::{self, Section, VmConf},
-    faults::Fault,
     node::Node,
     params::{self, Kind, Param},
     schema, task,
@@ -142,21 +141,6 @@ pub(super) fn refuse_locked(conf: &VmConf, skip: bool) -> Reply<()> {
     }
 }
 
-/// Whether somebody else holds the lock file of a VM (a fault).
-pub(super) fn lock_file(node: &Node, vmid: u32) -> Result<(), String> {
-    let held = node.fault(|f| match f {
-        Fault::LockTimeout { vmid: v, times } if *v == vmid => {
-            *times = times.saturating_sub(1);
-            Some(((), *times == 0))
-        }
-        _ => None,
-    });
-    match held {
-        Some(()) => Err(format!("can't lock file '/var/lock/qemu-server/lock-{vmid}.conf' - got timeout")),
-        None => Ok(()),
-    }
-}
-
 /// A change of settings, checked.
 #[derive(Debug, Clone)]
 pub(super) struct Change {
@@ -277,10 +261,10 @@ fn check_drive(node: &Node, key: &str, value: &str) -> Reply<()> {
     })
 }
 
-pub(super) fn put(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
+pub(super) async fn put(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
     call.check(&[schema::CONFIG, schema::CHANGE])?;
     let change = check(node, call, vmid)?;
-    lock_file(node, vmid).map_err(Fail::new)?;
+    let _held = node.lock_file(vmid, None).await.map_err(Fail::new)?;
     change::apply(node, vmid, &change, &mut |_| ())?;
     Ok(Value::Null)
 }
@@ -292,8 +276,8 @@ pub(super) async fn post(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Valu
     let work_node = Arc::clone(node);
     let upid = task::spawn(node, &call.who, "qmconfig", vmid, move |worker| async move {
         worker.say(describe(vmid, &change));
-        tokio::time::sleep(work_node.latency().task).await;
-        lock_file(&work_node, vmid)?;
+        work_node.works(work_node.latency().task).await;
+        let _held = work_node.lock_file(vmid, Some(&worker)).await?;
         let mut lines = Vec::new();
         let outcome = change::apply(&work_node, vmid, &change, &mut |line| lines.push(line));
         for line in lines {

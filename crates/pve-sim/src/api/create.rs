@@ -44,7 +44,7 @@ pub(super) fn create(node: &Arc<Node>, call: &Call) -> Reply<Value> {
     let work = Arc::clone(node);
     let p = call.params.clone();
     Ok(json!(task::spawn(node, &call.who, "qmcreate", vmid, move |worker| async move {
-        tokio::time::sleep(work.latency().task).await;
+        work.works(work.latency().task).await;
         let mut lines = Vec::new();
         work.change(|d| {
             let mut conf = VmConf::default();
@@ -107,7 +107,7 @@ fn restore(node: &Arc<Node>, call: &Call, vmid: u32, archive: &str) -> Reply<Val
     let archive = archive.to_owned();
     let work = Arc::clone(node);
     Ok(json!(task::spawn(node, &call.who, "qmrestore", vmid, move |worker| async move {
-        tokio::time::sleep(work.latency().full_clone).await;
+        work.works(work.latency().full_clone * 2).await;
         let lines = work.change(|d| backup::unpack(&work, d, &archive, vmid, storage.as_deref()))?;
         for line in lines {
             worker.say(line);

@@ -317,7 +317,7 @@ pub(super) fn template(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value>
     let only = call.params.get("disk").map(str::to_owned);
     let work = Arc::clone(node);
     Ok(json!(task::spawn(node, &call.who, "qmtemplate", vmid, move |_| async move {
-        tokio::time::sleep(work.latency().task).await;
+        work.works(work.latency().task).await;
         work.change(|data| {
             let drives: Vec<(String, String)> = data
                 .vms

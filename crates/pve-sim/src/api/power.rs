@@ -38,7 +38,7 @@ pub(super) fn change(node: &Arc<Node>, call: &Call, vmid: u32, verb: &str) -> Re
     Ok(json!(task::spawn(node, &call.who, kind, vmid, move |worker| async move {
         match verb.as_str() {
             "start" => start(&work, &worker, &p, vmid).await,
-            "stop" => stop(&work, vmid).await,
+            "stop" => stop(&work, &worker, vmid).await,
             "shutdown" => shutdown(&work, &worker, &p, vmid).await,
             "reboot" => {
                 shutdown(&work, &worker, &p, vmid).await?;
@@ -73,7 +73,7 @@ async fn start(node: &Arc<Node>, worker: &Worker, p: &Params, vmid: u32) -> Resu
     {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    config::lock_file(node, vmid)?;
+    let held = node.lock_file(vmid, Some(worker)).await?;
     let conf = node.read(|d| d.vms.get(&vmid).cloned()).ok_or_else(|| no_vm(node, vmid))?;
     config::refuse_locked(&conf, p.flag("skiplock")).map_err(|f| f.text())?;
     if conf.is_template() {
@@ -115,7 +115,7 @@ async fn start(node: &Arc<Node>, worker: &Worker, p: &Params, vmid: u32) -> Resu
             return Err(format!("bridge '{bridge}' does not exist"));
         }
     }
-    tokio::time::sleep(node.latency().start).await;
+    node.works(node.latency().start).await;
     if vm::memory(&conf.main) > node.memory() {
         worker.say("kvm: cannot set up guest memory 'pc.ram': Cannot allocate memory");
         return Err("start failed: QEMU exited with code 1".to_owned());
@@ -128,24 +128,35 @@ async fn start(node: &Arc<Node>, worker: &Worker, p: &Params, vmid: u32) -> Resu
         worker.say("kvm: -device nosuchdevice: 'nosuchdevice' is not a valid device model name");
         return Err("start failed: QEMU exited with code 1".to_owned());
     }
-    guest::power_on(node, vmid)
-}
-
-async fn stop(node: &Arc<Node>, vmid: u32) -> Result<(), String> {
-    tokio::time::sleep(node.latency().task).await;
-    config::lock_file(node, vmid)?;
-    if !node.read(|d| d.vms.contains_key(&vmid)) {
-        return Err(missing(node, vmid));
-    }
-    guest::power_off(node, vmid);
+    guest::power_on(node, vmid)?;
+    node.went_on(vmid, held);
     Ok(())
 }
 
-async fn shutdown(node: &Arc<Node>, worker: &Worker, p: &Params, vmid: u32) -> Result<(), String> {
-    tokio::time::sleep(node.latency().task).await;
+async fn stop(node: &Arc<Node>, worker: &Worker, vmid: u32) -> Result<(), String> {
+    node.works(node.latency().task).await;
+    let _held = node.lock_file(vmid, Some(worker)).await?;
     if !node.read(|d| d.vms.contains_key(&vmid)) {
         return Err(missing(node, vmid));
     }
+    off(node, vmid);
+    Ok(())
+}
+
+/// QEMU ends, which qmeventd notices.
+fn off(node: &Node, vmid: u32) {
+    if node.read(|d| d.is_running(vmid)) {
+        node.locks.went_off(vmid);
+        guest::power_off(node, vmid);
+    }
+}
+
+async fn shutdown(node: &Arc<Node>, worker: &Worker, p: &Params, vmid: u32) -> Result<(), String> {
+    node.works(node.latency().task).await;
+    if !node.read(|d| d.vms.contains_key(&vmid)) {
+        return Err(missing(node, vmid));
+    }
+    let _held = node.lock_file(vmid, Some(worker)).await?;
     if !node.read(|d| d.is_running(vmid)) {
         return Ok(());
     }
@@ -161,12 +172,12 @@ async fn shutdown(node: &Arc<Node>, worker: &Worker, p: &Params, vmid: u32) -> R
         tokio::time::sleep(left).await;
     }
     if guest::is_up(node, vmid) {
-        guest::power_off(node, vmid);
+        off(node, vmid);
         return Ok(());
     }
     if p.flag("forceStop") {
         worker.say("VM still running - terminating now with SIGTERM");
-        guest::power_off(node, vmid);
+        off(node, vmid);
         return Ok(());
     }
     Err("VM quit/powerdown failed - got timeout".to_owned())
@@ -187,8 +198,8 @@ pub(super) fn destroy(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> 
     let work = Arc::clone(node);
     let p = call.params.clone();
     Ok(json!(task::spawn(node, &call.who, "qmdestroy", vmid, move |worker| async move {
-        tokio::time::sleep(work.latency().task).await;
-        config::lock_file(&work, vmid)?;
+        work.works(work.latency().task).await;
+        let _held = work.lock_file(vmid, Some(&worker)).await?;
         work.change(|d| {
             let conf = d.vms.get(&vmid).ok_or_else(|| no_vm(&work, vmid))?;
             config::refuse_locked(conf, p.flag("skiplock")).map_err(|f| f.text())?;

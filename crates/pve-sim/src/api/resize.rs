@@ -16,8 +16,8 @@ pub(super) fn resize(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
     let p = call.params.clone();
     let work = Arc::clone(node);
     Ok(json!(task::spawn(node, &call.who, "resize", vmid, move |worker| async move {
-        tokio::time::sleep(work.latency().task).await;
-        config::lock_file(&work, vmid)?;
+        work.works(work.latency().task).await;
+        let _held = work.lock_file(vmid, Some(&worker)).await?;
         let disk = p.get("disk").unwrap_or_default().to_owned();
         let size = p.get("size").unwrap_or_default().to_owned();
         let base = work.read(|d| {

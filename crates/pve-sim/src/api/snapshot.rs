@@ -73,8 +73,8 @@ fn create(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
     let memory = call.params.flag("vmstate");
     let work = Arc::clone(node);
     Ok(json!(task::spawn(node, &call.who, "qmsnapshot", vmid, move |worker| async move {
-        tokio::time::sleep(work.latency().task).await;
-        config::lock_file(&work, vmid)?;
+        work.works(work.latency().task).await;
+        let _held = work.lock_file(vmid, Some(&worker)).await?;
         let volume = work.change(|d| {
             let running = d.is_running(vmid);
             let conf = d.vms.get_mut(&vmid).ok_or_else(|| no_vm(&work, vmid))?;
@@ -154,7 +154,7 @@ fn one(node: &Arc<Node>, call: &Call, vmid: u32, name: &str, rest: &[&str]) -> R
             call.check(&[schema::ROLLBACK])?;
             let start = call.params.flag("start");
             Ok(json!(task::spawn(node, &call.who, "qmrollback", vmid, move |_| async move {
-                tokio::time::sleep(work.latency().task).await;
+                work.works(work.latency().task).await;
                 if !work.read(|d| d.vms.get(&vmid).is_some_and(|c| c.snapshots.contains_key(&name))) {
                     return Err(missing);
                 }
@@ -183,7 +183,7 @@ fn one(node: &Arc<Node>, call: &Call, vmid: u32, name: &str, rest: &[&str]) -> R
         ("DELETE", []) => {
             call.check(&[schema::DELETE_SNAPSHOT])?;
             Ok(json!(task::spawn(node, &call.who, "qmdelsnapshot", vmid, move |_| async move {
-                tokio::time::sleep(work.latency().task).await;
+                work.works(work.latency().task).await;
                 work.change(|d| {
                     let conf = d.vms.get_mut(&vmid).ok_or_else(|| no_vm(&work, vmid))?;
                     let gone = conf.snapshots.remove(&name).ok_or(missing)?;

@@ -30,7 +30,7 @@ pub(super) async fn answer(node: &Arc<Node>, call: &Call, vmid: u32, rest: &[&st
         }),
         ("DELETE", []) => power::destroy(node, call, vmid),
         ("GET", ["config"]) => config::get(node, call, vmid),
-        ("PUT", ["config"]) => config::put(node, call, vmid),
+        ("PUT", ["config"]) => config::put(node, call, vmid).await,
         ("POST", ["config"]) => config::post(node, call, vmid).await,
         ("GET", ["pending"]) => config::pending(node, call, vmid),
         ("GET", ["cloudinit"]) => config::cloudinit(node, call, vmid),
