@@ -31,6 +31,21 @@ pub fn wants_input(command: &str) -> bool {
     command.contains("cat >")
 }
 
+/// The VM whose serial console a command opens.
+pub fn terminal_of(command: &str) -> Option<u32> {
+    command.strip_prefix("qm terminal ")?.parse().ok()
+}
+
+/// What `qm terminal` says first where there is a console, or why there is none.
+pub fn terminal(node: &Node, vmid: u32) -> Result<&'static [u8], Outcome> {
+    let has_serial = node.read(|d| d.vms.get(&vmid).is_some_and(|c| c.get("serial0") == Some("socket")));
+    match (has_serial, node.read(|d| d.is_running(vmid))) {
+        (true, true) => Ok(b"starting serial terminal on interface serial0 (press Ctrl+O to exit)\r\n"),
+        (false, true) => Err(failed("unable to find a serial interface", 255)),
+        (_, false) => Err(failed(format!("VM {vmid} not running"), 255)),
+    }
+}
+
 /// Runs a script in a real shell, on the node's own directories in place of this machine's.
 async fn shell(node: &Node, command: &str, input: &[u8]) -> std::io::Result<Outcome> {
     use tokio::io::AsyncWriteExt;

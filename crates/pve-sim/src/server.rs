@@ -13,11 +13,11 @@ use std::{
 
 use anyhow::{Context, Result};
 use russh::{
-    Channel, ChannelId, ChannelOpenFailure, SshId,
+    Channel, ChannelId, ChannelOpenFailure, Pty, SshId,
     server::{Auth, ChannelOpenHandle, Config, Handle, Handler, Msg, Session, VerifiedPublicKey},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
     net::TcpListener,
 };
 
@@ -81,6 +81,12 @@ pub async fn finish(handle: &Handle, channel: ChannelId, stdout: Vec<u8>, stderr
     let _ = handle.exit_status_request(channel, status).await;
     let _ = handle.eof(channel).await;
     let _ = handle.close(channel).await;
+}
+
+/// Reads what is typed until somebody leaves the console, or is gone.
+async fn until_ctrl_o(mut stream: impl AsyncRead + Unpin) {
+    const CTRL_O: u8 = 0x0f;
+    while stream.read_u8().await.is_ok_and(|typed| typed != CTRL_O) {}
 }
 
 static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
@@ -190,6 +196,20 @@ impl Handler for NodeHandler {
         Ok(())
     }
 
+    async fn pty_request(
+        &mut self,
+        channel: ChannelId,
+        _term: &str,
+        _width: u32,
+        _height: u32,
+        _pixel_width: u32,
+        _pixel_height: u32,
+        _modes: &[(Pty, u32)],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        session.channel_success(channel)
+    }
+
     async fn exec_request(
         &mut self,
         channel: ChannelId,
@@ -220,12 +240,29 @@ impl Handler for NodeHandler {
         }
         let node = Arc::clone(&self.node);
         let handle = session.handle();
+        if let Some(vmid) = exec::terminal_of(&command) {
+            tokio::spawn(async move {
+                let left = match exec::terminal(&node, vmid) {
+                    Ok(words) => {
+                        // A client that has gone away misses it.
+                        let _ = handle.data(channel, words).await;
+                        if let Some(stream) = taken {
+                            until_ctrl_o(stream.into_stream()).await;
+                        }
+                        guest::Outcome::default()
+                    }
+                    Err(outcome) => outcome,
+                };
+                finish(&handle, channel, left.stdout, left.stderr, left.status).await;
+            });
+            return Ok(());
+        }
         tokio::spawn(async move {
             let mut input = Vec::new();
             let mut taken = taken.filter(|_| exec::wants_input(&command)).map(Channel::into_stream);
             if let Some(stream) = &mut taken {
                 // A client that goes away in between has sent what it has sent.
-                let _ = tokio::io::AsyncReadExt::read_to_end(stream, &mut input).await;
+                let _ = stream.read_to_end(&mut input).await;
             }
             let outcome = exec::run(&node, &command, &input).await;
             finish(&handle, channel, outcome.stdout, outcome.stderr, outcome.status).await;

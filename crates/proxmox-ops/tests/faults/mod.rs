@@ -118,7 +118,12 @@ pub const FAULTS: &[Fault] = &[
     row("agent late", agent_late, late_agent),
     row("agent never", |s| inject(s, Sim::AgentNever { vmid: 110 }), no_agent),
     row("docker0 first", |s| inject(s, Sim::DockerFirst { vmid: 110 }), fine),
-    row("address moved", |s| s.bench.sim.move_address(110), fine),
+    Fault {
+        name: "address moved",
+        strike: |s| s.bench.sim.move_address(110),
+        lift: Stage::move_back,
+        codes: moved,
+    },
     Fault {
         name: "wrong host key",
         strike: |s| s.bench.sim.expect_another_host_key(),
@@ -156,13 +161,22 @@ fn agent_late(stage: &Stage) {
     inject(stage, Sim::AgentLate { vmid: 110, by: Duration::from_millis(300) });
 }
 
+/// Who waits at the address that it had waits in vain.
+fn moved(verb: &Verb) -> &'static [i32] {
+    if verb.args[0] == "wait-ssh" { &[8] } else { &[0] }
+}
+
 /// A relay carries the API; only to a guest there is no way without forwarding.
 fn forbidden(verb: &Verb) -> &'static [i32] {
-    if verb.args[0] == "connect" { &[1, 6, 8] } else { &[0] }
+    match verb.args[0] {
+        "connect" => &[1, 6, 8],
+        "wait-ssh" => &[6],
+        _ => &[0],
+    }
 }
 
 /// What does not ask the daemon does not miss it.
 fn without_daemon(verb: &Verb) -> &'static [i32] {
     // Its answers have their own errors.
-    if verb.args[0] == "session" { &[0] } else { &[6] }
+    if matches!(verb.args[0], "session" | "wait-ssh") { &[0] } else { &[6] }
 }

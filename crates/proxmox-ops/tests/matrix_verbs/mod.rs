@@ -49,6 +49,8 @@ pub struct Verb {
     pub again: i32,
     /// Whether its output is a stream, not an answer.
     pub streams: bool,
+    /// Whether it is run on a terminal.
+    pub terminal: bool,
 }
 
 const fn read(args: &'static [&'static str], base: Base, done: fn(&Sim, &str) -> bool) -> Verb {
@@ -64,6 +66,7 @@ const fn read(args: &'static [&'static str], base: Base, done: fn(&Sim, &str) ->
         agent: false,
         again: 0,
         streams: false,
+        terminal: false,
     }
 }
 
@@ -90,6 +93,9 @@ fn has_drive(sim: &Sim, slot: &str) -> bool {
 
 /// Seconds to wait: what goes wrong for good shall not take longer.
 const WAIT: &str = "3";
+
+/// Stands for the address that VM 110 has while it runs.
+const RUNNING: &str = "ADDRESS";
 
 /// A backup that the node has.
 const BACKUP: &str = "local:backup/vzdump-qemu-110.vma.zst";
@@ -122,6 +128,14 @@ pub const VERBS: &[Verb] = &[
     Verb {
         streams: true,
         ..read(&["connect", "110", "--timeout", WAIT], Base::Running, |_, out| out.starts_with("SSH-2.0-"))
+    },
+    read(&["wait-ssh", RUNNING, WAIT], Base::Running, |sim, out| sim.is_running(110) && out.is_empty()),
+    Verb {
+        // Ctrl-O leaves it.
+        input: "\u{f}",
+        streams: true,
+        terminal: true,
+        ..read(&["console", "110"], Base::Running, |_, out| out.contains("starting serial terminal"))
     },
     Verb {
         input: "{\"v\":1,\"id\":1,\"op\":\"status\",\"vmid\":110}\n",
@@ -221,6 +235,8 @@ pub const VERBS: &[Verb] = &[
 pub struct Stage {
     pub bench: Bench,
     bases: Vec<(Base, Data)>,
+    /// See [`RUNNING`].
+    address: String,
 }
 
 impl Stage {
@@ -246,7 +262,8 @@ impl Stage {
         bench.ok(&["start", "110"]);
         bench.ok(&["get-ip", "110", "--timeout", "20"]);
         keep(&bench, Base::Running);
-        let stage = Stage { bench, bases };
+        let address = bench.sim.guest(110).unwrap().1;
+        let stage = Stage { bench, bases, address };
         stage.set(Base::Stopped);
         stage.bench.ok(&["snapshot", "110", "before"]);
         let mut stage = stage;
@@ -293,6 +310,15 @@ impl Stage {
         })
     }
 
+    /// VM 110 gets the address again that it had, if it runs.
+    pub fn move_back(&self) {
+        self.bench.sim.node().change(|d| {
+            if let Some(run) = d.guests.get_mut(&110).and_then(|g| g.running.as_mut()) {
+                run.address.clone_from(&self.address);
+            }
+        });
+    }
+
     /// Waits until the node's tasks are over.
     pub fn settle(&self) {
         let limit = Instant::now() + Duration::from_secs(10);
@@ -303,8 +329,13 @@ impl Stage {
     }
 
     pub fn run(&self, verb: &Verb) -> Ran {
-        let mut command = self.bench.command(verb.args);
+        let args: Vec<&str> =
+            verb.args.iter().map(|arg| if *arg == RUNNING { &self.address } else { *arg }).collect();
+        let mut command =
+            if verb.terminal { self.bench.on_terminal(&args) } else { self.bench.command(&args) };
         command.timeout(Duration::from_secs(40)).write_stdin(verb.input);
-        self.bench.finish(&mut command)
+        let ran = self.bench.finish(&mut command);
+        // A terminal shows both, and may show what is typed.
+        if verb.terminal { Ran { err: ran.out.replace('\r', "").replace("^O", ""), ..ran } } else { ran }
     }
 }
