@@ -84,15 +84,18 @@ fn wait_for_lock(
         // A job of several VMs is a task of none of them.
         working = find_running_kind(client, node, "vzdump", short())?;
     }
-    let Some(upid) = working else { return Ok(Waited::Nobody) };
-    progress(&format!("VM {vmid} is locked ({lock}); waiting for the task that works on it: {upid}"));
     let path = call.vm_path("/config");
-    let mut pause = Duration::from_millis(50);
-    loop {
+    let held = || {
         let config = client.get("look at a VM's lock", &path, &[("current", "1")], short());
         // Gone with its VM is gone too: the request itself will tell.
-        let held = config.is_ok_and(|config| config.get("lock").is_some());
-        if !held || !is_running(client, &upid, short())? {
+        config.is_ok_and(|config| config.get("lock").is_some())
+    };
+    // It may have ended between the refusal and the look at the tasks.
+    let Some(upid) = working else { return Ok(if held() { Waited::Nobody } else { Waited::Gone }) };
+    progress(&format!("VM {vmid} is locked ({lock}); waiting for the task that works on it: {upid}"));
+    let mut pause = Duration::from_millis(50);
+    loop {
+        if !held() || !is_running(client, &upid, short())? {
             return Ok(Waited::Gone);
         }
         if deadline.left() <= pause {
@@ -172,5 +175,41 @@ pub fn run_or_look(
         Ok(true) => Ok(()),
         Ok(false) => Err(lost.now("looked at the VM and at the node's tasks: there is no trace of it")),
         Err(e) => Err(lost.now(format!("tried to look at what is there: {}", e.message())).caused_by(e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Fake, node, permit};
+    use serde_json::{Value, json};
+
+    const CONFIG: &str = "/nodes/prom/qemu/110/config";
+    const TASKS: &str = "/nodes/prom/tasks";
+
+    /// A change that finds the VM locked, and what the look at its configuration shows afterwards.
+    fn locked(after: Value) -> (Result<()>, Fake) {
+        let fake = Fake::new()
+            .get("/cluster/status", json!([{"type": "node", "name": "prom", "local": 1}]))
+            .get(TASKS, json!([]))
+            .on("POST", CONFIG, 500, json!({"message": "VM is locked (clone)\n"}))
+            .on("POST", CONFIG, 200, json!({"data": null}))
+            .get(CONFIG, after);
+        let name = "prom".parse().unwrap();
+        let permit = permit(110);
+        let call = Call::configure(&permit, &name, [("cores", "2")].into_iter(), &[], None);
+        let done = run(&node(&fake).api, &permit, &call, Deadline::secs(5), &mut |_| {});
+        (done, fake)
+    }
+
+    #[test]
+    fn a_task_that_ended_between_the_refusal_and_the_look_leaves_no_lock() {
+        let (done, fake) = locked(json!({"digest": "d", "name": "web"}));
+        done.unwrap();
+        assert_eq!(fake.requests("POST"), 2);
+        let (done, fake) = locked(json!({"digest": "d", "name": "web", "lock": "clone"}));
+        let error = done.unwrap_err();
+        assert!(error.facts().iter().any(|fact| fact.starts_with("no task of the node")), "{error:?}");
+        assert_eq!(fake.requests("POST"), 1);
     }
 }
