@@ -17,19 +17,34 @@ use std::{
 };
 
 use pve_sim::{
+    guest,
     meter::Work,
     testing::{ScratchFleet, Sim},
     world::{Foreign, Latency, World},
 };
 
 fn main() {
+    // `cargo bench -p proxmox-ops -- create wait-ssh` measures those only.
+    let asked: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let wanted = |name: &str| asked.is_empty() || asked.iter().any(|arg| arg == name);
     let genuine = Bench::new(World { latency: Latency::genuine(), ..World::default() });
-    status(&genuine);
-    for full in [false, true] {
-        create_path(full);
+    if wanted("status") {
+        status(&genuine);
     }
-    list();
-    first_byte(&genuine);
+    if wanted("create") {
+        for full in [false, true] {
+            create_path(full);
+        }
+    }
+    if wanted("list") {
+        list();
+    }
+    if wanted("wait-ssh") {
+        wait_ssh();
+    }
+    if wanted("first-byte") {
+        first_byte(&genuine);
+    }
 }
 
 struct Bench {
@@ -378,6 +393,46 @@ impl Plain {
         let mut body = vec![0; length.unwrap()];
         self.from.read_exact(&mut body).unwrap();
         body.len()
+    }
+}
+
+/// From the moment in which a port opens to the end of `wait-ssh`, straight and through the node. Before it opens,
+/// what comes to it is refused.
+fn wait_ssh() {
+    const BOOT: Duration = Duration::from_millis(900);
+    let bench = Bench::new(World {
+        latency: Latency { boot: BOOT, ..Latency::genuine() },
+        addresses_move: false,
+        ..World::default()
+    });
+    let (mut straight, mut through) = (Vec::new(), Vec::new());
+    for n in 0..20u32 {
+        // A little later each time, so that it opens in every phase of the waiting.
+        let later = BOOT + Duration::from_millis(17) * n;
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut command = bench.ours(&["wait-ssh", "127.0.0.1", "30", "--port", &port.to_string()]);
+        let mut child = command.env("FLEET_ROUTE", "direct").stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(later);
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let open = Instant::now();
+        listener.accept().unwrap().0.write_all(b"SSH-2.0-OpenSSH_10.0\r\n").unwrap();
+        assert!(child.wait().unwrap().success());
+        straight.push(open.elapsed());
+
+        let address = bench.sim.guest(104).unwrap().1;
+        let begun = Instant::now();
+        guest::reboot(bench.sim.node(), 104);
+        std::thread::sleep(Duration::from_millis(17) * n);
+        run(&mut bench.ours(&["wait-ssh", &address, "30"]));
+        through.push(begun.elapsed().saturating_sub(BOOT));
+    }
+    for (way, mut times) in [("straight", straight), ("through the node", through)] {
+        times.sort_unstable();
+        println!(
+            "wait-ssh {way}, from the opening of the port: median {}, at most {} (wanted: at most 300 ms)",
+            ms(times[times.len() / 2]),
+            ms(times[times.len() - 1])
+        );
     }
 }
 

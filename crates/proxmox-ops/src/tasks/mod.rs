@@ -143,8 +143,8 @@ pub fn follow(
             e.now(format!("the task goes on without this program: {upid}"))
                 .hint(format!("stop it on the node: pvesh delete /nodes/{}/tasks/{upid}", upid.node()))
         })?;
-        // Its end is noticed at most a twentieth of its own time too late.
-        deadline.sleep((began.elapsed() / 20).clamp(Duration::from_millis(8), Duration::from_millis(500)));
+        // Its end is noticed at most a fortieth of its own time too late.
+        deadline.sleep((began.elapsed() / 40).clamp(Duration::from_millis(6), Duration::from_millis(500)));
     }
 }
 

@@ -1,13 +1,13 @@
 //! `proxmox-ops wait-ssh`
 
-use std::{io::Read, net::IpAddr, rc::Rc, time::Duration};
+use std::{io::Read, net::IpAddr, rc::Rc, sync::mpsc, time::Duration};
 
 use clap::Args;
 use fleet_core::{
     Error, Kind, Result,
     child::Command,
     deadline::Deadline,
-    ssh::{HostKeyPolicy, Session, Stream, Target},
+    ssh::{HostKeyPolicy, Session, Stream, Target, forwarding_forbidden},
     types::UserName,
 };
 
@@ -15,8 +15,11 @@ use crate::{context::Context, node::Node, route, settings::Route};
 
 /// How soon after a failure the port is tried again: it is noticed within 300 ms of opening.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long one try to connect may take; every few tries a longer one, for slow links.
-const TRY: Duration = Duration::from_millis(250);
+/// How long one try to connect may take. Straight ones go on beside those after them.
+const TRY: Duration = Duration::from_secs(2);
+/// How soon a straight try that is not answered has the next one beside it: who drops what is not welcome yet would
+/// be heard only when TCP repeats itself, after a second.
+const NEXT: Duration = Duration::from_millis(150);
 
 /// Wait until SSH answers at an address
 #[derive(Debug, Args)]
@@ -49,10 +52,12 @@ impl WaitSsh {
         };
         let (ip, port) = (self.ip, self.port);
         cx.ui.step(format!("Waiting for SSH on {ip} port {port}..."));
-        let mut ways = Ways { cx, node, tries: 0 };
+        let mut ways = Ways { cx, node, straight: Straight::default() };
         let banner = loop {
             let error = match ways.attempt(route, (ip, port), deadline) {
                 Ok(banner) => break banner,
+                // No more tries change what the node's sshd allows.
+                Err(e) if route == Route::Node && forwarding_forbidden(&e) => return Err(e),
                 Err(e) => e,
             };
             if deadline.passed() {
@@ -126,34 +131,59 @@ fn repo_of(cx: &Context) -> std::path::PathBuf {
 struct Ways<'a> {
     cx: &'a Context,
     node: Option<Rc<Node>>,
-    tries: u32,
+    straight: Straight,
 }
 
 impl Ways<'_> {
     /// One try; gives what the server says first.
     fn attempt(&mut self, route: Route, to: (IpAddr, u16), deadline: Deadline) -> Result<String> {
-        self.tries += 1;
-        let limit = if self.tries.is_multiple_of(5) { TRY * 8 } else { TRY };
-        let limit = deadline.at_most(limit);
-        let cx = self.cx;
-        let node = &mut self.node;
+        let stream = match route {
+            Route::Direct => self.straight.attempt(to, deadline)?,
+            Route::Node => self.through(to, deadline)?,
+            Route::Auto => self.straight.attempt(to, deadline).or_else(|_| self.through(to, deadline))?,
+        };
+        banner(stream, deadline.at_most(Duration::from_secs(5)))
+    }
+
+    fn through(&mut self, to: (IpAddr, u16), deadline: Deadline) -> Result<Box<dyn Stream>> {
+        let (cx, node) = (self.cx, &mut self.node);
         let mut connected = || -> Result<Rc<Node>> {
             if node.is_none() {
                 *node = Some(cx.connect()?.base()?);
             }
             node.clone().ok_or_else(|| Error::failed("not connected"))
         };
-        let mut never = || Err(Error::failed("the node is not asked"));
-        let stream = match route {
-            Route::Direct => route::open(Route::Direct, &mut never, to, limit)?,
-            Route::Node => {
-                route::open(Route::Node, &mut connected, to, deadline.at_most(Duration::from_secs(2)))?
-            }
-            Route::Auto => route::open(Route::Direct, &mut never, to, limit).or_else(|_| {
-                route::open(Route::Node, &mut connected, to, deadline.at_most(Duration::from_secs(2)))
-            })?,
-        };
-        banner(stream, deadline.at_most(Duration::from_secs(5)))
+        route::open(Route::Node, &mut connected, to, deadline.at_most(TRY))
+    }
+}
+
+type Tried = Result<Box<dyn Stream>>;
+
+/// Straight tries, of which several may be under way.
+struct Straight {
+    tell: mpsc::Sender<Tried>,
+    told: mpsc::Receiver<Tried>,
+}
+
+impl Default for Straight {
+    fn default() -> Straight {
+        let (tell, told) = mpsc::channel();
+        Straight { tell, told }
+    }
+}
+
+impl Straight {
+    /// Begins one more try. Gives the first that succeeds; an error when one fails, or none ends for a while.
+    fn attempt(&self, to: (IpAddr, u16), deadline: Deadline) -> Tried {
+        let (tell, limit) = (self.tell.clone(), deadline.at_most(TRY));
+        std::thread::spawn(move || {
+            let mut never = || Err(Error::failed("the node is not asked"));
+            // Nobody listens any more once one has succeeded.
+            drop(tell.send(route::open(Route::Direct, &mut never, to, limit)));
+        });
+        self.told
+            .recv_timeout(deadline.left().min(NEXT))
+            .unwrap_or_else(|_| Err(Error::new(Kind::Unreachable, "it does not answer")))
     }
 }
 
