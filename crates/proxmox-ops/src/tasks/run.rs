@@ -197,7 +197,7 @@ mod tests {
             .get(CONFIG, after);
         let name = "prom".parse().unwrap();
         let permit = permit(110);
-        let call = Call::configure(&permit, &name, [("cores", "2")].into_iter(), &[], None);
+        let call = Call::configure(&permit, &name, [("cores", "2")], &[], None);
         let done = run(&node(&fake).api, &permit, &call, Deadline::secs(5), &mut |_| {});
         (done, fake)
     }

@@ -143,13 +143,14 @@ async fn one(
     for (slot, volume, size) in &disks {
         say(format!("include disk '{slot}' '{volume}' {}", conf::format_size(*size)));
     }
-    config::lock_file(node, vmid)?;
+    let held = node.lock_file(vmid, Some(worker)).await?;
     node.change(|d| {
         let conf = d.vms.get_mut(&vmid).ok_or(format!("unable to find VM '{vmid}'"))?;
         config::refuse_locked(conf, false).map_err(|fail| fail.text())?;
         conf.main.insert("lock".to_owned(), "backup".to_owned());
         Ok::<(), String>(())
     })?;
+    drop(held);
     let extension = match compress {
         Some("zstd") => ".zst",
         Some("gzip") => ".gz",
@@ -232,7 +233,7 @@ async fn copy(node: &Arc<Node>, worker: &Worker, total: u64) -> Result<(), Strin
     let pause = node.latency().full_clone / 10;
     worker.gate().await;
     for step in 1..=STEPS {
-        tokio::time::sleep(pause.max(Duration::from_millis(1))).await;
+        node.works(pause.max(Duration::from_millis(1))).await;
         if worker.is_stopped() {
             return Err(INTERRUPTED.to_owned());
         }
