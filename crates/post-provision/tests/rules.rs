@@ -177,7 +177,7 @@ fn flow_lists_and_texts_with_commas() {
     gives("creation_rules:\n  - age: \"@A, @W\" # all\n", "creation_rules:\n  - age: \"@A, @W,@N\" # all\n");
     gives(
         "keys:\n- &web @W\ncreation_rules:\n- key_groups:\n  - age: [\n      @A,\n      *web # w\n    ]\n",
-        "keys:\n- &web @W\n- &new @N\ncreation_rules:\n- key_groups:\n  - age: [\n      @A,\n      *web,\n      *new # w\n    ]\n",
+        "keys:\n- &web @W\n- &new @N\ncreation_rules:\n- key_groups:\n  - age: [\n      @A,\n      *web, # w\n      *new\n    ]\n",
     );
 }
 
@@ -335,16 +335,17 @@ fn hosts_that_are_named_in_the_list_of_several_rules() {
 #[test]
 fn a_closing_bracket_under_its_key() {
     let file = |new: &str| {
+        let (comma, line) = if new.is_empty() { ("", "") } else { (",", "      *new\n") };
         format!(
             "keys:\n  - &me @A # é\n  - &web @W\n{}creation_rules:\n  - path_regex: x\n    age: [\n      *me, # [é] \"me\"\n      \
-             *web{new} # last\n    ]\n  - path_regex: y\n    key_groups: [\n      {{\n        age: [*me, *web{}]\n      }}\n    ]\n",
+             *web{comma} # last\n{line}    ]\n  - path_regex: y\n    key_groups: [\n      {{\n        age: [*me, *web{}]\n      }}\n    ]\n",
             if new.is_empty() { "" } else { "  - &new @N\n" },
             if new.is_empty() { "" } else { ", *new" },
         )
     };
     let before = full(&file(""));
     let edited = change(&before, &[]).unwrap();
-    assert_eq!(short(&edited.text), file(",\n      *new"));
+    assert_eq!(short(&edited.text), file("*new"));
     assert_eq!(edited.gained, ["rule 'x' (line 5)", "rule 'y' (line 10)"]);
     assert_eq!(remove(&edited.text).text, before);
 }

@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::path::Path;
+use std::{path::Path, sync::LazyLock};
 
 use common::identity;
 use post_provision::{
@@ -14,14 +14,27 @@ use post_provision::{
 use proptest::prelude::*;
 
 fn key(seed: u8) -> String {
+    // Curve arithmetic takes longer than an edit.
+    static KEYS: LazyLock<Vec<String>> = LazyLock::new(|| (0..8).map(made).collect());
+    KEYS[usize::from(seed)].clone()
+}
+
+fn made(seed: u8) -> String {
     let secret =
         bech32::encode::<bech32::Bech32>(bech32::Hrp::parse("age-secret-key-").unwrap(), &[seed; 32])
             .unwrap();
     secret.parse::<age::x25519::Identity>().unwrap().to_public().to_string()
 }
 
+fn person() -> String {
+    static PERSON: LazyLock<String> = LazyLock::new(|| identity("a").recipient().to_string());
+    PERSON.clone()
+}
+
 fn new_key() -> Recipient {
-    identity("c").recipient().to_string().parse().unwrap()
+    static NEW: LazyLock<Recipient> =
+        LazyLock::new(|| identity("c").recipient().to_string().parse().unwrap());
+    NEW.clone()
 }
 
 fn fleet() -> Fleet {
@@ -32,89 +45,250 @@ fn fleet() -> Fleet {
     fleet
 }
 
-fn edit(text: &str, recipient: Option<&Recipient>) -> fleet_core::Result<Edited> {
+fn edit_host(
+    text: &str,
+    host: &str,
+    recipient: Option<&Recipient>,
+    known: &[Recipient],
+) -> fleet_core::Result<Edited> {
     let path = Path::new(".sops.yaml");
-    let known = [new_key()];
-    let change = HostChange { host: "new", recipient, known: &known };
+    let change = HostChange { host, recipient, known };
     Rules::parse(text, path)?.with_host(&change, &fleet(), path)
+}
+
+fn edit(text: &str, recipient: Option<&Recipient>) -> fleet_core::Result<Edited> {
+    edit_host(text, "new", recipient, &[new_key()])
+}
+
+/// Where the keys get their names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Names {
+    /// None have: the keys stand in the rules, with a remark each.
+    Remarks,
+    /// `keys:` is a list of anchors.
+    List,
+    /// `keys:` holds lists of anchors, each under an anchor of its own.
+    Nested,
+    /// At the first rule that lists them.
+    Inline,
+}
+
+/// How a rule lists its keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Block,
+    Flow,
+    /// A list in brackets over several lines, with a comma after the last.
+    Lines,
+    /// Without.
+    LinesBare,
+    /// One text with commas.
+    Text,
+    /// The same, folded over several lines.
+    Folded,
+}
+
+#[derive(Debug, Clone)]
+struct RuleText {
+    with_db: bool,
+    with_comment: bool,
+    /// Keys of other kinds in the same group.
+    others: &'static str,
+    quoted: bool,
+    more: &'static str,
 }
 
 /// How somebody keeps a file.
 #[derive(Debug, Clone)]
 struct Habit {
-    anchors: bool,
-    flow: bool,
+    names: Names,
+    form: Form,
     groups: bool,
     indentless: bool,
     comments: bool,
     blank_lines: bool,
+    /// Before a remark: blanks or a tab.
+    gap: &'static str,
     crlf: bool,
     final_newline: bool,
-    rules: Vec<(bool, bool)>,
+    head: &'static str,
+    tail: &'static str,
+    rules: Vec<RuleText>,
 }
 
 fn habit() -> impl Strategy<Value = Habit> {
-    let flags = proptest::array::uniform8(any::<bool>());
-    (flags, prop::collection::vec(any::<(bool, bool)>(), 1..4)).prop_map(|(f, rules)| Habit {
-        anchors: f[0],
-        flow: f[1],
-        groups: f[2],
-        indentless: f[3],
-        comments: f[4],
-        blank_lines: f[5],
-        crlf: f[6],
-        final_newline: f[7],
-        rules,
-    })
+    let choose = |words: &[&'static str]| prop::sample::select(words.to_vec());
+    let names = prop::sample::select(vec![Names::Remarks, Names::List, Names::Nested, Names::Inline]);
+    let form = prop::sample::select(vec![
+        Form::Block,
+        Form::Block,
+        Form::Flow,
+        Form::Lines,
+        Form::Text,
+        Form::Folded,
+    ]);
+    let long = "# äöü 漢字 \u{1f511} a remark that is longer than any line that a reader would want to see on a screen, key: *web, [ ] { } & # again and again and again";
+    let rule = (
+        any::<(bool, bool, bool)>(),
+        choose(&["", "", "pgp", "kms"]),
+        choose(&[
+            "",
+            "",
+            "encrypted_regex: \"^(data|stringData)$\"",
+            "unencrypted_suffix: _plain # as it is",
+        ]),
+    );
+    let rule = rule.prop_map(|((with_db, with_comment, quoted), others, more)| RuleText {
+        with_db,
+        with_comment,
+        others,
+        quoted,
+        more,
+    });
+    (
+        (names, form, prop::array::uniform6(any::<bool>())),
+        (
+            choose(&["  ", " ", "\t", " \t "]),
+            choose(&["", "", "---", "# first\n---", "%YAML 1.2\n---"]),
+            choose(&["", "", "stores:\n  yaml:\n    indent: 2 # for people", long, "..."]),
+        ),
+        prop::collection::vec(rule, 1..4),
+    )
+        .prop_map(|((names, form, f), (gap, head, tail), rules)| Habit {
+            // A text takes no aliases, and gives no names.
+            names: if matches!(form, Form::Text | Form::Folded) { Names::Remarks } else { names },
+            form,
+            groups: f[0],
+            indentless: f[1],
+            comments: f[2],
+            blank_lines: f[3],
+            gap,
+            crlf: f[4],
+            final_newline: f[5],
+            head,
+            tail,
+            rules,
+        })
 }
 
 fn written(habit: &Habit) -> String {
-    let people = identity("a").recipient().to_string();
+    let people = person();
     let all = [("me", people), ("web", key(1)), ("db", key(2))];
-    let note = |text: &str| if habit.comments { format!("  # {text}") } else { String::new() };
-    let mut lines = Vec::new();
+    let note = |text: &str| if habit.comments { format!("{}# {text}", habit.gap) } else { String::new() };
+    let mut lines: Vec<String> = habit.head.lines().map(str::to_owned).collect();
     if habit.comments {
         lines.push("# who can read what: ü, \"quoted\", key: value".to_owned());
     }
     let dash = if habit.indentless { "" } else { "  " };
-    if habit.anchors {
-        lines.push("keys:".to_owned());
-        for (name, key) in &all {
-            lines.push(format!("{dash}- &{name} {key}{}", note(name)));
+    if matches!(habit.names, Names::List | Names::Nested) {
+        lines.push(format!("keys:{}", note("of all")));
+        for (number, (name, key)) in all.iter().enumerate() {
+            if habit.names == Names::Nested {
+                if number < 2 {
+                    lines.push(format!("{dash}- &{}:{}", ["users", "hosts"][number], note("these")));
+                }
+                lines.push(format!("{dash}    - &{name} {key}{}", note(name)));
+            } else {
+                lines.push(format!("{dash}- &{name} {key}{}", note(name)));
+            }
         }
     }
     if habit.blank_lines {
         lines.push(String::new());
     }
     lines.push("creation_rules:".to_owned());
-    for (number, (with_db, with_comment)) in habit.rules.iter().enumerate() {
-        let members: Vec<String> = all
+    let mut named = Vec::new();
+    for (number, rule) in habit.rules.iter().enumerate() {
+        let quote = |text: &str| if rule.quoted { format!("'{text}'") } else { text.to_owned() };
+        let members: Vec<(String, &str)> = all
             .iter()
-            .filter(|(name, _)| *with_db || *name != "db")
-            .map(|(name, key)| if habit.anchors { format!("*{name}") } else { key.clone() })
+            .filter(|(name, _)| rule.with_db || *name != "db")
+            .map(|(name, key)| {
+                let member = match habit.names {
+                    Names::Remarks => quote(key),
+                    Names::Inline if !named.contains(name) => {
+                        named.push(*name);
+                        format!("&{name} {}", quote(key))
+                    }
+                    _ => format!("*{name}"),
+                };
+                (member, *name)
+            })
             .collect();
-        lines.push(format!("{dash}- path_regex: shared{number}/.*"));
+        lines.push(format!("{dash}- path_regex: shared{number}/.*{}", note("these")));
         let mut lead = format!("{dash}  ");
+        if !rule.more.is_empty() {
+            lines.push(format!("{lead}{}", rule.more));
+        }
         if habit.groups {
             lines.push(format!("{lead}key_groups:"));
             lead.push_str("  - ");
         }
         let inner = " ".repeat(lead.len());
-        if habit.flow {
-            lines.push(format!("{lead}age: [{}]{}", members.join(", "), note("all")));
-        } else {
-            lines.push(format!("{lead}age:"));
-            for member in members {
-                lines.push(format!("{inner}  - {member}"));
+        match rule.others {
+            "pgp" => {
+                lines.push(format!("{lead}pgp:"));
+                lines.push(format!(
+                    "{inner}  - 57EDCBEDDE7ABA6B44377FF2B96725F36430B3D1{}",
+                    note("a person's")
+                ));
+                lead.clone_from(&inner);
+            }
+            "kms" if habit.groups => {
+                lines.push(format!("{lead}kms:"));
+                lines.push(format!("{inner}  - arn: arn:aws:kms:us-east-1:1:key/a"));
+                lead.clone_from(&inner);
+            }
+            "kms" => {
+                lines.push(format!("{lead}kms: arn:aws:kms:us-east-1:1:key/a"));
+                lead.clone_from(&inner);
+            }
+            _ => {}
+        }
+        let plain: Vec<&str> = members.iter().map(|(member, _)| member.trim_matches('\'')).collect();
+        match habit.form {
+            Form::Flow => {
+                let members: Vec<&str> = members.iter().map(|(member, _)| member.as_str()).collect();
+                lines.push(format!("{lead}age: [{}]{}", members.join(", "), note("all")));
+            }
+            Form::Lines | Form::LinesBare => {
+                lines.push(format!("{lead}age: [{}", note("all")));
+                let last = members.len() - 1;
+                let comma = |at| if habit.form == Form::LinesBare && at == last { "" } else { "," };
+                lines.extend(
+                    members.iter().enumerate().map(|(at, (member, name))| {
+                        format!("{inner}    {member}{}{}", comma(at), note(name))
+                    }),
+                );
+                lines.push(format!("{inner}  ]"));
+            }
+            Form::Text if rule.quoted => {
+                lines.push(format!("{lead}age: \"{}\"{}", plain.join(","), note("all")));
+            }
+            Form::Text => lines.push(format!("{lead}age: {}{}", plain.join(","), note("all"))),
+            Form::Folded => {
+                lines.push(format!("{lead}age: >-"));
+                let last = plain.len() - 1;
+                let comma = |at: usize| if at == last { "" } else { "," };
+                lines.extend(
+                    plain.iter().enumerate().map(|(at, member)| format!("{inner}  {member}{}", comma(at))),
+                );
+            }
+            Form::Block => {
+                lines.push(format!("{lead}age:"));
+                lines.extend(
+                    members.iter().map(|(member, name)| format!("{inner}  - {member}{}", note(name))),
+                );
             }
         }
-        if *with_comment && habit.comments {
+        if rule.with_comment && habit.comments && habit.form != Form::Folded {
             lines.push(format!("{inner}  # nobody else"));
         }
         if habit.blank_lines {
             lines.push(String::new());
         }
     }
+    lines.extend(habit.tail.lines().map(str::to_owned));
     let end = if habit.crlf { "\r\n" } else { "\n" };
     let text = lines.join(end);
     if habit.final_newline { text + end } else { text.trim_end().to_owned() }
@@ -123,6 +297,12 @@ fn written(habit: &Habit) -> String {
 /// 10,000 where CI asks for it.
 fn cases() -> u32 {
     if std::env::var_os("FLEET_REQUIRE_ORACLES").is_some() { 10_000 } else { 1_000 }
+}
+
+/// Whether every byte of one text stands in the other, in order.
+fn stands_in(text: &str, other: &str) -> bool {
+    let mut bytes = other.bytes();
+    text.bytes().all(|byte| bytes.any(|found| found == byte))
 }
 
 proptest! {
@@ -137,8 +317,9 @@ proptest! {
         prop_assert_eq!(with.gained.len(), habit.rules.len());
         // Once more changes nothing.
         prop_assert_eq!(&edit(&with.text, Some(&new)).unwrap().text, &with.text);
+        prop_assert!(stands_in(&before, &with.text), "{}\n---\n{}", before, with.text);
         // Every line of before is still there, in order, but for the lists on one line that grew.
-        if !habit.flow {
+        if matches!(habit.form, Form::Block | Form::Lines) {
             let mut lines = with.text.lines();
             for line in before.lines() {
                 prop_assert!(lines.any(|other| other == line), "{line:?} is gone from {}", with.text);
@@ -148,13 +329,74 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_file_is_refused_or_stays_readable(habit in habit(), at in any::<prop::sample::Index>(), what in any::<char>(), cut in any::<bool>()) {
+    fn another_key_and_the_old_one_again_is_as_before(habit in habit()) {
+        let before = written(&habit);
+        let (old, new): (Recipient, Recipient) = (key(1).parse().unwrap(), new_key());
+        let with = edit_host(&before, "web", Some(&new), std::slice::from_ref(&old)).unwrap();
+        // Nothing but the key is another.
+        prop_assert_eq!(&with.text, &before.replace(old.as_str(), new.as_str()));
+        prop_assert_eq!(&with.retired, &[old.to_string()]);
+        let again = edit_host(&with.text, "web", Some(&new), std::slice::from_ref(&old)).unwrap();
+        prop_assert_eq!(&again.text, &with.text);
+        let back = edit_host(&with.text, "web", Some(&old), std::slice::from_ref(&new)).unwrap();
+        prop_assert_eq!(back.text, before);
+    }
+
+    #[test]
+    fn a_host_that_goes_takes_nothing_else_with_it(habit in habit()) {
+        let before = written(&habit);
+        let old: Recipient = key(1).parse().unwrap();
+        let after = edit_host(&before, "web", None, std::slice::from_ref(&old)).unwrap();
+        prop_assert!(!after.text.contains(old.as_str()), "{}", after.text);
+        prop_assert!(stands_in(&after.text, &before), "{}\n---\n{}", before, after.text);
+        for kept in ["# who", "# nobody else", "# these", "# all", "# me", "# db", "pgp", "kms", "stores", &key(2), "漢字"] {
+            prop_assert_eq!(before.matches(kept).count(), after.text.matches(kept).count(), "{}\n---\n{}", before, after.text);
+        }
+        let rules = Rules::parse(&after.text, Path::new(".sops.yaml")).unwrap();
+        prop_assert_eq!(rules.rules.len(), habit.rules.len());
+        for (rule, meant) in rules.rules.iter().zip(&habit.rules) {
+            prop_assert_eq!(rule.age_keys().count(), 1 + usize::from(meant.with_db));
+        }
+        prop_assert_eq!(edit_host(&after.text, "web", None, &[old]).unwrap().text, after.text);
+    }
+
+    #[test]
+    fn a_name_that_is_defined_twice_is_defined_once_after(habit in habit(), at in any::<prop::sample::Index>()) {
+        let habit = Habit { names: Names::List, form: Form::Block, ..habit };
+        let before = written(&habit);
+        // An older key under the same anchor, somewhere among the others.
+        let mut lines: Vec<&str> = before.split_inclusive('\n').collect();
+        let first = lines.iter().position(|line| line.contains("&me")).unwrap();
+        let end = if habit.crlf { "\r\n" } else { "\n" };
+        let dash = if habit.indentless { "" } else { "  " };
+        let older = format!("{dash}- &web {}{end}", key(7));
+        lines.insert(first + at.index(4), &older);
+        let twice = lines.concat();
+        let new = new_key();
+        let known: Recipient = key(1).parse().unwrap();
+        let with = edit_host(&twice, "web", Some(&new), &[known]).unwrap();
+        prop_assert_eq!(with.text.matches("&web").count(), 1, "{}", with.text);
+        prop_assert!(with.retired.contains(&key(7)) && with.retired.contains(&key(1)), "{:?}", with.retired);
+        let rules = Rules::parse(&with.text, Path::new(".sops.yaml")).unwrap();
+        prop_assert!(rules.rules.iter().all(|rule| rule.age_keys().any(|key| key == new.as_str())), "{}", with.text);
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused_or_stays_readable(habit in habit(), at in any::<prop::sample::Index>(), what in any::<char>(),
+                                                   odd in prop::sample::select(vec!["\n---\n", "\t", "&web ", "*web", "*nobody", "[", "]", "- ", ": ", "\"", "#", ",", "{", "}", "\r", "|", "<<: *web", "\u{feff}", "!!str "]), cut in 0u8..3,
+                                                   which in 0usize..4) {
         let mut text: Vec<char> = written(&habit).chars().collect();
         let at = at.index(text.len());
-        if cut { text.remove(at); } else { text.insert(at, what); }
+        match cut {
+            0 => { text.remove(at); }
+            1 => text.insert(at, what),
+            _ => { text.splice(at..at, odd.chars()); }
+        }
         let text: String = text.into_iter().collect();
-        let new = new_key();
-        if let Ok(edited) = edit(&text, Some(&new)) {
+        let (old, new): (Recipient, Recipient) = (key(1).parse().unwrap(), new_key());
+        let known = [old, new.clone()];
+        let (host, recipient) = [("new", Some(&new)), ("web", Some(&new)), ("web", None), ("new", None)][which];
+        if let Ok(edited) = edit_host(&text, host, recipient, &known) {
             prop_assert!(Rules::parse(&edited.text, Path::new(".sops.yaml")).is_ok(), "{}", edited.text);
         }
     }

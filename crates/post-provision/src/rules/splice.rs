@@ -24,6 +24,10 @@ impl Edits {
         let mut out = String::with_capacity(text.len() + 256);
         let mut at = 0;
         for ((start, end), with) in self.0 {
+            if end <= at && start < at && with.is_empty() {
+                // Gone with what stands around it.
+                continue;
+            }
             out.push_str(text.get(at..start).ok_or_else(|| Error::failed("the changes overlap"))?);
             out.push_str(&with);
             at = end;
@@ -108,8 +112,16 @@ impl Rules {
         if list.flow {
             let behind = &self.text[item.end..];
             let after = behind.trim_start();
-            if let Some(line) = self.own_line(item.start, item.end) {
+            if let Some((line, comma)) = self.alone(item.start, item.end) {
                 edits.replace(line, "");
+                let before = list.items().iter().take_while(|node| node.start < item.start).last();
+                if let Some(before) = before.filter(|_| !comma) {
+                    // The last one now has no comma behind it, as this one had none.
+                    let blanks = self.text[before.end..].len() - self.text[before.end..].trim_start().len();
+                    if self.text[before.end + blanks..].starts_with(',') {
+                        edits.replace(before.end..before.end + blanks + 1, "");
+                    }
+                }
             } else if let Some(rest) = after.strip_prefix(',') {
                 let blanks = rest.len() - rest.trim_start_matches(' ').len();
                 edits.replace(item.start..item.end + (behind.len() - rest.len()) + blanks, "");
@@ -124,6 +136,26 @@ impl Rules {
         let dash = self.text[line_start..item.start].trim_end();
         let start = line_start + dash.strip_suffix('-').map_or(dash.len(), str::len);
         self.delete_lines(start, item.end, item.line, edits)
+    }
+
+    /// The bytes of the line of an element in brackets that has one of its own, from the line break before it on, with
+    /// its comma and a comment behind; and whether it has a comma.
+    fn alone(&self, start: usize, end: usize) -> Option<(Range<usize>, bool)> {
+        let before = self.text[..start].trim_end_matches([' ', '\t']).strip_suffix('\n')?;
+        let before = before.strip_suffix('\r').unwrap_or(before).len();
+        let (comma, line_end) = self.line_behind(end)?;
+        Some((before..line_end, comma))
+    }
+
+    /// Whether a comma stands behind an element in brackets, and where its line ends; `None` if anything but a comment
+    /// follows on that line.
+    fn line_behind(&self, end: usize) -> Option<(bool, usize)> {
+        let line = self.text[end..].split('\n').next()?;
+        let line = line.strip_suffix('\r').unwrap_or(line);
+        let rest = line.trim_start_matches([' ', '\t']);
+        let (comma, rest) = rest.strip_prefix(',').map_or((false, rest), |rest| (true, rest));
+        let rest = rest.trim_start_matches([' ', '\t']);
+        (rest.is_empty() || rest.starts_with('#')).then_some((comma, end + line.len()))
     }
 
     /// The bytes of an element's whole line, from the line break before it to its comma, if it has a line and a comma
@@ -201,8 +233,16 @@ impl Rules {
             let line_start = self.text[..after.start].rfind('\n').map_or(0, |at| at + 1);
             let indent = &self.text[line_start..after.start];
             let own_line = indent.trim().is_empty() && line_start > list.start;
-            let separator = if own_line { format!(",{newline}{indent}") } else { ", ".to_owned() };
-            edits.replace(after.end..after.end, format!("{separator}{text}"));
+            match self.line_behind(after.end).filter(|_| own_line) {
+                // What is said behind the last one stays beside it.
+                Some((true, end)) => edits.replace(end..end, format!("{newline}{indent}{text},")),
+                Some((false, end)) => {
+                    edits.replace(after.end..after.end, ",");
+                    edits.replace(end..end, format!("{newline}{indent}{text}"));
+                }
+                None if own_line => edits.replace(after.end..after.end, format!(",{newline}{indent}{text}")),
+                None => edits.replace(after.end..after.end, format!(", {text}")),
+            }
             return Ok(());
         }
         self.insert_line(list.column, after, &format!("- {text}"), edits);
