@@ -10,7 +10,10 @@ use signal_hook::{
     iterator::Signals,
 };
 
-use crate::{Error, Result, ui::Ui};
+use crate::{
+    Error, Result,
+    ui::{self, Ui},
+};
 
 static ASKED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
@@ -32,7 +35,7 @@ pub fn announce(ui: Ui) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
         .map_err(|e| Error::failed("can not listen for signals").caused_by(e))?;
     std::thread::spawn(move || {
-        if signals.forever().next().is_some() {
+        if signals.forever().next().is_some() && !ui::asking() {
             ui.warn("stopping at the next safe point; once more leaves at once");
         }
     });

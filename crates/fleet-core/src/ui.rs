@@ -4,13 +4,17 @@
 
 mod lanes;
 
-use std::io::{IsTerminal, Write};
+use std::{
+    io::{IsTerminal, Write},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use console::Style;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::Serialize;
 
 pub use self::lanes::Lane;
-use crate::{Error, Result};
+use crate::{Error, Result, interrupt};
 
 /// When to colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -205,9 +209,13 @@ impl Ui {
         // Somebody who gives no right answer so often will not give one.
         const TRIES: usize = 20;
         for _ in 0..TRIES {
-            match read(self.ask_line(prompt)?.trim()) {
+            let Some(answer) = answer(prompt)? else { break };
+            match read(answer.trim()) {
                 Ok(value) => return Ok(value),
-                Err(error) => self.warn(error.message()),
+                Err(error) => {
+                    self.warn(error.message());
+                    error.hints().iter().for_each(|hint| self.say(format!("  {hint}")));
+                }
             }
         }
         Err(Error::usage(format!("no answer to '{}'", prompt.trim())).now("nothing was changed"))
@@ -215,13 +223,7 @@ impl Ui {
 
     /// Asks for one line of text; an end of input reads as an empty answer.
     pub fn ask_line(&self, prompt: &str) -> Result<String> {
-        let mut err = std::io::stderr().lock();
-        let _ = err.write_all(prompt.as_bytes()).and_then(|()| err.flush());
-        let mut answer = String::new();
-        std::io::stdin()
-            .read_line(&mut answer)
-            .map_err(|e| Error::failed("can not read the answer").caused_by(e))?;
-        Ok(answer.trim_end_matches(['\r', '\n']).to_owned())
+        Ok(answer(prompt)?.unwrap_or_default())
     }
 }
 
@@ -230,6 +232,49 @@ fn unwritten(error: std::io::Error) -> Result<()> {
         std::io::ErrorKind::BrokenPipe => Ok(()),
         _ => Err(Error::failed("can not write to standard output").caused_by(error)),
     }
+}
+
+/// Whether a question waits for its answer.
+static ASKING: AtomicBool = AtomicBool::new(false);
+
+/// Whether a person is being asked something just now: who presses Ctrl-C then wants to leave at once.
+pub(crate) fn asking() -> bool {
+    ASKING.load(Ordering::Relaxed)
+}
+
+/// The answer to a question, in one line; nothing at the end of the input. Ctrl-C is not kept waiting for it.
+fn answer(prompt: &str) -> Result<Option<String>> {
+    let say = |text: &str| {
+        let mut err = std::io::stderr().lock();
+        // A question that nobody sees is still answered by what is typed.
+        let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
+    };
+    let wrong = |e: std::io::Error| Error::failed("can not read the answer").caused_by(e);
+    let stdin = std::io::stdin();
+    say(prompt);
+    ASKING.store(true, Ordering::Relaxed);
+    let heard = loop {
+        // A signal does not end a read: it is looked for between short waits.
+        let mut ready = [PollFd::new(&stdin, PollFlags::IN)];
+        let wait = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+        match rustix::event::poll(&mut ready, Some(&wait)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => break Ok(()),
+            Err(e) => break Err(wrong(e.into())),
+        }
+        if let Err(stopped) = interrupt::check() {
+            say("\n");
+            break Err(stopped);
+        }
+    };
+    ASKING.store(false, Ordering::Relaxed);
+    heard?;
+    let mut answer = String::new();
+    if stdin.read_line(&mut answer).map_err(wrong)? == 0 {
+        say("\n");
+        return Ok(None);
+    }
+    Ok(Some(answer.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
 /// How many columns of a terminal `text` takes.

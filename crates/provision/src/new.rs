@@ -11,10 +11,11 @@ use std::{
 };
 
 use fleet_core::{
-    Error, Result,
+    Error, Kind, Result,
     child::{self, Command, quote},
     deadline::Deadline,
-    definitions::{Definitions, Entry, VERBS},
+    definitions::{Definitions, Entry, ManagedVm, VERBS},
+    faults::Fault,
     hosts::Hosts,
     nix::edit,
     protocol::{Op, Resource},
@@ -24,6 +25,7 @@ use fleet_core::{
 };
 
 pub use self::answers::NewArgs;
+use self::answers::{Attr, Ground};
 use crate::{cli::Cli, tools::Tools};
 
 /// A file that is written.
@@ -40,23 +42,29 @@ pub fn run(cli: &Cli, args: &NewArgs) -> Result<()> {
     let repo = cli.common.repo("provision-vm --repo DIR new NAME")?;
     let definitions = Definitions::load(&repo, cli.common.nix)?;
     let name = &args.name;
-    let defined = free(&definitions, name)?;
+    let mut defined = free(&definitions, name)?.cloned();
+    let known = defined.is_some();
     let mut written = Vec::new();
-    let host = match &defined {
-        Some(config) => config.clone(),
-        None => name.to_string(),
-    };
-    let purpose = if defined.is_none() {
+    let purpose = if !known {
         let taken = taken(cli, ui, &repo);
-        let answers = answers::complete(ui, args, &definitions, taken.as_ref())?;
         let file = repo.definitions();
         let before = read(&file)?;
+        let valid =
+            |attrs: &[Attr]| would_be_valid(&repo, &before, name, attrs, &definitions, taken.as_ref());
+        let ground = Ground { definitions: &definitions, cluster: taken.as_ref(), valid: &valid };
+        let answers = answers::complete(ui, args, &ground)?;
         let text = edit::insert_entry(&before, &file, "managed", name.as_str(), &answers.attrs())?;
+        let after = Definitions::of_text(&text, &repo).map_err(|error| error.now("nothing was changed"))?;
+        defined = after.managed.iter().find(|vm| vm.name == *name).cloned();
         written.push(Written { path: file, before: Some(before), text });
         answers.purpose
     } else {
         ui.done(format!("'{name}' is defined already"));
         args.purpose.clone()
+    };
+    let (host, hostname) = match &defined {
+        Some(vm) => (vm.nixos_config.clone(), vm.hostname.to_string()),
+        None => (name.to_string(), name.to_string()),
     };
     let dir = repo.host_dir(&host);
     if dir.join("configuration.nix").exists() {
@@ -67,7 +75,8 @@ pub fn run(cli: &Cli, args: &NewArgs) -> Result<()> {
         let user = args.login.as_ref().map(ToString::to_string);
         let user = user.or_else(|| hosts.common_user().map(str::to_owned));
         let user = user.as_deref().unwrap_or("fleet");
-        let texts = files::texts(&host, user, purpose.as_deref(), model.as_ref());
+        let new = files::New { name: name.as_str(), config: &host, hostname: &hostname };
+        let texts = files::texts(new, user, purpose.as_deref(), model.as_ref());
         if let Some(model) = &model {
             ui.say(format!("  in the style of hosts/{}/", model.name));
         }
@@ -111,8 +120,42 @@ pub fn run(cli: &Cli, args: &NewArgs) -> Result<()> {
     Ok(())
 }
 
-/// Whether the name may be used: nothing when it is free, the directory of its configuration when a managed VM has it.
-fn free(definitions: &Definitions, name: &VmName) -> Result<Option<String>> {
+/// What would be wrong with a VM of these attributes, the others as usual; the first fault, as an answer to a question.
+fn would_be_valid(
+    repo: &Repo,
+    before: &str,
+    name: &VmName,
+    attrs: &[Attr],
+    definitions: &Definitions,
+    cluster: Option<&Vec<Resource>>,
+) -> Result<()> {
+    let usual =
+        [("vmid", "100"), ("cores", "1"), ("memory", "512"), ("disk", "\"1G\""), ("storage", "\"local\"")];
+    let mut all: Vec<Attr> = attrs.to_vec();
+    for (usual, value) in usual {
+        if attrs.iter().all(|(given, _)| *given != usual) {
+            let value = match usual {
+                "vmid" => offered(definitions, None, cluster)?.to_string(),
+                _ => value.to_owned(),
+            };
+            all.push((usual, value));
+        }
+    }
+    // A file that can not be edited is told when it is to be.
+    let Ok(text) = edit::insert_entry(before, &repo.definitions(), "managed", name.as_str(), &all) else {
+        return Ok(());
+    };
+    let Err(error) = Definitions::of_text(&text, repo) else { return Ok(()) };
+    let faults: Vec<Fault> =
+        error.report().details.and_then(|details| serde_json::from_value(details).ok()).unwrap_or_default();
+    let Some(first) = faults.into_iter().next() else { return Err(error) };
+    let kind = if first.conflict { Kind::Conflict } else { Kind::Failed };
+    let error = Error::new(kind, first.message).now("nothing was changed");
+    Err(first.help.into_iter().fold(error, Error::hint))
+}
+
+/// Whether the name may be used: nothing when it is free, the definition when a managed VM has it.
+fn free<'a>(definitions: &'a Definitions, name: &VmName) -> Result<Option<&'a ManagedVm>> {
     if VERBS.contains(&name.as_str()) {
         return Err(Error::usage(format!("a VM can not be called '{name}'"))
             .hint(format!("`provision-vm {name}` means something else: give the VM another name")));
@@ -123,7 +166,7 @@ fn free(definitions: &Definitions, name: &VmName) -> Result<Option<String>> {
     }
     match definitions.by_name(name.as_str()) {
         None => Ok(None),
-        Some(Entry::Managed(vm)) => Ok(Some(vm.nixos_config.clone())),
+        Some(Entry::Managed(vm)) => Ok(Some(vm)),
         Some(Entry::Imported(_)) => {
             Err(Error::conflict(format!("an imported VM is called '{name}' already"))
                 .now("nothing was changed"))
@@ -151,10 +194,24 @@ fn taken(cli: &Cli, ui: Ui, repo: &Repo) -> Option<Vec<Resource>> {
     }
 }
 
-/// A VMID that neither the definitions nor the cluster use.
-fn offered(definitions: &Definitions, cluster: Option<&Vec<Resource>>) -> Result<Vmid> {
+/// A VMID that neither the definitions nor the cluster use, of this range or the first that VMs may use.
+fn offered(definitions: &Definitions, range: Option<&str>, cluster: Option<&Vec<Resource>>) -> Result<Vmid> {
     let taken: BTreeSet<Vmid> = cluster.into_iter().flatten().map(|resource| resource.vmid).collect();
-    definitions.suggest_vmid(None, &taken)
+    definitions.suggest_vmid(range, &taken)
+}
+
+/// The next free VMID of each range that VMs may use, a line each; nothing where there is no choice.
+fn ranges(definitions: &Definitions, cluster: Option<&Vec<Resource>>) -> Vec<String> {
+    let lines: Vec<String> = definitions
+        .ranges_for_vms()
+        .map(|range| {
+            let next = offered(definitions, Some(&range.name), cluster);
+            let next = next.map_or_else(|_| "none".to_owned(), |vmid| vmid.to_string());
+            let what = range.description.as_ref().map(|what| format!(": {what}")).unwrap_or_default();
+            format!("{} ({} to {}), next free {next}{what}", range.name, range.start, range.end)
+        })
+        .collect();
+    if lines.len() > 1 { lines } else { Vec::new() }
 }
 
 fn read(path: &Path) -> Result<String> {

@@ -87,14 +87,23 @@ fn a_person_is_asked_until_the_answers_do() {
     for (question, answer) in [
         ("VMID [100]: ", "104"),
         ("VMID 104 is taken by another definition", ""),
+        ("VMID [100]: ", "250"),
+        ("250 is reserved for containers (200 to 299)", ""),
+        ("take one of 100 to 199 (production)", ""),
         ("VMID [100]: ", "105"),
         ("CPU cores [2]: ", "0"),
-        ("at least 1", ""),
+        ("0 is out of range", ""),
         ("CPU cores [2]: ", ""),
         ("Memory in MiB [4096]: ", "2048"),
         ("Disk [20G]: ", "30 gigs"),
         ("is not a valid disk size", ""),
         ("Disk [20G]: ", "30G"),
+        ("Address, such as 192.0.2.10/24 [dhcp]: ", "192.0.2.0/24"),
+        ("is the network's own address, not a machine's", ""),
+        ("Address, such as 192.0.2.10/24 [dhcp]: ", "192.0.2.10/24"),
+        ("Gateway: ", "192.0.3.1"),
+        ("192.0.3.1 is not in the network of 192.0.2.10/24", ""),
+        ("Gateway: ", "192.0.2.1"),
         ("What is it for? ", "The shop"),
         ("Write this? (y/N) ", "y"),
         ("'web' is valid", ""),
@@ -106,6 +115,53 @@ fn a_person_is_asked_until_the_answers_do() {
     }
     session.process().wait().unwrap();
     let text = bench.fleet.read("vms/definitions.nix");
-    let written = "    web = {\n      vmid = 105;\n      cores = 2;\n      memory = 2048;\n      disk = \"30G\";\n      purpose = \"The shop\";\n    };\n";
+    let written = "    web = {\n      vmid = 105;\n      cores = 2;\n      memory = 2048;\n      disk = \"30G\";\n      ip = \"192.0.2.10/24\";\n      gateway = \"192.0.2.1\";\n      purpose = \"The shop\";\n    };\n";
     assert!(text.contains(written), "{text}");
+}
+
+/// Ctrl-C and Ctrl-D leave at once, wherever they are pressed, and nothing is written.
+#[test]
+fn a_person_can_leave_at_any_question() {
+    let bench = Bench::new();
+    for (key, code) in [('c', 130), ('d', 2)] {
+        let command = bench.command(&["new", "web"]);
+        let mut session = rexpect::session::spawn_command(command, Some(20_000)).unwrap();
+        session.exp_string("VMID [100]: ").unwrap();
+        session.send_line("").unwrap();
+        session.exp_string("CPU cores [2]: ").unwrap();
+        session.send_control(key).unwrap();
+        let ended = session.process().wait().unwrap();
+        assert!(format!("{ended:?}").contains(&format!(", {code})")), "Ctrl-{key}: {ended:?}");
+        assert_eq!(bench.fleet.status(), "");
+    }
+}
+
+/// Names of its own inside and under hosts/, and what a definition can say besides, from flags alone.
+#[test]
+fn other_names_lead_to_its_own_files() {
+    let bench = Bench::new();
+    let args = "new web --nixos-config web-eu --hostname www --further-disk 4G --package htop --no-secrets \
+                --anti-affinity web --install none --note remark --range production";
+    let dry = bench.run(&[&args.split_whitespace().collect::<Vec<_>>()[..], &["--dry-run"]].concat());
+    assert!(dry.status.success(), "{}", bench.seen(&dry));
+    let output = bench.run(&[&args.split_whitespace().collect::<Vec<_>>()[..], &["--yes"]].concat());
+    let seen = bench.seen(&output);
+    assert!(output.status.success() && seen.contains("'web' is valid"), "{seen}");
+    let configuration = bench.fleet.read("hosts/web-eu/configuration.nix");
+    assert!(
+        configuration.contains("\"www\"") && !configuration.contains("test-automation"),
+        "{configuration}"
+    );
+    let text = bench.fleet.read("vms/definitions.nix");
+    for words in ["nixosConfig = \"web-eu\";", "disks = [ \"4G\" ];", "secrets = [ ];", "install = \"none\";"]
+    {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    // What would not be valid is not shown as if it were.
+    let bad = bench.run(&["new", "db", "--timezone", "no zone", "--dry-run"]);
+    assert!(
+        !bad.status.success() && bench.seen(&bad).contains("managed.db.timezone"),
+        "{}",
+        bench.seen(&bad)
+    );
 }

@@ -24,7 +24,7 @@ const IMPORTED: &[&str] = &[
 ];
 const SPECS: &[&str] = &["cores", "memory", "disk", "storage"];
 /// Every field of a managed VM.
-pub(super) const MANAGED: &[&str] = &[
+pub const MANAGED: &[&str] = &[
     "vmid",
     "cores",
     "memory",

@@ -9,7 +9,10 @@ use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
 
 use serde::Serialize;
 
-pub use self::{load::VERBS, placement::Placement};
+pub use self::{
+    load::{MANAGED, VERBS},
+    placement::Placement,
+};
 use crate::{
     Error, Result,
     nix::{NixMode, eval::Evaluated},
@@ -233,6 +236,13 @@ impl Definitions {
         Definitions::load_placed(repo, nix).map(|(definitions, _)| definitions)
     }
 
+    /// The definitions that `text` would be in the repository's file; read by the embedded evaluator only.
+    pub fn of_text(text: &str, repo: &Repo) -> Result<Definitions> {
+        let file = repo.definitions();
+        let evaluated = crate::nix::read_text(text, &file, repo.root())?;
+        load::load(&evaluated, &file, repo.root())
+    }
+
     /// As [`Definitions::load`], with the value they come from, which knows its places.
     pub(crate) fn load_placed(repo: &Repo, nix: NixMode) -> Result<(Definitions, Evaluated)> {
         let file = repo.definitions();
@@ -267,11 +277,15 @@ impl Definitions {
         imported.chain(self.managed.iter().map(|vm| vm.vmid)).chain(self.template.iter().map(|t| t.vmid))
     }
 
+    /// The ranges that managed VMs may take their VMIDs from.
+    pub fn ranges_for_vms(&self) -> impl Iterator<Item = &VmidRange> {
+        self.vmid_ranges.iter().filter(|range| !matches!(range.name.as_str(), "containers" | "templates"))
+    }
+
     fn range(&self, name: Option<&str>) -> Result<(Vmid, Vmid)> {
-        let free = |range: &&VmidRange| !matches!(range.name.as_str(), "containers" | "templates");
         let found = match name {
             Some(name) => self.vmid_ranges.iter().find(|range| range.name == name),
-            None => self.vmid_ranges.iter().find(free),
+            None => self.ranges_for_vms().next(),
         };
         match (found, name) {
             (Some(range), _) => Ok((range.start, range.end)),

@@ -52,6 +52,11 @@ pub fn read(path: &Path, base: &Path, mode: NixMode) -> Result<Evaluated> {
     }
 }
 
+/// Reads `text` as if it were the file, by the embedded evaluator only.
+pub(crate) fn read_text(text: &str, path: &Path, base: &Path) -> Result<Evaluated> {
+    eval::eval_text(text, path, Budget::default()).map_err(|error| explain(&error, path, base))
+}
+
 /// An evaluation error as a person reads it.
 pub fn explain(error: &EvalError, path: &Path, base: &Path) -> Error {
     let fault = error.fault();

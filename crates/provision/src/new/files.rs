@@ -40,55 +40,20 @@ const COMMON: &[&str] = &[
     "services.qemuGuest",
 ];
 
-const DISKO: &str = r#"# One disk, GPT: an ESP for systemd-boot, the rest ext4. The VM must boot by UEFI.
-{
-  disko.devices.disk.main = {
-    type = "disk";
-    device = "/dev/sda"; # scsi0 of the VM
-    content = {
-      type = "gpt";
-      partitions = {
-        ESP = {
-          size = "512M";
-          type = "EF00";
-          content = {
-            type = "filesystem";
-            format = "vfat";
-            mountpoint = "/boot";
-            mountOptions = [ "umask=0077" ];
-          };
-        };
-        root = {
-          size = "100%";
-          content = {
-            type = "filesystem";
-            format = "ext4";
-            mountpoint = "/";
-          };
-        };
-      };
-    };
-  };
+/// What a host gets when no other can be its pattern: what the example has. The crate is built without the example.
+const DISKO: &str = include_str!("template/disko.nix");
+const HARDWARE: &str = include_str!("template/hardware-configuration.nix");
+
+/// What the new host is called.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct New<'a> {
+    /// As a VM, and in hosts.nix.
+    pub(super) name: &'a str,
+    /// Under `hosts/`.
+    pub(super) config: &'a str,
+    /// Inside.
+    pub(super) hostname: &'a str,
 }
-"#;
-
-const HARDWARE: &str = r#"# A QEMU machine with virtio-scsi disks, as Proxmox makes it. File systems come from disko.nix.
-{ lib, modulesPath, ... }:
-{
-  imports = [ (modulesPath + "/profiles/qemu-guest.nix") ];
-
-  boot.initrd.availableKernelModules = [
-    "ahci"
-    "sd_mod"
-    "sr_mod"
-    "virtio_pci"
-    "virtio_scsi"
-    "xhci_pci"
-  ];
-
-  nixpkgs.hostPlatform = lib.mkDefault "x86_64-linux";
-}
-"#;
 
 /// The host to take as the pattern: the named one, or the managed VM whose directory has the most of what is needed,
 /// or any host with a configuration.
@@ -145,11 +110,13 @@ impl Model {
     }
 
     /// A text of this host as the new one has it.
-    fn renamed(&self, text: &str, name: &str) -> String {
-        let text = replace_word(text, &self.name, name);
+    fn renamed(&self, text: &str, new: New<'_>) -> String {
         match &self.hostname {
-            Some(hostname) => replace_word(&text, hostname, name),
-            None => text,
+            Some(hostname) => {
+                replace_word(&replace_word(text, &self.name, new.config), hostname, new.hostname)
+            }
+            // One name for both: which is meant where can not be told, but the host name counts.
+            None => replace_word(text, &self.name, new.hostname),
         }
     }
 }
@@ -171,18 +138,18 @@ fn replace_word(text: &str, from: &str, to: &str) -> String {
 
 /// The new host's files and their texts.
 pub(super) fn texts(
-    name: &str,
+    new: New<'_>,
     user: &str,
     purpose: Option<&str>,
     model: Option<&Model>,
 ) -> Vec<(&'static str, String)> {
-    let of_model = |text: Option<&String>| text.zip(model).map(|(text, model)| model.renamed(text, name));
+    let of_model = |text: Option<&String>| text.zip(model).map(|(text, model)| model.renamed(text, new));
     let uefi = |text: &String| {
         fleet_core::nix::string_literals(text).iter().any(|literal| literal.eq_ignore_ascii_case("EF00"))
     };
     let disko = model.and_then(|model| model.disko.as_ref()).filter(|text| uefi(text));
     let mut texts = vec![
-        ("configuration.nix", configuration(name, user, purpose, model)),
+        ("configuration.nix", configuration(new, user, purpose, model)),
         ("disko.nix", of_model(disko).unwrap_or_else(|| DISKO.to_owned())),
         (
             "hardware-configuration.nix",
@@ -195,9 +162,9 @@ pub(super) fn texts(
     texts
 }
 
-fn configuration(name: &str, user: &str, purpose: Option<&str>, model: Option<&Model>) -> String {
+fn configuration(new: New<'_>, user: &str, purpose: Option<&str>, model: Option<&Model>) -> String {
     let module = model.and_then(|model| model.configuration.clone()).unwrap_or_default();
-    let renamed = |text: &str| model.map_or_else(|| text.to_owned(), |model| model.renamed(text, name));
+    let renamed = |text: &str| model.map_or_else(|| text.to_owned(), |model| model.renamed(text, new));
     // What lies beside the host belongs to all; what lies in its directory is its own.
     let shared: Vec<String> = module
         .imports
@@ -223,7 +190,7 @@ fn configuration(name: &str, user: &str, purpose: Option<&str>, model: Option<&M
     }
     if shared.is_empty() {
         if !has(&attrs, "users") {
-            let keys = format!("(import ../../hosts.nix).{}.authorizedKeys or [ ]", quote_name(name));
+            let keys = format!("(import ../../hosts.nix).{}.authorizedKeys or [ ]", quote_name(new.name));
             let value = format!(
                 "{{\n    isNormalUser = true;\n    extraGroups = [ \"wheel\" ];\n    openssh.authorizedKeys.keys = {keys};\n  }}"
             );
@@ -231,7 +198,7 @@ fn configuration(name: &str, user: &str, purpose: Option<&str>, model: Option<&M
             attrs.push(("security.sudo.wheelNeedsPassword".into(), "false".into()));
         }
         for (path, value) in [
-            ("networking.hostName", format!("\"{name}\"")),
+            ("networking.hostName", format!("\"{}\"", new.hostname)),
             ("services.openssh.enable", "true".to_owned()),
             ("services.qemuGuest.enable", "true".to_owned()),
         ] {
@@ -260,6 +227,8 @@ fn configuration(name: &str, user: &str, purpose: Option<&str>, model: Option<&M
 mod tests {
     use super::*;
 
+    const WEB: New<'static> = New { name: "web", config: "web", hostname: "web" };
+
     #[test]
     fn a_name_is_replaced_where_it_is_one() {
         assert_eq!(
@@ -269,8 +238,16 @@ mod tests {
     }
 
     #[test]
+    fn the_templates_are_those_of_the_example() {
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../hosts/test-automation");
+        for (file, template) in [("disko.nix", DISKO), ("hardware-configuration.nix", HARDWARE)] {
+            assert_eq!(fs::read_to_string(example.join(file)).unwrap(), template, "{file}");
+        }
+    }
+
+    #[test]
     fn a_host_of_its_own_has_all_that_it_needs() {
-        let texts = texts("web", "fleet", Some("Shop"), None);
+        let texts = texts(WEB, "fleet", Some("Shop"), None);
         assert_eq!(texts.len(), 3);
         insta::assert_snapshot!(texts[0].1, @r#"
         # Shop.
@@ -308,7 +285,7 @@ mod tests {
             hardware: None,
             home: Some("{ home.username = \"a\"; }".into()),
         };
-        let texts = texts("web", "fleet", None, Some(&model));
+        let texts = texts(WEB, "fleet", None, Some(&model));
         insta::assert_snapshot!(texts[0].1, @r#"
         { lib, ... }:
         {
