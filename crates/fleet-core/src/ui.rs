@@ -10,7 +10,10 @@ use std::{
 };
 
 use console::Style;
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec},
+    termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr},
+};
 use serde::Serialize;
 
 pub use self::lanes::Lane;
@@ -284,12 +287,17 @@ pub fn width(text: &str) -> usize {
 
 /// Asks for a secret on the terminal, without showing what is typed.
 pub fn ask_secret(prompt: &str) -> Result<zeroize::Zeroizing<String>> {
-    let terminal = console::Term::stderr();
-    terminal
-        .write_str(prompt)
-        .and_then(|()| terminal.read_secure_line())
-        .map(zeroize::Zeroizing::new)
-        .map_err(|e| Error::failed("can not read what was typed").caused_by(e))
+    let wrong = |e: rustix::io::Errno| Error::failed("can not hide what is typed").caused_by(e);
+    let stdin = std::io::stdin();
+    let shown = tcgetattr(&stdin).map_err(wrong)?;
+    let mut hidden = shown.clone();
+    hidden.local_modes.remove(LocalModes::ECHO);
+    tcsetattr(&stdin, OptionalActions::Now, &hidden).map_err(wrong)?;
+    let typed = answer(prompt);
+    tcsetattr(&stdin, OptionalActions::Now, &shown).map_err(wrong)?;
+    // The Enter that was not shown either.
+    let _ = std::io::stderr().lock().write_all(b"\n");
+    Ok(zeroize::Zeroizing::new(typed?.unwrap_or_default()))
 }
 
 /// Whether a question can be asked: standard input is a terminal and messages are seen on one.

@@ -316,6 +316,12 @@ fn confirm(ui: Ui, vm: &ManagedVm, there: &There, args: &DestroyArgs) -> Result<
                     vm.name
                 ));
             }
+            if matches!(there, There::Nothing) {
+                ui.warn(format!(
+                    "VM {} is not on the node: what is left of '{}' are its entries in the fleet's files",
+                    vm.vmid, vm.name
+                ));
+            }
             ui.ask_line("Type the VM's name to destroy it: ")?
         }
     };

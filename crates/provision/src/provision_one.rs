@@ -3,8 +3,8 @@
 use std::{net::IpAddr, sync::Mutex};
 
 use fleet_core::{
-    Error, Result,
-    definitions::{Definitions, Install, ManagedVm},
+    Error, Kind, Result,
+    definitions::{Definitions, Install, ManagedVm, VERBS, nearest},
     hosts::Hosts,
     protocol::Storage,
     repo::Repo,
@@ -61,7 +61,15 @@ pub(crate) struct Prepared<'a> {
 
 /// The definition of a VM that may be provisioned.
 pub(crate) fn definition<'a>(definitions: &'a Definitions, name: &str) -> Result<&'a ManagedVm> {
-    let vm = definitions.managed(name)?;
+    let vm = definitions.managed(name).map_err(|error| {
+        // A verb that was mistyped reads as the name of a VM.
+        match nearest(name, VERBS.iter().copied()) {
+            Some(verb) if error.kind() == Kind::NotFound => {
+                error.hint(format!("did you mean the verb: provision-vm {verb}"))
+            }
+            _ => error,
+        }
+    })?;
     if vm.readonly {
         return Err(Error::refused(format!("refused to provision '{name}': it is marked readonly"))
             .now("nothing was sent to the node")

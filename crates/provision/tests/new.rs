@@ -94,6 +94,8 @@ fn a_person_is_asked_until_the_answers_do() {
         ("CPU cores [2]: ", "0"),
         ("0 is out of range", ""),
         ("CPU cores [2]: ", ""),
+        ("Memory in MiB [4096]: ", "lots"),
+        ("'lots' is not a whole number", ""),
         ("Memory in MiB [4096]: ", "2048"),
         ("Disk [20G]: ", "30 gigs"),
         ("is not a valid disk size", ""),

@@ -12,6 +12,7 @@ use fleet_core::{
     Error, Kind, Result,
     child::{self, Output},
     deadline::Deadline,
+    interrupt,
     ssh::Session,
 };
 
@@ -75,6 +76,7 @@ impl Job<'_> {
                     let error = error.now("its disk is as it was");
                     match self.kexec {
                         Some(_) => error,
+                        None if error.kind() == Kind::Interrupted => error,
                         None => error.hint(
                             "the VM gets the installer from github.com: where it can not, give --kexec FILE",
                         ),
@@ -156,6 +158,10 @@ impl Job<'_> {
             .and_then(Output::checked)
             .map(drop)
             .map_err(|error| {
+                if error.kind() == Kind::Interrupted {
+                    return Error::interrupted(format!("stopped by the user: {}", phase.title()))
+                        .now("nixos-anywhere and what it started were stopped");
+                }
                 error
                     .context(phase.title())
                     .hint(format!("all that it said: {}", self.journal.output_file().display()))
@@ -171,6 +177,12 @@ impl Job<'_> {
                 .now(now)
                 .hint(format!("mend what post-provision-vm says, then run `provision-vm {name}` again"))
         };
+        // Whole files were put in place or none; what it had begun the next run finishes.
+        let stopped = || {
+            Error::interrupted("stopped by the user while post-provision-vm was at work")
+                .now(now)
+                .now("what it had begun with the fleet's files is finished by the next run")
+        };
         let turn = INTEGRATION.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = self.step(Step::Integrate, "Integrating with the fleet", || {
             let command = self.tools.integrate(name, host_key, made);
@@ -180,7 +192,13 @@ impl Job<'_> {
                     self.journal.output(line);
                     self.ui.say(format!("  {line}"));
                 })
-                .map_err(|e| partly("post-provision-vm did not end").caused_by(e))?;
+                .map_err(|e| match e.kind() {
+                    Kind::Interrupted => stopped(),
+                    _ => partly("post-provision-vm did not end").caused_by(e),
+                })?;
+            if !output.success() && interrupt::asked() {
+                return Err(stopped());
+            }
             if !output.success() {
                 return Err(partly(&format!("post-provision-vm {}", child::describe(output.status))));
             }

@@ -244,8 +244,21 @@ pub(super) fn complete<'a>(ui: Ui, args: &'a NewArgs, ground: &Ground<'_>) -> Re
     Ok(Answers { args, vmid, cores, memory, disk, storage, ip, gateway, purpose })
 }
 
+/// What a question can be answered with.
+trait Answer: Copy + std::fmt::Display + std::str::FromStr {
+    /// Whether it is a whole number.
+    const WHOLE: bool = true;
+}
+
+impl Answer for u32 {}
+impl Answer for u64 {}
+impl Answer for Vmid {}
+impl Answer for DiskSize {
+    const WHOLE: bool = false;
+}
+
 /// The given value, which must do; else the answer to a question; else the usual one.
-fn ask<T: Copy + std::fmt::Display + std::str::FromStr>(
+fn ask<T: Answer>(
     ui: Ui,
     asks: bool,
     what: &str,
@@ -264,8 +277,12 @@ where
         return Ok(usual);
     }
     ui.ask_until(&format!("{what} [{usual}]: "), |text| {
+        let number = text.bytes().all(|b| b.is_ascii_digit()) || !T::WHOLE;
         let value = match text {
             "" => usual,
+            text if !number => {
+                return Err(Error::usage(format!("'{}' is not a whole number", text.escape_debug())));
+            }
             text => text.parse::<T>().map_err(|e| Error::usage(e.to_string()))?,
         };
         check(&value).map(|()| value)
