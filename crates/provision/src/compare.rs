@@ -91,6 +91,7 @@ pub fn survey(session: &mut Session) -> Result<World> {
         beside: Vec::new(),
         storages: Vec::new(),
         bridges: None,
+        room: None,
         place: None,
         template: None,
         existing: None,

@@ -42,7 +42,12 @@ fn wanted(vm: &ManagedVm, keys: &[String], current: &Settings) -> Settings {
         set("serial0", "socket".to_owned());
     }
     // Cloud images draw on the serial port only; NixOS draws on both.
-    if current.get("vga").is_some_and(|vga| vga.starts_with("serial")) {
+    let draws_nothing = |vga: &String| {
+        let kind = vga.split(',').next().unwrap_or_default();
+        let kind = kind.strip_prefix("type=").unwrap_or(kind);
+        kind.starts_with("serial") || kind == "none"
+    };
+    if current.get("vga").is_some_and(draws_nothing) {
         set("vga", "std".to_owned());
     }
     for (slot, volume) in further_disks(vm, current) {

@@ -38,6 +38,8 @@ pub struct World {
     pub configs: Vec<ClusterConfig>,
     /// That node's bridges; nothing when it does not tell.
     pub bridges: Option<Vec<String>>,
+    /// What that node has, for a VM that is to be made on it.
+    pub room: Option<NodeRoom>,
     /// Where that node takes an image, for a VM that is to be made of one.
     pub place: Option<UploadPlace>,
     /// The template's configuration; `None` when there is no such VM.
@@ -105,6 +107,7 @@ impl Survey<'_> {
             beside: Vec::new(),
             storages: Vec::new(),
             bridges: None,
+            room: None,
             place: None,
             existing: None,
             remainder: None,
@@ -120,6 +123,10 @@ impl Survey<'_> {
             world.storages = session.ask(Op::Storages { node: node.clone() }, limit(), |_| {})?;
             if vm.install == Install::Image && holder.is_none() {
                 world.place = Some(session.ask(Op::UploadPlace { node: node.clone() }, limit(), |_| {})?);
+            }
+            if holder.is_none() && world.room.is_none() {
+                let rooms: Vec<NodeRoom> = session.ask(Op::Nodes, limit(), |_| {})?;
+                world.room = rooms.into_iter().find(|room| room.node == *target);
             }
             world.bridges = session.ask(Op::Bridges { node }, limit(), |_| {}).ok();
             world.beside = self.places.beside(vm, target, &world.resources, self.definitions);
@@ -148,6 +155,8 @@ impl Survey<'_> {
                 let resources = &world.resources;
                 let placed = self.places.choose(vm, template, &rooms, resources, self.definitions);
                 world.placed = faults.keep(placed);
+                let chosen = world.placed.as_ref().map(|placed| &placed.node);
+                world.room = rooms.into_iter().find(|room| Some(&room.node) == chosen);
             }
             (Placement::Node(node), _) => world.target = Some(node.clone()),
             (Placement::Default, _) => {}

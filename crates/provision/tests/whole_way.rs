@@ -319,3 +319,16 @@ fn two_runs_of_one_vm_do_not_meet() {
     assert!(bench.seen(&second).contains("another run is at work on 'test-automation' (process "));
     assert!(first.wait().unwrap().success());
 }
+
+#[test]
+fn a_system_that_is_degraded_is_told_with_the_units_that_failed() {
+    let bench = Bench::new();
+    let units = ["nginx.service", "backup.timer"].map(str::to_owned).to_vec();
+    bench.sim.inject(pve_sim::faults::Fault::UnitsFailed { vmid: 110, units });
+    let output = bench.run(&["test-automation", "--yes"]);
+    let seen = bench.seen(&output);
+    assert!(output.status.success(), "{seen}");
+    let told = "⚠ the system is degraded; units that failed: nginx.service, backup.timer\n\
+                hint: on the VM: systemctl status nginx.service backup.timer\n";
+    assert!(seen.contains(told), "{seen}");
+}

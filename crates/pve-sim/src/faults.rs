@@ -146,6 +146,13 @@ pub enum Fault {
         /// Which.
         storage: String,
     },
+    /// Units of a VM's NixOS have failed.
+    UnitsFailed {
+        /// Which VM.
+        vmid: u32,
+        /// Which units.
+        units: Vec<String>,
+    },
     /// Where images are sent to, so many bytes are free.
     ImagesFull {
         /// How many.

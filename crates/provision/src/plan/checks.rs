@@ -32,10 +32,11 @@ pub(super) fn add(
     warnings.extend(release(world));
     let mut found = Vec::new();
     if install.is_some() && vm.install == Install::NixosAnywhere && vm.memory < INSTALLER_MEMORY {
-        found.push(Error::failed(format!(
+        let fault = Error::failed(format!(
             "memory = {} MiB, but the NixOS installer needs at least {INSTALLER_MEMORY}",
             vm.memory
-        )));
+        ));
+        found.push(fault.hint(format!("give managed.{} memory = 2048 or more", vm.name)));
     }
     found.extend(taken_mac(vm, world));
     found.extend(taken_address(vm, world));
@@ -58,6 +59,7 @@ pub(super) fn add(
             }
         }
         found.extend(target.map(|_| storages(vm, world)).into_iter().flatten());
+        found.extend(target.map(|target| machine(vm, target, world)).into_iter().flatten());
     }
     found.into_iter().for_each(|fault| faults.add(fault));
 }
@@ -161,6 +163,29 @@ fn little_room(vm: &ManagedVm, place: &UploadPlace, target: Option<&NodeName>) -
     ))
 }
 
+/// What Proxmox and QEMU refuse at the start alone: more cores or more memory than the node has.
+fn machine(vm: &ManagedVm, target: &NodeName, world: &World) -> Vec<Error> {
+    let Some(room) = &world.room else { return Vec::new() };
+    let mut found = Vec::new();
+    if let Some(cpu) = room.cpu.filter(|cpu| *cpu < u64::from(vm.cores)) {
+        let fault = Error::failed(format!(
+            "cores = {}, but node {target} has {cpu} CPUs: the VM would not start",
+            vm.cores
+        ));
+        found.push(fault.hint(format!("give managed.{} fewer cores, or another node", vm.name)));
+    }
+    let wanted = vm.memory.saturating_mul(1 << 20);
+    if let Some(memory) = room.maxmem.filter(|memory| *memory < wanted) {
+        let fault = Error::failed(format!(
+            "memory = {} MiB, but node {target} has {} MiB: the VM would not start",
+            vm.memory,
+            memory >> 20
+        ));
+        found.push(fault.hint(format!("give managed.{} less memory, or another node", vm.name)));
+    }
+    found
+}
+
 fn no_template(template: Vmid, world: &World) -> Error {
     Error::failed(format!(
         "template {template} does not exist on node {}; make one, or name another in vms/definitions.nix",
@@ -172,10 +197,9 @@ fn no_template(template: Vmid, world: &World) -> Error {
 fn template_fault(template: Vmid, config: &VmConfig, install: Option<Boots>) -> Option<Error> {
     let setting = |name: &str| config.settings.get(name).map_or("", String::as_str);
     if setting("template") != "1" {
-        return Some(
-            Error::failed(format!("VM {template} is not a template"))
-                .hint(format!("`proxmox-ops template {template}` makes it one")),
-        );
+        return Some(Error::failed(format!("VM {template} is not a template")).hint(
+            "name another in vms/definitions.nix; `proxmox-ops create-template` makes one from a cloud image",
+        ));
     }
     let uefi = setting("bios") == "ovmf";
     let why = match (install, uefi) {

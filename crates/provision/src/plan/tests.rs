@@ -36,6 +36,7 @@ pub(crate) fn world() -> World {
         ]))
         .unwrap(),
         bridges: None,
+        room: None,
         place: None,
         configs: Vec::new(),
         template: Some(config(9002, &[("template", "1"), ("bios", "ovmf"), ("scsi0", "nvmeprom:base-9002-disk-0,size=2G")], None)),
@@ -254,4 +255,25 @@ fn the_bridge_and_every_disk_must_have_their_place() {
     world.bridges = None;
     let plan = plan_of(&vm, &[], &world, true, Boots::Uefi).unwrap();
     assert!(plan.warnings[0].contains("runs Proxmox VE 10.0.1"), "{plan:?}");
+}
+
+#[test]
+fn a_vm_that_the_node_could_not_start_is_not_made() {
+    let room = |cpu, memory: u64| {
+        let room = json!({"node": "prom", "online": true, "cpu": cpu, "maxmem": memory << 20});
+        serde_json::from_value(room).unwrap()
+    };
+    let faults = |cpu, memory| {
+        let world = World { room: Some(room(cpu, memory)), ..world() };
+        plan_of(&vm(), &[], &world, true, Boots::Uefi).map(drop).map_err(|error| error.chain())
+    };
+    let (cores, memory) = (u64::from(vm().cores), vm().memory);
+    faults(cores, memory).unwrap();
+    let told = faults(cores - 1, memory).unwrap_err();
+    assert!(told.starts_with(&format!("cores = {cores}, but node prom has {} CPUs", cores - 1)), "{told}");
+    let told = faults(cores, memory - 1).unwrap_err();
+    assert!(
+        told.starts_with(&format!("memory = {memory} MiB, but node prom has {} MiB", memory - 1)),
+        "{told}"
+    );
 }

@@ -3,7 +3,7 @@
 use std::{future::Future, pin::Pin, sync::Arc};
 
 use super::{Os, Outcome, read_file, words};
-use crate::{log::What, node::Node};
+use crate::{faults::Fault, log::What, node::Node};
 
 /// Commands that the table below knows, for `command -v` and the guest agent.
 const KNOWN: &[&str] = &[
@@ -296,12 +296,22 @@ impl Shell {
             ("nixos-version", _) if self.os() != Os::CloudImage => {
                 self.say("25.11.20260101.abcdef (Xantusia)\n");
             }
-            ("systemctl", ["is-system-running", ..]) => self.say("running\n"),
+            ("systemctl", ["is-system-running", ..]) => match self.failed_units() {
+                units if units.is_empty() => self.say("running\n"),
+                _ => {
+                    self.say("degraded\n");
+                    self.out.status = 1;
+                }
+            },
             ("systemctl", ["is-active", units @ ..]) => {
                 let count = units.iter().filter(|u| !u.starts_with('-')).count().max(1);
                 self.say("active\n".repeat(count));
             }
-            ("systemctl", ["list-units" | "--failed", ..]) => {}
+            ("systemctl", ["list-units" | "--failed", ..]) => {
+                for unit in self.failed_units() {
+                    self.say(format!("{unit} loaded failed failed {unit}\n"));
+                }
+            }
             ("systemctl", ["reboot", ..]) | ("reboot", _) => self.later(false),
             ("systemctl", ["poweroff", ..]) | ("poweroff" | "shutdown", _) => self.later(true),
             ("systemctl", ["stop", "qemu-guest-agent"]) => self.node.change(|d| {
@@ -371,6 +381,14 @@ impl Shell {
             ("tar", args) if args.iter().any(|a| a.contains('x')) => self.untar(args),
             (_, _) => self.complain(format!("sh: 1: {name}: not found"), 127),
         }
+    }
+
+    fn failed_units(&self) -> Vec<String> {
+        let of_this = |fault: &mut Fault| match fault {
+            Fault::UnitsFailed { vmid, units } if *vmid == self.vmid => Some((units.clone(), false)),
+            _ => None,
+        };
+        self.node.fault(of_this).unwrap_or_default()
     }
 
     fn cat(&mut self, files: &[&str]) {
