@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{cluster, faults::Fault, guest, guest::Outcome, meter::Work, node::Node, qm};
+use crate::{cluster, faults::Fault, guest, guest::Outcome, ledger::Party, meter::Work, node::Node, qm};
 
 /// Whether a command is a relay between its standard streams and the API's port.
 pub fn is_relay(command: &str) -> bool {
@@ -28,7 +28,7 @@ fn is_on_snippets(node: &Node, command: &str) -> bool {
 
 /// Whether a command reads its standard input.
 pub fn wants_input(command: &str) -> bool {
-    command.contains("cat >")
+    command.contains("cat >") || command.contains("/dev/stdin")
 }
 
 /// The VM whose serial console a command opens.
@@ -68,6 +68,7 @@ async fn shell(node: &Node, command: &str, input: &[u8]) -> std::io::Result<Outc
 
 /// Runs a command that is given this on its standard input.
 pub async fn run(node: &Arc<Node>, command: &str, input: &[u8]) -> Outcome {
+    let _at_work = node.ledger.begin(Party::Node, command.split_whitespace().next().unwrap_or("sh"));
     let full = node.fault(|f| match f {
         Fault::ImagesFull { free } if command.starts_with("df ") => Some((*free, false)),
         _ => None,
@@ -102,7 +103,7 @@ pub async fn run(node: &Arc<Node>, command: &str, input: &[u8]) -> Outcome {
         }
         ["cat", paths @ ..] => cat(node, paths),
         ["grep", "-asH", "''", ..] => printed(configs(node)),
-        ["qm", ..] => qm::line(node, command).await,
+        ["qm", ..] => qm::line(node, command, input).await,
         ["hostname"] => printed(format!("{}\n", node.name())),
         ["true"] | [":"] => Outcome::default(),
         ["pveversion"] => printed("pve-manager/9.2.11/14a22df35955d97d (running kernel: 6.17.2-1-pve)\n"),

@@ -27,6 +27,7 @@ use crate::{
     auth::{Refused, Who, authenticate},
     cut::Cut,
     faults::{Fault, Stream},
+    ledger::Party,
     log::What,
     node::Node,
     params::Params,
@@ -242,7 +243,12 @@ impl Connection {
             path: shown.clone(),
             params: call.params.to_json(),
         });
+        let at_work = node.ledger.begin(Party::Node, format!("{method} {shown}"));
+        let at_work = if shown.contains("/agent/") { at_work.if_done() } else { at_work };
         let outcome = self.with_faults(&call, &method, &shown, split).await;
+        if outcome.is_ok() {
+            at_work.done();
+        }
         let (status, message) = match &outcome {
             _ if self.dropped.load(Ordering::Relaxed) => (0, String::new()),
             Ok(_) => (200, String::new()),

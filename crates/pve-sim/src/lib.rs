@@ -18,6 +18,7 @@ pub mod guest;
 pub mod http;
 pub mod keys;
 pub mod latency;
+pub mod ledger;
 pub mod locks;
 pub mod log;
 pub mod meter;

@@ -15,6 +15,7 @@ use crate::{
     data,
     faults::Fault,
     keys,
+    ledger::Ledger,
     locks::Locks,
     log::{Log, What},
     meter::{Meter, Work},
@@ -51,6 +52,8 @@ pub struct Node {
     pub meter: Meter,
     /// What reached the node.
     pub log: Log,
+    /// When who was at work.
+    pub ledger: Ledger,
     /// Told whenever a guest starts, stops or boots another system.
     pub boots: tokio::sync::watch::Sender<u64>,
     /// Told whenever the links of clients are to be cut.
@@ -107,6 +110,7 @@ impl Node {
             locks: Locks::default(),
             meter: Meter::default(),
             log,
+            ledger: Ledger::default(),
             boots: tokio::sync::watch::Sender::new(0),
             cut: tokio::sync::watch::Sender::new(0),
             restarts: tokio::sync::watch::Sender::new(0),

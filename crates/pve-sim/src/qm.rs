@@ -12,12 +12,13 @@ use crate::{
     params::{Param, Params},
 };
 
-/// Runs a line of such commands, one after the other until one fails (`qm … && qm …`).
-pub async fn line(node: &Arc<Node>, line: &str) -> Outcome {
+/// Runs a line of such commands, one after the other until one fails (`qm … && qm …`). `input` is what the file
+/// `/dev/stdin` holds.
+pub async fn line(node: &Arc<Node>, line: &str, input: &[u8]) -> Outcome {
     let mut all = Outcome::default();
     for command in line.split(" && ") {
         let words: Vec<&str> = command.split_whitespace().skip(1).collect();
-        let one = run(node, &words).await;
+        let one = run(node, &words, input).await;
         all.stdout.extend(one.stdout);
         all.stderr.extend(one.stderr);
         all.status = one.status;
@@ -29,15 +30,21 @@ pub async fn line(node: &Arc<Node>, line: &str) -> Outcome {
 }
 
 /// Runs `qm VERB VMID …`. A task is waited for, as `qm` does.
-async fn run(node: &Arc<Node>, words: &[&str]) -> Outcome {
+async fn run(node: &Arc<Node>, words: &[&str], input: &[u8]) -> Outcome {
     node.works(node.latency().qm).await;
-    let Some((call, shows)) = call(node, words) else {
+    let Some((mut call, shows)) = call(node, words) else {
         return failed(255, format!("the simulated node has no `qm {}`", words.join(" ")));
     };
+    if let Some(Param::One(keys)) = call.params.0.get_mut("sshkeys").filter(|file| **file == from_stdin()) {
+        *keys = percent_encoding::percent_encode(input, percent_encoding::NON_ALPHANUMERIC).to_string();
+    }
     let data = match api::answer(node, &call).await {
         Ok((data, _)) => data,
         Err(fail) => return failed(if fail.status == 400 { 2 } else { 255 }, fail.text()),
     };
+    if shows == Some(RESULT) {
+        return Outcome { stdout: format!("{:#}\n", data[RESULT]).into_bytes(), ..Outcome::default() };
+    }
     if let Some(name) = shows {
         let shown = data[name].as_str().unwrap_or_default();
         return Outcome { stdout: format!("{name}: {shown}\n").into_bytes(), ..Outcome::default() };
@@ -53,9 +60,18 @@ async fn run(node: &Arc<Node>, words: &[&str]) -> Outcome {
     }
 }
 
+/// What an agent's answer is under.
+const RESULT: &str = "result";
+
+/// `--sshkeys` names a file.
+fn from_stdin() -> Param {
+    Param::One("/dev/stdin".to_owned())
+}
+
 /// The request that a command line stands for, and the one value of its answer that is printed.
 fn call(node: &Node, words: &[&str]) -> Option<(Call, Option<&'static str>)> {
     let (verb, vmid, rest) = match words {
+        ["guest", "cmd", vmid, rest @ ..] => ("guest", *vmid, rest),
         [verb, vmid, rest @ ..] => (*verb, *vmid, rest),
         _ => return None,
     };
@@ -75,6 +91,7 @@ fn call(node: &Node, words: &[&str]) -> Option<(Call, Option<&'static str>)> {
             params.extend([("disk", *disk), ("size", *size)]);
             ("PUT", "resize", None)
         }
+        ("guest", ["network-get-interfaces"]) => ("GET", "agent/network-get-interfaces", Some(RESULT)),
         ("start", []) => ("POST", "status/start", None),
         _ => return None,
     };

@@ -26,6 +26,7 @@ use crate::{
     exec,
     faults::{Fault, Stream},
     guest, http, keys,
+    ledger::Party,
     log::What,
     meter::Work,
     node::Node,
@@ -140,6 +141,7 @@ impl Handler for NodeHandler {
             && (user == "root" || self.node.world().accounts.iter().any(|account| account == user))
             && keys::is_authorized(&self.node.world().authorized_keys, key.public_key);
         if accepted {
+            let _at_work = self.node.ledger.begin(Party::Node, "login");
             self.node.meter.spend(Work::Login, self.node.latency().login).await;
         }
         self.node.log.add(What::Login { connection: self.connection, user: user.to_owned(), accepted });

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     auth::Who,
     faults::{Fault, strikes},
+    ledger::Party,
     node::{Node, now},
 };
 
@@ -179,6 +180,7 @@ where
     let worker = Worker { node: Arc::clone(node), upid: upid.clone() };
     let kind = kind.to_owned();
     tokio::spawn(async move {
+        let _at_work = worker.node.ledger.begin(Party::Node, format!("{kind} {id}"));
         let slow = worker.node.fault(|f| match f {
             Fault::TaskSlow { kind: k, by } if strikes(k, &kind) => Some((*by, false)),
             _ => None,

@@ -10,6 +10,7 @@ use crate::{
     conf::{self, VmConf},
     guest::Guest,
     keys,
+    ledger::Party,
     node::{Data, Node},
     params::Params,
     schema,
@@ -207,6 +208,7 @@ async fn drive_copy(
     let options: Vec<String> = drive.split(',').skip(1).map(str::to_owned).collect();
     if !full && base && !cloudinit {
         worker.say(format!("create linked clone of drive {slot} ({volume})"));
+        let _at_work = node.ledger.begin(Party::Node, format!("allocates on {name}"));
         worker.gate().await;
         if worker.is_stopped() {
             return Err("clone failed: received interrupt".to_owned());
@@ -227,6 +229,7 @@ async fn drive_copy(
     worker.say(format!("create full clone of drive {slot} ({volume})"));
     let target = p.get("storage").unwrap_or(name).to_owned();
     let format = if cloudinit { "qcow2" } else { p.get("format").unwrap_or("qcow2") }.to_owned();
+    let at_work = node.ledger.begin(Party::Node, format!("allocates on {target}"));
     let id = node.change(|d| {
         if !storage::has_room(node, d, &target, size) {
             return Err(format!("clone failed: copy failed: unable to allocate {size} bytes on '{target}': No space left on device"));
@@ -240,6 +243,7 @@ async fn drive_copy(
         disks::add(d, &id, newid, size, &format, None);
         Ok(id)
     })?;
+    drop(at_work);
     worker.say(node.read(|d| disks::formatting(d, &id, &format, size)));
     worker.say(format!("allocated target volume '{id}'"));
     if cloudinit {

@@ -3,13 +3,14 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Os, System, install, shell::Shell};
-use crate::faults::Fault;
+use crate::{faults::Fault, ledger::Party};
 
 impl Shell {
     /// The machine goes on a moment after the command has ended, so that its answer still arrives.
     pub(super) fn later(&mut self, off: bool) {
         let (node, vmid) = (Arc::clone(&self.node), self.vmid);
         let pause = node.latency().install;
+        node.ledger.takes(Party::Guest, format!("{vmid} goes down"), pause);
         tokio::spawn(async move {
             tokio::time::sleep(pause).await;
             if off { super::power_off(&node, vmid) } else { super::reboot(&node, vmid) }
@@ -30,6 +31,7 @@ impl Shell {
         self.say("machine will boot into nixos in 6s...\n");
         let (node, vmid) = (Arc::clone(&self.node), self.vmid);
         let pause = node.latency().install;
+        node.ledger.takes(Party::Guest, format!("{vmid} goes down"), pause);
         tokio::spawn(async move {
             tokio::time::sleep(pause).await;
             super::kexec(&node, vmid);

@@ -12,6 +12,7 @@ use super::{Disk, Os, Running, System, cloudinit::UserData};
 use crate::{
     conf::{self, VmConf},
     keys,
+    ledger::Party,
     log::What,
     node::{Data, Node, now},
 };
@@ -127,6 +128,8 @@ fn boot_disk(node: &Node, d: &mut Data, vmid: u32, takes: Duration) -> Result<()
     };
     let nothing = matches!(d.guests.get(&vmid).map(|g| &g.disk), Some(Disk::Blank));
     let takes = if nothing { Duration::from_secs(1 << 30) } else { takes };
+    let agent = if os == Os::Nixos { node.latency().agent_after } else { Duration::ZERO };
+    node.ledger.takes(Party::Boot, format!("{vmid} boots"), takes.saturating_add(agent));
     let address = next_address(node, d, vmid, &conf, os);
     d.boots += 1;
     let boot = d.boots;
@@ -183,6 +186,7 @@ pub fn kexec(node: &Arc<Node>, vmid: u32) {
     node.change(|d| {
         let conf = d.vms.get(&vmid).cloned().unwrap_or_default();
         let Some(old) = d.guests.get(&vmid).and_then(|g| g.running.clone()) else { return };
+        node.ledger.takes(Party::Boot, format!("{vmid} boots the installer"), takes);
         let address = next_address(node, d, vmid, &conf, Os::Installer);
         d.boots += 1;
         let boot = d.boots;

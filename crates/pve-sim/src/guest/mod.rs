@@ -196,6 +196,11 @@ pub fn is_up(node: &Node, vmid: u32) -> bool {
     !never && with(node, vmid, |run| is_after(run, Duration::ZERO)).unwrap_or(false)
 }
 
+/// Whether all of a machine's services have been started, the guest agent as one of the last.
+pub(crate) fn is_settled(node: &Node, vmid: u32) -> bool {
+    with(node, vmid, |run| is_after(run, node.latency().agent_after)).unwrap_or(true)
+}
+
 /// How long a machine still takes until its system is up.
 pub fn boot_left(node: &Node, vmid: u32) -> Option<Duration> {
     with(node, vmid, |run| run.booting.and_then(|(start, takes)| takes.checked_sub(start.elapsed())))?

@@ -3,7 +3,7 @@
 use std::{future::Future, pin::Pin, sync::Arc};
 
 use super::{Os, Outcome, read_file, words};
-use crate::{faults::Fault, log::What, node::Node};
+use crate::{faults::Fault, ledger::Party, log::What, node::Node};
 
 /// Commands that the table below knows, for `command -v` and the guest agent.
 const KNOWN: &[&str] = &[
@@ -88,6 +88,7 @@ type Done<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 /// Runs a command line as a user's shell does.
 pub async fn run(node: &Arc<Node>, vmid: u32, user: &str, line: &str, stdin: Vec<u8>) -> Outcome {
+    let _at_work = node.ledger.begin(Party::Guest, format!("{vmid}: {line}"));
     let mut shell = new(node, vmid, user, stdin);
     shell.script(line).await;
     node.log.add(What::GuestExec {
@@ -297,6 +298,10 @@ impl Shell {
                 self.say("25.11.20260101.abcdef (Xantusia)\n");
             }
             ("systemctl", ["is-system-running", ..]) => match self.failed_units() {
+                _ if !super::is_settled(&self.node, self.vmid) => {
+                    self.say("starting\n");
+                    self.out.status = 1;
+                }
                 units if units.is_empty() => self.say("running\n"),
                 _ => {
                     self.say("degraded\n");
