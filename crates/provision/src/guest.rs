@@ -205,7 +205,7 @@ pub fn health(session: &Session, deadline: Deadline) -> Result<Health> {
             }
             "initializing" | "starting" if !deadline.passed() => {
                 fleet_core::interrupt::check()?;
-                deadline.sleep(std::time::Duration::from_secs(1));
+                deadline.sleep(std::time::Duration::from_millis(300));
             }
             _ => return Ok(Health::Other(state)),
         }

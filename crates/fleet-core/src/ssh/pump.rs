@@ -20,6 +20,10 @@ const BUFFER: usize = 128 * 1024;
 /// How long the other side may take nothing at all although it is not closed.
 const STALLED: u64 = 300;
 
+/// How long nothing is looked at while nothing moves: at first, and at most. Another thread of the same session may
+/// take in what this stream waits for, and then no descriptor tells of it.
+const LOOKS: [Duration; 2] = [Duration::from_millis(3), Duration::from_millis(250)];
+
 /// How many bytes went each way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Pumped {
@@ -97,6 +101,7 @@ impl Pump<'_> {
     fn run(&mut self, stream: &mut dyn Stream) -> Result<Pumped> {
         let lost = |e: io::Error| Error::unreachable("the stream broke off").caused_by(e);
         let mut input_ready = false;
+        let mut pause = LOOKS[0];
         loop {
             stream.set_deadline(Deadline::secs(STALLED));
             let mut moved = false;
@@ -151,15 +156,16 @@ impl Pump<'_> {
                 stream.finish_writing().map_err(lost)?;
                 self.finished = true;
             }
-            match self.poll(stream, moved)? {
+            pause = if moved { LOOKS[0] } else { (pause * 2).min(LOOKS[1]) };
+            match self.poll(stream, if moved { Duration::ZERO } else { pause })? {
                 Polled::Gone => return Ok(self.pumped),
                 Polled::Ready { input } => input_ready = input,
             }
         }
     }
 
-    /// Waits for whatever can go on; when something just moved it only looks.
-    fn poll(&self, stream: &dyn Stream, moved: bool) -> Result<Polled> {
+    /// Waits for whatever can go on, at most for `pause`.
+    fn poll(&self, stream: &dyn Stream, pause: Duration) -> Result<Polled> {
         let (fd, events) = stream
             .pollable(self.to_output.is_empty(), !self.to_stream.is_empty())
             .ok_or_else(|| Error::failed("this stream can not be pumped"))?;
@@ -170,8 +176,7 @@ impl Pump<'_> {
         if wants_input {
             fds.push(PollFd::from_borrowed_fd(self.input, PollFlags::IN));
         }
-        // A stream may have been given its bytes by another thread of the same session.
-        poll_all(&mut fds, if moved { Duration::ZERO } else { Duration::from_millis(250) });
+        poll_all(&mut fds, pause);
         if fds[1].revents().intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL)
             && !fds[1].revents().contains(PollFlags::OUT)
         {

@@ -33,6 +33,8 @@ pub const NEIGHBOURS: &str = "ip -j neigh";
 /// How long the agent is waited for once the neighbour table has an address: it knows better, but a dead
 /// one takes 3 s to be told so.
 const GRACE: Duration = Duration::from_millis(1000);
+/// One that lives answers within this: where nothing is in doubt without it, it is waited for no longer.
+const AT_ONCE: Duration = Duration::from_millis(250);
 
 /// A machine that is just booting is heard of by itself in most networks: the first sweep waits so long.
 const SWEEP_FIRST: Duration = Duration::from_secs(5);
@@ -71,15 +73,20 @@ pub fn find(
         }
         agent.ask(node, vmid)?;
         let mut seen = Seen { neighbours: neighbours(node), fixed, ..Seen::default() };
-        let known = seen.neighbours.iter().any(|n| n.has(mac) && n.age().is_some() && unfit(n.dst).is_none());
+        let known = !fit(mac, &seen.neighbours).is_empty();
         let patience = match (known, once) {
-            (true, _) => GRACE,
+            (true, _) => AT_ONCE,
             (false, true) => Duration::from_secs(8),
             (false, false) => Duration::from_millis(400),
         };
         seen.agent = agent.answer(patience);
         if seen.agent.is_none() {
             seen.answered = tried(node, mac, &seen);
+            if known && seen.answered.len() != 1 && !is_only_and_fresh(mac, &seen) {
+                seen.agent = agent.answer(GRACE - AT_ONCE);
+            }
+        }
+        if seen.agent.is_none() {
             // An old entry that does not answer any more: it moved, or boots. No entry: it may just not be up yet.
             let moved = known && seen.answered.is_empty() && !fresh(mac, &seen);
             let missing = !known && Instant::now() >= next_sweep;
@@ -129,6 +136,26 @@ fn fresh(mac: MacAddr, seen: &Seen) -> bool {
     seen.neighbours.iter().any(|n| n.has(mac) && n.age() == Some(0))
 }
 
+/// The neighbours with this MAC that can be connected to.
+fn fit(mac: MacAddr, neighbours: &[Neighbour]) -> Vec<&Neighbour> {
+    neighbours.iter().filter(|n| n.has(mac) && n.age().is_some() && unfit(n.dst).is_none()).collect()
+}
+
+/// Whether there is one alone, and it answered the node just now.
+fn is_only_and_fresh(mac: MacAddr, seen: &Seen) -> bool {
+    matches!(fit(mac, &seen.neighbours).as_slice(), [only] if only.age() == Some(0))
+}
+
+/// The address where the node heard the VM's own network card just now, if it is one alone: known without the agent,
+/// which is asked nothing. To connect there is to find out whether it is right.
+pub fn heard(node: &Node, vmid: Vmid) -> Result<Option<IpAddr>> {
+    let Some(mac) = config::read(node, vmid, Deadline::secs(30))?.mac else { return Ok(None) };
+    let neighbours = neighbours(node);
+    let fresh: Vec<IpAddr> =
+        fit(mac, &neighbours).into_iter().filter(|n| n.age() == Some(0)).map(|n| n.dst).collect();
+    Ok(if let [only] = fresh.as_slice() { Some(*only) } else { None })
+}
+
 /// The bridge of `net0`.
 fn bridge_of(config: &VmConfig) -> Option<BridgeName> {
     config.settings.get("net0")?.split(',').find_map(|part| part.strip_prefix("bridge="))?.parse().ok()
@@ -137,14 +164,7 @@ fn bridge_of(config: &VmConfig) -> Option<BridgeName> {
 /// Of the neighbours with this MAC, those where something answers on the SSH port. A single one that answered
 /// the node just now needs no trying.
 fn tried(node: &Node, mac: MacAddr, seen: &Seen) -> Vec<IpAddr> {
-    let fit: Vec<&Neighbour> = seen
-        .neighbours
-        .iter()
-        .filter(|n| n.has(mac) && n.age().is_some() && unfit(n.dst).is_none())
-        .collect();
-    if let [only] = fit.as_slice()
-        && only.age() == Some(0)
-    {
+    if is_only_and_fresh(mac, seen) {
         return Vec::new();
     }
     let answers = |address: &IpAddr| {
@@ -153,7 +173,7 @@ fn tried(node: &Node, mac: MacAddr, seen: &Seen) -> Vec<IpAddr> {
             .open_tcp(&address.to_string(), 22, Deadline::after(Duration::from_millis(1500)))
             .is_ok()
     };
-    fit.into_iter().map(|n| n.dst).filter(answers).collect()
+    fit(mac, &seen.neighbours).into_iter().map(|n| n.dst).filter(answers).collect()
 }
 
 fn neighbours(node: &Node) -> Vec<Neighbour> {

@@ -1,11 +1,14 @@
 //! `proxmox-ops connect`
 
-use std::{net::IpAddr, rc::Rc};
+use std::{net::IpAddr, rc::Rc, time::Duration};
 
 use clap::Args;
 use fleet_core::{Result, deadline::Deadline, types::VmRef};
 
 use crate::{context::Context, node::Node, ops::address, route, settings::Route};
+
+/// How long an address where the VM was just heard may take to let us in; then it is looked for.
+const HEARD: Duration = Duration::from_millis(1500);
 
 /// Carry bytes between standard input and output and a VM's current address
 ///
@@ -41,6 +44,14 @@ impl Connect {
                 let vm: VmRef = self.vm.parse()?;
                 let cluster = cx.connect()?;
                 let vmid = cx.vmid(&vm, &cluster)?;
+                // Where it was heard just now needs no agent: that one may be dead, and takes seconds to say so.
+                let (home, heard) = cluster.there(vmid, |node| address::heard(node, vmid))?;
+                let mut there = || Ok(Rc::clone(&home));
+                let open =
+                    |at| route::open(cx.settings.route, &mut there, (at, self.port), deadline.at_most(HEARD));
+                if let Some(Ok(stream)) = heard.map(open) {
+                    return route::carry(stream);
+                }
                 let fixed = address::fixed(&cx.definitions).get(&vmid).copied().or(self.last);
                 let (home, found) = cluster
                     .there(vmid, |node| address::find(node, vmid, fixed, deadline, &mut cx.progress()))?;
