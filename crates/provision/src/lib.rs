@@ -76,7 +76,7 @@ fn provision(cli: &cli::Cli) -> Result<()> {
         // Told again with everything else that stands in the way.
         missing => missing.iter().for_each(|text| ui.warn(text)),
     }
-    let places = place::Places::default();
+    let places = if cli.change.dry_run { place::Places::default() } else { place::Places::told() };
     let run = Run { cli, repo: &repo, tools: &tools, places: &places };
     match cli.names.as_slice() {
         [name] if !cli.all => provision_one::provision(&run, ui, name),

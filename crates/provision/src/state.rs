@@ -5,10 +5,12 @@ use std::{
     fs,
     io::Write,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use fleet_core::{
     Error, Result,
+    deadline::Deadline,
     protocol::Marker,
     types::{NodeName, VmName, Vmid},
 };
@@ -132,8 +134,9 @@ impl Hold {
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
-                let who = fs::read_to_string(&path).unwrap_or_default();
-                return Err(Error::conflict(format!("another run is at work on '{name}' ({})", who.trim()))
+                let text = fs::read_to_string(&path).unwrap_or_default();
+                let who = text.lines().next().unwrap_or_default().trim();
+                return Err(Error::conflict(format!("another run is at work on '{name}' ({who})"))
                     .now("nothing was changed")
                     .hint("wait for it, or end it with Ctrl-C where it runs"));
             }
@@ -143,6 +146,57 @@ impl Hold {
         write.map_err(|e| Error::io("write", &path, e))?;
         Ok(Hold(file))
     }
+}
+
+/// Where a run that is at work makes a VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// The VM, `NAME-VMID`.
+    pub vm: String,
+    /// The node.
+    pub node: NodeName,
+}
+
+/// Writes down where this run, which holds the VM, is going to make it: for runs beside it to know.
+pub fn keep_place(name: &VmName, vmid: Vmid, node: &NodeName) -> Result<()> {
+    let path = directory().join(format!("{name}-{vmid}.lock"));
+    let text = format!("process {}\nnode {node}\n", std::process::id());
+    fs::write(&path, text).map_err(|e| Error::io("write", &path, e))
+}
+
+/// A turn at choosing a node, until it is dropped; none where it can not be had soon.
+pub fn turn_at_placing() -> Option<fs::File> {
+    let (path, patience) = (home().join("placing.lock"), Deadline::secs(5));
+    let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path).ok()?;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Some(file),
+            Err(fs::TryLockError::WouldBlock) if !patience.passed() => {
+                patience.sleep(Duration::from_millis(10));
+            }
+            Err(_) => return None,
+        }
+    }
+}
+
+/// The places that other runs have written down which are still at work.
+pub fn kept_places() -> Vec<Kept> {
+    kept_places_in(&directory(), std::process::id())
+}
+
+fn kept_places_in(dir: &Path, me: u32) -> Vec<Kept> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let kept = |path: PathBuf| {
+        let vm = path.file_name()?.to_str()?.strip_suffix(".lock")?.to_owned();
+        let text = fs::read_to_string(&path).ok()?;
+        let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+        let process: i32 = value("process")?.parse().ok()?;
+        // The lock itself would tell too, but to try it would be in the way of a run that begins.
+        let lives = rustix::process::test_kill_process(rustix::process::Pid::from_raw(process)?).is_ok();
+        let node = value("node")?.parse().ok()?;
+        (lives && u32::try_from(process) != Ok(me)).then_some(Kept { vm, node })
+    };
+    entries.filter_map(kept).collect()
 }
 
 fn file(dir: &Path, marker: &Marker) -> PathBuf {
@@ -163,6 +217,21 @@ mod tests {
         assert_eq!((error.kind(), error.message()), (fleet_core::Kind::Conflict, who.as_str()));
         drop(held);
         Hold::take_in(dir.path(), &name, vmid).unwrap();
+    }
+
+    #[test]
+    fn the_places_of_runs_that_are_over_are_free() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |vm: &str, text: String| fs::write(dir.path().join(vm), text).unwrap();
+        let me = std::process::id();
+        write("web-110.lock", format!("process {me}\nnode b\n"));
+        write("db-111.lock", format!("process {me}\n"));
+        write("old-112.lock", format!("process {}\nnode b\n", i32::MAX));
+        write("web-110.json", format!("process {me}\nnode b\n"));
+        let kept = [Kept { vm: "web-110".to_owned(), node: "b".parse().unwrap() }];
+        assert_eq!(kept_places_in(dir.path(), 0), kept);
+        // A run's own it knows itself.
+        assert_eq!(kept_places_in(dir.path(), me), []);
     }
 
     #[test]

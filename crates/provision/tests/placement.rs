@@ -7,6 +7,11 @@
 
 mod common;
 
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
 use common::Bench;
 use pve_sim::{
     testing::{ScratchFleet, Sim},
@@ -69,6 +74,39 @@ fn a_vm_goes_where_the_most_memory_is_free_and_its_group_is_spread() {
 }
 
 #[test]
+fn two_runs_at_once_know_of_each_other() {
+    let (bench, b) = two();
+    // It takes most of the node that has the most memory.
+    bench.fleet.edit(
+        "vms/definitions.nix",
+        "vmid = 120; cores = 1; memory = 2048",
+        "vmid = 120; cores = 1; memory = 200000",
+    );
+    bench.fleet.edit("vms/definitions.nix", "antiAffinity = [ \"edge\" ]; ", "");
+    bench.sim.node().hold_tasks(true);
+    let mut first = bench
+        .command(&["web", "--yes", "--no-install"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let limit = Instant::now() + Duration::from_secs(60);
+    while !bench.sim.changes().iter().any(|change| change.contains("/clone")) {
+        assert!(Instant::now() < limit && first.try_wait().unwrap().is_none(), "it was never cloned");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let seen = bench.seen(&bench.run(&["db", "--dry-run"]));
+    assert!(seen.contains("✓ Node: prom (auto: most free memory: "), "{seen}");
+    bench.sim.node().hold_tasks(false);
+    bench.sim.node().release_all();
+    assert!(first.wait().unwrap().success());
+    assert!(b.config(120).is_some());
+    // What it kept a place for is there now, and runs.
+    let seen = bench.seen(&bench.run(&["db", "--dry-run"]));
+    assert!(seen.contains("✓ Node: prom (auto: most free memory: "), "{seen}");
+}
+
+#[test]
 fn without_a_shared_storage_only_the_templates_node_can_have_it() {
     let bench = Bench::new();
     let other = World {
@@ -85,8 +123,23 @@ fn without_a_shared_storage_only_the_templates_node_can_have_it() {
     automatic(&bench.fleet, "web", "");
     let seen = bench.seen(&bench.run(&["web", "--dry-run"]));
     assert!(seen.contains("✓ Node: prom (auto: the only node that can have it; "), "{seen}");
+    // Two that should be apart, where only one node can have them: it is said.
+    bench.define(&[("db", 121)]);
+    automatic(&bench.fleet, "db", "antiAffinity = \"edge\";");
+    bench.fleet.edit("vms/definitions.nix", "web = { ", "web = { antiAffinity = \"edge\"; ");
+    let seen = bench.seen(&bench.run(&["web", "db", "--dry-run"]));
+    let words = "db: ⚠ it will be on node prom with web, which antiAffinity is to keep apart";
+    assert!(
+        seen.contains(words)
+            || seen.contains(&words.replace("db", "x").replace("web", "db").replace('x', "web")),
+        "{seen}"
+    );
     // No node at all: of each is said why not.
-    bench.fleet.edit("vms/definitions.nix", "memory = 2048", "memory = 900000");
+    bench.fleet.edit(
+        "vms/definitions.nix",
+        "vmid = 120; cores = 1; memory = 2048",
+        "vmid = 120; cores = 1; memory = 900000",
+    );
     bench.fleet.commit("more than there is");
     let output = bench.run(&["web", "--yes"]);
     let seen = bench.seen(&output);
