@@ -350,6 +350,44 @@ fn faults_of_the_world() {
     });
 }
 
+/// What goes wrong while the template is copied, when the preflight has found all well: the storage fills, and the
+/// node's daemon is restarted. The node undoes what it had begun.
+#[test]
+fn struck_while_the_template_is_copied() {
+    let args = &[NAME, "--yes", "--no-install"];
+    all(&["full", "restarted"], |case| {
+        let bench = Bench::new();
+        let node = bench.sim.node();
+        node.hold_tasks(true);
+        let mut child = start(&bench, args);
+        // The first disk is there, and waits to be copied; the other one is not allocated yet.
+        let limit = Instant::now() + Duration::from_secs(60);
+        while !node.read(|d| d.volumes.values().any(|volume| volume.vmid == Some(VMID))) {
+            assert!(Instant::now() < limit && child.try_wait().unwrap().is_none(), "it was never cloned");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        match *case {
+            "full" => bench.sim.inject(Fault::StorageFull { storage: "nvmeprom".to_owned() }),
+            _ => node.restart_daemon(),
+        }
+        node.hold_tasks(false);
+        node.release_all();
+        let first = child.wait_with_output().unwrap();
+        let seen = bench.seen(&first);
+        if *case == "full" {
+            assert_eq!(first.status.code(), Some(1), "{seen}");
+            assert!(seen.contains("No space left on device"), "{seen}");
+            assert!(seen.contains("VM 110 does not exist"), "{seen}");
+        }
+        if !first.status.success() {
+            assert!(bench.sim.config(VMID).is_none(), "{seen}");
+            assert!(node.read(|d| d.volumes.values().all(|volume| volume.vmid != Some(VMID))), "{seen}");
+        }
+        bench.sim.clear_faults();
+        finished(&bench, args, false, &first);
+    });
+}
+
 /// A run whose clone was killed, as by a power failure of the node: a locked configuration that does not say whose it
 /// is, and a volume.
 fn killed_clone(bench: &Bench, args: &[&str]) -> Output {
