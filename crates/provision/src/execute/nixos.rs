@@ -1,7 +1,7 @@
 //! Installing NixOS, and taking the VM into the fleet.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     net::IpAddr,
     path::Path,
     sync::{Mutex, PoisonError},
@@ -139,8 +139,20 @@ impl Job<'_> {
             self.ui.detail(line);
             liveness.borrow_mut().heard(line);
         };
+        let told = Cell::new(false);
+        let answers = || {
+            let answers = guest.answers(key);
+            if answers && !told.replace(true) {
+                self.ui.say(format!(
+                    "  nothing new for {} s, but the VM answers: a long copy says nothing (given up after {} min in all)",
+                    self.cli.stall_limit,
+                    phase.limit() / 60
+                ));
+            }
+            answers
+        };
         let watch = || {
-            if liveness.borrow_mut().goes_on(|| guest.answers(key)) {
+            if liveness.borrow_mut().goes_on(answers) {
                 return Ok(());
             }
             Err(Error::new(
