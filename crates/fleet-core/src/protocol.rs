@@ -770,38 +770,83 @@ impl Session {
             return Err(self.last_words(deadline).unwrap_or_else(|| self.gone().caused_by(e)));
         }
         loop {
-            let line = match self.replies.recv_timeout(deadline.left()) {
-                Ok(Ok(line)) => line,
-                Ok(Err(e)) => return Err(self.gone().caused_by(e)),
-                Err(mpsc::RecvTimeoutError::Timeout) => {
-                    return Err(deadline.error(format_args!("an answer of `{}`", self.command)));
-                }
-                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(self.gone()),
-            };
-            let reply: Reply = serde_json::from_str(&line).map_err(|e| {
-                Error::failed(format!("`{}` gave something that is no answer: {line}", self.command))
-                    .caused_by(e)
-            })?;
-            if reply.v != VERSION {
-                return Err(Error::failed(format!(
-                    "`{}` speaks version {} of the protocol, this program version {VERSION}",
-                    self.command, reply.v
-                ))
-                .hint("install all of the fleet tools together"));
+            let reply = self.reply(deadline)?;
+            if reply.id != id {
+                continue;
             }
             match reply.body {
-                // Id 0: about the session itself.
-                ReplyBody::Error(report) if reply.id == id || reply.id == 0 => return Err(report.into()),
-                _ if reply.id != id => {}
                 ReplyBody::Progress(text) => on_progress(&text),
+                ReplyBody::Error(report) => return Err(report.into()),
                 ReplyBody::Ok(value) => {
+                    let shown = value.to_string();
                     return serde_json::from_value(value).map_err(|e| {
-                        Error::failed(format!("`{}` gave an answer of another shape: {line}", self.command))
+                        Error::failed(format!("`{}` gave an answer of another shape: {shown}", self.command))
                             .caused_by(e)
                     });
                 }
-                ReplyBody::Error(_) => {}
             }
+        }
+    }
+
+    /// Asks all of these at once, and waits for all the answers: the session serves as many side by side as it may. An
+    /// error of the session itself is the answer to each that has none yet.
+    pub fn ask_all<T: DeserializeOwned>(&mut self, ops: Vec<Op>, deadline: Deadline) -> Vec<Result<T>> {
+        let first = self.next_id;
+        let mut answers: Vec<Option<Result<T>>> = ops.iter().map(|_| None).collect();
+        let mut outcome = ops.into_iter().try_for_each(|op| {
+            let id = self.next_id;
+            self.next_id += 1;
+            let line = serde_json::to_string(&Request { v: VERSION, id, op })
+                .map_err(|e| Error::failed("can not write a request").caused_by(e))?;
+            writeln!(self.stdin, "{line}")
+                .and_then(|()| self.stdin.flush())
+                .map_err(|e| self.gone().caused_by(e))
+        });
+        while outcome.is_ok() && answers.iter().any(Option::is_none) {
+            outcome = self.reply(deadline).map(|reply| {
+                let at = reply.id.checked_sub(first).and_then(|at| usize::try_from(at).ok());
+                let Some(answer) = at.and_then(|at| answers.get_mut(at)) else { return };
+                *answer = match reply.body {
+                    ReplyBody::Progress(_) => return,
+                    ReplyBody::Error(report) => Some(Err(report.into())),
+                    ReplyBody::Ok(value) => Some(serde_json::from_value(value).map_err(|e| {
+                        Error::failed(format!("`{}` gave an answer of another shape", self.command))
+                            .caused_by(e)
+                    })),
+                };
+            });
+        }
+        let lost = |outcome: &Result<()>| match outcome {
+            Err(error) => Error::new(error.kind(), error.message()),
+            Ok(()) => Error::failed("no answer"),
+        };
+        answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(lost(&outcome)))).collect()
+    }
+
+    /// The next reply; an error of the session itself is one here.
+    fn reply(&mut self, deadline: Deadline) -> Result<Reply> {
+        let line = match self.replies.recv_timeout(deadline.left()) {
+            Ok(Ok(line)) => line,
+            Ok(Err(e)) => return Err(self.gone().caused_by(e)),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                return Err(deadline.error(format_args!("an answer of `{}`", self.command)));
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Err(self.gone()),
+        };
+        let reply: Reply = serde_json::from_str(&line).map_err(|e| {
+            Error::failed(format!("`{}` gave something that is no answer: {line}", self.command)).caused_by(e)
+        })?;
+        if reply.v != VERSION {
+            return Err(Error::failed(format!(
+                "`{}` speaks version {} of the protocol, this program version {VERSION}",
+                self.command, reply.v
+            ))
+            .hint("install all of the fleet tools together"));
+        }
+        match reply.body {
+            // Id 0: about the session itself.
+            ReplyBody::Error(report) if reply.id == 0 => Err(report.into()),
+            _ => Ok(reply),
         }
     }
 

@@ -280,6 +280,14 @@ fn answer(prompt: &str) -> Result<Option<String>> {
     Ok(Some(answer.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
+/// How many columns the terminal has that standard output is; none where it is none.
+pub fn columns() -> Option<usize> {
+    console::Term::stdout()
+        .size_checked()
+        .filter(|_| std::io::stdout().is_terminal())
+        .map(|(_, n)| usize::from(n))
+}
+
 /// How many columns of a terminal `text` takes.
 pub fn width(text: &str) -> usize {
     console::measure_text_width(text)

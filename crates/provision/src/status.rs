@@ -13,6 +13,7 @@ use fleet_core::{
     protocol::{Address, Op, Session},
     repo::Repo,
     ssh::keys::PublicKey,
+    ui::{columns, width},
 };
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,9 @@ use crate::{
     tools::Tools,
     world::World,
 };
+
+/// How many VMs' secrets are looked at side by side: a process for each.
+const AT_ONCE: usize = 4;
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -89,22 +93,22 @@ pub fn run(cli: &Cli, args: &StatusArgs) -> Result<()> {
         Ok(both) => (Some(both), None),
         Err(error) => (None, Some(error)),
     };
-    let rows: Vec<Row> = vms.into_iter().map(|vm| row(vm, &repo, &hosts, &tools, &mut node)).collect();
-    ui.answer(&rows, || table(&rows))?;
+    let mut rows: Vec<Row> = vms.iter().map(|vm| row(vm, &hosts, &mut node)).collect();
+    addresses(&vms, &mut rows, &mut node);
+    secrets_of_all(&vms, &mut rows, &repo, &tools, &hosts);
+    ui.answer(&rows, || fitting(&rows, columns()))?;
     let Some(error) = trouble else { return Ok(()) };
     ui.warn(format!("the node could not be asked: {}", error.chain()));
     Err(silent_exit(if error.kind() == Kind::Usage { Kind::Failed } else { error.kind() }))
 }
 
-fn row(
-    vm: &ManagedVm,
-    repo: &Repo,
-    hosts: &Hosts,
-    tools: &Tools,
-    node: &mut Option<(Session, World)>,
-) -> Row {
-    let key = hosts.get(vm.name.as_str()).and_then(|host| host.public_key.as_deref());
-    let key = key.and_then(|line| PublicKey::parse(line).ok());
+fn key(vm: &ManagedVm, hosts: &Hosts) -> Option<PublicKey> {
+    let line = hosts.get(vm.name.as_str()).and_then(|host| host.public_key.as_deref());
+    line.and_then(|line| PublicKey::parse(line).ok())
+}
+
+/// What the files and the one look at the cluster tell.
+fn row(vm: &ManagedVm, hosts: &Hosts, node: &mut Option<(Session, World)>) -> Row {
     let mut row = Row {
         name: vm.name.to_string(),
         vmid: vm.vmid.get(),
@@ -112,11 +116,11 @@ fn row(
         node: None,
         power: None,
         address: plan::fixed_address(vm),
-        secrets: key.as_ref().map_or(Secrets::NoKey, |key| secrets(vm, repo, tools, key)),
-        host_key: key.map(|key| key.fingerprint()),
+        secrets: Secrets::NoKey,
+        host_key: key(vm, hosts).map(|key| key.fingerprint()),
         last_run: Past::last_of(&vm.name).map(|past| last_run(&past)),
     };
-    let Some((session, world)) = node else { return row };
+    let Some((_, world)) = node else { return row };
     world.existing = compare::existing(world, vm);
     let comparison = compare::compare(vm, world);
     row.definition = match &comparison {
@@ -130,13 +134,42 @@ fn row(
     if let (true, Some((config, status))) = (ours, &world.existing) {
         row.node = Some(config.node.to_string());
         row.power = Some(status.status.clone());
-        if status.status == "running" {
-            let op = Op::Address { vmid: vm.vmid, timeout: 0 };
-            let found: Result<Address> = session.ask(op, Deadline::secs(30), |_| {});
-            row.address = found.map(|found| found.address).ok().or(row.address);
-        }
     }
     row
+}
+
+/// The addresses of those that run: all asked for at once, over the one connection.
+fn addresses(vms: &[&ManagedVm], rows: &mut [Row], node: &mut Option<(Session, World)>) {
+    let Some((session, _)) = node else { return };
+    let (mut ops, mut running) = (Vec::new(), Vec::new());
+    for (vm, row) in vms.iter().zip(rows).filter(|(_, row)| row.power.as_deref() == Some("running")) {
+        ops.push(Op::Address { vmid: vm.vmid, timeout: 0 });
+        running.push(row);
+    }
+    let found = session.ask_all::<Address>(ops, Deadline::secs(60));
+    for (row, found) in running.into_iter().zip(found) {
+        row.address = found.map(|found| found.address).ok().or(row.address);
+    }
+}
+
+/// Whether the secrets open for each that has a key, some at a time.
+fn secrets_of_all(vms: &[&ManagedVm], rows: &mut [Row], repo: &Repo, tools: &Tools, hosts: &Hosts) {
+    let waiting = std::sync::Mutex::new(vms.iter().zip(rows));
+    let work = || {
+        loop {
+            // One that panicked took one row with it, not the list.
+            let next = waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
+            let Some((vm, row)) = next else { return };
+            if let Some(key) = key(vm, hosts) {
+                row.secrets = secrets(vm, repo, tools, &key);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(work);
+        }
+    });
 }
 
 /// Asks what `post-provision-vm` would change for the key on record.
@@ -176,50 +209,59 @@ fn last_run(past: &Past) -> LastRun {
     }
 }
 
-fn table(rows: &[Row]) -> String {
+/// The table, or where it is too wide for the terminal a few lines for each.
+fn fitting(rows: &[Row], columns: Option<usize>) -> String {
+    let table = table(rows);
+    let wide = columns.is_some_and(|columns| table.lines().any(|line| width(line) > columns));
+    if !wide {
+        return table;
+    }
+    rows.iter()
+        .map(|row| {
+            let cells = cells(row);
+            let more = HEAD.iter().zip(&cells).skip(1).filter(|(_, cell)| *cell != "-");
+            let more: String =
+                more.map(|(head, cell)| format!("  {}: {cell}\n", head.to_lowercase())).collect();
+            format!("{}\n{more}", row.name)
+        })
+        .collect()
+}
+
+const HEAD: [&str; 9] =
+    ["NAME", "VMID", "DEFINITION", "NODE", "POWER", "ADDRESS", "HOST KEY", "SECRETS", "LAST RUN"];
+
+fn cells(row: &Row) -> Vec<String> {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-    let cells = rows.iter().map(|row| {
-        vec![
-            row.name.clone(),
-            row.vmid.to_string(),
-            row.definition.clone(),
-            or_dash(row.node.clone()),
-            or_dash(row.power.clone()),
-            or_dash(row.address.map(|address| address.to_string())),
-            // Enough of it to compare by eye.
-            or_dash(row.host_key.as_ref().map(|key| key.chars().take("SHA256:".len() + 8).collect())),
-            match &row.secrets {
-                Secrets::Open => "open".to_owned(),
-                Secrets::Behind(1) => "1 file behind".to_owned(),
-                Secrets::Behind(n) => format!("{n} files behind"),
-                Secrets::NoKey => "-".to_owned(),
-                Secrets::Unknown(_) => "unknown".to_owned(),
-            },
-            or_dash(row.last_run.as_ref().map(|run| {
-                let at = match (run.outcome, run.step) {
-                    ("done", _) | (_, None) => String::new(),
-                    (_, Some(step)) => format!(" in {step}"),
-                };
-                let time = run.time.get(..16).unwrap_or(&run.time).replace('T', " ");
-                format!("{}{at}, {time}", run.outcome)
-            })),
-        ]
-    });
+    vec![
+        row.name.clone(),
+        row.vmid.to_string(),
+        row.definition.clone(),
+        or_dash(row.node.clone()),
+        or_dash(row.power.clone()),
+        or_dash(row.address.map(|address| address.to_string())),
+        // Enough of it to compare by eye.
+        or_dash(row.host_key.as_ref().map(|key| key.chars().take("SHA256:".len() + 8).collect())),
+        match &row.secrets {
+            Secrets::Open => "open".to_owned(),
+            Secrets::Behind(1) => "1 file behind".to_owned(),
+            Secrets::Behind(n) => format!("{n} files behind"),
+            Secrets::NoKey => "-".to_owned(),
+            Secrets::Unknown(_) => "unknown".to_owned(),
+        },
+        or_dash(row.last_run.as_ref().map(|run| {
+            let at = match (run.outcome, run.step) {
+                ("done", _) | (_, None) => String::new(),
+                (_, Some(step)) => format!(" in {step}"),
+            };
+            let time = run.time.get(..16).unwrap_or(&run.time).replace('T', " ");
+            format!("{}{at}, {time}", run.outcome)
+        })),
+    ]
+}
+
+fn table(rows: &[Row]) -> String {
     let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_header([
-            "NAME",
-            "VMID",
-            "DEFINITION",
-            "NODE",
-            "POWER",
-            "ADDRESS",
-            "HOST KEY",
-            "SECRETS",
-            "LAST RUN",
-        ])
-        .add_rows(cells);
+    table.load_style(presets::NOTHING).set_header(HEAD).add_rows(rows.iter().map(cells));
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
         if column.index == 1 {
@@ -256,6 +298,23 @@ mod tests {
         NAME  VMID  DEFINITION  NODE  POWER    ADDRESS     HOST KEY         SECRETS  LAST RUN
         web    110  same        prom  running  192.0.2.10  SHA256:AZ4Zd7dl  open     done, 2026-11-26 22:25
         db     110  same        -     -        -           -                -        cut short in kexec, 2026-11-26 22:25
+        ");
+        assert_eq!(fitting(&rows, None), table(&rows));
+        assert_eq!(fitting(&rows, Some(120)), table(&rows));
+        insta::assert_snapshot!(fitting(&rows, Some(60)), @r"
+        web
+          vmid: 110
+          definition: same
+          node: prom
+          power: running
+          address: 192.0.2.10
+          host key: SHA256:AZ4Zd7dl
+          secrets: open
+          last run: done, 2026-11-26 22:25
+        db
+          vmid: 110
+          definition: same
+          last run: cut short in kexec, 2026-11-26 22:25
         ");
     }
 }

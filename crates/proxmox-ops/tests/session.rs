@@ -479,3 +479,22 @@ fn a_change_is_shown_as_it_would_be_sent_and_not_sent() {
     assert_eq!(shown(Op::Node).unwrap_err().kind(), Kind::Usage);
     assert_eq!(bench.sim.changes(), [] as [String; 0]);
 }
+
+/// More than the session serves side by side: each answer comes to its own question, an error to its own, too.
+#[test]
+fn all_are_asked_at_once_and_each_gets_its_own_answer() {
+    let bench = Bench::new();
+    let mut session = session(&bench);
+    let vmids = [104u32, 999, 109, 9002, 104, 109, 9002, 998, 104, 109, 9002, 104];
+    let ops = vmids.iter().map(|number| Op::Config { vmid: vmid(*number) }).collect();
+    let answers = session.ask_all::<VmConfig>(ops, Deadline::secs(30));
+    let told: Vec<Option<u32>> =
+        answers.iter().map(|answer| answer.as_ref().ok().map(|config| config.vmid.get())).collect();
+    let there: Vec<Option<u32>> =
+        vmids.iter().map(|vmid| (*vmid < 998 || *vmid == 9002).then_some(*vmid)).collect();
+    assert_eq!(told, there);
+    assert!(answers[1].as_ref().is_err_and(|error| error.kind() == Kind::NotFound), "{answers:?}");
+    // One question more is answered as ever.
+    let node: NodeInfo = session.ask(Op::Node, Deadline::secs(30), |_| {}).unwrap();
+    assert_eq!(node.node.as_str(), "prom");
+}
