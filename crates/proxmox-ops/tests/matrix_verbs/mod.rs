@@ -92,7 +92,7 @@ fn has_drive(sim: &Sim, slot: &str) -> bool {
 }
 
 /// Seconds to wait: what goes wrong for good shall not take longer.
-const WAIT: &str = "3";
+const WAIT: &str = "6";
 
 /// Stands for the address that VM 110 has while it runs.
 const RUNNING: &str = "ADDRESS";
