@@ -133,6 +133,11 @@ impl Ui {
         }
     }
 
+    /// What another program wrote to its standard error: as it is, and with `--quiet` too.
+    pub fn foreign(&self, text: impl AsRef<str>) {
+        self.line(text.as_ref().trim_end());
+    }
+
     /// A detail, shown with `--verbose`.
     pub fn detail(&self, text: impl AsRef<str>) {
         if self.verbose {
@@ -288,6 +293,18 @@ pub fn columns() -> Option<usize> {
         .map(|(_, n)| usize::from(n))
 }
 
+/// `text` for the whole of a terminal's screen, from its first line on: what does not fit is left out, so that nothing
+/// scrolls, and each line is wiped to its end.
+pub fn screen(text: &str) -> String {
+    let (rows, columns) = console::Term::stdout().size();
+    fitted(text, rows.into(), columns.into())
+}
+
+fn fitted(text: &str, rows: usize, columns: usize) -> String {
+    let lines = text.lines().take(rows.saturating_sub(1));
+    lines.map(|line| format!("{}\x1b[K\n", console::truncate_str(line, columns, ""))).collect()
+}
+
 /// How many columns of a terminal `text` takes.
 pub fn width(text: &str) -> usize {
     console::measure_text_width(text)
@@ -311,4 +328,17 @@ pub fn ask_secret(prompt: &str) -> Result<zeroize::Zeroizing<String>> {
 /// Whether a question can be asked: standard input is a terminal and messages are seen on one.
 pub fn can_ask() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_screen_never_scrolls_and_no_line_is_wider() {
+        let text = "VMID  NAME\n 104  doc1\n 109  zw\u{f6}lf\n 110  web\n";
+        assert_eq!(fitted(text, 24, 80), text.replace('\n', "\x1b[K\n"));
+        assert_eq!(fitted(text, 4, 9), "VMID  NAM\x1b[K\n 104  doc\x1b[K\n 109  zw\u{f6}\x1b[K\n");
+        assert_eq!(fitted(text, 0, 0), "");
+    }
 }

@@ -1,7 +1,9 @@
 //! `proxmox-ops exec`
 
 use clap::Args;
-use fleet_core::{Error, Kind, Result, cli::silent_exit, deadline::Deadline, guard::Operation, types::VmRef};
+use fleet_core::{
+    Error, Kind, Result, child::quote, cli::silent_exit, deadline::Deadline, guard::Operation, types::VmRef,
+};
 
 use crate::{
     api::call::Call,
@@ -48,14 +50,14 @@ impl Exec {
         } else {
             cx.ui.data(&ended.out)?;
             if !ended.err.is_empty() {
-                cx.ui.warn(ended.err.trim_end());
+                cx.ui.foreign(&ended.err);
             }
         }
         match ended.how() {
             None => Ok(()),
             Some(how) => {
-                let failed =
-                    Error::new(Kind::Failed, format!("`{}` {how} in VM {vmid}", self.words.join(" ")));
+                let words: Vec<String> = self.words.iter().map(|word| quote(word)).collect();
+                let failed = Error::new(Kind::Failed, format!("`{}` {how} in VM {vmid}", words.join(" ")));
                 if !cx.ui.json() {
                     return Err(failed);
                 }

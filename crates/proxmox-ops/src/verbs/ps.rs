@@ -8,6 +8,7 @@ use fleet_core::{
     deadline::Deadline,
     interrupt,
     protocol::{Resource, ResourceKind},
+    ui::screen,
 };
 use serde_json::Value;
 
@@ -45,9 +46,8 @@ impl Top {
             if !live {
                 return cx.ui.answer(&running, || text(&running));
             }
-            // Home, then each line wiped to its end, then the rest of the screen: no flicker.
-            let lines: String = text(&running).lines().map(|line| format!("{line}\x1b[K\n")).collect();
-            cx.ui.data(format!("\x1b[H{lines}\x1b[J"))?;
+            // Home, the lines, then the rest of the screen wiped: no flicker.
+            cx.ui.data(format!("\x1b[H{}\x1b[J", screen(&text(&running))))?;
             let pause = Deadline::secs(self.every);
             while !pause.passed() {
                 if interrupt::asked() {
