@@ -43,3 +43,28 @@ fn ctrl_c_at_a_question_is_an_answer() {
     session.exp_eof().unwrap();
     assert!(ended(&session).ends_with(", 0)"));
 }
+
+/// As the one of the VM, through OpenSSH's client.
+#[test]
+fn a_console_is_entered_typed_into_and_left() {
+    if fleet_core::child::find_program("ssh").is_none() {
+        assert!(
+            std::env::var_os("FLEET_REQUIRE_ORACLES").is_none_or(|v| v != "1"),
+            "ssh is not installed, and FLEET_REQUIRE_ORACLES=1 asks for it"
+        );
+        return;
+    }
+    let bench = Bench::new();
+    bench.clone_110();
+    let mut session = sit_down(&bench, &["console", "110"]);
+    session.exp_string("VM 110 has no console: it is stopped").unwrap();
+    session.exp_eof().unwrap();
+    assert!(ended(&session).ends_with(", 1)"));
+    bench.ok(&["start", "110"]);
+    let mut session = sit_down(&bench, &["console", "test-automation"]);
+    session.exp_string("starting serial terminal on interface serial0").unwrap();
+    session.send_line("root of it").unwrap();
+    session.send_control('o').unwrap();
+    session.exp_eof().unwrap();
+    assert!(ended(&session).ends_with(", 0)"));
+}
