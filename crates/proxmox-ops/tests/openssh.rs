@@ -173,7 +173,8 @@ fn a_node_that_is_no_proxmox_node_is_told_apart() {
     assert_eq!(output.status.code(), Some(6));
     let err = String::from_utf8_lossy(&output.stderr);
     assert!(
-        err.contains("can not make a ticket on the node") && err.contains("is it a Proxmox VE node?"),
+        err.contains("can not make a ticket on the node: Can't locate PVE/AccessControl.pm\n")
+            && err.contains("is it a Proxmox VE node?"),
         "{err}"
     );
 }

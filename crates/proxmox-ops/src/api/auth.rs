@@ -146,6 +146,8 @@ fn mint(transport: &dyn Transport, full: bool, deadline: Deadline) -> Result<Tic
     };
     if output.status != ExecStatus::Code(0) {
         let last = stderr.lines().map(str::trim).rfind(|l| !l.is_empty()).unwrap_or("perl said nothing");
+        // Where else it was looked for is of no use to anybody.
+        let last = last.split(" in @INC").next().unwrap_or(last);
         let error = failed(last.to_owned());
         return Err(if stderr.contains("Can't locate PVE/") || output.status == ExecStatus::Code(127) {
             error.hint("is it a Proxmox VE node? `pveversion` on it tells; choose another with --host HOST")
