@@ -129,10 +129,16 @@ fn from_cloud_image_to_nixos() {
             Err(_) => std::thread::sleep(std::time::Duration::from_millis(20)),
         }
     };
-    let out = session
-        .exec("hostname && cat /etc/os-release && systemctl is-system-running", b"", deadline())
-        .unwrap();
-    let text = String::from_utf8(out.stdout).unwrap();
+    let limit = deadline();
+    let text = loop {
+        let line = "hostname && cat /etc/os-release && systemctl is-system-running";
+        let text = String::from_utf8(session.exec(line, b"", deadline()).unwrap().stdout).unwrap();
+        // It answers before all that it starts is there.
+        if !text.ends_with("starting\n") || limit.passed() {
+            break text;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
     assert!(text.starts_with("test-automation\n") && text.ends_with("running\n"), "{text}");
     assert!(text.contains("ID=nixos") && !text.contains("VARIANT_ID"), "{text}");
     assert!(login("root").is_err());
