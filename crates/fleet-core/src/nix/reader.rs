@@ -93,12 +93,13 @@ impl<'a> Reader<'a> {
     /// Records every field that is not known.
     pub(crate) fn known(&mut self, fields: &Fields<'a>, known: &[&str]) {
         for attr in fields.attrs {
-            let help = match nearest(&attr.name, known.iter().copied()) {
-                _ if known.contains(&attr.name.as_ref()) => continue,
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("known here: {}", known.join(", ")),
-            };
-            self.add(attr.key, &fields.join(&attr.name), "unknown field", Some(help));
+            if !known.contains(&attr.name.as_ref()) {
+                let help = match nearest(&attr.name, known.iter().copied()) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("known here: {}", known.join(", ")),
+                };
+                self.add(attr.key, &fields.join(&attr.name), "unknown field", Some(help));
+            }
         }
     }
 
