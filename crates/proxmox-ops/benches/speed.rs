@@ -18,7 +18,7 @@ use std::{
 
 use pve_sim::{
     guest,
-    meter::Work,
+    ledger::Work,
     testing::{ScratchFleet, Sim},
     world::{Foreign, Latency, World},
 };
@@ -214,13 +214,13 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn beyond(&self) -> Beyond {
-        let meter = &self.bench.sim.node().meter;
-        let node = meter.total(Work::Api);
+        let ledger = &self.bench.sim.node().ledger;
+        let node = ledger.total(Work::Api);
         Beyond {
             own: self.wall.saturating_sub(node),
             node,
-            login: meter.total(Work::Login),
-            ticket: meter.total(Work::Ticket),
+            login: ledger.total(Work::Login),
+            ticket: ledger.total(Work::Ticket),
             end: self.wall.saturating_sub(self.answered),
         }
     }

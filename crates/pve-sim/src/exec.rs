@@ -2,7 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::{cluster, faults::Fault, guest, guest::Outcome, ledger::Party, meter::Work, node::Node, qm};
+use crate::{
+    cluster,
+    faults::Fault,
+    guest,
+    guest::Outcome,
+    ledger::{Party, Work},
+    node::Node,
+    qm,
+};
 
 /// Whether a command is a relay between its standard streams and the API's port.
 pub fn is_relay(command: &str) -> bool {
@@ -86,7 +94,7 @@ pub async fn run(node: &Arc<Node>, command: &str, input: &[u8]) -> Outcome {
         let short = command.contains("new_private_key") && !command.ends_with(" full");
         let latency = node.latency();
         let takes = if short { latency.mint_short } else { latency.mint };
-        node.meter.spend(Work::Ticket, takes).await;
+        node.ledger.spend(Work::Ticket, takes).await;
         return mint(node, short);
     }
     let words: Vec<&str> = command.split_whitespace().collect();

@@ -18,6 +18,27 @@ pub enum Party {
     Guest,
 }
 
+/// What a node's time goes to, where a genuine one takes it: what is measured against it, is measured without that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Answers of the API, tasks, `qm`.
+    Api,
+    /// sshd's, for a login.
+    Login,
+    /// Minting a ticket.
+    Ticket,
+}
+
+impl Work {
+    fn what(self) -> &'static str {
+        match self {
+            Work::Api => "takes its time",
+            Work::Login => "takes its time over a login",
+            Work::Ticket => "takes its time over a ticket",
+        }
+    }
+}
+
 /// When somebody was at work, and at what.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Span {
@@ -81,6 +102,30 @@ impl Ledger {
         if let Some(to) = from.checked_add(takes).filter(|_| takes < Duration::from_secs(1 << 20)) {
             self.add(Span { party, what: what.into(), from, to });
         }
+    }
+
+    /// The node takes so long over it.
+    pub async fn spend(&self, work: Work, time: Duration) {
+        if !time.is_zero() {
+            self.during(work, tokio::time::sleep(time)).await;
+        }
+    }
+
+    /// The node takes until `done` is.
+    pub async fn during<T>(&self, work: Work, done: impl Future<Output = T>) -> T {
+        let _at_work = self.begin(Party::Node, work.what());
+        done.await
+    }
+
+    /// How long the node has been at this in all, what is still under way left out. Time with several at it is counted
+    /// once.
+    pub fn total(&self, work: Work) -> Duration {
+        let mut spans = self.spans();
+        spans.retain(|span| span.what == work.what());
+        let (from, to) = (spans.iter().map(|span| span.from).min(), spans.iter().map(|span| span.to).max());
+        let Some((from, to)) = from.zip(to) else { return Duration::ZERO };
+        let idle: Duration = gaps(&spans, (from, to)).into_iter().map(|(from, to)| to - from).sum();
+        (to - from).saturating_sub(idle)
     }
 
     fn add(&self, span: Span) {
@@ -147,5 +192,22 @@ mod tests {
             noted,
             [(Party::Node, "two".into()), (Party::Node, "three".into()), (Party::Boot, "boot".into())]
         );
+    }
+
+    #[tokio::test]
+    async fn what_runs_side_by_side_is_counted_once() {
+        let ledger = Ledger::default();
+        let time = Duration::from_millis(20);
+        let began = Instant::now();
+        tokio::join!(ledger.spend(Work::Api, time), ledger.spend(Work::Api, time), async {
+            ledger.spend(Work::Ticket, time).await;
+        });
+        let wall = began.elapsed();
+        assert!(ledger.total(Work::Api) >= time && ledger.total(Work::Api) <= wall);
+        assert!(ledger.total(Work::Ticket) >= time && ledger.total(Work::Ticket) <= wall);
+        assert_eq!(ledger.total(Work::Login), Duration::ZERO);
+        // Given up in the middle is over.
+        drop(tokio::time::timeout(time, ledger.spend(Work::Login, Duration::from_secs(3600))).await);
+        assert!(ledger.total(Work::Login) >= time);
     }
 }

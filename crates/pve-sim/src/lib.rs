@@ -21,7 +21,6 @@ pub mod latency;
 pub mod ledger;
 pub mod locks;
 pub mod log;
-pub mod meter;
 pub mod nix;
 pub mod node;
 pub mod params;

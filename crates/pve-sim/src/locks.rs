@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::OwnedMutexGuard;
 
-use crate::{faults::Fault, meter::Work, node::Node, task::Worker};
+use crate::{faults::Fault, ledger::Work, node::Node, task::Worker};
 
 /// A VM's lock file, held until this is dropped.
 pub type Held = OwnedMutexGuard<()>;
@@ -60,7 +60,7 @@ impl Node {
         });
         if held_by_fault.is_some() {
             say("trying to acquire lock...");
-            self.meter.spend(Work::Api, limit).await;
+            self.ledger.spend(Work::Api, limit).await;
             return Err(timeout());
         }
         let file = self.locks.of(vmid, |one| Arc::clone(&one.file));
@@ -68,7 +68,7 @@ impl Node {
             return Ok(held);
         }
         say("trying to acquire lock...");
-        let waited = self.meter.during(Work::Api, tokio::time::timeout(limit, file.lock_owned())).await;
+        let waited = self.ledger.during(Work::Api, tokio::time::timeout(limit, file.lock_owned())).await;
         let held = waited.map_err(|_| timeout())?;
         say(" OK");
         Ok(held)

@@ -15,10 +15,9 @@ use crate::{
     data,
     faults::Fault,
     keys,
-    ledger::Ledger,
+    ledger::{Ledger, Work},
     locks::Locks,
     log::{Log, What},
-    meter::{Meter, Work},
     world::{Latency, World},
 };
 
@@ -48,8 +47,6 @@ pub struct Node {
     kept: bool,
     /// The VMs' lock files.
     pub locks: Locks,
-    /// How long it was at work.
-    pub meter: Meter,
     /// What reached the node.
     pub log: Log,
     /// When who was at work.
@@ -108,7 +105,6 @@ impl Node {
             held: Mutex::default(),
             kept,
             locks: Locks::default(),
-            meter: Meter::default(),
             log,
             ledger: Ledger::default(),
             boots: tokio::sync::watch::Sender::new(0),
@@ -200,7 +196,7 @@ impl Node {
 
     /// Is at work for so long.
     pub async fn works(&self, time: Duration) {
-        self.meter.spend(Work::Api, time).await;
+        self.ledger.spend(Work::Api, time).await;
     }
 
     /// Where its state is.

@@ -26,9 +26,8 @@ use crate::{
     exec,
     faults::{Fault, Stream},
     guest, http, keys,
-    ledger::Party,
+    ledger::{Party, Work},
     log::What,
-    meter::Work,
     node::Node,
 };
 
@@ -142,7 +141,7 @@ impl Handler for NodeHandler {
             && keys::is_authorized(&self.node.world().authorized_keys, key.public_key);
         if accepted {
             let _at_work = self.node.ledger.begin(Party::Node, "login");
-            self.node.meter.spend(Work::Login, self.node.latency().login).await;
+            self.node.ledger.spend(Work::Login, self.node.latency().login).await;
         }
         self.node.log.add(What::Login { connection: self.connection, user: user.to_owned(), accepted });
         Ok(if accepted { Auth::Accept } else { Auth::reject() })
