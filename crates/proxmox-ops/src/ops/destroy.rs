@@ -78,27 +78,40 @@ pub fn destroy(
         return Err(Error::refused(format!("refused to destroy VM {vmid}: it is a template"))
             .now("nothing was changed"));
     }
-    let name = node.name(deadline)?.clone();
     if is_up(node, vmid, stop, deadline)? {
         power::act(node, permit, power::Action::Stop, deadline, progress)?;
     }
     let (call, others) = call(node, permit, config, deadline)?;
+    remove(node, permit, &call, deadline, progress)?;
+    // Of snapshots, for instance, these went with it.
+    let left = if others.is_empty() { others } else { volumes::of_others(node, config, None, deadline)? };
+    if !left.is_empty() {
+        progress(&volumes::left_alone(vmid, &left));
+    }
+    let cicustom = config.settings.get("cicustom").map_or("", String::as_str);
+    if let Err(e) = snippet::remove_files(node, cicustom, vmid, deadline) {
+        progress(&e.chain());
+    }
+    Ok(())
+}
+
+/// Sends a removal, and reads back that the VM is gone.
+pub(super) fn remove(
+    node: &Node,
+    permit: &Permit,
+    call: &Call,
+    deadline: Deadline,
+    progress: Progress<'_>,
+) -> Result<()> {
+    let vmid = permit.vmid();
+    let name = node.name(deadline)?;
     let mut done = || match config::read(node, vmid, deadline.at_most(Duration::from_secs(20))) {
         Ok(_) => Ok(false),
         Err(e) if e.kind() == Kind::NotFound => Ok(true),
         Err(e) => Err(e),
     };
-    tasks::run_or_look(&node.api, permit, &call, ("qmdestroy", vmid, &name), deadline, progress, &mut done)?;
+    tasks::run_or_look(&node.api, permit, call, ("qmdestroy", vmid, name), deadline, progress, &mut done)?;
     if done()? {
-        // Of snapshots, for instance, these went with it.
-        let left = if others.is_empty() { others } else { volumes::of_others(node, config, None, deadline)? };
-        if !left.is_empty() {
-            progress(&volumes::left_alone(vmid, &left));
-        }
-        let cicustom = config.settings.get("cicustom").map_or("", String::as_str);
-        if let Err(e) = snippet::remove_files(node, cicustom, vmid, deadline) {
-            progress(&e.chain());
-        }
         return Ok(());
     }
     Err(Error::failed(format!("VM {vmid} is still there although its removal ended well"))

@@ -7,14 +7,14 @@
 use std::time::Duration;
 
 use fleet_core::{
-    Error, Kind, Result,
+    Error, Result,
     deadline::Deadline,
     guard::{Operation, Permit},
     protocol::{CloneRequest, VmConfig},
     types::NodeName,
 };
 
-use super::{Progress, config, volumes};
+use super::{Progress, config, destroy, volumes};
 use crate::{
     api::call::Call,
     node::Node,
@@ -49,20 +49,11 @@ pub fn remove(
     })?;
     progress(&format!("removing what {task} left under VMID {vmid}"));
     let (call, others) = call(node, permit, &config, task, deadline)?;
-    let mut done = || match config::read(node, vmid, deadline.at_most(Duration::from_secs(20))) {
-        Ok(_) => Ok(false),
-        Err(e) if e.kind() == Kind::NotFound => Ok(true),
-        Err(e) => Err(e),
-    };
-    tasks::run_or_look(&node.api, permit, &call, ("qmdestroy", vmid, &name), deadline, progress, &mut done)?;
-    if done()? {
-        if !others.is_empty() {
-            progress(&volumes::left_alone(vmid, &others));
-        }
-        return Ok(());
+    destroy::remove(node, permit, &call, deadline, progress)?;
+    if !others.is_empty() {
+        progress(&volumes::left_alone(vmid, &others));
     }
-    Err(Error::failed(format!("VM {vmid} is still there although its removal ended well"))
-        .hint(format!("proxmox-ops config {vmid}")))
+    Ok(())
 }
 
 /// The removal, and the volumes of that number that are older than the task and may be another cluster's: with them
@@ -145,7 +136,7 @@ pub fn task_of(
 mod tests {
     use super::*;
     use crate::testing::{Fake, definitions, node};
-    use fleet_core::{guard::Guard, types::Vmid};
+    use fleet_core::{Kind, guard::Guard, types::Vmid};
     use serde_json::{Value, json};
 
     const TASK: &str = "UPID:prom:00000ED5:000AE788:6B03B82C:qmclone:9002:root@pam:";
