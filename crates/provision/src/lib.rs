@@ -14,6 +14,7 @@ pub mod cli;
 pub mod compare;
 pub mod destroy;
 pub mod differences;
+pub mod disk_image;
 pub mod dry_run;
 pub mod execute;
 pub mod guest;

@@ -117,6 +117,9 @@ pub(crate) fn look(
     if install {
         files::check(repo, vm, cli.integrate() != Integrate::Never, &mut faults);
         boots = files::boots(repo, vm);
+        if vm.install == Install::Image {
+            faults.keep(files::image_fits(repo, vm));
+        }
         faults.keep(build::possible(cli.build_on));
     }
     let kexec = cli.kexec.as_deref().and_then(|given| faults.keep(install::kexec_archive(given)));

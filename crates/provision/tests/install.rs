@@ -413,6 +413,55 @@ fn an_image_that_the_node_has_no_room_for_is_not_sent() {
     assert_eq!(left, 0, "an image is on the node");
 }
 
+/// The image of a larger disk would be imported as it is: it is refused before it is sent, and where the layout says
+/// how large it will be, before it is built.
+#[test]
+fn an_image_that_is_larger_than_the_disk_is_refused() {
+    let bench = Bench::new();
+    by_image(&bench);
+    let larger = r#"real=$(readlink -f "$(dirname "$0")/nixos-anywhere")
+answer=$(exec -a nix "$real" "$@") || exit 1
+script=${answer#*\"out\":\"}
+echo 'truncate -s 30G main.raw' >> "${script%%\"*}"
+printf '%s\n' "$answer""#;
+    script(&bench, "nix", larger);
+    let args = &["test-automation", "--yes"];
+    let refused = |output: &std::process::Output| {
+        let seen = bench.seen(output);
+        assert_eq!(output.status.code(), Some(1), "{seen}");
+        for words in [
+            "the disk image has 30G, the disk of 'test-automation' 20G: it does not fit\n",
+            "hint: give managed.test-automation disk = \"30G\" or more\n",
+            "hint: or set disko.devices.disk.NAME.imageSize in hosts/test-automation/disko.nix to 20G or less\n",
+        ] {
+            assert!(seen.contains(words), "{words}: {seen}");
+        }
+        assert_eq!(bench.sim.changes(), [] as [String; 0], "{seen}");
+        let sent = std::fs::read_dir(bench.sim.node().file("/var/tmp")).map_or(0, Iterator::count);
+        assert_eq!(sent, 0, "{seen}");
+        seen
+    };
+    let seen = refused(&bench.run(args));
+    assert!(seen.contains("==> Building the disk image") && !seen.contains("Sending the image"), "{seen}");
+    assert!(seen.contains("nothing was made on the node\n"), "{seen}");
+
+    // Written in the layout it is known at once.
+    let device = "device = \"/dev/sda\";";
+    let host = "hosts/test-automation/disko.nix";
+    bench.fleet.edit(host, device, &format!("imageSize = \"30G\"; {device}"));
+    bench.fleet.commit("a larger image");
+    let seen = refused(&bench.run(&["test-automation", "--dry-run"]));
+    assert!(seen.contains("nothing was changed\n") && !seen.contains("Building"), "{seen}");
+    refused(&bench.run(args));
+
+    // As large as the disk is no larger.
+    bench.fleet.edit(host, "imageSize = \"30G\"", "imageSize = \"20G\"");
+    bench.fleet.commit("as large as the disk");
+    script(&bench, "nix", &larger.replace("truncate -s 30G main.raw", ":"));
+    let output = bench.run(args);
+    assert!(output.status.success(), "{}", bench.seen(&output));
+}
+
 #[test]
 fn an_image_needs_root_on_the_node() {
     let rights = ["Sys.Audit", "VM.Audit", "Datastore.Audit", "VM.Allocate", "Datastore.AllocateSpace"];

@@ -23,6 +23,7 @@ use super::{Job, Outcome, limit};
 use crate::{
     build::Source,
     cli::Integrate,
+    disk_image,
     host_key::HostKey,
     plan::{Origin, Plan},
     state::{Sent, State},
@@ -99,6 +100,8 @@ impl Job<'_> {
                     .hint(format!("all that it said: {}", self.journal.output_file().display()))
             })?;
             let image = only_image(dir)?;
+            let fits = disk_image::virtual_size(&image).and_then(|size| disk_image::fits(self.vm, size));
+            fits.map_err(|error| error.now("nothing was made on the node"))?;
             let said = format!("Image built: {}", image.file_name().unwrap_or_default().to_string_lossy());
             Ok((image, said))
         })

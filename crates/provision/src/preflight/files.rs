@@ -12,6 +12,7 @@ use fleet_core::{
 
 use super::Faults;
 use crate::{
+    disk_image,
     host_key::{self, PrivateDir},
     plan::Boots,
     tools::Tools,
@@ -94,6 +95,13 @@ pub(super) fn boots(repo: &Repo, vm: &ManagedVm) -> Boots {
         (false, true) => Boots::Bios,
         _ => Boots::Any,
     }
+}
+
+/// Whether the image that the host's disk layout asks for is no larger than the VM's disk, as far as the file tells.
+pub(super) fn image_fits(repo: &Repo, vm: &ManagedVm) -> Result<()> {
+    let file = repo.host_dir(&vm.nixos_config).join("disko.nix");
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    disk_image::asked_for(&text).map_or(Ok(()), |size| disk_image::fits(vm, size))
 }
 
 /// A flake in a git repository sees only what git knows: files that were never added are not there for it.
