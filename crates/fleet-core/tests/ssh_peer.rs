@@ -9,7 +9,7 @@ use std::{fs, net::SocketAddr, sync::Arc};
 use fleet_core::{
     Error, Kind,
     deadline::Deadline,
-    ssh::{Peer, PeerWay, Session, Transport, Vouched},
+    ssh::{Peer, PeerWay, Session, Stream, Transport, Vouched},
     ui::Ui,
 };
 use ssh_support::Sshd;
@@ -26,8 +26,9 @@ fn two(first: &str) -> Option<(Sshd, Sshd)> {
 }
 
 /// bash's own sockets: no other program needed.
-fn relay(host: &str, port: u16) -> String {
-    format!("exec bash -c 'exec 3<>/dev/tcp/{host}/{port}; cat <&3 & cat >&3; kill $!'")
+fn relay(first: &dyn Transport, host: &str, port: u16, deadline: Deadline) -> Result<Box<dyn Stream>, Error> {
+    let line = format!("exec bash -c 'exec 3<>/dev/tcp/{host}/{port}; cat <&3 & cat >&3; kill $!'");
+    first.open_exec_stream(&line, deadline)
 }
 
 fn vouched(lines: String) -> Peer {

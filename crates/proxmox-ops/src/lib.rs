@@ -12,6 +12,7 @@ pub mod keys;
 pub mod links;
 pub mod node;
 pub mod ops;
+pub mod relay;
 pub mod route;
 pub mod settings;
 pub mod tasks;

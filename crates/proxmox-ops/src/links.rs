@@ -20,7 +20,8 @@ use fleet_core::{
 use serde::Deserialize;
 
 use crate::{
-    api::{Login, auth::Auth, relay_command},
+    api::{Login, auth::Auth},
+    relay,
     settings::{Route, Settings},
 };
 
@@ -123,7 +124,7 @@ impl Links {
             Route::Node => &[PeerWay::Through],
         };
         self.ui.detail(format!("connecting to the node '{name}' at {}", peer.address));
-        let session = first.peer(&peer, ways, relay_command, Deadline::after(CONNECT)).map_err(|e| {
+        let session = first.peer(&peer, ways, relay::open, Deadline::after(CONNECT)).map_err(|e| {
             let known = e.report().details.is_some();
             let e = e.context(format_args!("can not connect to the node '{name}' of the cluster"));
             // What has details is about its host key, and has its own advice.

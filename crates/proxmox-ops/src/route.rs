@@ -8,7 +8,7 @@ use fleet_core::{
     ssh::{Stream, connect_tcp, pump_stdio},
 };
 
-use crate::{node::Node, settings::Route};
+use crate::{node::Node, relay, settings::Route};
 
 /// How long a straight connection may take before the way through the node is taken.
 const STRAIGHT: Duration = Duration::from_secs(1);
@@ -35,7 +35,7 @@ pub fn open(
 }
 
 fn through(node: &Node, address: IpAddr, port: u16, deadline: Deadline) -> Result<Box<dyn Stream>> {
-    node.api.transport().open_tcp(&address.to_string(), port, deadline).map_err(|e| {
+    relay::connect(&*node.api.transport(), &address.to_string(), port, deadline).map_err(|e| {
         e.context(format_args!("can not connect to {address} port {port} through the node"))
             .with_kind(Kind::Unreachable)
     })

@@ -135,6 +135,20 @@ fn an_api_token_and_the_daemon_through_both_ways() {
 }
 
 #[test]
+fn a_login_shell_that_greets_spoils_no_relay() {
+    let greets = "AllowTcpForwarding no\nForceCommand printf 'Welcome. '; eval \"$SSH_ORIGINAL_COMMAND\"";
+    let Some(sshd) = Sshd::start(greets) else { return };
+    let daemon = Daemon::start();
+    command(&sshd, &daemon, &["status", "104"]).assert().success().stdout("running\n");
+    // What runs something else altogether is told.
+    let Some(sshd) = Sshd::start("AllowTcpForwarding no\nForceCommand echo For backups only") else { return };
+    let output = command(&sshd, &daemon, &["status", "104"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(6));
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(err.contains("it said 'For backups only'") && err.contains("ssh HOST echo it"), "{err}");
+}
+
+#[test]
 fn a_token_from_a_file_and_a_wrong_one() {
     let Some(sshd) = Sshd::start("") else { return };
     let daemon = Daemon::start();
@@ -181,7 +195,12 @@ fn a_node_that_is_no_proxmox_node_is_told_apart() {
 
 #[test]
 fn bytes_go_through_the_node() {
-    let Some(sshd) = Sshd::start("") else { return };
+    through_the_node("");
+    through_the_node("AllowTcpForwarding no");
+}
+
+fn through_the_node(more: &str) {
+    let Some(sshd) = Sshd::start(more) else { return };
     let daemon = Daemon::start();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

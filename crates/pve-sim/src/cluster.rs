@@ -33,13 +33,6 @@ pub fn at_address(node: &Node, address: &str) -> Option<Arc<Node>> {
     node.peers.all().into_iter().find(|peer| peer.address() == address)
 }
 
-/// The node whose SSH server a relay leads to: a command that copies both ways and ends with its address and 22.
-pub fn behind_relay(node: &Node, command: &str) -> Option<Arc<Node>> {
-    let (rest, port) = command.rsplit_once(' ')?;
-    let address = rest.rsplit(' ').next()?;
-    (command.contains("sysread") && port == "22").then(|| at_address(node, address))?
-}
-
 /// Whether another node has this VMID.
 pub fn is_taken_elsewhere(node: &Node, vmid: u32) -> bool {
     node.peers.all().iter().any(|peer| peer.read(|d| d.is_taken(vmid)))

@@ -12,10 +12,15 @@ use crate::{
     qm,
 };
 
-/// Whether a command is a relay between its standard streams and the API's port.
-pub fn is_relay(command: &str) -> bool {
-    let relay = command.contains("perl") && command.contains("sysread") && command.contains("85");
-    relay || command.starts_with("nc 127.0.0.1 85") || command.contains("TCP:127.0.0.1:85")
+/// What the tools' relay says once it is connected.
+pub const RELAY_READY: &[u8] = b"fleet-relay-ready\n";
+
+/// The address and port that a command carries its standard streams to.
+pub fn relay_to(command: &str) -> Option<(&str, u16)> {
+    let (rest, port) = command.rsplit_once(' ')?;
+    let host = rest.rsplit(' ').next()?;
+    let relay = command.starts_with("perl ") && command.contains("sysread");
+    relay.then_some((host, port.parse().ok()?))
 }
 
 fn printed(text: impl Into<Vec<u8>>) -> Outcome {

@@ -17,7 +17,7 @@ use russh::{
     server::{Auth, ChannelOpenHandle, Config, Handle, Handler, Msg, Session, VerifiedPublicKey},
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
 };
 
@@ -114,8 +114,7 @@ where
     node.log.add(What::Connect { connection });
     let mut cut = node.cut.subscribe();
     cut.mark_unchanged();
-    let handler =
-        NodeHandler { node: Arc::clone(&node), connection, channels: HashMap::new(), relays: HashMap::new() };
+    let handler = NodeHandler { node: Arc::clone(&node), connection, channels: HashMap::new() };
     let ended = async move {
         // An error says that the node itself is gone.
         let _ = cut.changed().await;
@@ -124,11 +123,47 @@ where
     serve_until(config, stream, handler, ended).await;
 }
 
+/// What listens at an address and port, as the node sees it.
+enum Place {
+    Api,
+    Node(Arc<Node>),
+    Guest(u32, u64),
+}
+
+impl Place {
+    fn at(node: &Arc<Node>, host: &str, port: u32) -> Option<Place> {
+        if matches!(host, "127.0.0.1" | "localhost") && port == 85 {
+            return (!node.has_fault(|f| *f == Fault::ApiDown)).then_some(Place::Api);
+        }
+        if port != 22 {
+            return None;
+        }
+        let peer = crate::cluster::at_address(node, host).map(Place::Node);
+        peer.or_else(|| guest::at_address(node, host).map(|(vmid, boot)| Place::Guest(vmid, boot)))
+    }
+
+    /// Until either side ends it.
+    async fn serve(self, node: Arc<Node>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        match self {
+            Place::Api => http::serve(node, stream).await,
+            Place::Node(peer) => {
+                if let Ok(config) = node_config(&peer) {
+                    // A session of its own, whose end the other does not wait for.
+                    Box::pin(serve(peer, config, stream)).await;
+                }
+            }
+            Place::Guest(vmid, boot) => {
+                let stream = Cut::new(Arc::clone(&node), stream, Stream::GuestDown, None);
+                guest::ssh::serve(node, vmid, boot, stream).await;
+            }
+        }
+    }
+}
+
 struct NodeHandler {
     node: Arc<Node>,
     connection: u64,
     channels: HashMap<ChannelId, Channel<Msg>>,
-    relays: HashMap<ChannelId, ()>,
 }
 
 impl Handler for NodeHandler {
@@ -171,28 +206,16 @@ impl Handler for NodeHandler {
         let node = Arc::clone(&self.node);
         let forbidden =
             !node.world().allow_forwarding || node.has_fault(|f| *f == Fault::ForwardingForbidden);
-        let api = matches!(host, "127.0.0.1" | "localhost") && port == 85;
-        let api_up = !node.has_fault(|f| *f == Fault::ApiDown);
-        let machine = if port == 22 { guest::at_address(&node, host) } else { None };
-        let peer = if port == 22 { crate::cluster::at_address(&node, host) } else { None };
-        let accepted = !forbidden && ((api && api_up) || machine.is_some() || peer.is_some());
+        let place = Place::at(&node, host, port);
+        let accepted = !forbidden && place.is_some();
         node.log.add(What::Open { connection: self.connection, host: host.to_owned(), port, accepted });
-        if forbidden {
-            reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
-        } else if api && api_up {
-            reply.accept().await;
-            tokio::spawn(http::serve(node, channel.into_stream()));
-        } else if let Some(peer) = peer {
-            reply.accept().await;
-            if let Ok(config) = node_config(&peer) {
-                tokio::spawn(serve(peer, config, channel.into_stream()));
+        match place {
+            _ if forbidden => reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await,
+            Some(place) => {
+                reply.accept().await;
+                tokio::spawn(place.serve(node, channel.into_stream()));
             }
-        } else if let Some((vmid, boot)) = machine {
-            reply.accept().await;
-            let stream = Cut::new(Arc::clone(&node), channel.into_stream(), Stream::GuestDown, None);
-            tokio::spawn(guest::ssh::serve(node, vmid, boot, stream));
-        } else {
-            reply.reject(ChannelOpenFailure::ConnectFailed).await;
+            None => reply.reject(ChannelOpenFailure::ConnectFailed).await,
         }
         Ok(())
     }
@@ -221,22 +244,20 @@ impl Handler for NodeHandler {
         self.node.log.add(What::Exec { connection: self.connection, command: command.clone() });
         session.channel_success(channel)?;
         let taken = self.channels.remove(&channel);
-        if exec::is_relay(&command) && !self.node.has_fault(|f| *f == Fault::ApiDown) {
-            if let Some(stream) = taken {
-                self.relays.insert(channel, ());
-                let node = Arc::clone(&self.node);
-                let handle = session.handle();
-                tokio::spawn(async move {
-                    http::serve(node, stream.into_stream()).await;
-                    finish(&handle, channel, Vec::new(), Vec::new(), 0).await;
-                });
-            }
-            return Ok(());
-        }
-        if let (Some(peer), true) = (crate::cluster::behind_relay(&self.node, &command), taken.is_some()) {
-            if let (Some(stream), Ok(config)) = (taken, node_config(&peer)) {
-                tokio::spawn(serve(peer, config, stream.into_stream()));
-            }
+        if let Some((host, port)) = exec::relay_to(&command) {
+            let (node, handle) = (Arc::clone(&self.node), session.handle());
+            let place = Place::at(&node, host, port.into());
+            let stream = taken.map(Channel::into_stream);
+            tokio::spawn(async move {
+                let (Some(place), Some(mut stream)) = (place, stream) else {
+                    let refused = b"connect: Connection refused\n".to_vec();
+                    return finish(&handle, channel, Vec::new(), refused, 111).await;
+                };
+                // A client that has gone away misses it.
+                let _ = stream.write_all(exec::RELAY_READY).await;
+                place.serve(node, stream).await;
+                finish(&handle, channel, Vec::new(), Vec::new(), 0).await;
+            });
             return Ok(());
         }
         let node = Arc::clone(&self.node);

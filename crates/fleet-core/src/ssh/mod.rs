@@ -30,6 +30,7 @@ mod stream;
 
 pub use address::HostPort;
 pub use agent::keys as agent_keys;
+pub use peer::Relay;
 pub use pump::{Pumped, pump, pump_stdio};
 pub use rustix::event::PollFlags;
 pub use session::Session;

@@ -12,17 +12,19 @@ const STRAIGHT: Duration = Duration::from_secs(5);
 /// The port of sshd where nothing else is known.
 const PORT: u16 = 22;
 
+/// Opens a connection from a host to an address and port otherwise than by forwarding.
+pub type Relay = fn(&dyn Transport, &str, u16, Deadline) -> Result<Box<dyn Stream>>;
+
 impl Session {
     /// Connects to another host of this one's cluster, by the first of `ways` that leads there. Its key is proven
-    /// whatever the way. `relay` makes the command that carries bytes to an address and port on this session's
-    /// host, for where its sshd forbids forwarding.
+    /// whatever the way. `relay` opens a connection from this session's host where its sshd forbids forwarding.
     ///
     /// Its sshd is looked for at the port of this session's host, and at port 22 behind it.
     pub fn peer(
         self: &Arc<Session>,
         peer: &Peer,
         ways: &[PeerWay],
-        relay: fn(&str, u16) -> String,
+        relay: Relay,
         deadline: Deadline,
     ) -> Result<Session> {
         let mut failed: Option<Error> = None;
@@ -60,12 +62,7 @@ impl Session {
         self.sibling(settings.for_peer(peer, settings.port, None), policy, None, deadline)
     }
 
-    fn through(
-        self: &Arc<Session>,
-        peer: &Peer,
-        relay: fn(&str, u16) -> String,
-        deadline: Deadline,
-    ) -> Result<Session> {
+    fn through(self: &Arc<Session>, peer: &Peer, relay: Relay, deadline: Deadline) -> Result<Session> {
         let via = self.settings().written();
         let attempt = |port: u16| {
             let tunnel = tunnel(Arc::clone(self), peer.address.to_string(), port, relay);
@@ -92,10 +89,10 @@ fn is_closed(error: &Error) -> bool {
     error.kind() == Kind::Unreachable && error.report().details.is_none()
 }
 
-fn tunnel(first: Arc<Session>, host: String, port: u16, relay: fn(&str, u16) -> String) -> Tunnel {
+fn tunnel(first: Arc<Session>, host: String, port: u16, relay: Relay) -> Tunnel {
     Arc::new(move |deadline: Deadline| -> Result<Box<dyn Stream>> {
         match first.open_tcp(&host, port, deadline) {
-            Err(e) if forwarding_forbidden(&e) => first.open_exec_stream(&relay(&host, port), deadline),
+            Err(e) if forwarding_forbidden(&e) => relay(&*first, &host, port, deadline),
             outcome => outcome,
         }
     })

@@ -35,6 +35,7 @@ use self::{
     call::Call,
     wire::{Answer, Connection, Lost},
 };
+use crate::relay;
 
 /// The daemon's port on the node's loopback address.
 pub const PORT: u16 = 85;
@@ -333,35 +334,17 @@ impl Client {
         let (limit, port, transport) =
             (deadline.at_most(Duration::from_secs(10)), self.port, self.transport());
         if self.relays.get() {
-            return transport.open_exec_stream(&relay_command("127.0.0.1", port), limit);
+            return relay::open(&*transport, "127.0.0.1", port, limit);
         }
         match transport.open_tcp("127.0.0.1", port, limit) {
             Err(e) if forwarding_forbidden(&e) => {
                 self.ui.detail("the node's sshd forbids forwarding: using a relay");
                 self.relays.set(true);
-                transport.open_exec_stream(&relay_command("127.0.0.1", port), limit)
+                relay::open(&*transport, "127.0.0.1", port, limit)
             }
             other => other,
         }
     }
-}
-
-/// The command line that carries bytes between its standard streams and a port of an address: the daemon's, or
-/// the SSH server's of another node. Perl is on every node: it is what Proxmox VE is written in.
-pub fn relay_command(host: &str, port: u16) -> String {
-    /// Ends when the daemon closes; at the end of our input, the daemon is told so and may still answer.
-    const RELAY: &str = "my $s = IO::Socket::IP->new(PeerHost => shift, PeerPort => shift) \
-        or die \"connect: $!\\n\"; \
-        binmode $_ for (*STDIN, *STDOUT, $s); \
-        sub all { my ($to, $data) = @_; \
-            while (length $data) { my $n = syswrite($to, $data) // exit 1; substr($data, 0, $n, ''); } } \
-        my $r = IO::Select->new(\\*STDIN, $s); \
-        while (my @ready = $r->can_read) { for my $from (@ready) { \
-            my $n = sysread($from, my $data, 65536); \
-            if (!$n) { exit 0 if $from == $s; $r->remove($from); shutdown($s, 1); next; } \
-            all($from == $s ? \\*STDOUT : $s, $data); } }";
-    let quote = fleet_core::child::quote;
-    format!("perl -MIO::Socket::IP -MIO::Select -e {} {} {port}", quote(RELAY), quote(host))
 }
 
 fn with_query(path: &str, query: &[(&str, &str)]) -> String {
@@ -392,36 +375,4 @@ fn data_of(what: &str, answer: &Answer) -> Result<Value> {
     let mut body: Value = serde_json::from_slice(&answer.body)
         .map_err(|e| Error::failed(format!("can not {what}: the node's answer is no JSON")).caused_by(e))?;
     Ok(body.get_mut("data").map(Value::take).unwrap_or_default())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use fleet_core::child::Command;
-    use std::{
-        io::{Read, Write},
-        net::TcpListener,
-    };
-
-    #[test]
-    fn the_relay_carries_both_ways_and_ends_with_the_daemon() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let daemon = std::thread::spawn(move || {
-            let (mut peer, _) = listener.accept().unwrap();
-            let mut got = vec![0; 100_000];
-            peer.read_exact(&mut got).unwrap();
-            peer.write_all(&vec![b'y'; 200_000]).unwrap();
-            got.iter().all(|b| *b == b'x')
-        });
-        let output = Command::new("sh")
-            .arg("-c")
-            .arg(relay_command("127.0.0.1", port))
-            .stdin(vec![b'x'; 100_000])
-            .output(Deadline::secs(20))
-            .unwrap();
-        assert!(daemon.join().unwrap());
-        assert!(output.success(), "{}", output.stderr_text());
-        assert_eq!(output.stdout.len(), 200_000);
-    }
 }

@@ -26,7 +26,7 @@ use super::{
     queue::Probe,
     sweep,
 };
-use crate::{api::call::vm_path, node::Node};
+use crate::{api::call::vm_path, node::Node, relay};
 
 /// What the neighbour table is asked with.
 pub const NEIGHBOURS: &str = "ip -j neigh";
@@ -168,10 +168,8 @@ fn tried(node: &Node, mac: MacAddr, seen: &Seen) -> Vec<IpAddr> {
         return Vec::new();
     }
     let answers = |address: &IpAddr| {
-        node.api
-            .transport()
-            .open_tcp(&address.to_string(), 22, Deadline::after(Duration::from_millis(1500)))
-            .is_ok()
+        let limit = Deadline::after(Duration::from_millis(1500));
+        relay::connect(&*node.api.transport(), &address.to_string(), 22, limit).is_ok()
     };
     fit(mac, &seen.neighbours).into_iter().map(|n| n.dst).filter(answers).collect()
 }

@@ -130,7 +130,7 @@ pub const FAULTS: &[Fault] = &[
         lift: |s| s.bench.sim.expect_own_host_key(),
         codes: unreachable,
     },
-    row("forwarding forbidden", |s| inject(s, Sim::ForwardingForbidden), forbidden),
+    row("forwarding forbidden", |s| inject(s, Sim::ForwardingForbidden), fine),
     row("login refused", |s| inject(s, Sim::LoginRefused), unreachable),
     row("daemon down", |s| inject(s, Sim::ApiDown), without_daemon),
     row("daemon restarted at once", |s| inject(s, Sim::DaemonRestarts { after: 0 }), restarted),
@@ -164,15 +164,6 @@ fn agent_late(stage: &Stage) {
 /// Who waits at the address that it had waits in vain.
 fn moved(verb: &Verb) -> &'static [i32] {
     if verb.args[0] == "wait-ssh" { &[8] } else { &[0] }
-}
-
-/// A relay carries the API; only to a guest there is no way without forwarding.
-fn forbidden(verb: &Verb) -> &'static [i32] {
-    match verb.args[0] {
-        "connect" => &[1, 6, 8],
-        "wait-ssh" => &[6],
-        _ => &[0],
-    }
 }
 
 /// What does not ask the daemon does not miss it.
