@@ -235,7 +235,7 @@ fn a_dry_run_shows_the_requests_and_sends_none() {
     ));
     assert!(
         dry(&["restore", "local:backup/x.vma.zst", "110"])
-            .ends_with("/qemu vmid=110 archive=local:backup/x.vma.zst storage=nvmeprom\n")
+            .ends_with("/qemu vmid=110 archive=local:backup/x.vma.zst storage=nvmeprom unique=1\n")
     );
     let template = dry(&["create-template", "9002", "--import", "local:import/debian-13.qcow2"]);
     assert!(

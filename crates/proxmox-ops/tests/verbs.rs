@@ -371,6 +371,36 @@ fn a_backup_that_can_not_be_is_told_with_its_reason() {
 }
 
 #[test]
+fn a_restore_beside_the_original_has_addresses_of_its_own() {
+    let bench = Bench::new();
+    bench.clone_110();
+    let made = json(&bench.ok(&["backup", "110", "--json"]));
+    let volume = made["volume"].as_str().unwrap();
+    let net = |vmid: u32| bench.sim.config(vmid).unwrap().main["net0"].clone();
+    let restore = |vmid: &str, more: &[&str]| {
+        bench.run(&[&["restore", volume, vmid, "--unmanaged", vmid][..], more].concat())
+    };
+    let first = net(110);
+    let ran = restore("777", &[]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert_ne!(net(777), first);
+    assert!(net(777).ends_with("bridge=vmbr0"), "{}", net(777));
+    let changes = bench.sim.changes().len();
+    let ran = restore("778", &["--keep-mac"]);
+    assert_eq!(ran.code, 4, "{}", ran.err);
+    assert!(ran.err.contains("VM 110 exists") && ran.err.contains("without --keep-mac"), "{}", ran.err);
+    assert_eq!(bench.sim.changes().len(), changes, "nothing was sent");
+    // Once it is gone they may be kept, and it comes back with its own; that there are two then is told.
+    bench.ok(&["destroy", "110", "yes"]);
+    let ran = restore("778", &["--keep-mac"]);
+    assert_eq!((ran.code, net(778)), (0, first.clone()), "{}", ran.err);
+    assert!(!ran.err.contains("has the MAC address"), "{}", ran.err);
+    let ran = bench.run(&["restore", volume, "110"]);
+    assert_eq!((ran.code, net(110)), (0, first), "{}", ran.err);
+    assert!(ran.err.contains("VM 110 has the MAC address of 778"), "{}", ran.err);
+}
+
+#[test]
 fn a_restore_never_overwrites() {
     let bench = Bench::new();
     bench.clone_110();

@@ -4,20 +4,23 @@ use clap::Args;
 use fleet_core::{
     Error, Kind, Result,
     guard::Operation,
-    types::{StorageId, VmRef},
+    types::{MacAddr, StorageId, VmRef, Vmid},
 };
 
 use super::{cloudinit_drive::storage_for, create_template::volume};
 use crate::{
     api::call::Call,
-    context::{ChangeOptions, Context},
-    ops::{config, queue},
+    cluster::Cluster,
+    context::{ChangeOptions, Context, read_deadline},
+    node::Node,
+    ops::{config, configs, queue},
     tasks,
 };
 
 /// Restore a VM from a backup into a VMID that is free
 ///
-/// A VM that exists is never overwritten: destroy it first, or restore into another VMID.
+/// A VM that exists is never overwritten: destroy it first, or restore into another VMID. There the VM gets MAC
+/// addresses and a machine id of its own, since the one that was backed up may be running; --keep-mac keeps them.
 #[derive(Debug, Args)]
 pub struct Restore {
     /// The backup, such as local:backup/vzdump-qemu-110-2026_01_31-00_00_00.vma.zst
@@ -28,6 +31,9 @@ pub struct Restore {
     vm: VmRef,
     /// Storage for its disks [default: the definition's, else the definitions' default]
     storage: Option<StorageId>,
+    /// Keep the MAC addresses into another VMID too; only while the VM that was backed up does not exist
+    #[arg(long)]
+    keep_mac: bool,
     #[command(flatten)]
     options: ChangeOptions,
 }
@@ -46,12 +52,35 @@ impl Restore {
             .hint(format!("`pvesm list {storage} --content backup` on the node lists the backups there"))
     }
 
+    /// Whether the VM needs MAC addresses of its own: not where a VM comes back into its own VMID.
+    fn is_a_copy(&self, vmid: Vmid) -> bool {
+        !self.keep_mac && saved_of(&self.archive) != Some(vmid)
+    }
+
+    /// With the addresses of a VM that exists, two would answer on the bridge.
+    fn refuse_twin(&self, vmid: Vmid, cluster: &Cluster) -> Result<()> {
+        let Some(first) = saved_of(&self.archive).filter(|first| self.keep_mac && *first != vmid) else {
+            return Ok(());
+        };
+        if cluster.resource(first)?.is_none() {
+            return Ok(());
+        }
+        Err(Error::conflict(format!(
+            "VM {first} exists: a second VM with its MAC addresses would disturb it"
+        ))
+        .now("nothing was changed")
+        .hint("restore without --keep-mac: the VM gets MAC addresses of its own"))
+    }
+
     /// Runs it.
     pub fn run(&self, cx: &Context) -> Result<()> {
         let permit = cx.permit(&self.vm, &self.options, Operation::Create, "restore into")?;
         let vmid = permit.vmid();
         let storage = storage_for(cx, &permit, self.storage.as_ref())?;
-        let settings = [("archive", self.archive.clone()), ("storage", storage.to_string())];
+        let mut settings = vec![("archive", self.archive.clone()), ("storage", storage.to_string())];
+        if self.is_a_copy(vmid) {
+            settings.push(("unique", "1".to_owned()));
+        }
         if self.options.change.dry_run {
             return cx.show(&[Call::create(&permit, &cx.node_name()?, &settings)]);
         }
@@ -69,6 +98,7 @@ impl Restore {
                 .now("nothing was changed")
                 .hint("`proxmox-ops next-vmid` prints a free VMID"));
         }
+        self.refuse_twin(vmid, &cluster)?;
         cx.ui.step(format!("Restoring {} into VM {vmid}...", self.archive));
         let call = Call::create(&permit, &name, &settings);
         let mut done = || match config::read(&node, vmid, deadline) {
@@ -91,6 +121,45 @@ impl Restore {
                 "VM {vmid} does not carry the marker of these tools: the backup was of another VM"
             ));
         }
+        for twin in twins(&node, vmid, restored.mac) {
+            cx.ui.warn(format!("VM {vmid} has the MAC address of {twin}: only one of them may run"));
+        }
         cx.changed(vmid, true, &format!("VM {vmid} is restored from {}", self.archive), "")
+    }
+}
+
+/// The VMID of the VM in a backup, by its name: `backup/vzdump-qemu-110-….vma.zst` in a directory,
+/// `backup/vm/110/2026-01-16T16:26:33Z` on a backup server.
+fn saved_of(archive: &str) -> Option<Vmid> {
+    let (_, path) = archive.split_once(':')?;
+    let name = path.rsplit('/').next().and_then(|file| file.strip_prefix("vzdump-qemu-"));
+    let rest = name.or_else(|| path.strip_prefix("backup/vm/"))?;
+    rest.split(['-', '/']).next()?.parse().ok()
+}
+
+/// The VMs and containers beside this one that have its MAC address. Not being able to look is no failure.
+fn twins(node: &Node, vmid: Vmid, mac: Option<MacAddr>) -> Vec<Vmid> {
+    let Some(mac) = mac.map(|mac| mac.to_string()) else { return Vec::new() };
+    let all = configs::all(node, read_deadline()).unwrap_or_default();
+    let has = |(key, value): (&String, &String)| {
+        key.starts_with("net") && value.to_ascii_lowercase().contains(&mac.to_ascii_lowercase())
+    };
+    all.into_iter().filter(|c| c.vmid != vmid && c.settings.iter().any(has)).map(|c| c.vmid).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_s_name_tells_whose_it_is() {
+        let of = |archive: &str| saved_of(archive).map(|vmid| vmid.to_string());
+        assert_eq!(of("local:backup/vzdump-qemu-110-2026_01_31-00_00_00.vma.zst").as_deref(), Some("110"));
+        assert_eq!(of("pbs:backup/vm/1234/2026-01-16T16:26:33Z").as_deref(), Some("1234"));
+        for other in
+            ["local:backup/mine.vma", "local:backup/vzdump-lxc-110-x.tar", "pbs:backup/ct/110/x", "x"]
+        {
+            assert_eq!(of(other), None, "{other}");
+        }
     }
 }

@@ -253,7 +253,7 @@ pub(super) fn unpack(
     node: &Node,
     d: &mut Data,
     archive: &str,
-    vmid: u32,
+    (vmid, unique): (u32, bool),
     storage: Option<&str>,
 ) -> Result<Vec<String>, String> {
     let (mut conf, machine) = match d.backups.get(archive) {
@@ -279,6 +279,18 @@ pub(super) fn unpack(
         if let Some(value) = conf.main.get_mut(&slot) {
             let options = value.split_once(',').map_or("", |(_, rest)| rest).to_owned();
             *value = format!("{id},{options}");
+        }
+    }
+    if unique {
+        for (key, value) in &mut conf.main {
+            match value.split_once(',') {
+                Some((model, rest)) if key.starts_with("net") => {
+                    let model = model.split('=').next().unwrap_or_default();
+                    *value = disks::network(&format!("{model},{rest}"));
+                }
+                _ if key == "smbios1" => *value = format!("uuid={}", keys::uuid()),
+                _ => {}
+            }
         }
     }
     for step in 1..=10 {

@@ -105,10 +105,12 @@ fn restore(node: &Arc<Node>, call: &Call, vmid: u32, archive: &str) -> Reply<Val
         node.read(|d| storage::for_images(d, storage).map(drop))?;
     }
     let archive = archive.to_owned();
+    let unique = call.params.flag("unique");
     let work = Arc::clone(node);
     Ok(json!(task::spawn(node, &call.who, "qmrestore", vmid, move |worker| async move {
         work.works(work.latency().full_clone * 2).await;
-        let lines = work.change(|d| backup::unpack(&work, d, &archive, vmid, storage.as_deref()))?;
+        let lines =
+            work.change(|d| backup::unpack(&work, d, &archive, (vmid, unique), storage.as_deref()))?;
         for line in lines {
             worker.say(line);
         }
