@@ -5,6 +5,7 @@
 use crate::{
     Error, Result,
     definitions::{Definitions, Entry},
+    protocol::{Marker, VmConfig},
     types::{VmName, Vmid},
 };
 
@@ -45,6 +46,55 @@ impl Permit {
     pub fn name(&self) -> Option<&VmName> {
         self.name.as_ref()
     }
+
+    /// The same leave for a template that is to be called so, whatever the definitions call it: it has to bear this
+    /// name, or its marker, for the permit to hold.
+    #[must_use]
+    pub fn for_template_called(self, name: &VmName) -> Permit {
+        match self.operation {
+            Operation::Template => Permit { name: Some(name.clone()), ..self },
+            _ => self,
+        }
+    }
+}
+
+/// Whether a VM that is called `called` and carries `marker` is the one that the definitions call `name`.
+pub fn is_the(name: &VmName, called: Option<&str>, marker: Option<&Marker>) -> bool {
+    marker.map_or_else(|| called == Some(name.as_str()), |marker| marker.name == *name)
+}
+
+/// Leave to copy one VM. Holding one proves that the guard agreed, as far as it can tell without the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    vmid: Vmid,
+    name: Option<VmName>,
+    named: bool,
+}
+
+impl Source {
+    /// The VM that is copied.
+    pub fn vmid(&self) -> Vmid {
+        self.vmid
+    }
+
+    /// Whether what is there may be copied: a template, the VM that the definitions speak of, or one that the user named
+    /// with `--unmanaged`.
+    pub fn check(&self, config: &VmConfig) -> Result<()> {
+        let setting = |key: &str| config.settings.get(key).map(String::as_str);
+        let ours =
+            self.name.as_ref().is_some_and(|name| is_the(name, setting("name"), config.marker.as_ref()));
+        if self.named || ours || setting("template") == Some("1") {
+            return Ok(());
+        }
+        let vmid = self.vmid;
+        Err(Error::refused(format!(
+            "refused to clone VM {vmid}: it is no template, and nothing proves that it is ours"
+        ))
+        .now(format!("it is called '{}'", setting("name").unwrap_or_default()))
+        .now("copying a VM holds up its disks; nothing was changed")
+        .hint("clone a template: `proxmox-ops list` shows them")
+        .hint(format!("or name this VM with --unmanaged {vmid} if you are sure it is yours")))
+    }
 }
 
 /// Decides over one set of definitions.
@@ -61,12 +111,16 @@ impl<'a> Guard<'a> {
     }
 
     /// Whether VM `vmid` may be copied from. A copy of a running VM freezes its file systems and holds up its disks,
-    /// and a configuration lock keeps others out: an imported or readonly VM is left alone by that too.
-    pub fn source(&self, vmid: Vmid) -> Result<()> {
+    /// and a configuration lock keeps others out: an imported or readonly VM is left alone by that too. What is no
+    /// template the node's answer decides: [`Source::check`].
+    pub fn source(&self, vmid: Vmid) -> Result<Source> {
+        let leave = |name| Ok(Source { vmid, name, named: self.unmanaged == Some(vmid) });
         let (name, why) = match self.definitions.by_vmid(vmid) {
             Some(Entry::Imported(vm)) => (vm.name.as_str(), "imported and read-only"),
             Some(Entry::Managed(vm)) if vm.readonly => (vm.name.as_str(), "marked readonly"),
-            _ => return Ok(()),
+            Some(Entry::Managed(vm)) => return leave(Some(vm.name.clone())),
+            Some(Entry::Template(template)) => return leave(Some(template.name.parse()?)),
+            None => return leave(None),
         };
         Err(Error::refused(format!("refused to clone VM {vmid}: '{name}' is {why}"))
             .now("copying a VM holds up its disks; nothing was sent to the node")
@@ -105,7 +159,10 @@ impl<'a> Guard<'a> {
             .now("nothing was sent to the node")),
             Some(Entry::Managed(_)) if self.unmanaged == Some(vmid) => Ok(permit),
             Some(Entry::Managed(vm)) => Ok(Permit { name: Some(vm.name.clone()), ..permit }),
-            Some(Entry::Template(_)) if operation == Operation::Template => Ok(permit),
+            Some(Entry::Template(template)) if operation == Operation::Template => {
+                let named = self.unmanaged == Some(vmid);
+                Ok(if named { permit } else { Permit { name: Some(template.name.parse()?), ..permit } })
+            }
             Some(Entry::Template(template)) => Err(Error::refused(format!(
                 "refused to {verb} VM {vmid}: it is the template '{}'",
                 template.name

@@ -277,28 +277,87 @@ fn a_strangers_vm_under_our_vmid_is_not_changed() {
 }
 
 #[test]
-fn a_strangers_clone_that_ends_while_we_wait_is_not_changed() {
-    let bench = Bench::new();
-    let by = std::time::Duration::from_secs(2);
-    bench.sim.inject(pve_sim::faults::Fault::TaskSlow { kind: "qmclone".to_owned(), by });
-    // Another fleet, which has given the same VMID away.
-    let other = bench.sim.scratch_fleet();
-    other.edit("vms/definitions.nix", "test-automation = {", "intruder = {");
-    let mut stranger = bench.sim.command("proxmox-ops", &other);
-    stranger.args(["clone", "9002", "110", "intruder"]);
-    std::thread::scope(|scope| {
-        let clone = scope.spawn(move || stranger.output().unwrap());
-        while bench.sim.config(110).is_none_or(|conf| conf.get("lock").is_none()) {
-            assert!(!clone.is_finished(), "the clone was never seen under way");
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-        // Tried while the clone is under way, held up by its lock, and tried again when it is done.
-        let ran = bench.run(&["configure", "110", "1", "777"]);
-        let cloned = clone.join().unwrap();
-        assert!(cloned.status.success(), "{cloned:?}");
-        assert_eq!(ran.code, 3, "{}", ran.err);
-        assert!(ran.err.contains("carries the marker of 'intruder'"), "{}", ran.err);
+fn a_strangers_vm_under_the_templates_vmid_is_not_made_one() {
+    let with = |name: &str| {
+        let world = pve_sim::world::World::default().without_vm(9002);
+        Bench::with(world.with_vm(9002, false, &[("name", name), ("memory", "512")]))
+    };
+    let bench = with("prod-db");
+    for args in [&["template", "9002"][..], &["template", "ubuntu-cloud-template"]] {
+        let ran = bench.run(args);
+        assert_eq!(ran.code, 3, "{args:?}: {}", ran.err);
+        assert!(ran.err.contains("VM 9002 is not 'ubuntu-cloud-template'"), "{}", ran.err);
+        assert_eq!(bench.sim.changes(), [] as [String; 0], "{args:?}");
+    }
+    assert_eq!(bench.run(&["template", "9002", "--unmanaged", "9002"]).code, 0);
+    let bench = with("ubuntu-cloud-template");
+    assert_eq!(bench.run(&["template", "9002"]).code, 0);
+}
+
+#[test]
+fn only_a_template_or_what_is_ours_is_copied() {
+    let world = pve_sim::world::World::default()
+        .with_vm(105, true, &[("name", "prod-db"), ("memory", "512")])
+        .with_vm(9005, false, &[("name", "theirs"), ("memory", "512"), ("template", "1")]);
+    let bench = Bench::with(world);
+    let ran = bench.run(&["clone", "105", "110", "test-automation"]);
+    assert_eq!(ran.code, 3, "{}", ran.err);
+    insta::assert_snapshot!(ran.err, @r"
+    ==> Cloning VM 105 into VM 110 'test-automation'...
+    ✗ refused to clone VM 105: it is no template, and nothing proves that it is ours
+      it is called 'prod-db'
+      copying a VM holds up its disks; nothing was changed
+    hint: clone a template: `proxmox-ops list` shows them
+    hint: or name this VM with --unmanaged 105 if you are sure it is yours
+    ");
+    assert_eq!(bench.sim.changes(), [] as [String; 0]);
+    bench.ok(&["clone", "105", "110", "test-automation", "--unmanaged", "105"]);
+    bench.ok(&["clone", "9005", "150", "other", "--unmanaged", "150"]);
+    // One of the definitions', and somebody else's in its place.
+    bench.ok(&["clone", "110", "151", "copy", "--unmanaged", "151"]);
+    bench.sim.edit(110, |conf| {
+        conf.main.insert("description".into(), "mine".into());
+        conf.main.insert("name".into(), "pihole".into());
     });
-    assert!(bench.sim.changes().iter().any(|c| c.ends_with("/qemu/110/config")), "it was never tried");
-    assert_ne!(bench.sim.config(110).unwrap().get("memory"), Some("777"));
+    assert_eq!(bench.run(&["clone", "110", "152", "copy", "--unmanaged", "152"]).code, 3);
+    assert!(bench.sim.config(152).is_none());
+}
+
+#[test]
+fn a_strangers_clone_that_ends_while_we_wait_is_not_changed() {
+    // A change that the node refuses while the VM is locked, and one that would wait for the lock there.
+    for verb in [&["start", "110"][..], &["configure", "110", "1", "777"]] {
+        let bench = Bench::new();
+        // Another fleet, which has given the same VMID away.
+        let other = bench.sim.scratch_fleet();
+        other.edit("vms/definitions.nix", "test-automation = {", "intruder = {");
+        let mut stranger = bench.sim.command("proxmox-ops", &other);
+        stranger.args(["clone", "9002", "110", "intruder"]);
+        let (node, pause) = (bench.sim.node(), std::time::Duration::from_millis(5));
+        node.hold_tasks(true);
+        std::thread::scope(|scope| {
+            let clone = scope.spawn(|| stranger.output().unwrap());
+            while bench.sim.config(110).is_none_or(|conf| conf.get("lock").is_none()) {
+                assert!(!clone.is_finished(), "the clone was never seen under way");
+                std::thread::sleep(pause);
+            }
+            // Tried while the clone is under way, and again when it is done.
+            let ours = scope.spawn(|| bench.run(verb));
+            while !bench.sim.calls().iter().any(|call| call.contains("GET /nodes/prom/qemu/110/config")) {
+                assert!(!ours.is_finished(), "{:?}", ours.join());
+                std::thread::sleep(pause);
+            }
+            // What would be sent then has arrived.
+            std::thread::sleep(pause * 60);
+            node.release_all();
+            let (cloned, ran) = (clone.join().unwrap(), ours.join().unwrap());
+            assert!(cloned.status.success(), "{cloned:?}");
+            assert_eq!(ran.code, 3, "{verb:?}: {}", ran.err);
+            assert!(ran.err.contains("carries the marker of 'intruder'"), "{}", ran.err);
+        });
+        let sent: Vec<String> = bench.sim.changes().into_iter().filter(|c| c.contains("/qemu/110")).collect();
+        assert_eq!(sent, [] as [String; 0], "what is not proven to be ours was sent something");
+        assert_ne!(bench.sim.config(110).unwrap().get("memory"), Some("777"));
+        assert!(!bench.sim.is_running(110));
+    }
 }

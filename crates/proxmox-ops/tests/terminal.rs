@@ -44,6 +44,44 @@ fn ctrl_c_at_a_question_is_an_answer() {
     assert!(ended(&session).ends_with(", 0)"));
 }
 
+/// Whoever types a name says whose VM it is only where the definitions, or the marker, say so too.
+#[test]
+fn a_typed_name_makes_no_strangers_vm_ours() {
+    const MARKER: &str = "fleet-vm: name=web vmid=333 nonce=00112233445566778899aabbccddeeff";
+    let with = |vmid: u32, settings: &[(&str, &str)]| {
+        Bench::with(pve_sim::world::World::default().with_vm(vmid, false, settings))
+    };
+    for (vmid, settings) in [
+        (333, &[("name", "stranger")][..]),
+        (110, &[("name", "stranger")]),
+        // A copy by hand.
+        (334, &[("name", "web"), ("description", MARKER)]),
+    ] {
+        let (bench, vmid) = (with(vmid, settings), vmid.to_string());
+        let mut session = sit_down(&bench, &["destroy", &vmid, "yes", "--unmanaged", &vmid]);
+        session.exp_string("nothing proves that it is ours").unwrap();
+        session.exp_eof().unwrap();
+        assert!(ended(&session).ends_with(", 3)"), "{vmid}");
+        assert_eq!(bench.sim.changes(), [] as [String; 0]);
+    }
+    for (vmid, name, settings, why) in [
+        (110, "test-automation", &[("name", "test-automation")][..], "these tools did not make it"),
+        (333, "web", &[("name", "web"), ("description", MARKER)], "no definition has it"),
+    ] {
+        let (bench, number) = (with(vmid, settings), vmid.to_string());
+        let args = ["destroy", &number, "yes", "--unmanaged", &number];
+        // Without a terminal nobody types.
+        assert_eq!(bench.run(&args).code, 3);
+        let mut session = sit_down(&bench, &args);
+        session.exp_string(why).unwrap();
+        session.exp_string("Type its name to destroy it: ").unwrap();
+        session.send_line(name).unwrap();
+        session.exp_eof().unwrap();
+        assert!(ended(&session).ends_with(", 0)"), "{vmid}");
+        assert!(bench.sim.config(vmid).is_none());
+    }
+}
+
 /// As the one of the VM, through OpenSSH's client.
 #[test]
 fn a_console_is_entered_typed_into_and_left() {

@@ -130,9 +130,10 @@ fn a_named_stranger_can_be_changed_but_not_destroyed() {
     insta::assert_snapshot!(ran.err, @r"
     ✗ refused to destroy VM 333 'stranger': nothing proves that it is ours
       its description does not carry the marker that these tools write into every VM they make
+      it is called 'stranger', and no definition has it
       nothing was changed
     hint: look at it: proxmox-ops config 333
-    hint: to destroy it all the same, run this on a terminal and type its name
+    hint: if it is yours: qm destroy 333 on its node
     ");
     assert!(bench.sim.config(333).is_some());
 }

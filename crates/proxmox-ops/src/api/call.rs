@@ -19,6 +19,7 @@ pub struct Call {
     params: Vec<(String, String)>,
     vmid: Vmid,
     node: NodeName,
+    makes: bool,
 }
 
 /// A snapshot's name (Proxmox's `pve-configid`): 2 to 40 characters, and none that Proxmox keeps for itself.
@@ -73,6 +74,7 @@ impl Call {
             params,
             vmid,
             node: node.clone(),
+            makes: false,
         }
     }
 
@@ -107,6 +109,7 @@ impl Call {
             params,
             vmid: permit.vmid(),
             node: node.clone(),
+            makes: true,
         }
     }
 
@@ -239,6 +242,7 @@ impl Call {
             params,
             vmid: permit.vmid(),
             node: node.clone(),
+            makes: true,
         }
     }
 
@@ -276,6 +280,11 @@ impl Call {
     /// The VM that it changes.
     pub fn vmid(&self) -> Vmid {
         self.vmid
+    }
+
+    /// Whether the VM comes to be by it: the node refuses that where there is one.
+    pub fn makes(&self) -> bool {
+        self.makes
     }
 
     fn shown(&self) -> impl Iterator<Item = (&str, &str)> {

@@ -21,7 +21,7 @@ use std::{
 use fleet_core::{
     Error, Kind, Result,
     deadline::Deadline,
-    guard::{Operation, Permit},
+    guard::{self, Operation, Permit},
     protocol::Marker,
     ssh::{Stream, Transport, forwarding_forbidden},
     types::Vmid,
@@ -167,9 +167,8 @@ impl Client {
     /// Before the first change of a VM: does it bear the definition's name, or our marker with it? Somebody
     /// else's VM may have the VMID by now.
     fn prove_ours(&self, permit: &Permit, call: &Call, deadline: Deadline) -> Result<()> {
-        let Some(name) = permit.name().filter(|_| permit.operation() != Operation::Create) else {
-            return Ok(());
-        };
+        let made = call.makes() || permit.operation() == Operation::Create;
+        let Some(name) = permit.name().filter(|_| !made) else { return Ok(()) };
         let vmid = permit.vmid();
         if self.proven.borrow().contains(&vmid) {
             return Ok(());
@@ -178,18 +177,14 @@ impl Client {
         let config = self.get(&format!("read the configuration of VM {vmid}"), &path, &[], deadline)?;
         let text = |key: &str| config.get(key).and_then(Value::as_str);
         let marker = text("description").and_then(Marker::find).filter(|marker| marker.vmid == vmid);
-        let ours = match &marker {
-            Some(marker) => marker.name == *name,
-            None => text("name") == Some(name.as_str()),
-        };
-        if ours {
+        if guard::is_the(name, text("name"), marker.as_ref()) {
             self.proven.borrow_mut().insert(vmid);
             return Ok(());
         }
-        // A clone that is still being written has neither. The node refuses the change while it is locked, and
-        // before it is sent once more the VM is looked at again.
-        if marker.is_none() && text("name").is_none() && text("lock").is_some() {
-            return Ok(());
+        // A clone that is still being written has neither, and may be anybody's. The node would let some changes wait
+        // for its lock and carry them out then: nothing is sent before the VM says whose it is.
+        if let Some(lock) = text("lock").filter(|_| marker.is_none() && text("name").is_none()) {
+            return Err(error::of_text(call.what(), &format!("VM is locked ({lock})")));
         }
         let called =
             text("name").map_or_else(|| "it has no name".to_owned(), |n| format!("it is called '{n}'"));

@@ -8,7 +8,7 @@ use std::{
 use fleet_core::{
     Error, Kind, Result,
     deadline::Deadline,
-    guard::{Operation, Permit},
+    guard::{Operation, Permit, Source},
     protocol::{CloneRequest, VmConfig},
     types::NodeName,
 };
@@ -25,26 +25,32 @@ use crate::{api::call::Call, cluster::Cluster, node::Node, tasks};
 /// sent once more (a second clone onto a VMID in use is refused by the node, so this can not do it twice).
 pub fn clone(
     cluster: &Cluster,
-    permit: &Permit,
+    (of, permit): (&Source, &Permit),
     request: &CloneRequest,
     deadline: Deadline,
     progress: Progress<'_>,
 ) -> Result<()> {
     let vmid = permit.vmid();
-    if request.vmid != vmid || permit.operation() != Operation::Create || request.marker.vmid != vmid {
+    if request.vmid != vmid
+        || permit.operation() != Operation::Create
+        || request.marker.vmid != vmid
+        || request.template != of.vmid()
+    {
         return Err(Error::refused(format!(
-            "refused to clone into VM {}: the guard's leave is to create VM {vmid}",
-            request.vmid
+            "refused to clone VM {} into VM {}: the guard's leave is to clone VM {} into VM {vmid}",
+            request.template,
+            request.vmid,
+            of.vmid()
         )));
     }
-    cluster.on(request.template, |source| from(cluster, source, permit, request, deadline, progress))
+    cluster.on(request.template, |source| from(cluster, source, (of, permit), request, deadline, progress))
 }
 
 /// Clones on the node that has the template.
 fn from(
     cluster: &Cluster,
     source: &Node,
-    permit: &Permit,
+    (of, permit): (&Source, &Permit),
     request: &CloneRequest,
     deadline: Deadline,
     progress: Progress<'_>,
@@ -55,6 +61,7 @@ fn from(
     // Only a node that has it is asked to clone it.
     let template = config::read(source, request.template, deadline)
         .map_err(|e| e.context(format_args!("can not clone VM {} into VM {vmid}", request.template)))?;
+    of.check(&template)?;
     if let Some(target) = target {
         towards(source, &template, request, target, deadline)?;
         // What can not be reached could not be read back.
@@ -278,10 +285,15 @@ mod tests {
     }
 
     fn run(fake: &Fake) -> Result<()> {
+        run_and_tell(fake, &mut |_| {})
+    }
+
+    fn run_and_tell(fake: &Fake, progress: Progress<'_>) -> Result<()> {
         let definitions = definitions();
-        let permit =
-            Guard::new(&definitions, None).permit(request().vmid, Operation::Create, "clone").unwrap();
-        clone(&alone(fake), &permit, &request(), Deadline::secs(20), &mut |_| {})
+        let guard = Guard::new(&definitions, None);
+        let permit = guard.permit(request().vmid, Operation::Create, "clone").unwrap();
+        let source = guard.source(request().template).unwrap();
+        clone(&alone(fake), (&source, &permit), &request(), Deadline::secs(20), progress)
     }
 
     #[test]
@@ -347,14 +359,8 @@ mod tests {
                     CONFIG,
                     json!({"digest": "d", "lock": "clone", "description": " qmclone temporary file"}),
                 );
-            let definitions = definitions();
-            let permit =
-                Guard::new(&definitions, None).permit(request().vmid, Operation::Create, "clone").unwrap();
             let mut said = Vec::new();
-            let error = clone(&alone(&fake), &permit, &request(), Deadline::secs(20), &mut |line| {
-                said.push(line.to_owned());
-            })
-            .unwrap_err();
+            let error = run_and_tell(&fake, &mut |line| said.push(line.to_owned())).unwrap_err();
             assert_eq!(error.kind(), Kind::OutcomeUnknown);
             assert_eq!(said.contains(&format!("task {upid}")), told, "{start} {into}: {said:?}");
         }

@@ -20,20 +20,25 @@ use crate::{
 /// What the VM says about whose it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ownership {
-    /// It carries our marker for this definition.
+    /// It carries our marker for this definition, or where no definition has the VMID, for the VMID.
     Proven,
     /// It carries the marker of another definition.
     Others(Marker),
-    /// It carries no marker for this VMID.
-    Unmarked,
+    /// It carries no marker for this VMID, but the name that the definitions give it.
+    Named,
+    /// Nothing.
+    Unknown,
 }
 
 /// Reads from a VM's configuration whose it is; `name` is what the definitions call this VMID.
 pub fn ownership(config: &VmConfig, name: Option<&VmName>) -> Ownership {
-    match &config.marker {
-        Some(marker) if Some(&marker.name) == name => Ownership::Proven,
-        Some(marker) => Ownership::Others(marker.clone()),
-        None => Ownership::Unmarked,
+    match (&config.marker, name) {
+        (Some(marker), Some(name)) if marker.name != *name => Ownership::Others(marker.clone()),
+        (Some(_), _) => Ownership::Proven,
+        (None, Some(name)) if config.settings.get("name").is_some_and(|called| called == name.as_str()) => {
+            Ownership::Named
+        }
+        (None, _) => Ownership::Unknown,
     }
 }
 

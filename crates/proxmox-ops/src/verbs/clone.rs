@@ -47,7 +47,7 @@ impl Clone {
                 && matches!(cx.definitions.by_vmid(vmid), Some(Entry::Managed(vm)) if vm.linked_clone);
         let storage = if linked { None } else { Some(storage_for(cx, &permit, self.storage.as_ref())?) };
         let defined = cx.definitions.find(&self.template).map(|entry| vmid_of(&entry));
-        let guard = Guard::new(&cx.definitions, None);
+        let guard = Guard::new(&cx.definitions, self.options.unmanaged);
         if let Some(source) = defined {
             guard.source(source)?;
         }
@@ -80,10 +80,10 @@ impl Clone {
         }
         let cluster = cx.connect()?;
         let template = cx.vmid(&self.template, &cluster)?;
-        guard.source(template)?;
+        let source = guard.source(template)?;
         let request = request(template)?;
         cx.ui.step(format!("Cloning VM {template} into VM {vmid} '{}'...", self.name));
-        clone::clone(&cluster, &permit, &request, self.options.deadline(), &mut cx.progress())?;
+        clone::clone(&cluster, (&source, &permit), &request, self.options.deadline(), &mut cx.progress())?;
         cx.changed(vmid, true, &format!("VM {vmid} '{}' is a clone of {template}", self.name), "")
     }
 }

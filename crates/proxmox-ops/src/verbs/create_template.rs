@@ -85,6 +85,7 @@ impl CreateTemplate {
                     .hint("give --name NAME"));
             }
         };
+        let permit = permit.for_template_called(&name);
         let storage = super::cloudinit_drive::storage_for(cx, &permit, self.storage.as_ref())?;
         let mut recipe = Recipe {
             name,

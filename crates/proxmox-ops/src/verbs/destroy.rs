@@ -21,8 +21,9 @@ use crate::{
 
 /// Remove a VM and its disks for ever; needs the word `yes`
 ///
-/// The VM must be ours: its description carries the marker that its creation wrote. A managed VM without the
-/// marker is removed only after its name was typed on a terminal.
+/// The VM must be ours: its description carries the marker that its creation wrote. A managed VM that has its
+/// definition's name and no marker, and one with a marker that no definition has (named with --unmanaged), are removed
+/// only after their name was typed on a terminal; any other is refused.
 #[derive(Debug, Args)]
 pub struct Destroy {
     /// VMID or name
@@ -66,8 +67,11 @@ impl Destroy {
         };
         let name = config.settings.get("name").map_or("", String::as_str);
         match destroy::ownership(&config, defined) {
+            Ownership::Proven if defined.is_none() => {
+                typed(cx.ui, &config, "these tools made it, and no definition has it", &down)?;
+            }
             Ownership::Proven if self.word.is_some() => {}
-            Ownership::Proven => typed(cx.ui, &config, name, "", &down)?,
+            Ownership::Proven => typed(cx.ui, &config, "", &down)?,
             Ownership::Others(marker) => {
                 return Err(Error::refused(format!(
                     "refused to destroy VM {vmid}: it was made as '{}', not as what the definitions call {vmid}",
@@ -76,14 +80,25 @@ impl Destroy {
                 .now("nothing was changed")
                 .hint(format!("look at it: proxmox-ops config {vmid}")));
             }
-            Ownership::Unmarked => {
-                typed(
-                    cx.ui,
-                    &config,
-                    name,
-                    "It does not carry the marker of these tools: they did not make it. ",
-                    &down,
-                )?;
+            Ownership::Named => {
+                let why = "it does not carry the marker of these tools: these tools did not make it";
+                typed(cx.ui, &config, why, &down)?;
+            }
+            Ownership::Unknown => {
+                let called = match defined {
+                    Some(defined) => {
+                        format!("it is called '{name}', and not '{defined}' as in the definitions")
+                    }
+                    None => format!("it is called '{name}', and no definition has it"),
+                };
+                return Err(Error::refused(format!(
+                    "refused to destroy VM {vmid} '{name}': nothing proves that it is ours"
+                ))
+                .now("its description does not carry the marker that these tools write into every VM they make")
+                .now(called)
+                .now("nothing was changed")
+                .hint(format!("look at it: proxmox-ops config {vmid}"))
+                .hint(format!("if it is yours: qm destroy {vmid} on its node")));
             }
         }
         cx.ui.step(format!("Destroying VM {vmid} '{name}'..."));
@@ -95,20 +110,21 @@ impl Destroy {
 }
 
 /// Asks for the VM's name to be typed, on a terminal, once nothing else (`ready`) stands against it.
-fn typed(ui: Ui, config: &VmConfig, name: &str, why: &str, ready: &dyn Fn() -> Result<()>) -> Result<()> {
+fn typed(ui: Ui, config: &VmConfig, why: &str, ready: &dyn Fn() -> Result<()>) -> Result<()> {
     let vmid = config.vmid;
+    let name = config.settings.get("name").map_or("", String::as_str);
     if !can_ask() || name.is_empty() {
         return Err(Error::refused(format!(
-            "refused to destroy VM {vmid} '{name}': nothing proves that it is ours"
+            "refused to destroy VM {vmid} '{name}': its name has to be typed, on a terminal"
         ))
-        .now("its description does not carry the marker that these tools write into every VM they make")
+        .now(why)
         .now("nothing was changed")
-        .hint(format!("look at it: proxmox-ops config {vmid}"))
-        .hint("to destroy it all the same, run this on a terminal and type its name"));
+        .hint(format!("look at it: proxmox-ops config {vmid}")));
     }
     ready()?;
+    let because = if why.is_empty() { String::new() } else { format!("VM {vmid}: {why}. ") };
     let answer = ui.ask_line(&format!(
-        "{why}VM {vmid} and its disks will be gone for ever. Type its name to destroy it: "
+        "{because}VM {vmid} and its disks will be gone for ever. Type its name to destroy it: "
     ))?;
     if answer.trim() == name {
         return Ok(());

@@ -37,7 +37,7 @@ impl Server<'_> {
         let (vmid, operation, verb) = match op {
             Op::Show { request } => return self.permit(request),
             Op::Clone(request) => {
-                Guard::new(&self.cx.definitions, None).source(request.template)?;
+                self.guard().source(request.template)?;
                 (request.vmid, Operation::Create, "clone into")
             }
             Op::Create(request) => (request.vmid, Operation::Create, "create"),
@@ -78,7 +78,11 @@ impl Server<'_> {
             | Op::Address { .. }
             | Op::HostKey { .. } => return Ok(None),
         };
-        Guard::new(&self.cx.definitions, self.unmanaged).permit(vmid, operation, verb).map(Some)
+        self.guard().permit(vmid, operation, verb).map(Some)
+    }
+
+    fn guard(&self) -> Guard<'_> {
+        Guard::new(&self.cx.definitions, self.unmanaged)
     }
 
     /// Serves a request; gives the result as the text that is sent.
@@ -164,7 +168,8 @@ impl Server<'_> {
             Op::Clone(request) => {
                 let mut request = request.clone();
                 request.node = request.node.or_else(|| self.cx.wanted_node(vmid));
-                clone::clone(cluster, permit, &request, deadline, progress)?;
+                let source = self.guard().source(request.template)?;
+                clone::clone(cluster, (&source, permit), &request, deadline, progress)?;
             }
             Op::Create(request) => {
                 let place = request.node.clone().or_else(|| self.cx.wanted_node(vmid));
