@@ -1,9 +1,18 @@
 //! What a run leaves behind: its journal, and no secret.
-#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test stops at the first surprise, and starts the tools itself"
+)]
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
 
 use common::Bench;
 use pve_sim::{faults::Fault, testing::OPERATOR_PUBLIC};
@@ -30,6 +39,42 @@ fn written(bench: &Bench) -> Vec<PathBuf> {
     found
 }
 
+/// The process and all that it started, as far as their parents live: by each thread's children (proc_tid_children(5)),
+/// which is quick enough to see programs that only live for some milliseconds.
+fn family(eldest: u32) -> Vec<u32> {
+    let mut found = vec![eldest];
+    let mut next = 0;
+    while let Some(pid) = found.get(next) {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let of_thread = |dir: std::fs::DirEntry| std::fs::read_to_string(dir.path().join("children")).ok();
+        let children: String = threads.filter_map(of_thread).collect();
+        found.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+        next += 1;
+    }
+    found
+}
+
+/// What anybody on this machine could read of the process and of all that it starts while it runs: every argument list,
+/// and every environment.
+fn watched(command: &mut Command) -> (Output, HashSet<Vec<u8>>) {
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = child.id();
+    let output = std::thread::spawn(move || Child::wait_with_output(child));
+    let mut told = HashSet::new();
+    while !output.is_finished() {
+        for pid in family(pid) {
+            let of_it = ["cmdline", "environ"].map(|file| std::fs::read(format!("/proc/{pid}/{file}")));
+            told.extend(of_it.into_iter().flatten());
+        }
+        std::thread::sleep(Duration::from_micros(300));
+    }
+    (output.join().unwrap().unwrap(), told)
+}
+
+fn has(content: &[u8], words: &str) -> bool {
+    content.windows(words.len()).any(|window| window == words.as_bytes())
+}
+
 fn telling_lines(key: &str) -> Vec<&str> {
     key.lines().filter(|line| line.len() > 12 && !line.starts_with("-----")).collect()
 }
@@ -37,7 +82,7 @@ fn telling_lines(key: &str) -> Vec<&str> {
 #[test]
 fn no_secret_is_in_any_output_or_file() {
     let bench = Bench::new();
-    let output = bench.run(&["test-automation", "--yes", "--verbose", "--json"]);
+    let (output, told) = watched(&mut bench.command(&["test-automation", "--yes", "--verbose", "--json"]));
     let seen = bench.seen(&output);
     assert!(output.status.success(), "{seen}");
     let host_key = bench.sim.guest_private_key(110).unwrap();
@@ -54,9 +99,18 @@ fn no_secret_is_in_any_output_or_file() {
         assert!(!seen.contains(canary), "{canary} was printed");
         for path in &written {
             let content = std::fs::read(path).unwrap();
-            let found = content.windows(canary.len()).any(|window| window == canary.as_bytes());
-            assert!(!found, "{canary} is in {}", path.display());
+            assert!(!has(&content, canary), "{canary} is in {}", path.display());
         }
+        for content in &told {
+            let content = String::from_utf8_lossy(content).replace('\0', " ");
+            assert!(!content.contains(canary), "{canary} is in arguments or environment: {content}");
+        }
+    }
+    // All were looked at: by their arguments, and by what they have of this test's environment.
+    for words in
+        ["provision-vm\0", "proxmox-ops\0", "post-provision-vm\0", "nixos-anywhere\0", "FLEET_IDENTITY="]
+    {
+        assert!(told.iter().any(|content| has(content, words)), "{words:?} was never seen");
     }
     // The search finds what is there.
     let public = OPERATOR_PUBLIC.split_whitespace().nth(1).unwrap();
