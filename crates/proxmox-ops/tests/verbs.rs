@@ -289,11 +289,18 @@ fn a_template_is_made_of_an_image_and_only_once() {
     let made = bench.sim.config(9002).unwrap();
     assert!(made.is_template());
     assert!(made.to_string().contains("bios: ovmf"), "{made}");
+    // On a storage that keeps files no other format takes snapshots.
+    for disk in ["scsi0", "efidisk0"] {
+        assert!(made.main[disk].split(',').next().unwrap().ends_with(".qcow2"), "{made}");
+    }
     let changes = bench.sim.changes().len();
     let ran = bench.run(&args);
     assert_eq!((ran.code, ran.err.as_str()), (0, "✓ VM 9002 is a fitting template already\n"));
     assert_eq!(bench.sim.changes().len(), changes);
     bench.clone_110();
+    bench.ok(&["create-disk", "110", "1G"]);
+    assert!(bench.sim.config(110).unwrap().main["scsi1"].contains(".qcow2,"));
+    bench.ok(&["snapshot", "110", "before"]);
 
     // A SeaBIOS template in its place does not boot what disko lays out.
     let bench = Bench::with(World::default().with_settings(9002, &[("bios", ""), ("efidisk0", "")]));

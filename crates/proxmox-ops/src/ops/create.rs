@@ -11,7 +11,11 @@ use fleet_core::{
 };
 
 use super::{Progress, config, queue};
-use crate::{api::call::Call, node::Node, tasks};
+use crate::{
+    api::{call::Call, encode},
+    node::Node,
+    tasks,
+};
 
 /// The settings of a machine that boots what disko lays out: UEFI without keys enrolled beforehand (an unsigned NixOS
 /// would not start), the image as its disk, a serial console, the guest agent.
@@ -41,6 +45,52 @@ pub fn settings(request: &CreateRequest) -> BTreeMap<String, String> {
     settings.insert("name".to_owned(), name.to_string());
     settings.entry("description".to_owned()).or_insert_with(|| marker.to_string());
     settings
+}
+
+/// The format that a new disk on a storage is to have where the node's own choice takes no snapshots: on a storage
+/// that keeps files a disk is raw unless something else is asked for, and only qcow2 takes snapshots there
+/// (pvesm(1), "Storage Types"). Not being allowed to look leaves the choice to the node.
+pub(super) fn format(node: &Node, storage: &StorageId, deadline: Deadline) -> Option<&'static str> {
+    #[derive(serde::Deserialize)]
+    struct Configured {
+        #[serde(rename = "type")]
+        kind: String,
+    }
+    let path = format!("/storage/{}", encode::percent(storage.as_str()));
+    match node.api.get_as::<Configured>(&format!("look at the storage '{storage}'"), &path, &[], deadline) {
+        Ok(found) => matches!(found.kind.as_str(), "dir" | "nfs" | "cifs" | "glusterfs").then_some("qcow2"),
+        Err(e) => {
+            node.ui.detail(e.chain());
+            None
+        }
+    }
+}
+
+/// A setting, with this format where it is a new disk on the storage that has none yet.
+fn formatted(key: &str, value: String, storage: &StorageId, format: Option<&str>) -> String {
+    let disk = ["scsi", "virtio", "sata", "efidisk"].iter().any(|bus| {
+        key.strip_prefix(bus).is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    });
+    let size = value.strip_prefix(storage.as_str()).and_then(|rest| rest.strip_prefix(':'));
+    let size = size.and_then(|rest| rest.split(',').next());
+    let new = size.is_some_and(|size| !size.is_empty() && size.bytes().all(|b| b.is_ascii_digit()));
+    match format {
+        Some(format) if disk && new && !value.contains(",format=") => format!("{value},format={format}"),
+        _ => value,
+    }
+}
+
+/// The same for all settings of a new VM.
+pub(super) fn in_format<K: AsRef<str>>(
+    settings: impl IntoIterator<Item = (K, String)>,
+    storage: &StorageId,
+    format: Option<&str>,
+) -> Vec<(K, String)> {
+    let pair = |(key, value): (K, String)| {
+        let value = formatted(key.as_ref(), value, storage, format);
+        (key, value)
+    };
+    settings.into_iter().map(pair).collect()
 }
 
 /// The call that makes it on `node`.
@@ -75,7 +125,9 @@ pub fn create(
         )));
     }
     let name = node.name(deadline)?.clone();
-    let call = call(permit, &name, request);
+    let made = in_format(settings(request), &request.storage, format(node, &request.storage, deadline));
+    let pairs: Vec<(&str, String)> = made.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+    let call = Call::create(permit, &name, &pairs);
     run(node, permit, &call, (&request.storage, &request.marker), deadline, progress)
 }
 
@@ -106,6 +158,28 @@ pub(super) fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_new_disks_of_the_storage_get_its_format() {
+        let storage = "nvmeprom".parse().unwrap();
+        let of = |key: &str, value: &str| formatted(key, value.to_owned(), &storage, Some("qcow2"));
+        assert_eq!(
+            of("scsi0", "nvmeprom:0,import-from=/x.raw"),
+            "nvmeprom:0,import-from=/x.raw,format=qcow2"
+        );
+        assert_eq!(of("efidisk0", "nvmeprom:1,efitype=4m"), "nvmeprom:1,efitype=4m,format=qcow2");
+        for (key, value) in [
+            ("scsi0", "nvmeprom:9,format=raw"),
+            ("scsi0", "nvmeprom:110/vm-110-disk-0.raw"),
+            ("scsi0", "other:9"),
+            ("scsihw", "virtio-scsi-pci"),
+            ("tpmstate0", "nvmeprom:1"),
+            ("ide2", "nvmeprom:cloudinit"),
+        ] {
+            assert_eq!(of(key, value), value);
+        }
+        assert_eq!(formatted("scsi0", "nvmeprom:9".into(), &storage, None), "nvmeprom:9");
+    }
 
     #[test]
     fn what_is_asked_for_goes_before_what_is_usual() {

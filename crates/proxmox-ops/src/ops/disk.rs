@@ -10,7 +10,7 @@ use fleet_core::{
     types::{DiskSize, DiskSlot, StorageId},
 };
 
-use super::{Progress, config};
+use super::{Progress, config, create};
 use crate::node::Node;
 
 /// Gives a VM a new, empty disk of this size (rounded up to whole GiB) on a storage; where none is asked for, in
@@ -25,7 +25,9 @@ pub fn create(
 ) -> Result<DiskSlot> {
     let now = config::read(node, permit.vmid(), deadline)?;
     let disk = slot(&now, asked)?;
-    let settings = BTreeMap::from([(disk.to_string(), format!("{storage}:{}", size.gib_ceil()))]);
+    let new = (disk.to_string(), format!("{storage}:{}", size.gib_ceil()));
+    let format = create::format(node, storage, deadline);
+    let settings: BTreeMap<_, _> = create::in_format([new], storage, format).into_iter().collect();
     config::change(node, permit, &settings, &[], Some(&now.digest), deadline, progress)?;
     Ok(disk)
 }

@@ -151,7 +151,9 @@ pub fn create(
     }
     let name = node.name(deadline)?.clone();
     let marker = Marker::fresh(&recipe.name, vmid)?;
-    let call = Call::create(permit, &name, &settings(recipe, &marker));
+    let format = create::format(node, &recipe.storage, deadline);
+    let made = create::in_format(settings(recipe, &marker), &recipe.storage, format);
+    let call = Call::create(permit, &name, &made);
     create::run(node, permit, &call, (&recipe.storage, &marker), deadline, progress)
 }
 
