@@ -440,6 +440,13 @@ impl Running {
         };
     }
 
+    /// Asks it to end, and does not wait for it.
+    pub fn ask_to_end(&self) {
+        if self.reaped.is_none() {
+            self.signal(Signal::TERM);
+        }
+    }
+
     /// Ends it and all it started: asks first, then kills.
     pub fn end(&mut self) {
         if !matches!(self.try_wait(), Ok(None)) {

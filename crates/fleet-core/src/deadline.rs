@@ -83,7 +83,11 @@ pub fn poll<T>(
         if deadline.passed() {
             return Err(deadline.error(waiting_for).now(format!("last try: {why}")));
         }
-        deadline.sleep(pause);
+        let pausing = deadline.at_most(pause);
+        while !pausing.passed() {
+            crate::interrupt::check()?;
+            pausing.sleep(FIRST_PAUSE);
+        }
         pause = (pause * 3 / 2).min(LONGEST_PAUSE);
     }
 }

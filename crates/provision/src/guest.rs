@@ -1,11 +1,12 @@
 //! The VM itself, over SSH: always through `proxmox-ops connect`, always with its host key pinned.
 
-use std::{net::IpAddr, path::Path};
+use std::{net::IpAddr, path::Path, sync::mpsc, time::Duration};
 
 use fleet_core::{
     Error, Kind, Result,
     child::quote,
     deadline::{Deadline, poll},
+    interrupt,
     ssh::{ExecStatus, HostKeyPolicy, Session, Target, Transport},
     types::Vmid,
     ui::Ui,
@@ -15,6 +16,8 @@ use crate::tools::Tools;
 
 /// One try to log in may take this long, in seconds.
 const TRY_LIMIT: u64 = 20;
+/// How often a login that is under way is looked at.
+const LOOK: Duration = Duration::from_millis(100);
 /// One command on the VM may take this long, in seconds.
 const COMMAND_LIMIT: u64 = 30;
 
@@ -64,7 +67,8 @@ pub struct Guest<'a> {
 }
 
 impl Guest<'_> {
-    /// Logs in as `user`; the VM must prove itself with `host_key`.
+    /// Logs in as `user`; the VM must prove itself with `host_key`. Left when the user asks to stop: nothing has been
+    /// sent to the VM yet.
     pub fn log_in(&self, user: &str, host_key: &str, deadline: Deadline) -> Result<Session> {
         let target = Target {
             host: self.name.to_owned(),
@@ -73,7 +77,22 @@ impl Guest<'_> {
             identities: vec![self.identity.to_owned()],
             proxy: Some(self.tools.connect(self.vmid, self.last).silent()),
         };
-        Session::connect(&target, self.ui, deadline)
+        let (ui, (tell, told)) = (self.ui, mpsc::channel());
+        // Nobody listens any more when it was left.
+        std::thread::spawn(move || drop(tell.send(Session::connect(&target, ui, deadline))));
+        loop {
+            interrupt::check()?;
+            match told.recv_timeout(LOOK) {
+                Ok(outcome) => return outcome,
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    return Err(Error::failed(format!(
+                        "the login on '{}' did not come to its end",
+                        self.name
+                    )));
+                }
+            }
+        }
     }
 
     /// As [`Guest::log_in`], and the VM may prove itself with any of `host_keys`.
@@ -107,7 +126,7 @@ impl Guest<'_> {
     /// because sshd may answer before the keys are in place.
     pub fn wait(&self, user: &str, host_key: &str, deadline: Deadline) -> Result<Session> {
         poll(deadline, format_args!("SSH on '{}' as {user}", self.name), || {
-            match self.log_in(user, host_key, deadline.at_most(std::time::Duration::from_secs(TRY_LIMIT))) {
+            match self.log_in(user, host_key, deadline.at_most(Duration::from_secs(TRY_LIMIT))) {
                 Ok(session) => Ok(Ok(session)),
                 Err(error) if is_final(&error) => Err(error),
                 Err(error) => {
@@ -128,7 +147,7 @@ impl Guest<'_> {
         deadline: Deadline,
     ) -> Result<Session> {
         poll(deadline, format_args!("NixOS on '{}' to boot and to answer as {user}", self.name), || {
-            let limit = deadline.at_most(std::time::Duration::from_secs(TRY_LIMIT));
+            let limit = deadline.at_most(Duration::from_secs(TRY_LIMIT));
             match self.log_in(user, host_key, limit) {
                 // It may have had the same key.
                 Ok(session) if system(&session)? == System::Installer => {
@@ -204,8 +223,8 @@ pub fn health(session: &Session, deadline: Deadline) -> Result<Health> {
                 return Ok(Health::Degraded(failed.lines().filter_map(unit).collect()));
             }
             "initializing" | "starting" if !deadline.passed() => {
-                fleet_core::interrupt::check()?;
-                deadline.sleep(std::time::Duration::from_millis(300));
+                interrupt::check()?;
+                deadline.sleep(Duration::from_millis(300));
             }
             _ => return Ok(Health::Other(state)),
         }

@@ -8,6 +8,7 @@
 mod common;
 
 use std::{
+    io::{BufRead, BufReader, Read},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -255,6 +256,32 @@ fn ctrl_c_stops_at_a_safe_point_and_the_same_command_goes_on() {
     assert!(seen.ends_with("hint: `provision-vm test-automation` continues from here\n"), "{seen}");
     let again = bench.run(&["test-automation", "--yes"]);
     assert!(again.status.success(), "{}", bench.seen(&again));
+}
+
+#[test]
+fn ctrl_c_ends_the_wait_for_an_address_that_never_comes() {
+    let bench = Bench::new();
+    bench.sim.inject(pve_sim::faults::Fault::NeverBoots { vmid: 110 });
+    let mut child = bench
+        .command(&["test-automation", "--yes"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut seen = String::new();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    while !seen.contains("Finding the VM's address...\n") {
+        assert!(stderr.read_line(&mut seen).unwrap() > 0, "{seen}");
+    }
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    stderr.read_to_string(&mut seen).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{seen}");
+    assert!(seen.contains("it was only waited; nothing was under way on the node"), "{seen}");
+    assert!(seen.ends_with("hint: `provision-vm test-automation` continues from here\n"), "{seen}");
+    // The private key is not left on the node, though the conversation was.
+    assert!(!seen.contains("may still be on the node"), "{seen}");
 }
 
 #[test]

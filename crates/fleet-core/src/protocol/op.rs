@@ -268,6 +268,13 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// Whether it only waits for what a VM does by itself: to leave it leaves nothing half done.
+    pub fn only_waits(&self) -> bool {
+        matches!(self, Op::Address { .. } | Op::HostKey { .. })
+    }
+}
+
 fn a_minute() -> u64 {
     60
 }

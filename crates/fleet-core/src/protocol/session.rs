@@ -14,7 +14,11 @@ use crate::{
     Error, Result,
     child::{Command, Running},
     deadline::Deadline,
+    interrupt,
 };
+
+/// How often who waits for something that may be left looks whether the user wants to stop.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The asking side: a `proxmox-ops session` as a child of this process.
 pub struct Session {
@@ -23,24 +27,33 @@ pub struct Session {
     replies: mpsc::Receiver<std::io::Result<String>>,
     next_id: u64,
     command: String,
+    left: bool,
 }
 
 impl Session {
     /// Starts `command`, which must be a `proxmox-ops … session`.
     pub fn start(command: &Command) -> Result<Session> {
         let (child, stdin, stdout) = command.start()?;
-        Ok(Session { child, stdin, replies: lines_of(stdout), next_id: 1, command: command.to_string() })
+        let (replies, command) = (lines_of(stdout), command.to_string());
+        Ok(Session { child, stdin, replies, next_id: 1, command, left: false })
     }
 
     /// Asks and waits for the answer; `on_progress` is given the lines that come before it.
+    ///
+    /// A question that only waits ([`Op::only_waits`]) is left when the user asks to stop; the conversation is over
+    /// then, and whoever has more to say begins another.
     pub fn ask<T: DeserializeOwned>(
         &mut self,
         op: Op,
         deadline: Deadline,
         mut on_progress: impl FnMut(&str),
     ) -> Result<T> {
+        if self.left {
+            return Err(Error::interrupted("stopped by the user").now("nothing more was asked of the node"));
+        }
         let id = self.next_id;
         self.next_id += 1;
+        let may_leave = op.only_waits();
         let mut line = serde_json::to_string(&Request { v: VERSION, id, op })
             .map_err(|e| Error::failed("can not write a request").caused_by(e))?;
         line.push('\n');
@@ -49,7 +62,7 @@ impl Session {
             return Err(self.last_words(deadline).unwrap_or_else(|| self.gone().caused_by(e)));
         }
         loop {
-            let reply = self.reply(deadline)?;
+            let reply = if may_leave { self.reply_unless_stopped(deadline)? } else { self.reply(deadline)? };
             if reply.id != id {
                 continue;
             }
@@ -104,12 +117,31 @@ impl Session {
 
     /// The next reply; an error of the session itself is one here.
     fn reply(&mut self, deadline: Deadline) -> Result<Reply> {
-        let line = match self.replies.recv_timeout(deadline.left()) {
+        self.reply_within(deadline.left())?
+            .ok_or_else(|| deadline.error(format_args!("an answer of `{}`", self.command)))
+    }
+
+    /// As [`Session::reply`], until the user asks to stop.
+    fn reply_unless_stopped(&mut self, deadline: Deadline) -> Result<Reply> {
+        loop {
+            if let Err(stopped) = interrupt::check() {
+                self.left = true;
+                self.child.ask_to_end();
+                return Err(stopped.now("it was only waited; nothing was under way on the node"));
+            }
+            if let Some(reply) = self.reply_within(LOOK.min(deadline.left()))? {
+                return Ok(reply);
+            }
+            deadline.check(format_args!("an answer of `{}`", self.command))?;
+        }
+    }
+
+    /// The next reply, if one comes within `wait`.
+    fn reply_within(&mut self, wait: Duration) -> Result<Option<Reply>> {
+        let line = match self.replies.recv_timeout(wait) {
             Ok(Ok(line)) => line,
             Ok(Err(e)) => return Err(self.gone().caused_by(e)),
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                return Err(deadline.error(format_args!("an answer of `{}`", self.command)));
-            }
+            Err(mpsc::RecvTimeoutError::Timeout) => return Ok(None),
             Err(mpsc::RecvTimeoutError::Disconnected) => return Err(self.gone()),
         };
         let reply: Reply = serde_json::from_str(&line).map_err(|e| {
@@ -125,7 +157,7 @@ impl Session {
         match reply.body {
             // Id 0: about the session itself.
             ReplyBody::Error(report) if reply.id == 0 => Err(report.into()),
-            _ => Ok(reply),
+            _ => Ok(Some(reply)),
         }
     }
 
