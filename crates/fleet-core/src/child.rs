@@ -22,6 +22,9 @@ use crate::{Error, Result, deadline::Deadline, interrupt};
 /// How long a child may take to leave after it was asked to, before it is killed.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// So many looks in a row (five a second) must find nothing new before the pipes of a child that is gone are left.
+const QUIET: u32 = 10;
+
 /// Runs the command in its arguments, and ends the whole process group when standard input does: whoever holds the
 /// other end is gone, be it by `kill -9`. Asks first, then kills.
 const TETHER: &str = r#"exec 3<&0
@@ -279,16 +282,22 @@ impl Command {
         });
         let mut running = Running { child, group: !self.foreground, reaped: None };
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let mut quiet = 0;
         loop {
             match incoming.recv_timeout(deadline.left().min(Duration::from_millis(200))) {
                 Ok((is_stdout, line)) => {
+                    quiet = 0;
                     on_line(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']));
                     if is_stdout { stdout.extend(line) } else { stderr.extend(line) }
                 }
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
                 Err(mpsc::RecvTimeoutError::Timeout) => {
-                    // A grandchild may hold the pipes open after the child is gone.
-                    if running.try_wait()?.is_some() && incoming.try_recv().is_err() {
+                    // A grandchild may hold the pipes open after the child is gone. What the child said last is
+                    // perhaps not read yet: on a busy machine the readers may be late.
+                    if running.try_wait()?.is_some() {
+                        quiet += 1;
+                    }
+                    if quiet >= QUIET {
                         break;
                     }
                 }
@@ -475,5 +484,23 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_late_through_the_pipes_of_a_child_that_is_gone_is_kept() {
+        let script = "(sleep 0.6; echo late; sleep 0.6; echo later) & echo now";
+        let mut lines = Vec::new();
+        let output = Command::new("sh")
+            .args(["-c", script])
+            .run(Deadline::secs(60), |line| lines.push(line.to_owned()))
+            .unwrap();
+        assert!(output.success());
+        assert_eq!(output.stdout_text(), "now\nlate\nlater\n");
+        assert_eq!(lines, ["now", "late", "later"]);
     }
 }
