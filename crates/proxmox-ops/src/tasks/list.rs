@@ -9,7 +9,7 @@ use fleet_core::{
 };
 use serde::Deserialize;
 
-use super::{Upid, log};
+use super::{Upid, is_running, log};
 use crate::api::{Client, encode::percent};
 
 /// A task in the node's list.
@@ -39,8 +39,9 @@ impl Listed {
         Upid(self.upid.clone())
     }
 
-    /// Whether it has not ended yet.
-    pub fn is_running(&self) -> bool {
+    /// Whether the list says that it has not ended yet. The node's list may go on saying so for some 10 s after its
+    /// end: only the task itself tells.
+    fn may_run(&self) -> bool {
         self.endtime.is_none() && self.status.as_deref().is_none_or(|s| s.eq_ignore_ascii_case("running"))
     }
 }
@@ -102,8 +103,21 @@ pub fn find_running(
     vmid: Vmid,
     deadline: Deadline,
 ) -> Result<Option<Upid>> {
-    let tasks = list(client, node, kind, Some(vmid), deadline)?;
-    Ok(tasks.iter().find(|task| task.is_running()).map(Listed::upid))
+    first_running(client, list(client, node, kind, Some(vmid), deadline)?.iter(), deadline)
+}
+
+/// The first of these tasks that has not ended, by its own word.
+fn first_running<'a>(
+    client: &Client,
+    tasks: impl Iterator<Item = &'a Listed>,
+    deadline: Deadline,
+) -> Result<Option<Upid>> {
+    for upid in tasks.filter(|task| task.may_run()).map(Listed::upid) {
+        if is_running(client, &upid, deadline)? {
+            return Ok(Some(upid));
+        }
+    }
+    Ok(None)
 }
 
 /// A running task of this kind that is of no VM, if there is one.
@@ -114,7 +128,7 @@ pub(super) fn find_running_kind(
     deadline: Deadline,
 ) -> Result<Option<Upid>> {
     let tasks = list(client, node, Some(kind), None, deadline)?;
-    Ok(tasks.iter().find(|task| task.is_running() && task.id.is_empty()).map(Listed::upid))
+    first_running(client, tasks.iter().filter(|task| task.id.is_empty()), deadline)
 }
 
 /// The running task that clones into this VMID, if there is one: its log begins with both VMIDs.
@@ -129,10 +143,12 @@ pub fn find_clone_into(
     let patience = deadline.at_most(Duration::from_secs(5));
     loop {
         let mut silent = false;
-        for task in
-            list(client, node, Some("qmclone"), None, deadline)?.iter().filter(|task| task.is_running())
+        for task in list(client, node, Some("qmclone"), None, deadline)?.iter().filter(|task| task.may_run())
         {
             let upid = task.upid();
+            if !is_running(client, &upid, deadline)? {
+                continue;
+            }
             match log(client, &upid, 0, deadline)?.first() {
                 Some(line) if line.t.trim_end().ends_with(&into) => return Ok(Some(upid)),
                 Some(_) => {}
@@ -143,5 +159,49 @@ pub fn find_clone_into(
             return Ok(None);
         }
         patience.sleep(Duration::from_millis(100));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Fake, node};
+    use serde_json::{Value, json};
+
+    const CLONE: &str = "UPID:prom:00000ED5:000AE788:6B03B82C:qmclone:9002:root@pam:";
+
+    /// A node whose list has a clone that runs; what the clone itself says, and its logs one after the other.
+    fn fake(status: &str, logs: &[Value]) -> Fake {
+        let path = format!("/nodes/prom/tasks/{}", percent(CLONE));
+        let listed = json!([{"upid": CLONE, "type": "qmclone", "id": "9002", "starttime": 100}]);
+        let fake = Fake::new().get("/nodes/prom/tasks", listed);
+        let fake = fake.get(&format!("{path}/status"), json!({"status": status}));
+        logs.iter().fold(fake, |fake, log| fake.get(&format!("{path}/log"), log.clone()))
+    }
+
+    fn into_110(fake: &Fake) -> Option<Upid> {
+        let vmid = Vmid::new(110).unwrap();
+        find_clone_into(&node(fake).api, &"prom".parse().unwrap(), vmid, Deadline::secs(20)).unwrap()
+    }
+
+    #[test]
+    fn a_task_that_ended_is_not_taken_for_running_by_its_list() {
+        let log = json!([{"n": 1, "t": "creating a clone of VM 9002 with ID 110"}]);
+        assert!(into_110(&fake("running", std::slice::from_ref(&log))).is_some());
+        assert!(into_110(&fake("stopped", &[log])).is_none());
+        let template = Vmid::new(9002).unwrap();
+        let look = |fake: &Fake| {
+            find_running(&node(fake).api, &"prom".parse().unwrap(), None, template, Deadline::secs(5))
+                .unwrap()
+        };
+        assert!(look(&fake("running", &[])).is_some());
+        assert!(look(&fake("stopped", &[])).is_none());
+    }
+
+    #[test]
+    fn an_empty_log_is_no_other_clones() {
+        let silent = json!([{"n": 1, "t": "no content"}]);
+        let says = json!([{"n": 1, "t": "creating a clone of VM 9002 with ID 110"}]);
+        assert!(into_110(&fake("running", &[silent, says])).is_some());
     }
 }
