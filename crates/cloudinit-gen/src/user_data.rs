@@ -40,6 +40,8 @@ pub struct UserData<'a> {
     ssh_authorized_keys: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     ssh_keys: Option<HostKey>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    write_files: Option<[File; 1]>,
     growpart: Growpart,
     package_update: bool,
     package_upgrade: bool,
@@ -55,6 +57,18 @@ struct Growpart {
     mode: &'static str,
     devices: [&'static str; 1],
 }
+
+/// A file that is written before the host keys are.
+#[derive(Debug, Serialize)]
+struct File {
+    path: &'static str,
+    content: &'static str,
+}
+
+/// The machine keeps its host keys when cloud-init takes it for a new instance: user-data with a private key in it is
+/// taken away again, and Proxmox makes the instance's id of the user-data. Read from the next boot on.
+const KEEP_HOST_KEYS: File =
+    File { path: "/etc/cloud/cloud.cfg.d/99-fleet-host-keys.cfg", content: "ssh_deletekeys: false\n" };
 
 /// A host key that the machine is given instead of making its own.
 #[derive(Debug, Serialize)]
@@ -102,6 +116,7 @@ impl<'a> UserData<'a> {
             ssh_pwauth: false,
             ssh_authorized_keys: keys,
             ssh_keys: None,
+            write_files: None,
             growpart: Growpart { mode: "auto", devices: ["/"] },
             // Cloud images come without package lists.
             package_update: !subject.packages.is_empty(),
@@ -124,10 +139,11 @@ impl<'a> UserData<'a> {
         self
     }
 
-    /// With this host key instead of one that the machine makes.
+    /// With this host key instead of one that the machine makes, for good.
     #[must_use]
     pub fn with_host_key(mut self, key: HostKey) -> UserData<'a> {
         self.ssh_keys = Some(key);
+        self.write_files = Some([KEEP_HOST_KEYS]);
         self
     }
 }

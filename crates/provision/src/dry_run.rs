@@ -6,7 +6,7 @@ use fleet_core::{
     Error, Result,
     child::Command,
     deadline::Deadline,
-    definitions::{Install, ManagedVm},
+    definitions::ManagedVm,
     protocol::{CreateRequest, Document, Op, Session},
     repo::Repo,
     ui::Ui,
@@ -119,12 +119,7 @@ impl Dry<'_> {
                 })),
                 Origin::Clone(_) | Origin::Continue(_) => None,
             },
-            Step::Configure if plan.start && self.vm.install != Install::Image => {
-                Some(self.with_host_key(host_key, plan)?)
-            }
-            Step::Configure => {
-                (!plan.settings.is_empty()).then(|| settings::configure(vmid, plan.settings.clone()))
-            }
+            Step::Configure if plan.configure => Some(self.with_host_key(host_key, plan)?),
             Step::Grow => plan.grow.clone().map(|(disk, size)| Op::Resize { vmid, disk, size }),
             Step::Start => plan.start.then_some(Op::Start { vmid }),
             Step::Detach => settings::finish(self.vm, plan.cloudinit.as_deref(), &settings::Settings::new()),
@@ -139,7 +134,7 @@ impl Dry<'_> {
                     let calls: Vec<String> = session.ask(request, Deadline::secs(60), |_| {})?;
                     shown.requests.extend(calls);
                 }
-                if step == Step::Configure && plan.start && self.vm.install != Install::Image {
+                if step == Step::Configure && plan.configure {
                     shown.note = match shown.requests.len() {
                         1 => "no storage takes snippets: the host key will be read through the guest agent",
                         _ => "with another host key; the document is taken away when the VM has read it",

@@ -82,6 +82,8 @@ pub struct Job<'a> {
     pub closure: &'a Mutex<Closure>,
     /// What `--kexec` named.
     pub kexec: Option<&'a str>,
+    /// The host key that hosts.nix has for it.
+    pub recorded: Option<&'a str>,
 }
 
 /// What a run left.
@@ -109,7 +111,7 @@ impl Job<'_> {
     fn all_the_way(&self, session: &mut Session, plan: Plan, began: Instant) -> Result<Outcome> {
         let marker = plan.marker().clone();
         let mut state = State::load(&marker);
-        let given = self.prepare(session, plan, &state)?;
+        let given = self.prepare(session, plan)?;
         if let Some(key) = &given {
             state.remember(&marker, key.public())?;
         }
@@ -124,6 +126,8 @@ impl Job<'_> {
         })?;
         state.remember(&marker, &bootstrap_key)?;
         if self.stops_before_install() && system != System::Nixos {
+            // From here on it is a person's, who may install NixOS on it.
+            self.cloudinit_done(session)?;
             self.say_what_remains(address);
             return Ok(Outcome { address, installed: false, integrated: false });
         }
@@ -149,7 +153,7 @@ impl Job<'_> {
                 integrated = true;
                 installer.source = self.built_again(installer.source)?;
             }
-            self.install(&installer, &guest, &bootstrap_key)?;
+            self.install(session, &installer, &guest, &bootstrap_key)?;
             Some(host_key)
         };
         let key_line = host_key.as_ref().map_or(bootstrap_key.as_str(), HostKey::public);

@@ -47,6 +47,8 @@ pub struct Plan {
     pub placed: Option<Placed>,
     /// The task of an earlier run whose remains are removed first.
     pub clear: Option<String>,
+    /// Whether it is configured: not when it runs, or was finished by cloud-init.
+    pub configure: bool,
     /// Settings to change, as far as they can be told before the clone exists.
     pub settings: Settings,
     /// Disk to grow, and to what; `None` when it is large enough.
@@ -170,12 +172,15 @@ pub fn plan(
     let running = world.existing.as_ref().is_some_and(|(_, status)| status.status == "running");
     let (grow, warning) = growth(vm, current);
     warnings.extend(warning);
-    let changes = settings::changes(vm, keys, current);
+    let done = matches!(origin, Origin::Continue(_)) && settings::cloudinit_is_done(current);
+    let configure = !running && !done;
+    let changes = if configure { settings::changes(vm, keys, current) } else { Settings::new() };
     let cloudinit = settings::cloudinit_drive(current).or_else(|| settings::cloudinit_drive(&changes));
     Ok(Some(Plan {
         cloudinit: cloudinit.map(str::to_owned),
         placed: world.placed.clone(),
         clear: world.remainder.clone(),
+        configure,
         settings: changes,
         grow,
         start: !(matches!(origin, Origin::Continue(_)) && running),
@@ -187,7 +192,9 @@ pub fn plan(
 /// A VM of a disk image: made with all its settings at once, and then only grown and started.
 fn creation(vm: &ManagedVm, keys: &[String], placed: Option<&Placed>, warnings: Vec<String>) -> Result<Plan> {
     let marker = Marker::fresh(&vm.name, vm.vmid)?;
-    let mut request_settings: Settings = [("description".to_owned(), marker.to_string())].into();
+    // NixOS is on the disk from the start.
+    let description = format!("{marker}\n{}", settings::CLOUDINIT_DONE);
+    let mut request_settings: Settings = [("description".to_owned(), description)].into();
     let wanted = settings::changes(vm, keys, &request_settings);
     request_settings.extend(wanted);
     let request = CreateRequest {
@@ -202,6 +209,7 @@ fn creation(vm: &ManagedVm, keys: &[String], placed: Option<&Placed>, warnings: 
     };
     Ok(Plan {
         origin: Origin::Create(request),
+        configure: false,
         settings: Settings::new(),
         grow: Some(("scsi0".parse()?, vm.disk)),
         start: true,

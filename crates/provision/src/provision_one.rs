@@ -176,6 +176,7 @@ impl<'a> Prepared<'a> {
         let Ready { keys, login, user, flake, kexec, mut session, world, plan } = ready;
         let cli = run.cli;
         let closure = Mutex::new(closure.unwrap_or_else(|| build(run, vm)));
+        let recorded = Hosts::load(run.repo, cli.common.nix)?.get(vm.name.as_str()).cloned();
         let journal = Journal::begin(&beginning(vm, &world, steps::of(vm, install, cli.integrate())), watch)?;
         let job = Job {
             cli,
@@ -190,9 +191,10 @@ impl<'a> Prepared<'a> {
             flake: &flake,
             closure: &closure,
             kexec: kexec.as_deref(),
+            recorded: recorded.as_ref().and_then(|host| host.public_key.as_deref()),
         };
         let made = plan.makes().then(|| plan.marker().clone());
-        let known = Hosts::load(run.repo, cli.common.nix)?.get(vm.name.as_str()).is_some();
+        let known = recorded.is_some();
         let outcome = execute::run(&job, &mut session, plan)
             .map_err(|error| execute::failed(&job, made.as_ref(), known, error));
         journal.end(outcome.as_ref().map(drop));

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use fleet_core::{
     definitions::{Addressing, FurtherDisk, Install, ManagedVm},
-    protocol::{Marker, Op},
+    protocol::{Marker, Op, VmConfig},
     types::{DiskSize, DiskSlot, MacAddr, Vmid},
 };
 
@@ -85,6 +85,33 @@ fn cloud_init<T>(
     if !has_cloudinit_drive(current) {
         set("ide2", format!("{}:cloudinit", vm.storage));
     }
+}
+
+/// A line of the description: cloud-init has done its part. From then on NixOS may be on the disk, and nothing may make
+/// it a new instance of cloud-init's, whoever looks and whatever can be asked.
+pub const CLOUDINIT_DONE: &str = "fleet-cloud-init: done";
+
+/// Whether the cloud-init settings may not be changed any more: the description says so, or they were ours and their
+/// drive is gone.
+pub fn cloudinit_is_done(current: &Settings) -> bool {
+    let says = |name: &str, value: &str| current.get(name).is_some_and(|there| there == value);
+    let said = current.get("description").is_some_and(|text| text.lines().any(|line| line == CLOUDINIT_DONE));
+    let ours = says("ciuser", BOOTSTRAP_USER) && says("ciupgrade", "0") && current.contains_key("sshkeys");
+    said || (ours && !has_cloudinit_drive(current))
+}
+
+/// The request that writes down that cloud-init has done its part; nothing where that is written already.
+pub fn cloudinit_done(config: &VmConfig) -> Option<Op> {
+    let text = config.settings.get("description").map_or("", String::as_str).trim_end();
+    if text.lines().any(|line| line == CLOUDINIT_DONE) {
+        return None;
+    }
+    Some(Op::Configure {
+        vmid: config.vmid,
+        settings: [("description".to_owned(), format!("{text}\n{CLOUDINIT_DONE}"))].into(),
+        delete: Vec::new(),
+        digest: Some(config.digest.clone()),
+    })
 }
 
 /// What `description` has to say beside our marker, a line of its own.
@@ -289,6 +316,18 @@ mod tests {
         current.insert("agent".into(), "1,fstrim_cloned_disks=1".into());
         current.insert("sshkeys".into(), "ssh-ed25519 AAAA a\nssh-ed25519 BBBB b\n".into());
         assert_eq!(changes(&vm, &keys, &current), Settings::new());
+    }
+
+    #[test]
+    fn cloud_init_is_done_when_it_is_said_or_its_drive_is_gone() {
+        let mut now = settings(&[("ciuser", "root"), ("ciupgrade", "0"), ("sshkeys", "ssh-ed25519 AAAA")]);
+        assert!(cloudinit_is_done(&now));
+        now.insert("ide2".into(), "nvmeprom:110/vm-110-cloudinit.qcow2,media=cdrom".into());
+        assert!(!cloudinit_is_done(&now));
+        now.insert("description".into(), format!("mine\n{CLOUDINIT_DONE}\nmore"));
+        assert!(cloudinit_is_done(&now));
+        // A fresh clone of a template without a drive.
+        assert!(!cloudinit_is_done(&settings(&[("ciuser", "ubuntu"), ("sshkeys", "ssh-ed25519 AAAA")])));
     }
 
     #[test]

@@ -65,3 +65,24 @@ fn a_run_that_fails_takes_the_key_off_the_node_and_the_next_one_goes_on() {
     assert!(integrated_key(&bench));
     assert_eq!((documents(&bench), cicustom(&bench)), (0, None));
 }
+
+/// What cloud-init is told changes when the private key is taken off the node: the machine is a new instance at its
+/// next start, and stays who it is.
+#[test]
+fn a_bootstrap_system_keeps_its_key_when_it_is_powered_off_and_on() {
+    let bench = Bench::new();
+    let args = ["test-automation", "--yes", "--no-install"];
+    let output = bench.run(&args);
+    assert!(output.status.success(), "{}", bench.seen(&output));
+    assert_eq!((documents(&bench), cicustom(&bench)), (0, None));
+    let key = bench.sim.guest_host_key(110);
+    let mut stop = bench.sim.command("proxmox-ops", &bench.fleet);
+    assert!(stop.args(["stop", "test-automation", "--yes"]).output().unwrap().status.success());
+    bench.sim.inject(Fault::AgentNever { vmid: 110 });
+    let output = bench.run(&args);
+    assert!(output.status.success(), "{}", bench.seen(&output));
+    assert_eq!(bench.sim.guest_host_key(110), key);
+    let output = bench.run(&["test-automation", "--yes"]);
+    assert!(output.status.success(), "{}", bench.seen(&output));
+    assert!(integrated_key(&bench));
+}

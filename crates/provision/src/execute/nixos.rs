@@ -109,8 +109,16 @@ impl Job<'_> {
         Ok(login)
     }
 
-    pub(super) fn install(&self, installer: &Installer, guest: &Guest<'_>, key: &str) -> Result<()> {
+    pub(super) fn install(
+        &self,
+        node: &mut fleet_core::protocol::Session,
+        installer: &Installer,
+        guest: &Guest<'_>,
+        key: &str,
+    ) -> Result<()> {
         self.step(Step::Install, Phase::Install.title(), || {
+            // Before the first byte of its disk changes.
+            self.cloudinit_done(node)?;
             // Minutes may have passed since the installer proved itself: once more, now that the key is sent to it.
             guest.wait(BOOTSTRAP_USER, key, Deadline::secs(limit::SSH))?;
             self.phase(installer, Phase::Install, guest, key)?;

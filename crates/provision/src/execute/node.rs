@@ -6,54 +6,51 @@ use fleet_core::{
     Error, Kind, Result,
     deadline::Deadline,
     definitions::{Install, ManagedVm},
-    protocol::{Document, Marker, Op, Session, VmConfig},
+    protocol::{ClusterConfig, Document, Marker, Op, Session, VmConfig},
 };
 
 use super::{Job, limit};
 use crate::{
-    guest::{self, System},
+    differences,
     host_key::HostKey,
     plan::{self, Origin, Plan},
-    settings::{self, BOOTSTRAP_USER, Settings},
-    state::State,
+    settings::{self, Settings},
     steps::Step,
     unfinished, world,
 };
 
 impl Job<'_> {
     /// Everything up to the started VM. Gives the host key that its bootstrap system was given through cloud-init:
-    /// none when it runs already, or where no storage of the node takes snippets.
-    pub(super) fn prepare(
-        &self,
-        session: &mut Session,
-        plan: Plan,
-        state: &State,
-    ) -> Result<Option<HostKey>> {
-        let vm = self.vm;
+    /// none when it was started before, or where no storage of the node takes snippets.
+    pub(super) fn prepare(&self, session: &mut Session, plan: Plan) -> Result<Option<HostKey>> {
+        let (vm, makes) = (self.vm, plan.makes());
         self.clone_template(session, plan)?;
         let (config, status) = world::existing(session, vm.vmid)?.ok_or_else(|| {
             Error::failed(format!("VM {} is gone", vm.vmid)).hint("`proxmox-ops list` shows what is there")
         })?;
         owned(vm, &config)?;
         let running = status.status == "running";
-        if running && self.is_nixos(session, state)? {
-            // Its cloud-init settings must never change again: they would make it a new instance.
-            [Step::Configure, Step::Grow, Step::Start].into_iter().for_each(|step| self.already(step));
-            return Ok(None);
-        }
+        let done = !makes && settings::cloudinit_is_done(&config.settings);
         let changes = settings::changes(vm, self.keys, &config.settings);
         let mut given = None;
-        if changes.is_empty() && (running || vm.install == Install::Image) {
+        if running || done || vm.install == Install::Image {
+            // NixOS may be on it: to change what cloud-init is told would make it a new instance.
             self.already(Step::Configure);
+            if !done && !changes.is_empty() {
+                let names: Vec<&str> = changes.keys().map(String::as_str).collect();
+                self.ui
+                    .warn(format!("what differs is left as it is while the VM runs: {}", names.join(", ")));
+                self.ui.hint(format!("`provision-vm plan {}` tells more", vm.name));
+            }
         } else {
             self.step(Step::Configure, "Configuring resources and networking", || {
-                if running || vm.install == Install::Image {
-                    self.change(session, settings::configure(vm.vmid, changes), limit::CHANGE)?;
-                } else {
-                    given = self.configure_with_host_key(session, changes)?;
-                }
+                given = self.configure_with_host_key(session, changes)?;
                 Ok(((), "VM configured".to_owned()))
             })?;
+        }
+        if running && done {
+            [Step::Grow, Step::Start].into_iter().for_each(|step| self.already(step));
+            return Ok(None);
         }
         let (growth, warning) = plan::growth(vm, &config.settings);
         if let Some(warning) = warning {
@@ -155,30 +152,32 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// Whether the running VM is NixOS already, as far as can be told quickly. One that shows a key of its own that
-    /// an earlier run knew is believed; else its guest agent says which key it has.
-    fn is_nixos(&self, session: &mut Session, state: &State) -> Result<bool> {
-        if let Some(login) = self.log_in_as_before(&self.guest(None), state) {
-            return Ok(guest::system(&login)? == System::Nixos);
+    /// Writes down on the node that cloud-init has done its part. A run on any machine sees it.
+    pub(super) fn cloudinit_done(&self, session: &mut Session) -> Result<()> {
+        let config: VmConfig =
+            session.ask(Op::Config { vmid: self.vm.vmid }, Deadline::secs(limit::CHANGE), |_| {})?;
+        match settings::cloudinit_done(&config) {
+            Some(change) => self.change(session, change, limit::CHANGE),
+            None => Ok(()),
         }
-        let quick = Deadline::secs(15);
-        let asked = session.ask::<String>(Op::HostKey { vmid: self.vm.vmid, timeout: 10 }, quick, |_| {});
-        let Ok(key) = asked else { return Ok(false) };
-        for user in [self.user.as_ref(), BOOTSTRAP_USER] {
-            match self.guest(None).log_in(user, &key, quick) {
-                Ok(login) => return Ok(guest::system(&login)? == System::Nixos),
-                Err(error) if error.is_host_key_mismatch() => return Err(error),
-                Err(_) => {}
-            }
-        }
-        Ok(false)
+    }
+
+    /// The VM's settings as they will be when it was powered off and on: on a running machine a drive comes and goes
+    /// only then.
+    fn settings_to_come(&self, session: &mut Session) -> Result<Settings> {
+        let configs: Vec<ClusterConfig> = session.ask(Op::Configs, Deadline::secs(limit::CHANGE), |_| {})?;
+        let own = configs.into_iter().find(|config| config.vmid == self.vm.vmid);
+        Ok(match own {
+            Some(config) => differences::settled(&config.settings, &config.pending),
+            // Not every account sees them all.
+            None => world::existing(session, self.vm.vmid)?.map(|(own, _)| own.settings).unwrap_or_default(),
+        })
     }
 
     /// Once NixOS is installed, nothing may make cloud-init run again. Protects the VM, too, when the definition says
     /// so.
     pub(super) fn detach_cloudinit(&self, session: &mut Session) -> Result<()> {
-        let config =
-            world::existing(session, self.vm.vmid)?.map(|(config, _)| config.settings).unwrap_or_default();
+        let config = self.settings_to_come(session)?;
         let drive = settings::cloudinit_drive(&config);
         let Some(change) = settings::finish(self.vm, drive, &config) else {
             self.already(Step::Detach);

@@ -13,9 +13,10 @@ use crate::{
     guest::{self, Guest, Health, System},
     host_key::HostKey,
     plan,
-    settings::BOOTSTRAP_USER,
+    settings::{self, BOOTSTRAP_USER},
     state::State,
     steps::Step,
+    world,
 };
 
 impl Job<'_> {
@@ -44,17 +45,19 @@ impl Job<'_> {
         Ok(answer.address)
     }
 
+    /// The host keys that an earlier run read or made for this VM, here or on another machine: hosts.nix has the latter.
+    fn keys_of_before(&self, state: &State) -> Vec<String> {
+        let recorded = self.recorded.map(str::to_owned).filter(|key| !state.knows(key));
+        state.host_keys.iter().cloned().chain(recorded).collect()
+    }
+
     /// A login to a VM that shows a host key which an earlier run read or made, if it works at once.
-    pub(super) fn log_in_as_before(
-        &self,
-        guest: &Guest<'_>,
-        state: &State,
-    ) -> Option<fleet_core::ssh::Session> {
-        if state.host_keys.is_empty() {
+    fn log_in_as_before(&self, guest: &Guest<'_>, state: &State) -> Option<fleet_core::ssh::Session> {
+        let keys = self.keys_of_before(state);
+        if keys.is_empty() {
             return None;
         }
-        let log_in =
-            |user: &str| guest.log_in_with_any(user, &state.host_keys, Deadline::secs(limit::AS_BEFORE)).ok();
+        let log_in = |user: &str| guest.log_in_with_any(user, &keys, Deadline::secs(limit::AS_BEFORE)).ok();
         log_in(self.user.as_ref()).or_else(|| log_in(BOOTSTRAP_USER))
     }
 
@@ -81,10 +84,14 @@ impl Job<'_> {
             return self.step(Step::HostKey, "Recognising the VM by its host key", || Ok((vec![key], said)));
         }
         self.step(Step::HostKey, "Reading the VM's host key through the hypervisor", || {
-            let timeout = if state.host_keys.is_empty() { limit::AGENT } else { limit::AGENT_AGAIN };
+            // The one in hosts.nix may be that of an earlier VM of the name, until this one has been installed.
+            let (config, _) = world::existing(session, self.vm.vmid)?
+                .ok_or_else(|| Error::not_found(format!("VM {} is gone", self.vm.vmid)))?;
+            let done = settings::cloudinit_is_done(&config.settings);
+            let mut keys = if done { self.keys_of_before(state) } else { state.host_keys.clone() };
+            let timeout = if keys.is_empty() { limit::AGENT } else { limit::AGENT_AGAIN };
             let op = Op::HostKey { vmid: self.vm.vmid, timeout };
             let answer: Result<String> = self.ask(session, op, Deadline::secs(timeout + 30));
-            let mut keys = state.host_keys.clone();
             match answer {
                 Ok(key) => keys.insert(0, key.trim().to_owned()),
                 Err(error) if keys.is_empty() => {

@@ -19,6 +19,15 @@ pub(super) struct UserData {
     pub(super) ssh_authorized_keys: Vec<String>,
     #[serde(default)]
     ssh_keys: SshKeys,
+    #[serde(default)]
+    write_files: Vec<Written>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+struct Written {
+    path: String,
+    #[serde(default)]
+    content: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -59,7 +68,19 @@ impl UserData {
                 .filter(|l| !l.is_empty())
                 .collect(),
             ssh_keys: SshKeys::default(),
+            write_files: Vec::new(),
         }
+    }
+
+    /// Whether it has cloud-init keep the host keys that are there, from the next boot on.
+    pub(super) fn keeps_host_keys(&self) -> bool {
+        let read = |file: &Written| -> Option<bool> {
+            let config: serde_yaml::Mapping = serde_yaml::from_str(&file.content).ok()?;
+            config.get("ssh_deletekeys")?.as_bool()
+        };
+        let config =
+            |file: &&Written| file.path.starts_with("/etc/cloud/cloud.cfg.d/") && file.path.ends_with(".cfg");
+        self.write_files.iter().filter(config).filter_map(read).next_back() == Some(false)
     }
 
     /// The host key that it gives the machine, if it is one: what is none sshd can not load.

@@ -102,7 +102,13 @@ impl Shell {
         install(
             &self.node,
             self.vmid,
-            System { hostname: about.hostname, host_key, users: about.users, instance: String::new() },
+            System {
+                hostname: about.hostname,
+                host_key,
+                users: about.users,
+                instance: String::new(),
+                keeps_host_keys: false,
+            },
         );
         self.say("installation finished!\n");
     }

@@ -67,14 +67,24 @@ fn cloud_system(node: &Node, data: &Data, conf: &VmConf, before: Option<&System>
     if let Some(system) = before.filter(|s| s.instance == instance) {
         return Ok(system.clone());
     }
+    let keeps = given.keeps_host_keys();
     let hostname = given.hostname.unwrap_or_else(|| "ubuntu".to_owned());
     let user = given.user.unwrap_or_else(|| "ubuntu".to_owned());
-    // A new instance deletes the host keys and, where it is given none, makes new ones (ssh_deletekeys).
-    let host_key = match host_key {
-        Some(key) => key,
-        None => keys::generate(&format!("root@{hostname}")).map_err(|e| format!("{e:#}"))?,
+    // A new instance deletes the host keys and, where it is given none, makes new ones: unless it was told not to
+    // (ssh_deletekeys).
+    let kept = before.filter(|system| system.keeps_host_keys);
+    let host_key = match (host_key, kept) {
+        (Some(key), _) => key,
+        (None, Some(system)) => system.host_key.clone(),
+        (None, None) => keys::generate(&format!("root@{hostname}")).map_err(|e| format!("{e:#}"))?,
     };
-    Ok(System { hostname, host_key, users: BTreeMap::from([(user, given.ssh_authorized_keys)]), instance })
+    Ok(System {
+        hostname,
+        host_key,
+        users: BTreeMap::from([(user, given.ssh_authorized_keys)]),
+        instance,
+        keeps_host_keys: keeps || kept.is_some(),
+    })
 }
 
 fn static_address(conf: &VmConf) -> Option<String> {
@@ -120,8 +130,13 @@ fn boot_disk(node: &Node, d: &mut Data, vmid: u32, takes: Duration) -> Result<()
         Disk::Nixos(system) => (Os::Nixos, system),
         Disk::Blank => {
             let host_key = keys::generate("none").map_err(|e| format!("{e:#}"))?;
-            let nobody =
-                System { hostname: String::new(), host_key, users: BTreeMap::new(), instance: String::new() };
+            let nobody = System {
+                hostname: String::new(),
+                host_key,
+                users: BTreeMap::new(),
+                instance: String::new(),
+                keeps_host_keys: false,
+            };
             // Powered on, but nothing boots.
             (Os::CloudImage, nobody)
         }
@@ -196,6 +211,7 @@ pub fn kexec(node: &Arc<Node>, vmid: u32) {
             host_key: old.system.host_key,
             users: BTreeMap::from([("root".to_owned(), lines)]),
             instance: String::new(),
+            keeps_host_keys: false,
         };
         if let Some(guest) = d.guests.get_mut(&vmid) {
             guest.running = Some(running(Os::Installer, system, address, boot, Some(takes)));

@@ -66,6 +66,9 @@ pub struct System {
     /// cloud-init's instance id.
     #[serde(default)]
     pub instance: String,
+    /// Whether cloud-init leaves its host keys alone when it is a new instance.
+    #[serde(default)]
+    pub keeps_host_keys: bool,
 }
 
 /// What the disk holds.
@@ -144,7 +147,13 @@ impl Guest {
             let (about, host_key) = text.split_once('\n')?;
             let about: Closure = serde_json::from_str(about).ok()?;
             let host_key = host_key.to_owned();
-            Some(System { hostname: about.hostname, host_key, users: about.users, instance: String::new() })
+            Some(System {
+                hostname: about.hostname,
+                host_key,
+                users: about.users,
+                instance: String::new(),
+                keeps_host_keys: false,
+            })
         });
         Guest { disk: built.map_or(Disk::CloudImage(None), Disk::Nixos), ..Guest::default() }
     }
@@ -159,6 +168,7 @@ impl Guest {
                 host_key: keys::generate("root@installed")?,
                 users: BTreeMap::new(),
                 instance: String::new(),
+                keeps_host_keys: false,
             })
         };
         Ok(Guest { disk, ..Guest::default() })

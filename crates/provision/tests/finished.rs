@@ -1,0 +1,140 @@
+//! A VM on which NixOS is or may be: whatever state it is found in, cloud-init never gets at it again.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod common;
+
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use common::Bench;
+use pve_sim::{conf::VmConf, faults::Fault, guest::Os};
+
+const NAME: &str = "test-automation";
+
+fn run_well(bench: &Bench) {
+    let output = bench.run(&[NAME, "--yes"]);
+    assert!(output.status.success(), "{}", bench.seen(&output));
+}
+
+fn stop(bench: &Bench) {
+    let mut command = bench.sim.command("proxmox-ops", &bench.fleet);
+    let output = command.args(["stop", NAME, "--yes"]).output().unwrap();
+    assert!(output.status.success(), "{}", bench.seen(&output));
+    assert!(!bench.sim.is_running(110));
+}
+
+/// What cloud-init would be told at the next start.
+fn seed(bench: &Bench) -> Vec<(String, String)> {
+    let conf = bench.sim.config(110).unwrap();
+    let told = |name: &str| {
+        name.starts_with("ci") || name.starts_with("ipconfig") || name.starts_with("ide") || name == "sshkeys"
+    };
+    conf.with_pending().into_iter().filter(|(name, _)| told(name)).collect()
+}
+
+/// Forgets what runs on this machine have learnt: as on another operator's.
+fn forget(bench: &Bench) {
+    std::fs::remove_dir_all(bench.sim.dir().join("home/.local/state/fleet")).unwrap();
+}
+
+#[test]
+fn one_that_is_powered_off_is_started_and_nothing_else() {
+    let bench = Bench::new();
+    run_well(&bench);
+    let (key, before) = (bench.sim.guest_host_key(110), seed(&bench));
+    for elsewhere in [false, true] {
+        stop(&bench);
+        if elsewhere {
+            forget(&bench);
+            bench.sim.inject(Fault::AgentNever { vmid: 110 });
+        }
+        let changes = bench.sim.changes().len();
+        run_well(&bench);
+        assert_eq!(bench.sim.changes()[changes..], ["POST /nodes/prom/qemu/110/status/start"]);
+        assert_eq!((bench.sim.guest_host_key(110), seed(&bench)), (key.clone(), before.clone()));
+        assert_eq!(bench.fleet.status(), "");
+    }
+}
+
+/// Nor does it matter what became of the settings that cloud-init once had, or of the way that it was made.
+#[test]
+fn one_whose_cloud_init_settings_were_cleared_away_is_not_taken_for_a_fresh_clone() {
+    let bench = Bench::new();
+    run_well(&bench);
+    stop(&bench);
+    let clear = |conf: &mut VmConf| {
+        for name in ["ciuser", "sshkeys", "ipconfig0", "ciupgrade"] {
+            conf.main.remove(name);
+        }
+    };
+    bench.sim.edit(110, clear);
+    run_well(&bench);
+    assert_eq!(seed(&bench), []);
+}
+
+#[test]
+fn one_that_runs_and_can_not_be_asked_is_left_as_it_is() {
+    let bench = Bench::new();
+    run_well(&bench);
+    forget(&bench);
+    bench.sim.inject(Fault::AgentNever { vmid: 110 });
+    let (changes, before) = (bench.sim.changes().len(), seed(&bench));
+    let output = bench.run(&[NAME, "--yes"]);
+    let seen = bench.seen(&output);
+    assert!(output.status.success(), "{seen}");
+    assert_eq!(bench.sim.changes()[changes..], [] as [String; 0], "{seen}");
+    assert_eq!(seed(&bench), before);
+}
+
+/// Between the reboot and the end of the run the drive is still there.
+#[test]
+fn one_that_was_powered_off_before_its_drive_was_detached_keeps_its_key() {
+    let bench = Bench::new();
+    let mut child = bench
+        .command(&[NAME, "--yes"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let limit = Instant::now() + Duration::from_secs(60);
+    while bench.sim.guest(110).is_none_or(|(os, _)| os != Os::Nixos) {
+        assert!(Instant::now() < limit, "NixOS never came");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    stop(&bench);
+    let changes = bench.sim.changes().len();
+    run_well(&bench);
+    let after = bench.sim.changes()[changes..].to_vec();
+    let start = after.iter().position(|change| change.ends_with("/status/start")).unwrap();
+    assert_eq!(start, 0, "nothing is changed before it runs: {after:?}");
+    assert!(seed(&bench).iter().all(|(name, _)| !name.starts_with("ide") && name != "cicustom"));
+    let key = bench.sim.guest_host_key(110).unwrap();
+    assert!(bench.fleet.read("hosts.nix").contains(key.split_whitespace().nth(1).unwrap()));
+}
+
+/// On a running machine a drive is only marked to go, and goes when it is powered off.
+#[test]
+fn a_drive_that_is_on_its_way_out_is_not_detached_once_more() {
+    let bench = Bench::new();
+    run_well(&bench);
+    bench.sim.edit(110, |conf| {
+        conf.main.insert("ide2".to_owned(), "nvmeprom:110/vm-110-cloudinit.qcow2,media=cdrom".to_owned());
+        conf.pending.insert("delete".to_owned(), "ide2".to_owned());
+    });
+    let changes = bench.sim.changes().len();
+    run_well(&bench);
+    assert_eq!(bench.sim.changes()[changes..], [] as [String; 0]);
+    // And one that is on its way in, whoever asked for it, is.
+    bench.sim.edit(110, |conf| {
+        conf.main.remove("ide2");
+        conf.pending.clear();
+        conf.pending.insert("ide2".to_owned(), "nvmeprom:110/vm-110-cloudinit.qcow2,media=cdrom".to_owned());
+    });
+    run_well(&bench);
+    assert!(seed(&bench).iter().all(|(name, _)| name != "ide2"), "{:?}", seed(&bench));
+}
