@@ -198,6 +198,68 @@ fn an_old_key_known_from_hosts_nix_is_replaced_wherever_it_is() {
 }
 
 #[test]
+fn an_old_key_under_an_anchor_that_bears_the_hosts_name_is_replaced() {
+    let before = "keys:\n  - &admin @A\n  - &web @W\n  - &host_new @O\ncreation_rules:\n  - path_regex: a\n    key_groups:\n      - age: [*admin, *web, *host_new]\n";
+    let edited = change(before, &[]).unwrap();
+    assert_eq!(short(&edited.text), before.replace("@O", "@N"));
+    assert_eq!(edited.retired, [full("@O")]);
+    assert!(edited.gained.is_empty());
+    let out = before.replace("  - &host_new @O\n", "").replace(", *host_new", "");
+    assert_eq!(short(&remove(before).text), out);
+    // Two names for it: one stays, and what named the other names this one.
+    let two = before.replace("creation", "  - &new @P\ncreation").replace("*host_new]", "*new]");
+    let edited = change(&two, &[]).unwrap();
+    assert_eq!(short(&edited.text), before.replace("@O", "@N"));
+    assert_eq!(edited.retired.len(), 2);
+}
+
+#[test]
+fn an_old_key_with_the_hosts_name_as_its_comment_is_replaced() {
+    let file = |key: &str, item: &str| {
+        format!(
+            "keys:\n  - &admin @A\n{key}  - &web @W # web\ncreation_rules:\n  - path_regex: a\n    key_groups:\n      - age:\n          - *admin\n          - *web\n{item}          - @D\n"
+        )
+    };
+    for (key, item) in [
+        ("  - @O # new\n", "          - @O\n"),
+        ("  # new\n  - @O\n", "          - @O\n"),
+        ("  - &a3 @O # new\n", "          - *a3\n"),
+        ("  # new\n  - &a3 @O\n", "          - *a3\n"),
+        ("", "          - @O # new\n"),
+        ("", "          # new\n          - @O\n"),
+        ("", "          # new\n          - \"@O\" # since spring\n"),
+    ] {
+        let before = file(key, item);
+        for end in ["\n", "\r\n"] {
+            let write = |text: &str| text.replace('\n', end);
+            let edited = change(&write(&before), &[]).unwrap();
+            let mut after = before.replace("@O", "@N");
+            if key.is_empty() {
+                after = after.replace("# web\n", "# web\n  - &new @N\n");
+            }
+            assert_eq!(short(&edited.text), write(&after));
+            assert_eq!(edited.retired, [full("@O")], "{before}");
+            // Its comment goes along: it would give the next key to the host.
+            assert_eq!(short(&remove(&write(&before)).text), write(&file("", "")), "{before}");
+        }
+    }
+    let flow = "creation_rules:\n  - age: [\n      @W,\n      # new\n      @O,\n      @D, # db\n    ]\n";
+    assert_eq!(short(&change(flow, &[]).unwrap().text), flow.replace("@O", "@N"));
+    assert_eq!(short(&remove(flow).text), flow.replace("      # new\n      @O,\n", ""));
+    // A comment that only mentions the host, one among several keys, and another host's own say nothing.
+    for item in [
+        "          - @O # who looks after new\n",
+        "          # new since spring\n          - @O\n",
+        "          # new\n          - *web\n          - @O\n",
+        "          # new\n          - @D\n          - @O\n",
+    ] {
+        let edited = change(&file("", item), &[]).unwrap();
+        assert!(edited.retired.is_empty(), "{item}");
+        assert!(short(&edited.text).contains("@O"));
+    }
+}
+
+#[test]
 fn lists_shared_by_alias_and_merged_rules() {
     gives(
         "keys:\n  - &admin @A\n  - &hosts\n    - @W\n    - @D\ncreation_rules:\n  - path_regex: a\n    age: *hosts\n  - path_regex: b\n    age: *hosts\n",

@@ -83,19 +83,28 @@ impl Rules {
         let mut definitions = Vec::new();
         collect(self.root(), Home::Other, &mut definitions);
         let new = change.recipient.map(Recipient::as_str);
-        let known: BTreeSet<&str> = change.known.iter().map(Recipient::as_str).chain(new).collect();
+        let mut known: BTreeSet<&str> = change.known.iter().map(Recipient::as_str).chain(new).collect();
+        known.extend(
+            self.keys_by_comment(self.root(), change.host, fleet).into_iter().filter_map(Node::scalar),
+        );
         let is_ours = |node: &Node| {
             node.anchor.as_deref() == Some(change.host)
-                || node.scalar().is_some_and(|text| is_one_of(text, &known))
+                || node.scalar().is_some_and(|text| {
+                    is_one_of(text, &known)
+                        || fleet.host_of(text, node.anchor.as_deref()) == Some(change.host)
+                })
         };
         if let Some(taken) =
             definitions.iter().find(|d| d.node.anchor.as_deref() == Some(change.host) && !is_key(d.node))
         {
             return Err(Error::failed(format!("line {}: &{} is no age key", taken.node.line, change.host)));
         }
-        // Definitions: the host's anchor, or one of its keys under whatever anchor.
+        // Definitions: an anchor that bears the host's name, or one of its keys under whatever anchor or none.
+        let mut bare = Vec::new();
+        nameless(self.root(), &mut bare);
+        bare.retain(|d| !self.in_a_group(d.node));
         let ours: Vec<&Definition<'_>> =
-            definitions.iter().filter(|d| is_key(d.node) && is_ours(d.node)).collect();
+            definitions.iter().chain(&bare).filter(|d| is_key(d.node) && is_ours(d.node)).collect();
         let mut keys: BTreeSet<String> =
             ours.iter().filter_map(|d| d.node.scalar()).map(str::to_owned).collect();
         keys.extend(known.iter().map(|k| (*k).to_owned()));
@@ -127,7 +136,7 @@ impl Rules {
                 self.replace_value(node, new, &mut edits)?;
             } else if !self.in_a_group(node) {
                 match definition.home {
-                    Home::List(list) => self.delete(list, &spot(node), &mut edits)?,
+                    Home::List(list) => self.delete_of(change.host, list, &spot(node), &mut edits)?,
                     Home::Entry(key) => self.delete_lines(key.start, node.end, node.line, &mut edits)?,
                     Home::Other => {
                         return Err(Error::failed(format!(
@@ -185,8 +194,8 @@ impl Rules {
                             list,
                             &keys,
                             &anchors,
-                            keep.map(|d| d.node.start),
-                            new,
+                            keep.map(|d| d.node),
+                            (change.host, new),
                             &gone,
                             &mut edits,
                         )?;
@@ -275,8 +284,8 @@ impl Rules {
         list: &List,
         keys: &BTreeSet<String>,
         anchors: &BTreeSet<&str>,
-        kept_definition: Option<usize>,
-        new: Option<&str>,
+        kept: Option<&Node>,
+        (host, new): (&str, Option<&str>),
         gone: &BTreeSet<usize>,
         edits: &mut Edits,
     ) -> Result<()> {
@@ -285,6 +294,7 @@ impl Rules {
         if matches!(list.node.data, Data::Scalar(..)) {
             return self.change_text(list, keys, new, edits);
         }
+        let kept_definition = kept.map(|node| node.start);
         let items: Vec<&Item> = list.items.iter().filter(mine).collect();
         if let Some(item) = items.iter().find(|item| item.recipients.len() > 1) {
             return Err(Error::failed(format!("line {}: one element stands for several keys", item.line)));
@@ -296,16 +306,22 @@ impl Rules {
         });
         for item in &items {
             if stays.is_none_or(|kept| kept.start != item.start) {
-                self.delete(&list.node, item, edits)?;
+                self.delete_of(host, &list.node, item, edits)?;
                 continue;
             }
             let Some(new) = new else { continue };
-            match &item.alias {
-                Some(name) if anchors.contains(name.as_str()) => {}
-                Some(_) => edits.replace(item.start..item.end, new),
+            let kept_anchor =
+                kept.filter(|kept| kept.start < item.start).and_then(|kept| kept.anchor.as_deref());
+            match (&item.alias, kept_anchor) {
+                (Some(name), Some(anchor)) if name == anchor => {}
+                // What it stood for is gone.
+                (Some(name), Some(anchor)) if anchors.contains(name.as_str()) => {
+                    edits.replace(item.start..item.end, format!("*{anchor}"));
+                }
+                (Some(_), _) => edits.replace(item.start..item.end, new),
                 // The kept definition's own text is replaced already.
-                None if Some(item.start) == kept_definition => {}
-                None => {
+                (None, _) if Some(item.start) == kept_definition => {}
+                (None, _) => {
                     let old = &item.recipients[0];
                     let written = self.text.get(item.text_start..item.end).unwrap_or_default();
                     if let Some(at) = written.find(old.as_str()).filter(|_| old != new) {
@@ -350,7 +366,7 @@ fn lists_hosts(rules: &Rules, rule: &super::Rule, index: usize, host: &str, flee
     rules.verdict(&only, host, fleet) == Verdict::Fleet
 }
 
-fn is_key(node: &Node) -> bool {
+pub(super) fn is_key(node: &Node) -> bool {
     node.scalar().is_some_and(|text| text.starts_with("age1") || text.starts_with("ssh-ed25519 "))
 }
 
@@ -374,6 +390,17 @@ fn spot(node: &Node) -> Item {
 /// A line without its comment.
 fn code(line: &str) -> &str {
     if line.trim_start().starts_with('#') { "" } else { line.split(" #").next().unwrap_or(line) }
+}
+
+/// Every key without an anchor in a list, with the list.
+fn nameless<'a>(node: &'a Node, found: &mut Vec<Definition<'a>>) {
+    for item in node.items().iter().filter(|item| item.anchor.is_none() && is_key(item)) {
+        found.push(Definition { node: item, home: Home::List(node) });
+    }
+    node.items()
+        .iter()
+        .chain(node.entries().iter().map(|(_, value)| value))
+        .for_each(|node| nameless(node, found));
 }
 
 /// Every node with an anchor, with what it is part of.

@@ -6,6 +6,7 @@
 //! and means what it says although today's sops reads it otherwise.
 
 mod edit;
+mod ours;
 mod select;
 mod splice;
 

@@ -1,0 +1,87 @@
+//! Which keys of `.sops.yaml` are a host's: by their anchor, or by a comment that is its name.
+
+use std::ops::Range;
+
+use fleet_core::Result;
+
+use super::{Fleet, Item, Rules, splice::Edits};
+use crate::yaml::{Data, Node};
+
+impl Rules {
+    /// Keys that a comment gives to `host`: `- age1… # host`, or the comment on the
+    /// line above. Only keys with a line of their own; a name or a comment that stands for another host goes first.
+    pub(super) fn keys_by_comment<'a>(&self, root: &'a Node, host: &str, fleet: &Fleet) -> Vec<&'a Node> {
+        let mut found = Vec::new();
+        elements(root, &mut found);
+        found.retain(|node| {
+            let other = |anchor| {
+                fleet.host_of(node.scalar().unwrap_or_default(), anchor).is_some_and(|name| name != host)
+            };
+            if other(node.anchor.as_deref()) || !self.first_on_its_line(node) {
+                return false;
+            }
+            match self.comment_behind(node) {
+                Some(comment) if comment == host => true,
+                behind => {
+                    !behind.is_some_and(|comment| other(Some(comment)))
+                        && self.named_above(node.start, host).is_some()
+                }
+            }
+        });
+        found
+    }
+
+    /// Takes an element out, with the line above it that says only whose it is.
+    pub(super) fn delete_of(&self, host: &str, list: &Node, item: &Item, edits: &mut Edits) -> Result<()> {
+        if let Some(comment) = self.named_above(item.start, host) {
+            edits.replace(comment, "");
+        }
+        self.delete(list, item, edits)
+    }
+
+    fn first_on_its_line(&self, node: &Node) -> bool {
+        let before = self.text[..node.start].rsplit('\n').next().unwrap_or_default().trim();
+        matches!(before, "" | "-") || before.ends_with(':')
+    }
+
+    /// The comment behind a key, where nothing else follows on its line.
+    fn comment_behind(&self, node: &Node) -> Option<&str> {
+        let line = self.text[node.end..].lines().next()?.trim_start();
+        comment(line.strip_prefix(',').unwrap_or(line).trim_start())
+    }
+
+    /// The comment on the line above the one that byte `at` is on, if it is exactly this host's name: its bytes from
+    /// the line break before it to the one behind it.
+    fn named_above(&self, at: usize, host: &str) -> Option<Range<usize>> {
+        let before = |text: &str| {
+            let rest = &text[..text.rfind('\n')?];
+            Some(rest.strip_suffix('\r').unwrap_or(rest).len())
+        };
+        let end = before(&self.text[..at])?;
+        let start = before(&self.text[..end])?;
+        (comment(self.text[start..end].trim()) == Some(host)).then_some(start..end)
+    }
+}
+
+fn comment(text: &str) -> Option<&str> {
+    text.strip_prefix('#').map(|rest| rest.trim_start_matches('#').trim())
+}
+
+/// Every single key that is an element of a list, and every one with a name.
+fn elements<'a>(node: &'a Node, found: &mut Vec<&'a Node>) {
+    let listed = matches!(node.data, Data::Seq(_));
+    let inner: Vec<&'a Node> = match &node.data {
+        Data::Seq(items) => items.iter().collect(),
+        Data::Map(entries) => entries.iter().map(|(_, value)| value).collect(),
+        Data::Scalar(..) | Data::Alias { .. } => return,
+    };
+    for node in inner {
+        if super::edit::is_key(node)
+            && (listed || node.anchor.is_some())
+            && node.scalar().is_some_and(|text| !text.contains(','))
+        {
+            found.push(node);
+        }
+        elements(node, found);
+    }
+}
