@@ -69,7 +69,10 @@ let
   nextVmid =
     start: end:
     let
-      free = filter (vmid: !(elem vmid allVmids)) (genList (i: start + i) (if end < start then 0 else end - start + 1));
+      # One of so many is free, however long the range is.
+      most = length allVmids + 1;
+      size = if end < start then 0 else end - start + 1;
+      free = filter (vmid: !(elem vmid allVmids)) (genList (i: start + i) (if size < most then size else most));
     in
     if free == [ ] then null else head free;
 

@@ -65,6 +65,30 @@ fn what_begins_with_an_underscore_is_no_host() {
     assert_eq!(hosts.hosts.iter().map(|host| host.name.as_str()).collect::<Vec<_>>(), ["web"]);
 }
 
+#[test]
+fn hosts_below_an_attribute_are_no_host() {
+    let text = "{\n  hosts = {\n    a = { user = \"me\"; };\n    b = { user = \"me\"; };\n  };\n}\n";
+    let (_dir, repo) = repo_with(&format!("{HEAD}}}\n"), text);
+    let message = Hosts::load(&repo, NixMode::Embedded).unwrap_err().chain();
+    assert!(message.contains("hosts.nix:2:3") && message.contains("is no host"), "{message}");
+    let (_dir, repo) =
+        repo_with(&format!("{HEAD}}}\n"), "{ a = { publicKey = null; user = null; }; b = { }; }");
+    let hosts = Hosts::load(&repo, NixMode::Embedded).unwrap();
+    assert_eq!((hosts.hosts.len(), &hosts.hosts[0].public_key), (2, &None));
+}
+
+#[test]
+fn white_space_that_nix_does_not_know_is_a_fault() {
+    for space in ["\u{c}", "\u{b}", "\u{a0}", "\u{2028}", "\u{85}", "\u{3000}"] {
+        let (_dir, repo) = repo_with(&format!("{HEAD}}}\n"), &format!("{{ a ={space}{{ }}; }}"));
+        let message = Hosts::load(&repo, NixMode::Embedded).unwrap_err().chain();
+        assert!(message.contains("hosts.nix:1:6") && message.contains("white space"), "{message}");
+    }
+    let text = "{\r\n\ta = { user = \"\u{a0}\"; /* \u{3000} */ }; # \u{2028}\n}";
+    let (_dir, repo) = repo_with(&format!("{HEAD}}}\n"), text);
+    Hosts::load(&repo, NixMode::Embedded).unwrap();
+}
+
 const HEAD: &str = "{ proxmox = { host = \"prom\"; defaultStorage = \"tank\"; };\n";
 
 #[test]

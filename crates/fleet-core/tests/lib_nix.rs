@@ -454,3 +454,15 @@ fn faults_are_faults_in_both() {
         assert_eq!(loads.is_ok(), at < rights, "{text}: {loads:?}");
     }
 }
+
+#[test]
+fn the_longest_range_is_looked_through_no_further_than_needed() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("definitions.nix");
+    let text = "vmidRanges.production = { start = 100; end = 999999999; }; managed.web.vmid = 100;";
+    std::fs::write(&file, definitions(text)).unwrap();
+    let expression =
+        "[ vms.suggestedVmid (vms.nextVmid 104 999999999) (vms.nextVmid 104 104) (vms.nextVmid 9 8) ]";
+    let Some(found) = by_nix(&file, expression) else { return };
+    assert_eq!(found, json!([101, 105, null, null]));
+}

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use fleet_core::{
     Kind,
-    nix::edit::{AuthorizedKeys, Change, NewHost, insert_host, remove_attr, remove_host, set_attr, verified},
+    nix::edit::{
+        AuthorizedKeys, Change, NewHost, apply, insert_host, remove_attr, remove_host, set_attr, verified,
+    },
 };
 
 const FILE: &str = "/fleet/hosts.nix";
@@ -293,4 +295,42 @@ fn a_change_beside_the_intended_one_is_caught() {
     let before = "rec { a = { user = \"x\"; }; b = { user = a.user; }; }";
     let after = set_attr(before, "a", "user", "y").unwrap();
     assert!(verified(before, &after, Path::new(FILE), &change).is_err());
+}
+
+#[test]
+fn keys_that_no_expression_gives_a_new_host_are_written_out() {
+    let insert = |text: &str| {
+        let change = Change::Insert { name: "web".to_owned(), host: small("web") };
+        apply(text, Path::new(FILE), &change).unwrap_or_else(|e| panic!("{}\n{text}", e.chain()))
+    };
+    for text in [
+        "{\n  a = {\n    authorizedKeys = [\n      \"k\" # laptop\n    ];\n  };\n}\n",
+        "let\n  common = { authorizedKeys = [ \"k\" ]; };\nin\n{\n  a = common // {\n    hostname = \"a\";\n  };\n}\n",
+        "let\n  d = { authorizedKeys = [ \"k\" ]; };\nin\n{\n  a = {\n    inherit (d) authorizedKeys;\n  };\n}\n",
+        "{\n  a = rec {\n    k = \"k\";\n    authorizedKeys = [ k ];\n  };\n}\n",
+        "{\n  a =\n    let\n      k = [ \"k\" ];\n    in\n    {\n      authorizedKeys = k;\n    };\n}\n",
+        "let\n  k = \"outer\";\nin\n{\n  a = rec {\n    k = \"k\";\n    authorizedKeys = [ k ];\n  };\n}\n",
+        // What both have, though neither has that list.
+        "{\n  a = {\n    authorizedKeys = [ \"a\" \"k\" ];\n  };\n  b = {\n    authorizedKeys = [ \"k\" \"b\" ];\n  };\n}\n",
+    ] {
+        let after = insert(text);
+        let plain = after.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(plain.contains("authorizedKeys = [ \"k\" ];"), "{after}");
+        assert_eq!(remove_host(&after, "web").unwrap(), text);
+    }
+    for text in [
+        "{\n  a = {\n    authorizedKeys = [ \"k1\" ];\n  };\n  b = {\n    authorizedKeys = [ \"k2\" ];\n  };\n}\n",
+        "{\n  a = {\n    user = \"a\";\n  };\n}\n",
+    ] {
+        assert_eq!(insert(text).matches("authorizedKeys").count(), text.matches("authorizedKeys").count());
+    }
+    let shared = "let\n  k = [ \"k\" ]; # ours\nin\n{\n  a = {\n    authorizedKeys = k;\n  };\n}\n";
+    assert_eq!(insert(shared).matches("authorizedKeys = k;").count(), 2);
+}
+
+#[test]
+fn a_function_of_the_files_own_stays() {
+    let text = "rec {\n  _host = name: { hostname = name; };\n  a = {\n    user = \"a\";\n  };\n}\n";
+    insert(text, "web", &small("web"));
+    set(text, "a", "publicKey", "k");
 }

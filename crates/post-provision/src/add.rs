@@ -233,13 +233,8 @@ pub fn plan(
         }
         None => {
             let new = new_host(repo, hosts, facts.vm, &line)?;
-            let after = edit::insert_host(&before, name, &new)?;
-            edit::verified(
-                &before,
-                &after,
-                &hosts_path,
-                &Change::Insert { name: name.to_owned(), host: new },
-            )?;
+            let change = Change::Insert { name: name.to_owned(), host: new };
+            let after = edit::apply(&before, &hosts_path, &change)?;
             planned.plan.text(&relative(&hosts_path), Some(&before), after, format!("new entry {name}"));
             hosts_after.hosts.push(Host { name: name.to_owned(), public_key: Some(line), ..Host::default() });
         }

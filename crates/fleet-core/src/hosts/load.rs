@@ -6,7 +6,8 @@ use super::{Host, Hosts};
 use crate::{
     Result, faults,
     nix::{
-        eval::{Data, Evaluated},
+        edit::ORDER,
+        eval::{Data, Evaluated, Value},
         reader::{Fields, Reader},
     },
 };
@@ -20,6 +21,13 @@ pub(super) fn load(evaluated: &Evaluated, file: &Path, base: &Path) -> Result<Ho
         // No machine's name begins with an underscore: `_proxmox = { … };` among the hosts is somebody's own.
         for attr in Reader::in_order(&top).into_iter().filter(|attr| !attr.name.starts_with('_')) {
             let Some(fields) = reader.fields(&attr.value, top.join(&attr.name), attr.key) else { continue };
+            if holds_hosts(&attr.value) {
+                let message = "is no host: it has none of a host's fields, only sets";
+                let help =
+                    "hosts stand at the top: { NAME = { user = …; }; }; a name of your own begins with `_`";
+                reader.add(attr.key, &fields.path, message, Some(help.to_owned()));
+                continue;
+            }
             hosts.push(host(&mut reader, &fields, &attr.name, &shown));
         }
     }
@@ -27,8 +35,20 @@ pub(super) fn load(evaluated: &Evaluated, file: &Path, base: &Path) -> Result<Ho
     Ok(Hosts { path: file.to_owned(), hosts })
 }
 
+/// Whether this is a set of sets (`hosts = { web = { … }; };`) and not a host.
+fn holds_hosts(value: &Value) -> bool {
+    let attrs = value.attrs().unwrap_or_default();
+    !attrs.is_empty()
+        && attrs
+            .iter()
+            .all(|attr| matches!(attr.value.data, Data::Attrs(_)) && !ORDER.contains(&attr.name.as_ref()))
+}
+
 fn host<'a>(reader: &mut Reader<'a>, fields: &Fields<'a>, name: &str, shown: &str) -> Host {
-    let mut text = |field: &str| reader.text(fields, field, "\"…\"").map(str::to_owned);
+    let is_null = |field: &str| fields.get(field).is_some_and(|attr| matches!(attr.value.data, Data::Null));
+    let mut text = |field: &str| {
+        if is_null(field) { None } else { reader.text(fields, field, "\"…\"").map(str::to_owned) }
+    };
     let mut host = Host {
         name: name.to_owned(),
         user: text("user"),

@@ -187,6 +187,15 @@ fn check_nesting(text: &str) -> Result<usize, SyntaxFault> {
             return Err(SyntaxFault::TooLong { start: u32::try_from(at).unwrap_or(u32::MAX) });
         }
         match kind {
+            K::TOKEN_WHITESPACE if foreign_space(token).is_some() => {
+                let (offset, space) = foreign_space(token).unwrap_or_default();
+                let place = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+                return Err(SyntaxFault::Wrong {
+                    message: format!("U+{:04X} is no white space in Nix", u32::from(space)),
+                    start: place(at + offset),
+                    end: place(at + offset + space.len_utf8()),
+                });
+            }
             K::TOKEN_WHITESPACE | K::TOKEN_COMMENT | K::TOKEN_STRING_CONTENT => {}
             K::TOKEN_L_BRACE | K::TOKEN_L_PAREN | K::TOKEN_L_BRACK | K::TOKEN_INTERPOL_START => {
                 open.push((kind == K::TOKEN_L_BRACK, 1));
@@ -224,6 +233,11 @@ fn check_nesting(text: &str) -> Result<usize, SyntaxFault> {
         at += token.len();
     }
     Ok(tokens)
+}
+
+/// The first character that rnix takes for white space and Nix does not, and its offset.
+fn foreign_space(token: &str) -> Option<(usize, char)> {
+    token.char_indices().find(|(_, c)| !matches!(c, ' ' | '\t' | '\r' | '\n'))
 }
 
 /// A node with its absolute offset.

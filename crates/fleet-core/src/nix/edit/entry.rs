@@ -13,9 +13,12 @@ use crate::{Error, Result};
 /// Who may log in on a new host.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum AuthorizedKeys {
-    /// The same expression as the other hosts have, or none where they have none.
+    /// The keys that the other hosts share: the list that most of them have, else what is in every list. By the same
+    /// expression as theirs where that means the same for a new host.
     #[default]
     SameAsOthers,
+    /// No list at all.
+    Nobody,
     /// These keys, one OpenSSH line each.
     List(Vec<String>),
 }
@@ -119,6 +122,7 @@ pub(super) fn host_entry<'l>(
     let keys = match &host.authorized_keys {
         // Where nobody has keys a new host has none either.
         AuthorizedKeys::SameAsOthers => shared_keys(text, others).map(Written::Text),
+        AuthorizedKeys::Nobody => None,
         AuthorizedKeys::List(keys) => Some(Written::List(keys.iter().map(|key| quote_string(key)).collect())),
     };
     attrs.extend(keys.map(|keys| ("authorizedKeys", keys)));

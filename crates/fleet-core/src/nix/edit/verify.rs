@@ -41,9 +41,27 @@ pub enum Change {
     },
 }
 
-/// The text of `file` after `change`, proven: exactly that value is different, and every other one the same.
+/// The text of `file` after `change`, proven: exactly that value is different, and every other one the same. Where the
+/// other hosts' expression for their keys means something else in a new host, the keys are written out.
 pub fn apply(before: &str, file: &Path, change: &Change) -> Result<String> {
-    prove(before, || super::changed(before, change), file, change)
+    let outcome = prove(before, || super::changed(before, change), file, change);
+    let (Change::Insert { name, host }, Err(_)) = (change, &outcome) else { return outcome };
+    if host.authorized_keys != AuthorizedKeys::SameAsOthers {
+        return outcome;
+    }
+    let Some(authorized_keys) = evaluate(before, file).ok().and_then(|old| written_out(&old)) else {
+        return outcome;
+    };
+    let written = Change::Insert { name: name.clone(), host: NewHost { authorized_keys, ..host.clone() } };
+    prove(before, || super::changed(before, &written), file, change).or(outcome)
+}
+
+/// The keys that the hosts share, one by one.
+fn written_out(hosts: &Value) -> Option<AuthorizedKeys> {
+    let Some(shared) = shared(hosts.attrs()?) else { return Some(AuthorizedKeys::Nobody) };
+    let Data::List(keys) = shared else { return None };
+    let keys: Option<Vec<String>> = keys.iter().map(|key| key.as_str().map(str::to_owned)).collect();
+    keys.map(AuthorizedKeys::List)
 }
 
 /// Evaluates `before` and `after` as the file `file` and checks that `change` is the whole difference.
@@ -66,7 +84,7 @@ fn prove(
     });
     let (new, after) = new?;
     let wanted = expected(&old?, file, change)?;
-    if same(&new, &wanted) {
+    if same_file(&new, &wanted) {
         return Ok(after);
     }
     Err(Error::failed(format!("the edit of {} would have changed something else too", file.display()))
@@ -89,6 +107,17 @@ pub(super) fn evaluate(text: &str, file: &Path) -> Result<Value> {
             })
         }
     }
+}
+
+/// Whether two files say the same of every host. What begins with an underscore is no host: a function that stands
+/// there, which no value can be compared with, may stay.
+fn same_file(a: &Value, b: &Value) -> bool {
+    let (Some(a), Some(b)) = (a.attrs(), b.attrs()) else { return same(a, b) };
+    let own = |a: &Attr, b: &Attr| {
+        a.name.starts_with('_') && matches!((&a.value.data, &b.value.data), (Data::Function, Data::Function))
+    };
+    a.len() == b.len()
+        && a.iter().zip(b).all(|(a, b)| a.name == b.name && (same(&a.value, &b.value) || own(a, b)))
 }
 
 /// Whether two values are the same, wherever they come from. Functions never are.
@@ -153,7 +182,8 @@ fn inserted(hosts: &[Attr], file: &Path, host: &NewHost) -> Data {
             let key = |key: &String| Value { data: Data::Str(key.as_str().into()), at: None };
             Some(Data::List(keys.iter().map(key).collect()))
         }
-        AuthorizedKeys::SameAsOthers => commonest(hosts),
+        AuthorizedKeys::SameAsOthers => shared(hosts),
+        AuthorizedKeys::Nobody => None,
     };
     // In the order of their names.
     let all = [
@@ -170,14 +200,26 @@ fn inserted(hosts: &[Attr], file: &Path, host: &NewHost) -> Data {
     Data::Attrs(all.into_iter().filter_map(|(name, data)| Some(attr(name, data?))).collect())
 }
 
-/// The list of keys that most hosts have.
-fn commonest(hosts: &[Attr]) -> Option<Data> {
-    let mut counts: Vec<(&Value, usize)> = Vec::new();
-    for keys in hosts.iter().filter_map(|host| host.value.get("authorizedKeys")) {
-        match counts.iter_mut().find(|(known, _)| same(known, &keys.value)) {
-            Some((_, count)) => *count += 1,
-            None => counts.push((&keys.value, 1)),
-        }
+/// The keys that the hosts share: the list that more than half of those with a list have, else the keys that are in
+/// every list that has any; `None` where there are none.
+fn shared(hosts: &[Attr]) -> Option<Data> {
+    let lists: Vec<&Value> = hosts
+        .iter()
+        .filter(|host| !host.name.starts_with('_'))
+        .filter_map(|host| host.value.get("authorizedKeys"))
+        .map(|attr| &attr.value)
+        .collect();
+    let times = |keys: &Value| lists.iter().filter(|other| same(keys, other)).count();
+    if let Some(common) = lists.iter().find(|keys| 2 * times(keys) > lists.len()) {
+        return Some(common.data.clone());
     }
-    counts.into_iter().rev().max_by_key(|(_, count)| *count).map(|(keys, _)| keys.data.clone())
+    let mut filled = lists.iter().filter_map(|keys| match &keys.data {
+        Data::List(keys) if !keys.is_empty() => Some(keys),
+        _ => None,
+    });
+    let mut shared: Vec<Value> = filled.next()?.to_vec();
+    for keys in filled {
+        shared.retain(|key| keys.iter().any(|other| same(key, other)));
+    }
+    (!shared.is_empty()).then(|| Data::List(shared.into()))
 }
