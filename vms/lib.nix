@@ -83,8 +83,32 @@ let
     else
       throw "no range '${range}' in vmidRanges (there are: ${concatStringsSep ", " (attrNames ranges)})";
 
-  # What to give a new VM.
-  suggestedVmid = if ranges ? production then nextVmidIn "production" else nextVmid 100 9999;
+  reservedRanges = [
+    "containers"
+    "templates"
+  ];
+  isReserved = vmid: builtins.any (range: ranges ? ${range} && within ranges.${range} vmid) reservedRanges;
+  # What to give a new VM: the first free VMID of `production`, else of the range for VMs that begins lowest, else from
+  # 100 on; none that is reserved or that no managed VM may have.
+  suggestedVmid =
+    let
+      names = filter (name: !(elem name reservedRanges)) (attrNames ranges);
+      lowest = foldl' (a: b: if ranges.${b}.start < ranges.${a}.start then b else a) (head names) names;
+      range =
+        if ranges ? production then
+          ranges.production
+        else if names == [ ] then
+          {
+            start = 100;
+            end = 9999;
+          }
+        else
+          ranges.${lowest};
+      end = if range.end < 9999 then range.end else 9999;
+      size = if end < range.start then 0 else end - range.start + 1;
+      free = filter (vmid: !(elem vmid allVmids || isReserved vmid)) (genList (i: range.start + i) size);
+    in
+    if free == [ ] then null else head free;
 
   # --- lookups -------------------------------------------------------------------------------------------------
 
@@ -478,10 +502,7 @@ let
       path = "managed.${name}";
       network = networkOf (vm.ip or null);
       gateway = addressOf (vm.gateway or null);
-      reserved = filter (range: ranges ? ${range} && isInt (vm.vmid or null) && within ranges.${range} vm.vmid) [
-        "containers"
-        "templates"
-      ];
+      reserved = filter (range: ranges ? ${range} && isInt (vm.vmid or null) && within ranges.${range} vm.vmid) reservedRanges;
     in
     fault path (!(isDnsName name)) "the name must be a DNS name"
     ++ fault path (elem name verbs) "provision-vm has a command of this name"

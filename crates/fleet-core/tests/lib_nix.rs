@@ -461,8 +461,39 @@ fn the_longest_range_is_looked_through_no_further_than_needed() {
     let file = dir.path().join("definitions.nix");
     let text = "vmidRanges.production = { start = 100; end = 999999999; }; managed.web.vmid = 100;";
     std::fs::write(&file, definitions(text)).unwrap();
-    let expression =
-        "[ vms.suggestedVmid (vms.nextVmid 104 999999999) (vms.nextVmid 104 104) (vms.nextVmid 9 8) ]";
+    let expression = "[ (vms.nextVmidIn \"production\") (vms.nextVmid 104 999999999) (vms.nextVmid 104 104) (vms.nextVmid 9 8) ]";
     let Some(found) = by_nix(&file, expression) else { return };
     assert_eq!(found, json!([101, 105, null, null]));
+}
+
+#[test]
+fn a_new_vm_is_offered_the_same_vmid_everywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("vms")).unwrap();
+    let file = dir.path().join("vms/definitions.nix");
+    std::fs::write(dir.path().join("hosts.nix"), "{ }").unwrap();
+    let range = |name: &str, start: u32, end: u32| {
+        format!("vmidRanges.{name} = {{ start = {start}; end = {end}; }};\n")
+    };
+    let cases = [
+        (String::new(), Some(100)),
+        (range("staging", 300, 399), Some(300)),
+        (range("staging", 300, 399) + &range("lab", 250, 260), Some(250)),
+        (range("production", 300, 399) + &range("lab", 250, 260), Some(300)),
+        (range("containers", 100, 199), Some(200)),
+        (range("containers", 100, 199) + &range("production", 150, 250), Some(200)),
+        (range("containers", 100, 199) + &range("staging", 150, 180), None),
+        (range("production", 20000, 20100), None),
+        (range("production", 9998, 999_999_999), Some(9998)),
+        (range("production", 104, 104), None),
+    ];
+    for (ranges, wanted) in cases {
+        let head = "proxmox = { host = \"prom\"; }; imported.doc1 = { vmid = 104; };";
+        std::fs::write(&file, format!("{{ {head} {ranges} }}")).unwrap();
+        let definitions = Definitions::load(&Repo::at(dir.path()).unwrap(), NixMode::Embedded).unwrap();
+        let offered = definitions.suggest_vmid(None, &Default::default()).ok().map(Vmid::get);
+        assert_eq!(offered, wanted, "{ranges}");
+        let Some(found) = by_nix(&file, "vms.suggestedVmid") else { continue };
+        assert_eq!(found, json!(wanted), "{ranges}");
+    }
 }

@@ -251,18 +251,32 @@ impl Definitions {
     }
 
     /// The lowest VMID that is neither in these definitions nor in `taken`: in the range of this name, or else in
-    /// the first range that managed VMs may use. Pass what the whole cluster has, containers included.
+    /// [`Definitions::range_for_vms`]. Pass what the whole cluster has, containers included.
     pub fn suggest_vmid(&self, range: Option<&str>, taken: &BTreeSet<Vmid>) -> Result<Vmid> {
-        let (start, end) = self.range(range)?;
-        self.suggest_vmid_between(start, end, taken)
+        let (start, end, any) = match range.map(|name| self.range(name)).transpose()? {
+            Some(range) => (range.start, range.end, rules::is_reserved(&range.name)),
+            None => {
+                let (start, end) = self.range_for_vms()?;
+                (start, end, false)
+            }
+        };
+        self.lowest(start, end, taken, any)
     }
 
-    /// As [`Definitions::suggest_vmid`], with bounds that are both included.
+    /// As [`Definitions::suggest_vmid`], with bounds that are both included. What is reserved for something else is
+    /// passed over, unless `start` is in it.
     pub fn suggest_vmid_between(&self, start: Vmid, end: Vmid, taken: &BTreeSet<Vmid>) -> Result<Vmid> {
+        self.lowest(start, end, taken, self.is_reserved(start))
+    }
+
+    /// The lowest free VMID; `any`: also one that is reserved.
+    fn lowest(&self, start: Vmid, end: Vmid, taken: &BTreeSet<Vmid>, any: bool) -> Result<Vmid> {
         let defined: BTreeSet<Vmid> = self.vmids().collect();
         (start.get()..=end.get())
             .filter_map(|number| Vmid::new(number).ok())
-            .find(|vmid| !defined.contains(vmid) && !taken.contains(vmid))
+            .find(|vmid| {
+                !defined.contains(vmid) && !taken.contains(vmid) && (any || !self.is_reserved(*vmid))
+            })
             .ok_or_else(|| {
                 Error::conflict(format!("no VMID is free from {start} to {end}")).hint(format!(
                     "widen a range under `vmidRanges` in {}, or give other bounds",
@@ -279,30 +293,47 @@ impl Definitions {
 
     /// The ranges that managed VMs may take their VMIDs from.
     pub fn ranges_for_vms(&self) -> impl Iterator<Item = &VmidRange> {
-        self.vmid_ranges.iter().filter(|range| !matches!(range.name.as_str(), "containers" | "templates"))
+        self.vmid_ranges.iter().filter(|range| !rules::is_reserved(&range.name))
     }
 
-    fn range(&self, name: Option<&str>) -> Result<(Vmid, Vmid)> {
-        let found = match name {
-            Some(name) => self.vmid_ranges.iter().find(|range| range.name == name),
-            None => self.ranges_for_vms().next(),
-        };
-        match (found, name) {
-            (Some(range), _) => Ok((range.start, range.end)),
-            (None, None) => Ok((Vmid::new(100)?, Vmid::new(9999)?)),
-            (None, Some(name)) => {
-                let names = self.vmid_ranges.iter().map(|range| range.name.as_str());
-                let error = Error::not_found(format!(
-                    "no VMID range '{}' in {}",
-                    name.escape_debug(),
-                    self.path.display()
-                ));
-                Err(match nearest(name, names) {
-                    Some(near) => error.hint(format!("did you mean '{near}'?")),
-                    None => error,
-                })
+    /// Where a new managed VM's VMID comes from: the range called `production`, else the range for VMs that begins
+    /// lowest, else 100 to 9999. From the first VMID that no reserved range has, to 9999 at most; an error where
+    /// there is none. `suggestedVmid` in `vms/lib.nix` says the same.
+    pub fn range_for_vms(&self) -> Result<(Vmid, Vmid)> {
+        let most = Vmid::new(9999)?;
+        let production = self.ranges_for_vms().find(|range| range.name == "production");
+        let range = production
+            .or_else(|| self.ranges_for_vms().min_by_key(|range| (range.start, range.name.as_str())));
+        let (start, end) = range.map_or((Vmid::new(100)?, most), |range| (range.start, range.end.min(most)));
+        let mut numbers = (start.get()..=end.get()).filter_map(|number| Vmid::new(number).ok());
+        let first = numbers.find(|vmid| !self.is_reserved(*vmid)).ok_or_else(|| {
+            let name = range.map_or("vmidRanges", |range| range.name.as_str());
+            Error::conflict(format!("no VMID of '{name}' may be a managed VM's"))
+                .now("these have VMIDs from 100 to 9999 that are in no range for something else")
+                .hint(format!("change `vmidRanges` in {}", self.path.display()))
+        })?;
+        Ok((first, end))
+    }
+
+    /// Whether a VMID is in a range that is for something other than managed VMs.
+    pub fn is_reserved(&self, vmid: Vmid) -> bool {
+        let mut ranges = self.vmid_ranges.iter().filter(|range| rules::is_reserved(&range.name));
+        ranges.any(|range| range.start <= vmid && vmid <= range.end)
+    }
+
+    fn range(&self, name: &str) -> Result<&VmidRange> {
+        self.vmid_ranges.iter().find(|range| range.name == name).ok_or_else(|| {
+            let names = self.vmid_ranges.iter().map(|range| range.name.as_str());
+            let error = Error::not_found(format!(
+                "no VMID range '{}' in {}",
+                name.escape_debug(),
+                self.path.display()
+            ));
+            match nearest(name, names) {
+                Some(near) => error.hint(format!("did you mean '{near}'?")),
+                None => error,
             }
-        }
+        })
     }
 
     /// What this VMID stands for.

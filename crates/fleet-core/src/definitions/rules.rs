@@ -11,6 +11,11 @@ use crate::nix::{eval::Data, reader::Reader, source::Span};
 /// Ranges that a managed VM may not take its VMID from.
 const RESERVED: &[(&str, &str)] = &[("containers", "containers"), ("templates", "templates")];
 
+/// Whether managed VMs leave a range of this name to others.
+pub(super) fn is_reserved(name: &str) -> bool {
+    RESERVED.iter().any(|(reserved, _)| *reserved == name)
+}
+
 /// Checks what can only be seen across entries.
 pub(super) fn across(reader: &mut Reader<'_>, defined: &[Defined<'_>], ranges: &[VmidRange]) {
     taken_twice(reader, defined);
@@ -31,7 +36,7 @@ pub(super) fn across(reader: &mut Reader<'_>, defined: &[Defined<'_>], ranges: &
 fn free_ranges(ranges: &[VmidRange]) -> String {
     let free: Vec<String> = ranges
         .iter()
-        .filter(|range| !RESERVED.iter().any(|(name, _)| *name == range.name))
+        .filter(|range| !is_reserved(&range.name))
         .map(|range| format!("{} to {} ({})", range.start, range.end, range.name))
         .collect();
     if free.is_empty() {

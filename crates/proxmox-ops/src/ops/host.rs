@@ -179,39 +179,32 @@ pub fn bridges(node: &Node, deadline: Deadline) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The lowest VMID from `start` to `end` that neither the definitions nor anything in the cluster has.
+/// The lowest VMID from `start` to `end` that neither the definitions nor anything in the cluster has, and that no range
+/// for something else has unless `start` is in one.
 pub fn next_vmid(definitions: &Definitions, resources: &[Resource], start: Vmid, end: Vmid) -> Result<Vmid> {
     if start > end {
         return Err(
             Error::usage(format!("the range {start} to {end} is empty")).hint("give the lower VMID first")
         );
     }
-    let taken: BTreeSet<u32> = definitions
-        .imported
-        .iter()
-        .map(|vm| vm.vmid)
-        .chain(definitions.managed.iter().map(|vm| vm.vmid))
-        .chain(definitions.template.iter().map(|t| t.vmid))
-        .chain(resources.iter().map(|r| r.vmid))
-        .map(Vmid::get)
-        .collect();
-    let free = (start.get()..=end.get()).find(|number| !taken.contains(number));
-    match free {
-        Some(number) => Vmid::new(number),
-        None => Err(Error::conflict(format!("no VMID from {start} to {end} is free"))
-            .hint("give another range: proxmox-ops next-vmid START END")),
-    }
+    let taken: BTreeSet<Vmid> = resources.iter().map(|resource| resource.vmid).collect();
+    definitions
+        .suggest_vmid_between(start, end, &taken)
+        .map_err(|error| error.hint("give another range: proxmox-ops next-vmid START END"))
 }
 
 /// The range to look for a free VMID in: what was given, else the default one. A start beyond the default range
 /// goes on to the end of its own range, or of its thousand.
 pub fn range(definitions: &Definitions, start: Option<Vmid>, end: Option<Vmid>) -> Result<(Vmid, Vmid)> {
-    let (first, last) = default_range(definitions)?;
-    let start = start.unwrap_or(first);
-    let end = match end {
-        Some(end) => end,
-        None if start <= last => last,
-        None => match definitions.vmid_ranges.iter().find(|r| r.start <= start && start <= r.end) {
+    let (start, last) = match start {
+        None => definitions.range_for_vms().map(|(first, last)| (first, Some(last)))?,
+        // Also where no VMID is for VMs: somebody may look for a container's.
+        Some(start) => (start, definitions.range_for_vms().ok().map(|(_, last)| last)),
+    };
+    let end = match (end, last) {
+        (Some(end), _) => end,
+        (None, Some(last)) if start <= last && !definitions.is_reserved(start) => last,
+        (None, _) => match definitions.vmid_ranges.iter().find(|r| r.start <= start && start <= r.end) {
             Some(range) => range.end,
             None => Vmid::new((start.get() / 1000 * 1000 + 999).min(999_999_999))?,
         },
@@ -222,14 +215,6 @@ pub fn range(definitions: &Definitions, start: Option<Vmid>, end: Option<Vmid>) 
             .hint("give the lower VMID first"));
     }
     Ok((start, end))
-}
-
-/// Where new VMs' VMIDs come from: the range called `production`, else 100 to 999.
-fn default_range(definitions: &Definitions) -> Result<(Vmid, Vmid)> {
-    match definitions.vmid_ranges.iter().find(|range| range.name == "production") {
-        Some(range) => Ok((range.start, range.end)),
-        None => Ok((Vmid::new(100)?, Vmid::new(999)?)),
-    }
 }
 
 #[cfg(test)]
@@ -274,6 +259,6 @@ mod tests {
             next_vmid(&definitions, &[], vmid(104), vmid(103)).unwrap_err().kind(),
             fleet_core::Kind::Usage
         );
-        assert_eq!(default_range(&definitions).unwrap(), (vmid(100), vmid(119)));
+        assert_eq!(range(&definitions, None, None).unwrap(), (vmid(100), vmid(119)));
     }
 }

@@ -11,9 +11,9 @@ use crate::{
 /// Print the lowest VMID that neither the definitions nor anything in the cluster has
 #[derive(Debug, Args)]
 pub struct NextVmid {
-    /// First VMID to consider [default: the definitions' range `production`, else 100]
+    /// First VMID to consider [default: the definitions' range `production`, else the first for VMs, else 100]
     start: Option<Vmid>,
-    /// Last VMID to consider [default: the end of that range, else 999]
+    /// Last VMID to consider [default: the end of that range, else 9999]
     end: Option<Vmid>,
 }
 
