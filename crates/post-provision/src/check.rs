@@ -1,6 +1,6 @@
 //! `post-provision-vm secrets` and `inventory`: what people edit by hand brought in line, or only looked at.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use fleet_core::{
@@ -63,6 +63,7 @@ struct Answer<'a> {
 struct Checked<'a> {
     fresh: usize,
     differs: &'a [secrets::Difference],
+    ungoverned: &'a [&'a Path],
     warnings: &'a [String],
 }
 
@@ -80,14 +81,14 @@ impl Secrets {
             let mut warnings = Vec::new();
             let found = secrets::find(&repo, &path, &rules, &mut warnings)?;
             let differs = secrets::differences(&found, &rules);
-            warnings.extend(
-                secrets::ungoverned(&found).map(|path| format!("{}: no rule governs it", path.display())),
-            );
+            let ungoverned: Vec<&Path> = secrets::ungoverned(&found).map(PathBuf::as_path).collect();
+            warnings.extend(ungoverned.iter().map(|path| format!("{}: no rule governs it", path.display())));
             warnings.iter().for_each(|warning| ui.warn(warning));
-            let fresh = found.len() - differs.len();
-            ui.answer(&Checked { fresh, differs: &differs, warnings: &warnings }, || {
-                differs.iter().map(secrets::Difference::describe).collect()
-            })?;
+            let fresh = found.len() - differs.len() - ungoverned.len();
+            ui.answer(
+                &Checked { fresh, differs: &differs, ungoverned: &ungoverned, warnings: &warnings },
+                || differs.iter().map(secrets::Difference::describe).collect(),
+            )?;
             if differs.is_empty() {
                 ui.done(format!("All secrets open for whom their rules name: {fresh}"));
                 return Ok(());

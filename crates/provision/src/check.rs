@@ -1,5 +1,7 @@
 //! `provision-vm check`: the whole repository, offline. For a pre-commit hook and a flake check.
 
+use std::path::PathBuf;
+
 use fleet_core::{
     Error, Kind, Result,
     faults::{self, Fault},
@@ -22,26 +24,32 @@ struct Inventory {
 struct Secrets {
     fresh: usize,
     differs: Vec<serde_json::Value>,
+    /// Encrypted files that no rule governs.
+    #[serde(default)]
+    ungoverned: Vec<PathBuf>,
     #[serde(default)]
     warnings: Vec<String>,
 }
 
-/// Runs the verb: definitions, hosts and host directories; then, where these are valid, the sops rules with the
-/// secrets they govern, and the inventory. Every fault is in the one error; exit code 0 or 1.
+/// Runs the verb: definitions, hosts and host directories, the sops rules with the secrets they govern and, where the
+/// definitions and the hosts can be read, the inventory. Every fault is in the one error; exit code 0 or 1.
 pub fn run(cli: &Cli) -> Result<()> {
     let ui = cli.common.ui();
     let repo = cli.common.repo("provision-vm --repo DIR check")?;
     let tools = Tools::find(cli, &repo)?;
     let report = validate::repository(&repo, cli.common.nix);
     let mut found = report.faults;
-    if let (Some(definitions), Some(hosts), true) = (&report.definitions, &report.hosts, found.is_empty()) {
+    let models = report.definitions.as_ref().zip(report.hosts.as_ref());
+    if let (Some((definitions, hosts)), true) = (models, found.is_empty()) {
         ui.done(format!(
             "Definitions: {} managed, {} imported; {} hosts",
             definitions.managed.len(),
             definitions.imported.len(),
             hosts.hosts.len()
         ));
-        found.extend(secrets(&tools, &repo, ui));
+    }
+    found.extend(secrets(&tools, &repo, ui));
+    if models.is_some() {
         found.extend(inventory(&tools, &repo, ui));
     }
     faults::check("the fleet repository", found).map_err(|error| error.with_kind(Kind::Failed))?;
@@ -55,6 +63,14 @@ fn secrets(tools: &Tools, repo: &Repo, ui: Ui) -> Option<Fault> {
     let rules = repo.sops_rules()?;
     let fault = |message: String| Fault::new(&rules, repo.root(), None, "", message);
     match tools.ask_post_provision::<Secrets>(&["secrets", "--check"]) {
+        Ok(answer) if answer.differs.is_empty() && !answer.ungoverned.is_empty() => {
+            let (first, more) = (answer.ungoverned[0].display(), answer.ungoverned.len() - 1);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            Some(
+                fault(format!("no rule governs {first}{more}"))
+                    .help("give it a rule that names who may read it, or take the file away"),
+            )
+        }
         Ok(answer) if answer.differs.is_empty() => {
             for warning in &answer.warnings {
                 ui.warn(warning);

@@ -52,6 +52,25 @@ fn broken_rules_are_a_fault() {
 }
 
 #[test]
+fn faults_of_every_file_are_told_in_one_run() {
+    let bench = Bench::new();
+    bench.fleet.edit("vms/definitions.nix", "cores = ", "coress = ");
+    bench.fleet.edit("secrets/.sops.yaml", "creation_rules:", "creation_rules: [");
+    let seen = check(&bench);
+    assert!(seen.starts_with("exit code: 1\n"), "{seen}");
+    assert!(seen.contains("coress") && seen.contains("secrets/.sops.yaml"), "{seen}");
+}
+
+#[test]
+fn secrets_that_no_rule_governs_are_a_fault() {
+    let bench = Bench::new();
+    bench.fleet.edit("secrets/.sops.yaml", "creation_rules:", "creation_rules: []\nold_rules:");
+    let seen = check(&bench);
+    assert!(seen.starts_with("exit code: 1\n"), "{seen}");
+    assert!(seen.contains("no rule governs secrets/"), "{seen}");
+}
+
+#[test]
 fn options_may_stand_before_the_verb() {
     let bench = Bench::new();
     let output = bench.run(&["--json", "--quiet", "check"]);
