@@ -153,7 +153,7 @@ struct Disk<'a> {
     storage: &'a StorageId,
 }
 
-/// The disks of the definition: the one that boots, and the further ones.
+/// The disks of the definition: the one that boots, and the further ones, by their slots.
 fn defined_disks<'a>(vm: &'a ManagedVm, settled: &Settings) -> Vec<Disk<'a>> {
     let boot = settings::boot_disk(settled).map(|(slot, _)| Disk {
         slot: slot.to_string(),
@@ -170,8 +170,25 @@ fn defined_disks<'a>(vm: &'a ManagedVm, settled: &Settings) -> Vec<Disk<'a>> {
     boot.into_iter().chain(further).collect()
 }
 
+/// Whether every further disk of the definition has its like on the VM. Further disks have no names, only an order: where
+/// one is missing or larger than defined, the list may have been changed before its end, or somebody may have added a
+/// disk by hand, and which one is meant nobody can tell.
+fn further_disks_match(vm: &ManagedVm, settled: &Settings) -> bool {
+    settings::slots(vm, settled).iter().all(|(slot, disk)| {
+        let there = settled.get(slot).filter(|there| !settings::is_cdrom(there));
+        let storage = disk.storage.as_ref().unwrap_or(&vm.storage).as_str();
+        let largest = DiskSize::from_bytes(disk.size.gib_ceil() << 30);
+        there.is_some_and(|there| {
+            there.split_once(':').is_some_and(|(on, _)| on == storage)
+                && settings::size(there).is_some_and(|is| is <= largest)
+        })
+    })
+}
+
 fn disks(vm: &ManagedVm, settled: &Settings) -> Vec<Difference> {
     let mut fields = Vec::new();
+    let boot = settings::boot_disk(settled).map(|(slot, _)| slot.to_string());
+    let all = further_disks_match(vm, settled);
     for Disk { slot, size, largest, storage } in defined_disks(vm, settled) {
         let Some(there) = settled.get(&slot) else {
             let defined = format!("{size} on {storage}");
@@ -179,7 +196,19 @@ fn disks(vm: &ManagedVm, settled: &Settings) -> Vec<Difference> {
             fields.push(Difference::left(slot, String::new(), defined, how));
             continue;
         };
+        if settings::is_cdrom(there) {
+            let how = format!("{slot} is a CD-ROM drive: the definition's disk has no place there");
+            fields.push(Difference::left(slot, there.clone(), format!("{size} on {storage}"), how));
+            continue;
+        }
         match settings::size(there) {
+            Some(is) if is < size && !all && boot.as_ref() != Some(&slot) => {
+                let how = format!(
+                    "proxmox-ops resize {} {slot} {size}   # if {slot} is the one that is meant: the VM's further disks are not those of the definition",
+                    vm.name
+                );
+                fields.push(Difference::left(slot.clone(), is.to_string(), size.to_string(), how));
+            }
             Some(is) if is < size => {
                 fields.push(Difference::applied(slot.clone(), is.to_string(), size.to_string()));
             }
@@ -200,9 +229,15 @@ fn disks(vm: &ManagedVm, settled: &Settings) -> Vec<Difference> {
     fields
 }
 
-/// The disks that are smaller than defined, and the sizes that they get.
+/// The disks that are smaller than defined, and the sizes that they get; of the further ones only where each has its
+/// like, for growing the wrong one can not be undone.
 pub fn growth(vm: &ManagedVm, settled: &Settings) -> Vec<(DiskSlot, DiskSize)> {
+    let boot = settings::boot_disk(settled).map(|(slot, _)| slot.to_string());
+    let all = further_disks_match(vm, settled);
     let grows = |disk: Disk<'_>| {
+        if !all && boot.as_ref() != Some(&disk.slot) {
+            return None;
+        }
         let is = settings::size(settled.get(&disk.slot)?)?;
         (is < disk.size).then_some((disk.slot.parse().ok()?, disk.size))
     };
@@ -327,6 +362,40 @@ mod tests {
         now.insert("scsi2".into(), "nvmeprom:110/vm-110-disk-2.qcow2,size=4096M".into());
         assert_eq!(shown(&vm, &now, &Settings::new()), ["scsi2: 4G -> 8G"]);
         assert_eq!(growth(&vm, &now), [("scsi2".parse().unwrap(), "8G".parse().unwrap())]);
+    }
+
+    #[test]
+    fn a_further_disk_grows_only_where_none_is_another() {
+        let mut vm = defined();
+        let disk =
+            |size: &str| fleet_core::definitions::FurtherDisk { size: size.parse().unwrap(), storage: None };
+        let mut now = same();
+        now.insert("scsi1".into(), "nvmeprom:110/vm-110-disk-1.qcow2,size=10G".into());
+        // One was put before it: its slot is the other's now.
+        vm.disks = vec![disk("50G"), disk("10G")];
+        let resize = "  proxmox-ops resize test-automation scsi1 50G   # if scsi1 is the one that is meant: the VM's further disks are not those of the definition";
+        let create = "  proxmox-ops create-disk test-automation 10G nvmeprom scsi2";
+        assert_eq!(
+            shown(&vm, &now, &Settings::new()),
+            [
+                "scsi1: 10G -> 50G (not by `apply`)",
+                resize,
+                "scsi2: (not set) -> 10G on nvmeprom (not by `apply`)",
+                create,
+            ]
+        );
+        assert_eq!(growth(&vm, &now), []);
+        // Put in another order.
+        now.insert("scsi2".into(), "nvmeprom:110/vm-110-disk-2.qcow2,size=50G".into());
+        assert_eq!(growth(&vm, &now), []);
+        // Somebody's, on another storage.
+        vm.disks = vec![disk("50G")];
+        now.insert("scsi1".into(), "slow:vm-110-disk-1,size=10G".into());
+        assert_eq!(growth(&vm, &now), []);
+        // cloud-init's drive.
+        now.insert("scsi1".into(), "nvmeprom:vm-110-cloudinit,media=cdrom,size=4M".into());
+        assert_eq!(growth(&vm, &now), []);
+        assert!(shown(&vm, &now, &Settings::new()).concat().contains("scsi1 is a CD-ROM drive"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use fleet_core::{
     Error, Result,
     definitions::ManagedVm,
     protocol::{NodeRoom, Resource, VmConfig},
-    types::{NodeName, StorageId},
+    types::{DiskSize, NodeName, StorageId},
 };
 
 pub use self::run::Places;
@@ -45,9 +45,11 @@ pub struct Others<'a> {
     pub avoided: &'a [NodeName],
 }
 
-/// The bytes that a VM's disks take, by storage. A linked clone's first disk holds only what it changes.
-fn needs(vm: &ManagedVm) -> BTreeMap<&StorageId, u64> {
-    let mut needs = BTreeMap::from([(&vm.storage, if vm.linked_clone { 0 } else { vm.disk.bytes() })]);
+/// How many bytes the VM's disks may take on each storage. A linked clone's boot disk holds only what it changes;
+/// the disk of a template (`template` is its size) that is larger than defined keeps its size.
+pub fn needs(vm: &ManagedVm, template: Option<DiskSize>) -> BTreeMap<&StorageId, u64> {
+    let boot = if vm.linked_clone { 0 } else { template.map_or(vm.disk, |size| size.max(vm.disk)).bytes() };
+    let mut needs = BTreeMap::from([(&vm.storage, boot)]);
     for disk in &vm.disks {
         *needs.entry(disk.storage.as_ref().unwrap_or(&vm.storage)).or_default() += disk.size.bytes();
     }
@@ -144,7 +146,7 @@ fn candidate<'a>(
         }
     }
     let mut left = u64::MAX;
-    for (name, bytes) in needs(vm) {
+    for (name, bytes) in needs(vm, None) {
         let Some(storage) = room.storages.iter().find(|s| s.storage == *name) else {
             return Err(format!("it has no storage '{name}'"));
         };
@@ -156,13 +158,13 @@ fn candidate<'a>(
         }
         let Some(free) = storage.available else { continue };
         let also = others.planned.iter().filter(|(_, on)| storage.shared || *on == room.node);
-        let taken: u64 = also.filter_map(|(other, _)| needs(other).get(name).copied()).sum();
+        let taken: u64 = also.filter_map(|(other, _)| needs(other, None).get(name).copied()).sum();
         let free = free.saturating_sub(taken);
         if free < bytes {
             return Err(format!(
                 "storage '{name}' has {} GiB free, the disks need {}",
                 free >> 30,
-                fleet_core::types::DiskSize::from_bytes(bytes)
+                DiskSize::from_bytes(bytes)
             ));
         }
         left = left.min(free - bytes);

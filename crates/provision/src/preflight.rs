@@ -15,7 +15,7 @@ use fleet_core::{
 pub(crate) use self::files::would_change;
 use crate::{
     build,
-    cli::{Cli, Integrate},
+    cli::{Cli, Integrate, OnFailure},
     host_key::PrivateDir,
     install,
     login::{self, Login, Places},
@@ -109,6 +109,12 @@ pub(crate) fn look(
     let Run { cli, repo, tools, .. } = *run;
     let mut faults = Faults::default();
     tools.missing().for_each(|fault| faults.add(fault));
+    if cli.on_failure == OnFailure::Destroy && vm.protection {
+        faults.add(
+            Error::usage("--on-failure destroy can not remove a VM that its definition protects")
+                .hint(format!("leave it out, or take `protection = true` out of managed.{}", vm.name)),
+        );
+    }
     let install = installs(cli, vm);
     if vm.install == Install::Image {
         faults.keep(build::image_possible(cli.build_on, cli.no_install));

@@ -188,10 +188,18 @@ pub fn cloudinit_drive(settings: &Settings) -> Option<&str> {
         .map(|(name, _)| name.as_str())
 }
 
+/// Whether a drive's setting is one of a CD-ROM drive, such as cloud-init's.
+pub fn is_cdrom(value: &str) -> bool {
+    value.split(',').any(|part| part == "media=cdrom" || part.contains("cloudinit"))
+}
+
 /// Whether a setting of this name holds a volume: a drive, or the firmware's.
 pub fn is_volume(name: &str) -> bool {
     is_drive(name) || matches!(name, "efidisk0" | "tpmstate0")
 }
+
+/// The bridge that Proxmox's installer makes: where a VM is whose definition and template name none.
+pub const USUAL_BRIDGE: &str = "vmbr0";
 
 /// The request that changes these settings.
 pub fn configure(vmid: Vmid, settings: Settings) -> Op {
@@ -226,7 +234,7 @@ pub fn net0(vm: &ManagedVm, current: Option<&str>) -> Option<String> {
             .map(|part| part.split_once('=').unwrap_or((part, "")))
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect(),
-        None => vec![("virtio".to_owned(), String::new()), ("bridge".to_owned(), "vmbr0".to_owned())],
+        None => vec![("virtio".to_owned(), String::new()), ("bridge".to_owned(), USUAL_BRIDGE.to_owned())],
     };
     let mut set = |name: &str, value: String| match parts.iter_mut().find(|(n, _)| n == name) {
         Some((_, old)) => *old = value,

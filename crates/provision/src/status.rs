@@ -186,7 +186,7 @@ fn secrets(vm: &ManagedVm, repo: &Repo, tools: &Tools, key: &PublicKey) -> Secre
             .and_then(|file| std::fs::write(file.path(), format!("{key}\n")).map(|()| file))
             .map_err(|e| fleet_core::Error::failed("can not write a temporary file").caused_by(e))?;
         let path = file.path().to_string_lossy().into_owned();
-        tools.ask_post_provision(&[vm.name.as_str(), "--dry-run", "--host-key", &path])
+        tools.ask_post_provision(&["--dry-run", "--host-key", &path, "--", vm.name.as_str()])
     };
     match ask() {
         Ok(Answer { rewrapped }) if rewrapped.is_empty() => Secrets::Open,

@@ -411,6 +411,29 @@ fn an_image_that_the_node_has_no_room_for_is_not_sent() {
     assert_eq!(bench.sim.changes(), [] as [String; 0]);
     let left = std::fs::read_dir(bench.sim.node().file("/var/tmp")).map_or(0, Iterator::count);
     assert_eq!(left, 0, "an image is on the node");
+    // The VM is in the fleet by then. Who wants nothing to stay finds it taken out again, although there was no VM.
+    let before = bench.fleet.git(&["rev-parse", "HEAD^{tree}"]).unwrap();
+    assert!(bench.fleet.read("hosts.nix").contains("test-automation = {"));
+    bench.fleet.git(&["reset", "--hard", "-q", "HEAD~1"]).unwrap();
+    assert_ne!(bench.fleet.git(&["rev-parse", "HEAD^{tree}"]).unwrap(), before);
+    let output = bench.run(&["test-automation", "--yes", "--on-failure", "destroy"]);
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(1), "{seen}");
+    assert!(seen.contains("this run made no VM 110\n"), "{seen}");
+    assert!(!bench.fleet.read("hosts.nix").contains("test-automation = {"), "{seen}");
+    assert_eq!(bench.fleet.status(), "");
+}
+
+#[test]
+fn what_the_definition_protects_no_run_promises_to_remove() {
+    let bench = Bench::new();
+    let definition = "nixosConfig = \"test-automation\";";
+    bench.fleet.edit("vms/definitions.nix", definition, &format!("{definition} protection = true;"));
+    let output = bench.run(&["test-automation", "--yes", "--on-failure", "destroy"]);
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(2), "{seen}");
+    assert!(seen.contains("can not remove a VM that its definition protects"), "{seen}");
+    assert_eq!(bench.sim.changes(), [] as [String; 0]);
 }
 
 /// The image of a larger disk would be imported as it is: it is refused before it is sent, and where the layout says

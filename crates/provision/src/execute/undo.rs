@@ -26,15 +26,23 @@ pub fn failed(job: &Job<'_>, made: Option<&Marker>, known: bool, error: Error) -
     let Some(marker) = made else {
         return keep(error.now(format!("VM {} was there before this run: it is kept", job.vm.vmid)));
     };
-    match undo(job, marker, known) {
+    let error = match undo(job, marker) {
         Ok(true) => error.now(format!("VM {} '{name}', which this run made, is removed again", job.vm.vmid)),
         Ok(false) => error.now(format!("this run made no VM {}", job.vm.vmid)),
-        Err(why) => keep(error.now(format!("what this run made could not be removed: {}", why.chain()))),
+        Err(why) => {
+            return keep(error.now(format!("what this run made could not be removed: {}", why.chain())));
+        }
+    };
+    match leave(job, known) {
+        Ok(()) => error,
+        Err(why) => error
+            .now(format!("'{name}' could not be taken out of the fleet again: {}", why.chain()))
+            .hint(format!("post-provision-vm remove {name}")),
     }
 }
 
-/// Removes the VM with exactly this marker, and takes out of the fleet what this run took in. Whether there was one.
-fn undo(job: &Job<'_>, marker: &Marker, known: bool) -> Result<bool> {
+/// Removes the VM with exactly this marker. Whether there was one.
+fn undo(job: &Job<'_>, marker: &Marker) -> Result<bool> {
     // The old conversation may be what failed.
     let mut session = job.tools.session()?;
     let there = world::existing(&mut session, job.vm.vmid)?;
@@ -48,15 +56,19 @@ fn undo(job: &Job<'_>, marker: &Marker, known: bool) -> Result<bool> {
         return Ok(false);
     }
     job.ui.step("Removing what this run made...");
-    let name = job.vm.name.as_str();
     let destroy = Op::Destroy { vmid: job.vm.vmid, marker: marker.clone(), stop: true };
     job.change(&mut session, destroy, limit::CHANGE)?;
     state::forget(&job.vm.name, job.vm.vmid);
-    if job.journal.took().iter().any(|(step, _)| *step == Step::Integrate) {
-        let remove = job.tools.post_provision().args(["remove", name, "--yes"]);
-        run(job, &if known { remove } else { remove.arg("--from-hosts") })?;
-    }
     Ok(true)
+}
+
+/// Takes out of the fleet what this run took in, whatever there was of the VM by then.
+fn leave(job: &Job<'_>, known: bool) -> Result<()> {
+    if !job.journal.took().iter().any(|(step, _)| *step == Step::Integrate) {
+        return Ok(());
+    }
+    let remove = job.tools.post_provision().args(["remove", job.vm.name.as_str(), "--yes"]);
+    run(job, &if known { remove } else { remove.arg("--from-hosts") })
 }
 
 fn run(job: &Job<'_>, command: &Command) -> Result<()> {

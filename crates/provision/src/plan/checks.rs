@@ -1,6 +1,6 @@
 //! What the node and the cluster must have for a VM.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::net::IpAddr;
 
 use fleet_core::{
     Error,
@@ -10,7 +10,7 @@ use fleet_core::{
 };
 
 use super::{Boots, conflict, fixed_address};
-use crate::{place, preflight::Faults, world::World};
+use crate::{place, preflight::Faults, settings, world::World};
 
 /// Memory that kexec and the installer need, in MiB (nixos-anywhere's own documentation: 1.5 GB, swap does not
 /// count).
@@ -50,11 +50,12 @@ pub(super) fn add(
             warnings.extend(little_room(vm, place, target));
         }
         match (template, &world.template) {
-            (None, _) => {}
+            (None, _) => found.extend(image_fault(vm, install)),
             (Some(template), None) => found.push(no_template(template, world)),
             (Some(template), Some(config)) => {
                 found.extend(template_fault(template, config, install));
-                found.extend(target.and_then(|target| template_place(template, config, target, world)));
+                found.extend(target.and_then(|target| template_place(vm, template, config, target, world)));
+                found.extend(taken_slots(vm, template, config));
                 warnings.extend(secure_boot(template, config, install));
             }
         }
@@ -119,9 +120,10 @@ fn bridge(vm: &ManagedVm, target: &NodeName, world: &World) -> Option<Error> {
         let card = world.template.as_ref()?.settings.get("net0")?;
         card.split(',').find_map(|part| part.strip_prefix("bridge="))
     };
-    let (bridge, whose) = match &vm.bridge {
-        Some(bridge) => (bridge.as_str(), ""),
-        None => (of_template()?, ", which the template's network card is on,"),
+    let (bridge, whose) = match (&vm.bridge, of_template()) {
+        (Some(bridge), _) => (bridge.as_str(), ""),
+        (None, Some(bridge)) => (bridge, ", which the template's network card is on,"),
+        (None, None) => (settings::USUAL_BRIDGE, ", which the VM is on where nothing names another,"),
     };
     (!bridges.iter().any(|b| b == bridge)).then(|| {
         Error::failed(format!(
@@ -215,6 +217,29 @@ fn template_fault(template: Vmid, config: &VmConfig, install: Option<Boots>) -> 
     )
 }
 
+/// A VM that starts from an image is made to boot by UEFI.
+fn image_fault(vm: &ManagedVm, install: Option<Boots>) -> Option<Error> {
+    (vm.install == Install::Image && install == Some(Boots::Bios)).then(|| {
+        Error::failed(
+            "a VM made of an image boots by UEFI, but the host's disko.nix lays out a BIOS boot partition and no ESP: it would never boot",
+        )
+        .hint(format!("lay out an ESP in hosts/{}/disko.nix; `provision-vm new` writes such a layout", vm.name))
+    })
+}
+
+/// Where the VM's further disks go, the template must have nothing.
+fn taken_slots(vm: &ManagedVm, template: Vmid, config: &VmConfig) -> Option<Error> {
+    let (slot, there) = settings::slots(vm, &config.settings)
+        .into_iter()
+        .find_map(|(slot, _)| config.settings.get(&slot).map(|there| (slot, there)))?;
+    Some(
+        Error::failed(format!(
+            "a further disk of the definition goes to {slot}, and template {template} has {there} there"
+        ))
+        .hint(format!("take {slot} out of the template, or `disks` out of managed.{}", vm.name)),
+    )
+}
+
 fn secure_boot(template: Vmid, config: &VmConfig, install: Option<Boots>) -> Option<String> {
     let keys = config.settings.get("efidisk0")?.split(',').any(|part| part == "pre-enrolled-keys=1");
     (keys && matches!(install, Some(Boots::Uefi | Boots::Any))).then(|| {
@@ -225,13 +250,30 @@ fn secure_boot(template: Vmid, config: &VmConfig, install: Option<Boots>) -> Opt
     })
 }
 
-/// A template on another node can only be cloned from where its disks can be read.
-fn template_place(template: Vmid, config: &VmConfig, target: &NodeName, world: &World) -> Option<Error> {
+/// A template on another node is cloned there, and handed over: on storages that both nodes have.
+fn template_place(
+    vm: &ManagedVm,
+    template: Vmid,
+    config: &VmConfig,
+    target: &NodeName,
+    world: &World,
+) -> Option<Error> {
     if config.node == *target {
         return None;
     }
     let shared = |name: &str| world.storages.iter().any(|s| s.storage.as_str() == name && s.shared);
-    let local = place::template_storages(config).into_iter().find(|name| !shared(name))?;
+    let Some(local) = place::template_storages(config).into_iter().find(|name| !shared(name)) else {
+        return (!vm.linked_clone && !shared(vm.storage.as_str())).then(|| {
+            Error::failed(format!(
+                "template {template} is on node {}, and storage '{}' is not shared: node {} can not clone onto it for node {target}",
+                config.node, vm.storage, config.node
+            ))
+            .hint(format!(
+                "make a template on node {target} too, or give managed.{} a shared storage",
+                vm.name
+            ))
+        });
+    };
     Some(
         Error::failed(format!(
             "template {template} is on node {}, its storage '{local}' is not shared: node {target} can not clone it",
@@ -243,18 +285,14 @@ fn template_place(template: Vmid, config: &VmConfig, target: &NodeName, world: &
 
 /// Every storage that disks go to: there, for images, with room for all of them.
 fn storages(vm: &ManagedVm, world: &World) -> Vec<Error> {
-    let mut needs: BTreeMap<&StorageId, u64> = BTreeMap::new();
-    *needs.entry(&vm.storage).or_default() += vm.disk.bytes();
-    for disk in &vm.disks {
-        *needs.entry(disk.storage.as_ref().unwrap_or(&vm.storage)).or_default() += disk.size.bytes();
-    }
-    needs
+    let template = world.template.as_ref().and_then(|config| settings::boot_disk(&config.settings));
+    place::needs(vm, template.map(|(_, size)| size))
         .into_iter()
-        .filter_map(|(name, bytes)| storage(name, bytes, vm.linked_clone, &world.storages))
+        .filter_map(|(name, bytes)| storage(name, bytes, &world.storages))
         .collect()
 }
 
-fn storage(name: &StorageId, bytes: u64, linked: bool, storages: &[Storage]) -> Option<Error> {
+fn storage(name: &StorageId, bytes: u64, storages: &[Storage]) -> Option<Error> {
     let images = |s: &&Storage| s.active && s.content.iter().any(|c| c == "images");
     let Some(storage) = storages.iter().find(|s| s.storage == *name) else {
         let fit: Vec<&str> = storages.iter().filter(images).map(|s| s.storage.as_str()).collect();
@@ -273,8 +311,7 @@ fn storage(name: &StorageId, bytes: u64, linked: bool, storages: &[Storage]) -> 
         )));
     }
     let free = storage.available?;
-    // A linked clone holds only what it changes.
-    (!linked && free < bytes).then(|| {
+    (free < bytes).then(|| {
         Error::failed(format!(
             "storage '{name}' has {} GiB free, the disk needs {}",
             free >> 30,

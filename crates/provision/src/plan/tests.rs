@@ -232,6 +232,67 @@ fn a_template_on_another_node_must_be_on_shared_storage() {
     assert!(error.message().contains("is on node prom2, its storage 'nvmeprom' is not shared"), "{error}");
     world.storages[0].shared = true;
     plan_of(&vm(), &[], &world, true, Boots::Uefi).unwrap();
+    // The clone is made where the template is, and handed over.
+    world.storages.push(serde_json::from_value(json!({"storage": "fast", "type": "lvmthin", "content": ["images"], "active": true, "shared": false})).unwrap());
+    let mut vm = vm();
+    vm.storage = "fast".parse().unwrap();
+    let error = plan_of(&vm, &[], &world, true, Boots::Uefi).unwrap_err();
+    assert!(error.message().contains("is on node prom2, and storage 'fast' is not shared"), "{error}");
+    world.template.as_mut().unwrap().node = "prom".parse().unwrap();
+    plan_of(&vm, &[], &world, true, Boots::Uefi).unwrap();
+}
+
+#[test]
+fn the_template_has_nothing_where_further_disks_go() {
+    let mut world = world();
+    let template = world.template.as_mut().unwrap();
+    template.settings.insert("scsi1".into(), "nvmeprom:vm-9002-cloudinit,media=cdrom".into());
+    let mut vm = vm();
+    plan_of(&vm, &[], &world, true, Boots::Uefi).unwrap();
+    vm.disks = vec![fleet_core::definitions::FurtherDisk { size: "8G".parse().unwrap(), storage: None }];
+    let error = plan_of(&vm, &[], &world, true, Boots::Uefi).unwrap_err();
+    assert!(
+        error.message().contains("goes to scsi1, and template 9002 has nvmeprom:vm-9002-cloudinit"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_vm_of_an_image_boots_by_uefi_and_has_a_bridge() {
+    let mut vm = vm();
+    vm.install = Install::Image;
+    let mut world = world();
+    world.template = None;
+    world.bridges = Some(vec!["vmbr7".into()]);
+    let mut faults = Faults::default();
+    plan(&vm, None, &[], &world, true, Boots::Bios, &mut faults).unwrap();
+    let error = faults.check("test-automation").unwrap_err();
+    assert!(
+        error.facts()[0]
+            .contains("bridge 'vmbr0', which the VM is on where nothing names another, does not exist"),
+        "{error:?}"
+    );
+    assert!(error.facts()[1].contains("made of an image boots by UEFI"), "{error:?}");
+}
+
+#[test]
+fn a_template_that_is_larger_than_the_disk_needs_its_own_size() {
+    let mut world = world();
+    world
+        .template
+        .as_mut()
+        .unwrap()
+        .settings
+        .insert("scsi0".into(), "nvmeprom:base-9002-disk-0,size=600G".into());
+    let error = plan_of(&vm(), &[], &world, true, Boots::Uefi).unwrap_err();
+    assert!(error.message().contains("has 500 GiB free, the disk needs 600G"), "{error}");
+    let mut linked = vm();
+    linked.linked_clone = true;
+    plan_of(&linked, &[], &world, true, Boots::Uefi).unwrap();
+    // Its further disks are whole ones.
+    linked.disks =
+        vec![fleet_core::definitions::FurtherDisk { size: "501G".parse().unwrap(), storage: None }];
+    assert!(plan_of(&linked, &[], &world, true, Boots::Uefi).is_err());
 }
 
 #[test]

@@ -130,7 +130,7 @@ pub(super) fn can_integrate(repo: &Repo, tools: &Tools, vm: &ManagedVm, private:
     let (_, public) = host_key::pair("example")?;
     let file = private.write("example.pub", format!("{public}\n").as_bytes(), 0o600)?;
     let file = file.to_string_lossy();
-    let args = [vm.name.as_str(), "--dry-run", "--rotate", "--host-key", &file];
+    let args = ["--dry-run", "--rotate", "--host-key", &file, "--", vm.name.as_str()];
     would_change(repo, tools, &args, "taking the VM into the fleet")
 }
 

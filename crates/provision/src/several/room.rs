@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use fleet_core::Error;
 
 use super::Found;
-use crate::plan::Origin;
+use crate::{place, plan::Origin};
 
 /// What one VM needs.
 #[derive(Debug, Clone)]
@@ -21,20 +21,18 @@ struct Need {
 
 /// The VMs that do not fit any more after the ones before them.
 pub(super) fn faults(ready: &Found<'_>) -> Vec<(usize, Error)> {
-    let needs = ready.iter().filter_map(|(at, prepared)| {
-        let storage = match &prepared.plan().origin {
-            Origin::Clone(clone) => clone.storage.as_ref()?,
-            Origin::Create(request) => &request.storage,
-            Origin::Continue(_) => return None,
-        };
-        let found = prepared.storages().iter().find(|s| s.storage == *storage);
-        Some(Need {
-            at: *at,
-            name: prepared.vm.name.to_string(),
-            node: found.filter(|s| !s.shared).and_then(|s| Some(s.node.as_ref()?.to_string())),
-            storage: storage.to_string(),
-            bytes: prepared.vm.disk.bytes(),
-            free: found.and_then(|storage| storage.available),
+    let needs = ready.iter().filter(|(_, prepared)| !matches!(prepared.plan().origin, Origin::Continue(_)));
+    let needs = needs.flat_map(|(at, prepared)| {
+        place::needs(&prepared.vm, None).into_iter().map(move |(storage, bytes)| {
+            let found = prepared.storages().iter().find(|s| s.storage == *storage);
+            Need {
+                at: *at,
+                name: prepared.vm.name.to_string(),
+                node: found.filter(|s| !s.shared).and_then(|s| Some(s.node.as_ref()?.to_string())),
+                storage: storage.to_string(),
+                bytes,
+                free: found.and_then(|storage| storage.available),
+            }
         })
     });
     too_much(needs)
