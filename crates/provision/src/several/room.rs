@@ -23,7 +23,7 @@ struct Need {
 pub(super) fn faults(ready: &Found<'_>) -> Vec<(usize, Error)> {
     let needs = ready.iter().filter(|(_, prepared)| !matches!(prepared.plan().origin, Origin::Continue(_)));
     let needs = needs.flat_map(|(at, prepared)| {
-        place::needs(&prepared.vm, None).into_iter().map(move |(storage, bytes)| {
+        place::needs(prepared.vm, None).into_iter().map(move |(storage, bytes)| {
             let found = prepared.storages().iter().find(|s| s.storage == *storage);
             Need {
                 at: *at,
