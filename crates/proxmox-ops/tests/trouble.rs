@@ -464,3 +464,21 @@ fn waiting_ends() {
     assert_eq!(ran.code, 5);
     assert!(ran.err.contains("VM 110 has no address: it is stopped"), "{}", ran.err);
 }
+
+#[test]
+fn a_command_whose_end_was_told_in_a_lost_answer_has_not_failed() {
+    let bench = Bench::new();
+    bench.clone_110();
+    bench.ok(&["start", "110"]);
+    bench.ok(&["host-key", "110", "--timeout", "20"]);
+    // Slow enough that the command has ended when the only answer is given that tells so.
+    bench.sim.inject(Fault::Slow { path: "exec-status".to_owned(), by: Duration::from_millis(300) });
+    bench.sim.inject(Fault::DropLinkAt {
+        method: "GET".to_owned(),
+        path: "exec-status".to_owned(),
+        done: true,
+    });
+    let ran = bench.run(&["exec", "110", "--", "hostname"]);
+    assert!(matches!(ran.code, 0 | 7), "{}: {}", ran.code, ran.err);
+    assert_eq!(ran.out.is_empty(), ran.code == 7);
+}

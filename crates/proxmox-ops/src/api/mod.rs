@@ -12,10 +12,10 @@ pub mod wire;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeSet,
+    collections::BTreeMap,
     rc::Rc,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use fleet_core::{
@@ -41,6 +41,8 @@ use crate::relay;
 pub const PORT: u16 = 85;
 /// How long one answer may take; the longest known are writes that wait 10 s for a lock.
 const ANSWER: Duration = Duration::from_secs(45);
+/// How long a VM that was seen to be ours is believed to be it: the requests of one step, no more.
+const PROVEN: Duration = Duration::from_secs(5);
 /// How often a read that got no answer is sent again.
 const REPEATS: usize = 2;
 
@@ -60,8 +62,8 @@ pub struct Client {
     auth: Login,
     connection: RefCell<Option<Connection>>,
     relays: Cell<bool>,
-    /// VMs that were seen to be who the definitions say they are.
-    proven: RefCell<BTreeSet<Vmid>>,
+    /// VMs that were seen to be who the definitions say they are, and when.
+    proven: RefCell<BTreeMap<Vmid, Instant>>,
     ui: Ui,
 }
 
@@ -117,6 +119,21 @@ impl Client {
         data_of(what, &self.read(what, path, query, deadline)?)
     }
 
+    /// Reads what may be told only once: a lost answer is an error at once, and nothing is asked again.
+    pub fn get_once(
+        &self,
+        what: &str,
+        path: &str,
+        query: &[(&str, &str)],
+        deadline: Deadline,
+    ) -> Result<Value> {
+        let deadline = deadline.at_most(ANSWER);
+        match self.exchange("GET", &with_query(path, query), None, what, deadline)? {
+            Ok(answer) => data_of(what, &answer),
+            Err(lost) => Err(no_answer(what, &lost, deadline)),
+        }
+    }
+
     /// Reads, and gives the whole body of a good answer as it came, for what is too long to be taken apart at once.
     pub fn get_body(
         &self,
@@ -170,7 +187,7 @@ impl Client {
         let made = call.makes() || permit.operation() == Operation::Create;
         let Some(name) = permit.name().filter(|_| !made) else { return Ok(()) };
         let vmid = permit.vmid();
-        if self.proven.borrow().contains(&vmid) {
+        if self.proven.borrow().get(&vmid).is_some_and(|seen| seen.elapsed() < PROVEN) {
             return Ok(());
         }
         let path = call.vm_path("/config");
@@ -178,7 +195,7 @@ impl Client {
         let text = |key: &str| config.get(key).and_then(Value::as_str);
         let marker = text("description").and_then(Marker::find).filter(|marker| marker.vmid == vmid);
         if guard::is_the(name, text("name"), marker.as_ref()) {
-            self.proven.borrow_mut().insert(vmid);
+            self.proven.borrow_mut().insert(vmid, Instant::now());
             return Ok(());
         }
         // A clone that is still being written has neither, and may be anybody's. The node would let some changes wait
@@ -208,9 +225,10 @@ impl Client {
                 permit.vmid()
             )));
         }
+        let form = encode::form(call.params());
+        check_length(call, &form)?;
         self.prove_ours(permit, call, deadline)?;
         self.ui.detail(format!("{call}"));
-        let form = encode::form(call.params());
         let deadline = deadline.at_most(ANSWER);
         let mut left = 3;
         loop {
@@ -342,6 +360,22 @@ impl Client {
     }
 }
 
+/// Refuses what the daemon could not read in one piece.
+fn check_length(call: &Call, form: &str) -> Result<()> {
+    if form.len() <= wire::MAX_FORM {
+        return Ok(());
+    }
+    let error = Error::usage(format!("can not {}: the request is too long for the node's API", call.what()))
+        .now(format!("it has {} bytes, {} at most", form.len(), wire::MAX_FORM))
+        .now("nothing was changed");
+    let keys = call.params().iter().any(|(key, _)| key == "sshkeys");
+    Err(if keys {
+        error.hint("give it fewer SSH keys, or ed25519 keys in place of RSA ones: they are a sixth as long")
+    } else {
+        error
+    })
+}
+
 fn with_query(path: &str, query: &[(&str, &str)]) -> String {
     if query.is_empty() { path.to_owned() } else { format!("{path}?{}", encode::form(query)) }
 }
@@ -370,4 +404,33 @@ fn data_of(what: &str, answer: &Answer) -> Result<Value> {
     let mut body: Value = serde_json::from_slice(&answer.body)
         .map_err(|e| Error::failed(format!("can not {what}: the node's answer is no JSON")).caused_by(e))?;
     Ok(body.get_mut("data").map(Value::take).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_a_vm_is_is_not_believed_for_the_life_of_a_session() {
+        use crate::testing::{Fake, definitions, node};
+        use serde_json::json;
+        let (path, post) = ("/nodes/prom/qemu/110/config", json!({"data": null}));
+        let fake = Fake::new()
+            .get(path, json!({"name": "web"}))
+            .get(path, json!({"name": "stranger"}))
+            .on("POST", path, 200, post);
+        let (node, definitions, vmid) = (node(&fake), definitions(), Vmid::new(110).unwrap());
+        let permit = fleet_core::guard::Guard::new(&definitions, None)
+            .permit(vmid, Operation::Change, "change")
+            .unwrap();
+        let call = Call::configure(&permit, &"prom".parse().unwrap(), [("cores", "2")], &[], None);
+        let send = || node.api.send(&permit, &call, Deadline::secs(5));
+        send().unwrap();
+        // One look is enough for the requests of one step.
+        send().unwrap();
+        let earlier = Instant::now().checked_sub(PROVEN).unwrap();
+        node.api.proven.borrow_mut().insert(vmid, earlier);
+        assert_eq!(send().unwrap_err().kind(), Kind::Refused);
+        assert_eq!((fake.requests("GET"), fake.requests("POST")), (2, 2));
+    }
 }

@@ -23,6 +23,8 @@ use ureq::{
 
 /// Longest request, head and body: one packet of an SSH channel, less room for what surrounds it.
 pub const MAX_REQUEST: usize = 32 * 1024 - 256;
+/// Longest form in such a request: what its head takes, ticket and all, is left out.
+pub const MAX_FORM: usize = MAX_REQUEST - 2048;
 /// Longest answer that is read (a log, a list of ten thousand VMs).
 const MAX_ANSWER: u64 = 64 << 20;
 /// The daemon closes a connection that was idle for 5 s; one idle for this long is not used again.

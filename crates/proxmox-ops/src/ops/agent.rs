@@ -124,11 +124,11 @@ impl Ended {
     }
 }
 
-/// How a command ended, if it has. It can be asked only once after that.
-pub fn exec_status(node: &Node, vmid: Vmid, pid: u64, deadline: Deadline) -> Result<Option<Ended>> {
+/// How a command ended, if it has. The agent tells the end once only, and then forgets the process.
+fn exec_status(node: &Node, vmid: Vmid, pid: u64, deadline: Deadline) -> Result<Option<Ended>> {
     let path = vm_path(node.name(deadline)?, vmid, "/agent/exec-status");
     let what = format!("ask how the command in VM {vmid} ended");
-    let data = node.api.get(&what, &path, &[("pid", &pid.to_string())], deadline)?;
+    let data = node.api.get_once(&what, &path, &[("pid", &pid.to_string())], deadline)?;
     if !truth(data.get("exited")) {
         return Ok(None);
     }
@@ -137,15 +137,27 @@ pub fn exec_status(node: &Node, vmid: Vmid, pid: u64, deadline: Deadline) -> Res
     })
 }
 
-/// Runs a command in a VM and waits for its end.
+/// How many lost answers in a row are borne with before nothing more is asked.
+const LOST: usize = 3;
+
+/// Runs a command in a VM and waits for its end. Once it was started, an end that could not be learnt is
+/// [`Kind::OutcomeUnknown`]: an answer that was lost may have been the only one that told it.
 pub fn run(cluster: &Cluster, permit: &Permit, words: &[String], deadline: Deadline) -> Result<Ended> {
     let vmid = permit.vmid();
     let pid = cluster.on(vmid, |node| exec(node, permit, words, deadline))?;
     let mut pause = Duration::from_millis(20);
+    let mut lost: Option<Error> = None;
+    let mut losses = 0;
     loop {
         let short = deadline.at_most(Duration::from_secs(30));
-        if let Some(ended) = cluster.on(vmid, |node| exec_status(node, vmid, pid, short))? {
-            return Ok(ended);
+        match cluster.on(vmid, |node| exec_status(node, vmid, pid, short)) {
+            Ok(Some(ended)) => return Ok(ended),
+            // It had not ended yet, so no lost answer told of its end.
+            Ok(None) => (lost, losses) = (None, 0),
+            Err(e) if is_lost(&e) && losses + 1 < LOST && !deadline.passed() => {
+                (lost, losses) = (Some(e), losses + 1);
+            }
+            Err(e) => return Err(unknown_end(e, lost, vmid, pid)),
         }
         let goes_on = |e: Error| e.now(format!("it goes on in VM {vmid} as process {pid}"));
         fleet_core::interrupt::check().map_err(goes_on)?;
@@ -153,6 +165,31 @@ pub fn run(cluster: &Cluster, permit: &Permit, words: &[String], deadline: Deadl
         deadline.sleep(pause);
         pause = (pause * 3 / 2).min(Duration::from_millis(500));
     }
+}
+
+/// Whether no answer came.
+fn is_lost(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Unreachable | Kind::DeadlinePassed)
+}
+
+/// A command that was started, whose end nobody can tell any more.
+fn unknown_end(error: Error, lost: Option<Error>, vmid: Vmid, pid: u64) -> Error {
+    let forgotten = error.message().contains("does not exist");
+    let error = match error.kind() {
+        Kind::Interrupted | Kind::DeadlinePassed => error,
+        _ => error.with_kind(Kind::OutcomeUnknown),
+    };
+    let error = error.now(format!("it was started in VM {vmid}, as process {pid}"));
+    let error = match (forgotten, lost) {
+        (true, Some(lost)) => {
+            error.now(format!("it has ended; how was in an answer that was lost: {}", lost.message()))
+        }
+        (true, None) => {
+            error.now("the guest agent does not know it any more: was it, or the VM, started anew?")
+        }
+        (false, _) => error.now("whether it goes on or has ended, and how, is not known"),
+    };
+    error.hint(format!("see what it did before it is run again: proxmox-ops exec {vmid} -- ps -fp {pid}"))
 }
 
 fn hinted(error: Error, vmid: Vmid) -> Error {
@@ -195,7 +232,7 @@ fn checked(content: &str, what: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Fake, node};
+    use crate::testing::{Fake, alone, node, permit};
     use serde_json::json;
 
     const READ: &str = "/nodes/prom/qemu/110/agent/file-read";
@@ -230,5 +267,42 @@ mod tests {
         assert_eq!(ask(&fake, 0).unwrap_err().kind(), Kind::NotFound);
         let fake = self::fake().get(READ, json!({"content": "-----BEGIN OPENSSH PRIVATE KEY-----"}));
         assert_eq!(ask(&fake, 5).unwrap_err().kind(), Kind::Failed);
+    }
+
+    const STATUS: &str = "/nodes/prom/qemu/110/agent/exec-status";
+
+    fn run_it(fake: Fake) -> Result<Ended> {
+        let fake = fake.on("POST", "/nodes/prom/qemu/110/agent/exec", 200, json!({"data": {"pid": 71}}));
+        run(&alone(&fake), &permit(110), &["true".to_owned()], Deadline::secs(20))
+    }
+
+    #[test]
+    fn an_end_that_was_told_in_a_lost_answer_is_unknown_and_no_failure() {
+        let gone = json!({"message": "Agent error: PID ld does not exist\n"});
+        let error = run_it(fake().drops("GET", STATUS).on("GET", STATUS, 500, gone.clone())).unwrap_err();
+        assert_eq!(error.kind(), Kind::OutcomeUnknown);
+        assert!(error.facts()[0].contains("process 71"), "{error:?}");
+        assert!(
+            error.facts()[1].starts_with("it has ended; how was in an answer that was lost"),
+            "{error:?}"
+        );
+        // An agent that was started anew knows it no more either.
+        let error =
+            run_it(fake().get(STATUS, json!({"exited": 0})).on("GET", STATUS, 500, gone)).unwrap_err();
+        assert_eq!(error.kind(), Kind::OutcomeUnknown);
+        // Nobody answers any more.
+        let error = run_it(fake().drops("GET", STATUS)).unwrap_err();
+        assert_eq!(error.kind(), Kind::OutcomeUnknown);
+        assert!(error.facts()[0].contains("process 71"), "{error:?}");
+    }
+
+    #[test]
+    fn an_answer_that_was_lost_before_the_end_does_no_harm() {
+        let fake = fake()
+            .drops("GET", STATUS)
+            .get(STATUS, json!({"exited": false}))
+            .drops("GET", STATUS)
+            .get(STATUS, json!({"exited": 1, "exitcode": 3}));
+        assert_eq!(run_it(fake).unwrap().exitcode, Some(3));
     }
 }

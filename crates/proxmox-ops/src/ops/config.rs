@@ -94,7 +94,12 @@ pub fn change(
     for _ in 0..CHANGED_BETWEEN {
         let pairs = settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         let call = Call::configure(permit, &name, pairs, delete, Some(digest.unwrap_or(&before.digest)));
-        let mut done = || Ok(unlike(&look()?, &settings, delete).is_empty());
+        let mut done = || {
+            let now = look()?;
+            // A password is never shown: only a configuration that is another one tells that it may be there.
+            let told = !settings.contains_key("cipassword") || now.digest != before.digest;
+            Ok(told && unlike(&now, &settings, delete).is_empty())
+        };
         let allocated = settings.values().filter_map(|value| allocates(value));
         let mut turns = queue::turns(&name, allocated, deadline, progress)?;
         let subject = ("qmconfig", vmid, &name);
@@ -338,6 +343,33 @@ mod tests {
         lost(json!({"digest": "d", "cores": 2, "scsi1": "nvmeprom:vm-110-disk-1,size=20G"})).unwrap();
         let error = lost(json!({"digest": "d", "cores": 1})).unwrap_err();
         assert_eq!(error.kind(), Kind::OutcomeUnknown);
+    }
+
+    #[test]
+    fn a_password_whose_answer_was_lost_is_set_only_if_something_was() {
+        let lost = |after: &str| {
+            let fake = fake()
+                .drops("POST", CONFIG)
+                .get(CONFIG, json!({"digest": "d1", "cipassword": "**********"}))
+                .get(CONFIG, json!({"digest": after, "cipassword": "**********"}))
+                .get("/nodes/prom/tasks", json!([]));
+            let asked = settings(&[("cipassword", "new")]);
+            change(&node(&fake), &permit(110), &asked, &[], None, Deadline::secs(5), &mut |_| {})
+        };
+        lost("d2").unwrap();
+        assert_eq!(lost("d1").unwrap_err().kind(), Kind::OutcomeUnknown);
+    }
+
+    #[test]
+    fn more_keys_than_a_request_takes_are_a_usage_error() {
+        let fake = fake().get(CONFIG, json!({"digest": "d1"}));
+        let keys = format!("ssh-rsa {} me@x\n", "A".repeat(540)).repeat(60);
+        let asked = settings(&[("sshkeys", &keys)]);
+        let error = change(&node(&fake), &permit(110), &asked, &[], None, Deadline::secs(5), &mut |_| {});
+        let error = error.unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage, "{error:?}");
+        assert!(error.hints()[0].contains("fewer SSH keys"), "{error:?}");
+        assert_eq!(fake.requests("POST"), 0);
     }
 
     #[test]

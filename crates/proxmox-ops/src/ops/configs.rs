@@ -20,6 +20,9 @@ use crate::{api::encode, node::Node};
 /// Every line of every configuration, with the file that it is in before it.
 const COMMAND: &str = "grep -asH '' /etc/pve/nodes/*/qemu-server/*.conf /etc/pve/nodes/*/lxc/*.conf";
 
+/// What the API gives in place of a password.
+const MASKED: &str = "**********";
+
 /// Reads them all. An account that may not read the files gets what the API gives of this node's VMs.
 pub fn all(node: &Node, deadline: Deadline) -> Result<Vec<ClusterConfig>> {
     let output = node.api.transport().exec(COMMAND, b"", deadline)?;
@@ -93,7 +96,9 @@ fn take(config: &mut ClusterConfig, section: &mut Section, line: &str) {
         }
         description.push_str(&text);
     } else if let Some((key, value)) = line.split_once(':') {
-        let value = encode::plain_setting(key, &value.trim().into());
+        // The file has its hash, which the API shows to nobody.
+        let value = if key.trim() == "cipassword" { MASKED } else { value.trim() };
+        let value = encode::plain_setting(key, &value.into());
         settings.insert(key.trim().to_owned(), value);
     }
 }
@@ -119,11 +124,13 @@ mod tests {
 /etc/pve/nodes/prom/qemu-server/110.conf:#fleet-vm%3A name=web vmid=110 nonce=0123456789abcdef0123456789abcdef
 /etc/pve/nodes/prom/qemu-server/110.conf:#50%25 of the load
 /etc/pve/nodes/prom/qemu-server/110.conf:cores: 2
+/etc/pve/nodes/prom/qemu-server/110.conf:cipassword: $5$salt$hash
 /etc/pve/nodes/prom/qemu-server/110.conf:net0: virtio=BC:24:11:00:00:01,bridge=vmbr0
 /etc/pve/nodes/prom/qemu-server/110.conf:sshkeys: ssh-ed25519%20AAAA%20me%0A
 /etc/pve/nodes/prom/qemu-server/110.conf:
 /etc/pve/nodes/prom/qemu-server/110.conf:[PENDING]
 /etc/pve/nodes/prom/qemu-server/110.conf:cores: 4
+/etc/pve/nodes/prom/qemu-server/110.conf:cipassword: $5$salt$newhash
 /etc/pve/nodes/prom/qemu-server/110.conf:
 /etc/pve/nodes/prom/qemu-server/110.conf:[before]
 /etc/pve/nodes/prom/qemu-server/110.conf:#a snapshot
@@ -141,6 +148,7 @@ mod tests {
         assert_eq!(vm.marker.as_ref().unwrap().name.as_str(), "web");
         assert!(vm.settings["description"].ends_with("\n50% of the load"), "{vm:?}");
         assert_eq!((vm.settings["cores"].as_str(), vm.pending["cores"].as_str()), ("2", "4"));
+        assert_eq!((vm.settings["cipassword"].as_str(), vm.pending["cipassword"].as_str()), (MASKED, MASKED));
         assert_eq!(vm.settings["sshkeys"], "ssh-ed25519 AAAA me\n");
         assert_eq!((container.vmid.get(), container.kind), (201, ResourceKind::Lxc));
         assert_eq!(container.macs, ["BC:24:11:00:00:02".parse::<MacAddr>().unwrap()]);

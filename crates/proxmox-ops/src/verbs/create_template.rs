@@ -109,7 +109,7 @@ impl CreateTemplate {
             return cx.show(&[create, Call::template(&permit, &node)]);
         }
         let cluster = cx.connect()?;
-        let deadline = self.options.deadline();
+        let mut deadline = self.options.deadline();
         match template::look(&cluster, &permit, &recipe.name, deadline)? {
             Found::Ready => {
                 let text = format!("VM {vmid} is a fitting template already");
@@ -127,6 +127,8 @@ impl CreateTemplate {
                 };
                 if let Some(uploaded) = &uploaded {
                     recipe.image.clone_from(&uploaded.path);
+                    // How long sending took depends on the line here, and has limits of its own.
+                    deadline = self.options.deadline();
                 }
                 cx.ui.step(format!("Creating VM {vmid} '{}' from the image...", recipe.name));
                 let made = template::create(&node, &permit, &recipe, deadline, &mut cx.progress());
