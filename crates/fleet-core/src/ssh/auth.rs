@@ -188,7 +188,10 @@ impl Login<'_> {
             return Ok(false);
         }
         for _ in 0..3 {
+            let left = self.deadline.left();
             let passphrase = ui::ask_secret(&format!("Passphrase for {name}: "))?;
+            // How long a person takes is not counted.
+            self.deadline = Deadline::after(left);
             if passphrase.is_empty() {
                 self.story.push(format!("{name}: no passphrase was given"));
                 return Ok(false);

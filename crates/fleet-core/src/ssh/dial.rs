@@ -77,7 +77,7 @@ pub(super) fn bridged(mut stream: Box<dyn Stream>) -> Result<Way> {
 }
 
 /// `ssh -W` through the last of the jump hosts, which gets the others as its own `-J`.
-fn jump(jumps: &str, settings: &Settings) -> Result<Command> {
+pub(super) fn jump(jumps: &str, settings: &Settings) -> Result<Command> {
     let (others, last) = match jumps.rsplit_once(',') {
         Some((others, last)) => (Some(others), last),
         None => (None, jumps),
@@ -88,7 +88,9 @@ fn jump(jumps: &str, settings: &Settings) -> Result<Command> {
         None => (None, last),
     };
     let host = HostPort::parse(host).map_err(|e| e.context("ProxyJump in the ssh configuration"))?;
-    let mut command = Command::new("ssh");
+    // The connection is ssh's own: it is who has to notice a peer that is dead (and cut, which ends ours).
+    let alive = ["-oServerAliveInterval=10", "-oServerAliveCountMax=3"];
+    let mut command = Command::new("ssh").args(alive);
     if let Some(config) = &settings.ssh_config {
         command = command.arg("-F").arg(config);
     }

@@ -68,7 +68,7 @@ impl Session {
         let env = Environment::from_process();
         let settings = Settings::resolve(target, &env, deadline)?;
         let expected = Expected::prepare(&target.host_key, &settings, ui)?;
-        let (_, key) = greet((&settings, None), &expected, target, &env, ui, deadline)?;
+        let (_, key, _) = greet((&settings, None), &expected, target, &env, ui, deadline)?;
         Ok(key.line())
     }
 
@@ -163,12 +163,13 @@ fn establish(
     ui: Ui,
     deadline: Deadline,
 ) -> Result<(Arc<Link>, PublicKey)> {
-    let (link, key) = greet(way, expected, target, env, ui, deadline)?;
-    auth::log_in(&link, way.0, ui, deadline.at_most(LOGIN_LIMIT))?;
+    let (link, key, left) = greet(way, expected, target, env, ui, deadline)?;
+    auth::log_in(&link, way.0, ui, Deadline::after(left.min(LOGIN_LIMIT)))?;
     Ok((link, key))
 }
 
-/// Way, key exchange, host key.
+/// Way, key exchange, host key. Also gives how much time was left before somebody may have been asked about the key:
+/// how long a person thinks is not counted.
 fn greet(
     (settings, tunnel): (&Settings, Option<&Tunnel>),
     expected: &Expected,
@@ -176,7 +177,7 @@ fn greet(
     env: &Environment,
     ui: Ui,
     deadline: Deadline,
-) -> Result<(Arc<Link>, PublicKey)> {
+) -> Result<(Arc<Link>, PublicKey, Duration)> {
     let failed = |e: ssh2::Error| Error::failed(format!("can not set up SSH: {}", e.message()));
     let session = ssh2::Session::new().map_err(failed)?;
     session
@@ -197,8 +198,9 @@ fn greet(
     let key = blob.and_then(PublicKey::from_blob).ok_or_else(|| {
         Error::unreachable(format!("{} showed a host key that can not be read", settings.alias))
     })?;
+    let left = deadline.left();
     expected.check(&key, settings, ui)?;
-    Ok((link, key))
+    Ok((link, key, left))
 }
 
 fn no_handshake(settings: &Settings, target: &Target, trouble: &Trouble, deadline: Deadline) -> Error {

@@ -43,6 +43,13 @@ fn without_ssh_the_defaults_are_openssh_s() {
 }
 
 #[test]
+fn a_jump_host_s_ssh_notices_a_dead_peer() {
+    let line = crate::ssh::dial::jump("a,op@b:2222", &plain("prom")).unwrap().to_string();
+    assert!(line.contains("-oServerAliveInterval=10") && line.contains("-oServerAliveCountMax=3"), "{line}");
+    assert!(line.ends_with("-J a -l op -p 2222 -W '[prom]:22' -- b"), "{line}");
+}
+
+#[test]
 fn what_ssh_prints_is_taken_over() {
     let settings = applied(
         "host prom\nuser root\nhostname 10.0.0.5\nport 2222\naddressfamily inet\nidentitiesonly yes\n\
