@@ -420,9 +420,7 @@ mod tests {
             .get(path, json!({"name": "stranger"}))
             .on("POST", path, 200, post);
         let (node, definitions, vmid) = (node(&fake), definitions(), Vmid::new(110).unwrap());
-        let permit = fleet_core::guard::Guard::new(&definitions, None)
-            .permit(vmid, Operation::Change, "change")
-            .unwrap();
+        let permit = guard::Guard::new(&definitions, None).permit(vmid, Operation::Change, "change").unwrap();
         let call = Call::configure(&permit, &"prom".parse().unwrap(), [("cores", "2")], &[], None);
         let send = || node.api.send(&permit, &call, Deadline::secs(5));
         send().unwrap();

@@ -165,11 +165,9 @@ impl Session {
                         outcome = self.serve(desk, cx, &cluster, &request);
                     }
                 }
-                // First, so that who asks again at once needs no other worker.
-                desk.change(|state| {
-                    state.schedule.end(begun);
-                    state.idle += 1;
-                });
+                // First, so that who asks again at once needs no other worker; what waits for this one begins when
+                // its answer is written, so that answers about one VM keep their order.
+                desk.change(|state| state.idle += 1);
                 desk.reply(
                     request.id,
                     match outcome {
@@ -177,6 +175,7 @@ impl Session {
                         Err(e) => ReplyBody::Error(e.report()),
                     },
                 );
+                desk.change(|state| state.schedule.end(begun));
                 state = desk.lock();
             } else if stopped || state.ended && state.schedule.is_idle() {
                 state.workers -= 1;
