@@ -23,6 +23,7 @@ pub const USED: &[&str] = &[
     "GET /nodes/N/tasks",
     "GET /nodes/N/tasks/UPID/log",
     "GET /nodes/N/tasks/UPID/status",
+    "GET /storage/STORAGE",
     "GET /version",
     "POST /nodes/N/qemu",
     "POST /nodes/N/qemu/ID/agent/exec",
