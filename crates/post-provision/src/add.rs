@@ -277,10 +277,10 @@ pub fn plan(
             let found = secrets::find(repo, &path, &after, &mut warnings)?;
             planned.plan.secrets = secrets::plan(repo, &path, &found, &after, &edited.retired, identities)?;
             planned.plan.secrets.warnings.splice(0..0, warnings);
-            planned
-                .plan
-                .notes
-                .extend(edited.retired.iter().map(|key| format!("retired key of {name}: {key}")));
+            // Two or more under its names: which of them machines have still is for a person to know.
+            let said =
+                if edited.retired.len() > 1 { &mut planned.plan.warnings } else { &mut planned.plan.notes };
+            said.extend(edited.retired.iter().map(|key| format!("retired key of {name}: {key}")));
             (planned.retired, planned.gained) = (edited.retired, edited.gained);
         }
         None if with_secrets => {

@@ -596,6 +596,19 @@ fn links_are_not_followed_out_of_the_repository() {
 }
 
 #[test]
+fn several_keys_under_its_name_become_one_with_a_warning_that_names_them() {
+    let fleet = Fleet::new();
+    let [one, two] = ["age1retiredone", "age1retiredtwo"];
+    let keys = format!("  - &nas {one}\n  - &nas {two}\ncreation_rules:");
+    fleet.edit("secrets/.sops.yaml", "creation_rules:", &keys);
+    let said = fleet.add(&[]);
+    for key in [one, two] {
+        assert!(said.contains(&format!("⚠ retired key of nas: {key}")), "{said}");
+        assert!(!fleet.read("secrets/.sops.yaml").contains(key));
+    }
+}
+
+#[test]
 fn its_own_key_written_as_an_ssh_key_is_replaced_and_taken_out() {
     let old = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGqmBvY8g+/GV17q56UYCmD9jOxIDq0TmSc7K+u4wB7L";
     // Under its anchor, and without any name but on record in hosts.nix.
