@@ -1,9 +1,10 @@
 //! How a file is laid out, and inserting and removing entries so that it stays so.
 
 use super::{
-    short::{braces, folded, tight},
     splice,
+    tight::{braces, fill, folded_again, kept, left_empty, tight},
     tree::Set,
+    written::Entry,
 };
 
 /// The habits of one set.
@@ -82,18 +83,8 @@ impl Layout {
         // An empty set that is written over several lines, or is none, says nothing either.
         let empty = set.items.is_empty() && set.comments.is_empty() && !inside.contains('\n');
         let skipped = if set.items.is_empty() { braces(set) } else { (0, 0) };
-        let tight = tight(text, set, skipped).or_else(|| empty.then_some(inside.is_empty()));
+        let tight = tight(text, skipped).or_else(|| empty.then_some(inside.is_empty()));
         Layout { newline, indent, unit, one_line, tight, blank, sorted }
-    }
-
-    /// The same over several lines.
-    pub(super) fn over_lines(self) -> Layout {
-        Layout { one_line: false, ..self }
-    }
-
-    /// The same with this before an entry on its line.
-    pub(super) fn indented(self, indent: String) -> Layout {
-        Layout { indent, ..self }
     }
 
     /// How many entries a new host of this name goes after; `None` is after all.
@@ -123,9 +114,22 @@ impl Layout {
         (!set.comments.iter().any(|comment| comment.0 < first.0)).then_some(0)
     }
 
-    /// The text with an entry after the first `after` entries (after all of them for `None`); `body` is the entry from
-    /// its name to its semicolon, its inner lines indented.
-    pub(super) fn insert(&self, text: &str, set: &Set<'_>, after: Option<usize>, body: &str) -> String {
+    /// The text with an entry after the first `after` entries (after all of them for `None`).
+    pub(super) fn insert(
+        &self,
+        text: &str,
+        set: &Set<'_>,
+        after: Option<usize>,
+        entry: &Entry<'_>,
+    ) -> String {
+        if set.items.is_empty() && set.comments.is_empty() {
+            return fill(text, set, self, entry);
+        }
+        self.insert_text(text, set, after, &entry.as_others())
+    }
+
+    /// Likewise; `body` is the entry from its name to its semicolon, its inner lines indented.
+    pub(super) fn insert_text(&self, text: &str, set: &Set<'_>, after: Option<usize>, body: &str) -> String {
         let Layout { newline, indent, .. } = self;
         let after = after.unwrap_or(set.items.len());
         let blank = if self.blank { newline } else { "" };
@@ -138,7 +142,8 @@ impl Layout {
         let Some(previous) = after.checked_sub(1).and_then(|at| set.items.get(at)) else {
             // Nothing in it but, perhaps, comments.
             let Some(last) = set.comments.last() else {
-                let entry = format!("{newline}{indent}{body}{newline}{}", indent_at(text, set.close));
+                let kept = kept(text, set, body, newline);
+                let entry = format!("{kept}{newline}{indent}{body}{newline}{}", indent_at(text, set.close));
                 return splice(text, set.open, set.close, &entry);
             };
             let tail = if text[last.1..set.close].contains('\n') { "" } else { newline };
@@ -167,7 +172,7 @@ impl Layout {
 pub(super) fn remove(text: &str, set: &Set<'_>, binding: Option<usize>) -> String {
     let Some(binding) = binding.and_then(|at| set.bindings.get(at)) else { return text.to_owned() };
     let Some(at) = set.items.iter().position(|item| item.0 == binding.start) else { return text.to_owned() };
-    if let Some(folded) = folded(text, set, binding, newline(text)) {
+    if let Some(folded) = folded_again(text, set, binding) {
         return folded;
     }
     let (start, end) = (binding.start, binding.end);
@@ -182,8 +187,10 @@ pub(super) fn remove(text: &str, set: &Set<'_>, binding: Option<usize>) -> Strin
     let newline_after = text[end..after].contains('\n');
     if comment_before.is_none() && previous.is_none() {
         return match (comment_after, next) {
+            // The only entry: an empty set is left.
+            (None, None) => splice(text, before, after, &left_empty(text, set, binding, newline(text))),
             (None, Some(next)) => splice(text, start, next, ""),
-            _ => splice(text, start, after, ""),
+            (Some(_), _) => splice(text, start, after, ""),
         };
     }
     if comment_after.is_some() && !newline_after {

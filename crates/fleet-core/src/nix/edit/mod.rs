@@ -5,22 +5,19 @@
 //! old and new and proves that exactly the intended value changed. What can not be edited safely (a host defined
 //! through `//` or a function) is refused with the reason.
 
-mod clause;
 mod entry;
 mod layout;
 mod module;
 mod section;
-mod short;
+mod tight;
 mod tree;
 mod verify;
 mod written;
 
 pub use entry::{AuthorizedKeys, NewHost, quote_name, quote_string};
-use layout::Layout;
 pub use module::{ModuleText, module_text};
-use rnix::SyntaxKind as K;
 pub use section::insert_entry;
-use short::Way;
+use tight::Growth;
 use tree::{AttrAt, Binding};
 pub use verify::{Change, apply, verified};
 
@@ -59,22 +56,11 @@ fn insert_in(root: Node<'_>, text: &str, name: &str, host: &NewHost) -> Result<S
     if let Some(from) = set.inherited.iter().find(|n| *n == name) {
         return Err(Error::conflict(format!("hosts.nix inherits a host '{from}' already")));
     }
-    let others = written::sets_in(&set);
-    let layout = Layout::of(text, &set, true);
-    if short::is_short(text, &set) {
-        let lines = Layout::of(text, &set, true).over_lines();
-        let plain = entry::host_entry(text, name, host, &others, &lines)?;
-        let quoted = entry::host_entry(text, name, host, &others, &lines)?.named(short::overquoted(name));
-        let body = |way: Way| {
-            let entry = if way.quoted { &quoted } else { &plain };
-            if way.apart && set.items.is_empty() { entry.as_paths() } else { Some(entry.as_others()) }
-        };
-        let undo = |after: &str| remove_host(after, name);
-        if let Some(after) = short::unfold(text, &set, &lines, body, undo) {
-            return Ok(after);
-        }
+    let layout = layout::Layout::of(text, &set, true);
+    let entry = entry::host_entry(text, name, host, &written::sets_in(&set), &layout)?;
+    if tight::folds(text, &set) && entry.len() > 0 {
+        return Ok(tight::unfold(text, &set, &layout, &entry.as_paths()));
     }
-    let entry = entry::host_entry(text, name, host, &others, &layout)?.as_others();
     Ok(layout.insert(text, &set, layout.place_for(&set, name), &entry))
 }
 
@@ -85,44 +71,29 @@ pub fn set_attr(text: &str, host: &str, attr: &str, value: &str) -> Result<Strin
 
 fn set_in(root: Node<'_>, text: &str, host: &str, attr: &str, value: &str) -> Result<String> {
     let set = tree::host_set(root, text)?;
-    let value = quote_string(value);
+    let quoted = quote_string(value);
     let at = tree::find_host(&set, host, text)?;
     if let Some(AttrAt::Inside(found) | AttrAt::Beside(found)) = at.attr(host, attr, text)? {
-        return replace_value(text, found, &value);
+        return replace_value(text, found, &quoted);
     }
-    let name = |name: &str, way: Way| if way.quoted { short::overquoted(name) } else { quote_name(name) };
-    let beside = |way: Way| format!("{}.{} = {value};", name(host, way), quote_name(attr));
-    let inside = |way: Way| format!("{} = {value};", name(attr, way));
-    let undo = |after: &str| remove_attr(after, host, attr);
-    let layout = Layout::of(text, &set, false);
-    // Not beside a recursive set: whether that merges with it is a matter of which Nix reads it.
-    let recursive = at
-        .whole
-        .as_ref()
-        .is_some_and(|(whole, _)| whole.value.unparenthesized().token(K::TOKEN_REC).is_some());
-    if !recursive && short::is_short(text, &set) {
-        let lines = Layout::of(text, &set, false).over_lines();
-        if let Some(after) = short::unfold(text, &set, &lines, |way| Some(beside(way)), undo) {
-            return Ok(after);
-        }
-    }
-    if let Some((_, inner)) = &at.whole {
-        let alone = text[set.open..set.close].contains('\n')
-            && !written::several_on_one_line(text, &written::sets_in(&set));
-        if short::is_short(text, inner) && (alone || inner.items.is_empty()) {
-            let indent = format!("{}{}", layout::indent_at(text, inner.close), layout.unit);
-            let lines = Layout::of(text, inner, false).over_lines().indented(indent);
-            if let Some(after) = short::unfold(text, inner, &lines, |way| Some(inside(way)), undo) {
-                return Ok(after);
+    let added = format!("{} = {quoted};", quote_name(attr));
+    let beside = format!("{}.{added}", quote_name(host));
+    let layout = layout::Layout::of(text, &set, false);
+    if let Some((whole, inner)) = &at.whole {
+        match tight::growth(text, &set, whole, inner, &layout) {
+            Growth::Inside => {
+                let layout = layout::Layout::of(text, inner, false);
+                let place = layout.place_in_order(inner, attr, ORDER);
+                return Ok(layout.insert_text(text, inner, place, &added));
             }
+            Growth::InLine => return Ok(splice(text, inner.open, inner.close, &added)),
+            Growth::Unfolded => return Ok(tight::unfold(text, &set, &layout, &beside)),
+            Growth::Beside => {}
         }
-        let own = Layout::of(text, inner, false);
-        let place = own.place_in_order(inner, attr, ORDER);
-        return Ok(own.insert(text, inner, place, &inside(Way::PLAIN)));
     }
-    let last = at.paths.last().map(|b| b.start);
+    let last = at.paths.last().copied().or(at.whole.as_ref().map(|(whole, _)| *whole)).map(|b| b.start);
     let after = set.items.iter().position(|item| Some(item.0) == last);
-    Ok(layout.insert(text, &set, after.map(|at| at + 1), &beside(Way::PLAIN)))
+    Ok(layout.insert_text(text, &set, after.map(|at| at + 1), &beside))
 }
 
 /// The text without one attribute of a host; unchanged if the host does not have it.

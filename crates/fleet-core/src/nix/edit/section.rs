@@ -85,7 +85,7 @@ fn insert(root: Node<'_>, text: &str, section: &str, name: &str, attrs: &[(&str,
             }
             let layout = Layout::of(text, &inner, true);
             let entry = Entry::new(text, &layout, &sets_in(&inner), name, written());
-            Ok(layout.insert(text, &inner, layout.place_for(&inner, name), &entry.as_others()))
+            Ok(layout.insert(text, &inner, layout.place_for(&inner, name), &entry))
         }
         paths => {
             if let Some(there) = paths.iter().find(|b| b.path.get(1).is_some_and(|n| n == name)) {
@@ -96,7 +96,7 @@ fn insert(root: Node<'_>, text: &str, section: &str, name: &str, attrs: &[(&str,
             let last = paths.last().map(|b| b.start);
             let after = top.items.iter().position(|item| Some(item.0) == last).map(|at| at + 1);
             let entry = Entry::new(text, &layout, &[], name, written()).below(section);
-            Ok(layout.insert(text, &top, after, &entry.as_others()))
+            Ok(layout.insert(text, &top, after, &entry))
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use rnix::SyntaxKind as K;
 
-use super::{clause::Clause, refused};
+use super::refused;
 use crate::{
     Error, Result,
     nix::syntax::{Child, Node},
@@ -20,8 +20,6 @@ pub(super) struct Binding<'a> {
 
 /// A set and what stands in it.
 pub(super) struct Set<'a> {
-    /// Its first byte: of `rec` or of `{`.
-    pub start: usize,
     /// The byte after `{`.
     pub open: usize,
     /// The byte of `}`.
@@ -33,8 +31,6 @@ pub(super) struct Set<'a> {
     pub inherited: Vec<String>,
     /// Comments directly in it: first byte and the byte after the last.
     pub comments: Vec<(usize, usize)>,
-    /// Of the set of all hosts: what stands before it.
-    pub clause: Option<Clause>,
 }
 
 /// Reads a set's entries.
@@ -42,14 +38,12 @@ pub(super) fn set_of<'a>(node: Node<'a>) -> Option<Set<'a>> {
     let open = node.token(K::TOKEN_L_BRACE)?.end() as usize;
     let close = node.tokens().filter(|t| t.kind() == K::TOKEN_R_BRACE).last()?.start as usize;
     let mut set = Set {
-        start: node.start() as usize,
         open,
         close,
         items: Vec::new(),
         bindings: Vec::new(),
         inherited: Vec::new(),
         comments: Vec::new(),
-        clause: None,
     };
     for child in node.children() {
         match child {
@@ -103,17 +97,13 @@ pub(super) fn name_of(attr: Node<'_>) -> Option<String> {
 /// parentheses.
 pub(super) fn host_set<'a>(root: Node<'a>, text: &str) -> Result<Set<'a>> {
     let mut node = root.nodes().next().ok_or_else(|| Error::failed("hosts.nix is empty"))?;
-    let mut way = Vec::new();
     loop {
-        way.push(node);
         node = match node.kind() {
             K::NODE_PAREN => node.nodes().next(),
             K::NODE_LET_IN | K::NODE_WITH | K::NODE_ASSERT => node.nodes().last(),
             K::NODE_ATTR_SET => {
-                way.pop();
-                let set =
-                    set_of(node).ok_or_else(|| Error::failed("hosts.nix is not a set that can be edited"))?;
-                return Ok(Set { clause: Clause::of(&way), ..set });
+                return set_of(node)
+                    .ok_or_else(|| Error::failed("hosts.nix is not a set that can be edited"));
             }
             kind => {
                 let line = super::line_of(text, node.start() as usize);

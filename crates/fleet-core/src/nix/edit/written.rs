@@ -9,7 +9,7 @@ use super::{
 };
 
 /// How long a line `nixfmt` writes.
-pub(super) const WIDTH: usize = 100;
+const WIDTH: usize = 100;
 
 /// A value of an attribute.
 pub(super) enum Written {
@@ -70,9 +70,7 @@ impl<'l> Entry<'l> {
             || (others.iter().any(|other| other.items.len() > 1)
                 && others.iter().all(|other| !text[other.open..other.close].contains('\n')));
         let inner = match model.filter(|_| !one_line) {
-            Some(model) if !model.items.is_empty() && text[model.open..model.close].contains('\n') => {
-                Layout::of(text, model, false).indent
-            }
+            Some(model) if !model.items.is_empty() => Layout::of(text, model, false).indent,
             _ => format!("{}{}", layout.indent, layout.unit),
         };
         let longest = attrs.iter().map(|(attr, _)| attr.len()).max().unwrap_or(0);
@@ -85,27 +83,32 @@ impl<'l> Entry<'l> {
         Entry { name: format!("{section}.{}", self.name), ..self }
     }
 
-    /// With its name written like this.
-    pub(super) fn named(self, name: String) -> Self {
-        Entry { name, ..self }
+    /// How many attributes it has.
+    pub(super) fn len(&self) -> usize {
+        self.attrs.len()
     }
 
     /// From its name to its semicolon, as the others are written.
     pub(super) fn as_others(&self) -> String {
-        if self.one_line { self.on_one_line() } else { self.over_lines() }
+        if self.one_line { self.on_one_line() } else { self.grouped(None) }
     }
 
-    fn over_lines(&self) -> String {
+    /// With its attributes on a line each, and an empty line after so many of them.
+    pub(super) fn grouped(&self, after: Option<usize>) -> String {
         let Entry { layout: Layout { newline, indent, .. }, inner, width, .. } = self;
         let mut out = format!("{} = {{", self.name);
-        for (attr, value) in &self.attrs {
+        for (at, (attr, value)) in self.attrs.iter().enumerate() {
+            if Some(at) == after {
+                out.push_str(newline);
+            }
             let value = self.value(value, inner, attr.len());
             out.push_str(&format!("{newline}{inner}{attr:width$} = {value};"));
         }
         format!("{out}{newline}{indent}}};")
     }
 
-    fn on_one_line(&self) -> String {
+    /// On one line.
+    pub(super) fn on_one_line(&self) -> String {
         let space = if self.layout.tight == Some(true) { "" } else { " " };
         let attrs: Vec<String> = self
             .attrs
@@ -115,14 +118,13 @@ impl<'l> Entry<'l> {
         format!("{} = {{{space}{}{space}}};", self.name, attrs.join(" "))
     }
 
-    /// As `NAME.attr = …;`, each on a line, if it has any.
-    pub(super) fn as_paths(&self) -> Option<String> {
+    /// As `NAME.attr = …;`, each on a line.
+    pub(super) fn as_paths(&self) -> String {
         let Entry { layout: Layout { newline, indent, .. }, name, .. } = self;
         let each = self.attrs.iter().map(|(attr, value)| {
             format!("{name}.{attr} = {};", self.value(value, indent, name.len() + 1 + attr.len()))
         });
-        let lines = each.collect::<Vec<String>>().join(&format!("{newline}{indent}"));
-        (!lines.is_empty()).then_some(lines)
+        each.collect::<Vec<String>>().join(&format!("{newline}{indent}"))
     }
 
     /// A value whose attribute's line starts with `indent` and a name this long.

@@ -1,0 +1,208 @@
+//! What a formatter keeps on one line, and how it grows and shrinks so that the formatter still accepts it, and that
+//! an edit undone gives back every byte.
+//!
+//! `alejandra` and `nixfmt` write no set of several attributes on one line, and neither changes a set over several
+//! lines into one on a line. So where a set that may stand on one line has to grow, nothing of it is rewritten:
+//! what is new stands beside it ([`Growth::Beside`]). Where that can not be (nothing stands beside the set of all
+//! hosts), what is written tells how the set was before: see [`fill`] and [`unfold`].
+
+use rnix::SyntaxKind as K;
+
+use super::{
+    layout::{Layout, indent_at},
+    splice,
+    tree::{Binding, Set, set_of},
+    written::{Entry, sets_in, several_on_one_line},
+};
+
+/// How many tokens are looked at to see how brackets are written.
+const LOOKED_AT: usize = 4000;
+
+/// Whether brackets have no space inside (`[]`, `["a"]`, `{a = 1;}`, as `alejandra` writes them) or one (as `nixfmt`
+/// does): the first one that opens and goes on in its line says. Bytes between `skip` are not looked at.
+pub(super) fn tight(text: &str, skip: (usize, usize)) -> Option<bool> {
+    let mut at = 0;
+    let mut opened = false;
+    for (kind, token) in rnix::tokenize(text).take(LOOKED_AT) {
+        let start = at;
+        at += token.len();
+        if opened {
+            match kind {
+                K::TOKEN_WHITESPACE if token.contains('\n') => {}
+                K::TOKEN_WHITESPACE => return Some(false),
+                _ => return Some(true),
+            }
+        }
+        opened = matches!(kind, K::TOKEN_L_BRACK | K::TOKEN_L_BRACE) && !(skip.0..skip.1).contains(&start);
+    }
+    None
+}
+
+/// What is left between the braces of a set whose only entry was taken out of lines of its own: the line break, or,
+/// where the file or that entry shows how an empty set is written, just that.
+fn emptied(text: &str, set: &Set<'_>, entry: &str, path: bool, newline: &str) -> String {
+    let spaced = |tight: bool| if tight { "" } else { " " }.to_owned();
+    let lines = format!("{newline}{}", indent_at(text, set.close));
+    let mut empty = entry.lines().enumerate().filter(|(_, line)| line.trim().is_empty());
+    let empty = (empty.next(), empty.next());
+    match (tight(text, braces(set)).or_else(|| tight(entry, (0, 0))), empty) {
+        _ if path => lines,
+        (Some(tight), (Some((2, _)), None)) => spaced(!tight),
+        (Some(tight), _) => spaced(tight),
+        (None, (Some((2, _)), None)) => spaced(true),
+        (None, (Some(_), None)) => spaced(false),
+        (None, _) => lines,
+    }
+}
+
+/// A set's bytes from brace to brace.
+pub(super) fn braces(set: &Set<'_>) -> (usize, usize) {
+    (set.open.saturating_sub(1), set.close)
+}
+
+/// What is left between the braces when the only entry goes.
+pub(super) fn left_empty(text: &str, set: &Set<'_>, entry: &Binding<'_>, newline: &str) -> String {
+    let (before, after) = (&text[set.open..entry.start], &text[entry.end..set.close]);
+    let Some(line) = before.rfind('\n') else {
+        // On the line of a brace: with a space inside if there was one.
+        return if before.is_empty() && after.is_empty() { "" } else { " " }.to_owned();
+    };
+    match before[..line].strip_suffix('\r').unwrap_or(&before[..line]) {
+        // What `fill` leaves where nothing else tells.
+        "" if after.starts_with(' ') => String::new(),
+        "" if after.bytes().filter(|b| *b == b'\n').count() == 2 => " ".to_owned(),
+        "" => emptied(text, set, &text[entry.start..entry.end], entry.path.len() > 1, newline),
+        kept if kept.trim_matches(['\r', '\n']).is_empty() && indent_at(text, set.close).is_empty() => {
+            format!("{kept}{after}")
+        }
+        kept => kept.to_owned(),
+    }
+}
+
+/// What of an empty set's white space stays before its first entry, so that the entry taken out again leaves it all.
+pub(super) fn kept<'t>(text: &'t str, set: &Set<'_>, entry: &str, newline: &str) -> &'t str {
+    let was = &text[set.open..set.close];
+    if emptied(text, set, entry, false, newline) == was { "" } else { was }
+}
+
+/// An empty set's text with an entry in it: the first way of writing it that, taken out again, leaves what was
+/// there.
+pub(super) fn fill(text: &str, set: &Set<'_>, layout: &Layout, entry: &Entry<'_>) -> String {
+    let Layout { newline, indent, .. } = layout;
+    let outer = indent_at(text, set.close);
+    let was = &text[set.open..set.close];
+    let count = entry.len();
+    let in_groups = |after: usize| (0 < after && after < count).then(|| entry.grouped(Some(after)));
+    let ways = [
+        (Some(entry.as_others()), false),
+        ((count == 1).then(|| entry.on_one_line()).filter(|_| layout.tight == Some(true)), false),
+        (in_groups(1), false),
+        (in_groups(count.saturating_sub(1)), false),
+        ((count > 0).then(|| entry.as_paths()), true),
+    ];
+    let natural = entry.as_others();
+    let ways = ways.into_iter().filter_map(|(body, path)| Some((body?, path)));
+    let lines = format!("{newline}{outer}");
+    let found = ways.into_iter().find(|(body, path)| emptied(text, set, body, *path, newline) == was);
+    let (kept, body, after) = match (found, was.strip_suffix(lines.as_str())) {
+        (Some((body, _)), _) => ("", body, ""),
+        (None, Some(blank)) if outer.is_empty() && blank.trim_matches(['\r', '\n']).is_empty() => {
+            (blank, natural, "")
+        }
+        _ if was.is_empty() => ("", natural, " "),
+        _ if was == " " => ("", natural, *newline),
+        _ => (was, natural, ""),
+    };
+    splice(text, set.open, set.close, &format!("{kept}{newline}{indent}{body}{after}{newline}{outer}"))
+}
+
+/// Whether an entry is a set on the line of its name as a formatter leaves it there: `a = {b = 1;}`, `a = {}` or
+/// `a = { }`.
+fn held(text: &str, entry: &Binding<'_>) -> bool {
+    entry.path.len() == 1
+        && entry.value.kind() == K::NODE_ATTR_SET
+        && text[entry.start..entry.value.start() as usize].ends_with(" = ")
+        && set_of(entry.value).is_some_and(|inner| {
+            let inside = &text[inner.open..inner.close];
+            inner.comments.is_empty()
+                && inner.items.len() < 2
+                && !inside.contains('\n')
+                && (inside == " " || inside.trim() == inside)
+        })
+}
+
+/// Where a new attribute of a host goes that is written as a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Growth {
+    /// Among the others in the set.
+    Inside,
+    /// Into the empty set, on its line.
+    InLine,
+    /// After the set, as `NAME.attr = …;`.
+    Beside,
+    /// Likewise, in a file whose whole set of hosts stood on one line.
+    Unfolded,
+}
+
+/// How the set `inner` of the host at `whole` in `set` takes an attribute more.
+pub(super) fn growth(
+    text: &str,
+    set: &Set<'_>,
+    whole: &Binding<'_>,
+    inner: &Set<'_>,
+    layout: &Layout,
+) -> Growth {
+    let inside = &text[inner.open..inner.close];
+    let plain = whole.value.kind() == K::NODE_ATTR_SET && whole.value.token(K::TOKEN_REC).is_none();
+    let folded = !text[set.open..set.close].contains('\n');
+    let beside = if folded { Growth::Unfolded } else { Growth::Beside };
+    let may_stand_beside = plain && (!folded || folds(text, set));
+    if !inner.comments.is_empty() {
+        return Growth::Inside;
+    }
+    match inner.items.len() {
+        0 if !folded && inside == emptied(text, inner, "", false, layout.newline) => Growth::Inside,
+        0 if inside.is_empty() => Growth::InLine,
+        0 if may_stand_beside => beside,
+        1 if may_stand_beside && held(text, whole) && !several_on_one_line(text, &sets_in(set)) => beside,
+        _ => Growth::Inside,
+    }
+}
+
+/// Whether a set stands on one line as a formatter leaves it there, its only entry being a set.
+pub(super) fn folds(text: &str, set: &Set<'_>) -> bool {
+    let inside = &text[set.open..set.close];
+    match set.bindings.as_slice() {
+        [entry] if set.items.len() == 1 && set.comments.is_empty() && held(text, entry) => {
+            let body = &text[entry.start..entry.end];
+            inside == around(body)
+        }
+        _ => false,
+    }
+}
+
+/// An entry as it stands between the braces of a set on one line.
+fn around(body: &str) -> String {
+    if body.contains("{ }") { format!(" {body} ") } else { body.to_owned() }
+}
+
+/// The text with a set that [`folds`] over several lines, and `body` after its only entry. That they are written in
+/// two ways (`a = { … };` and `b.c = …;`) with an empty line between them tells that the set stood on one line.
+pub(super) fn unfold(text: &str, set: &Set<'_>, layout: &Layout, body: &str) -> String {
+    let Layout { newline, indent, .. } = layout;
+    let only = text[set.open..set.close].trim();
+    let outer = indent_at(text, set.close);
+    let lines = format!("{newline}{indent}{only}{newline}{newline}{indent}{body}{newline}{outer}");
+    splice(text, set.open, set.close, &lines)
+}
+
+/// What [`unfold`] was given, if `gone` is all that it added.
+pub(super) fn folded_again(text: &str, set: &Set<'_>, gone: &Binding<'_>) -> Option<String> {
+    let [kept, last] = set.bindings.as_slice() else { return None };
+    let blank = text[kept.end..last.start].bytes().filter(|b| *b == b'\n').count() == 2;
+    let lines = text[set.open..kept.start].contains('\n') && text[last.end..set.close].contains('\n');
+    let added = last.start == gone.start && last.path.len() > 1 && set.items.len() == 2;
+    let body = &text[kept.start..kept.end];
+    (added && blank && lines && set.comments.is_empty() && held(text, kept))
+        .then(|| splice(text, set.open, set.close, &around(body)))
+}
