@@ -97,7 +97,11 @@ fn apply_brings_a_vm_in_line_and_says_what_waits_for_a_reboot() {
     assert_eq!((all["cores"].as_str(), all["onboot"].as_str(), all["tags"].as_str()), ("4", "1", "web"));
     assert!(all["scsi0"].contains("size=32G"), "{all:?}");
     assert!(all["description"].contains("fleet-vm: "), "{all:?}");
-    assert!(all["description"].contains("\nfleet-purpose: Testing\nby hand: do not touch"), "{all:?}");
+    assert!(
+        all["description"]
+            .contains("\nfleet-purpose: Testing\nfleet-cloud-init: done\nby hand: do not touch"),
+        "{all:?}"
+    );
     assert!(seen.contains("pending until it is rebooted: cores"), "{seen}");
     let plan = bench.run(&["plan"]);
     assert_eq!(plan.status.code(), Some(0), "{}", bench.seen(&plan));
@@ -182,7 +186,10 @@ fn a_change_by_somebody_else_meanwhile_is_a_conflict() {
     let again = bench.run(&["apply", "test-automation", "--yes"]);
     assert!(again.status.success(), "{}", bench.seen(&again));
     let description = bench.sim.config(110).unwrap().get("description").unwrap_or_default().to_owned();
-    assert!(description.contains("\nfleet-purpose: Testing\nby hand: written meanwhile"), "{description}");
+    assert!(
+        description.contains("\nfleet-purpose: Testing\nfleet-cloud-init: done\nby hand: written meanwhile"),
+        "{description}"
+    );
 }
 
 #[test]
