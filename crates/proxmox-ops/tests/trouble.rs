@@ -198,13 +198,23 @@ fn a_long_clone_whose_answer_was_lost_is_waited_for() {
 #[test]
 fn a_change_waits_for_the_task_that_locks_the_vm() {
     let bench = Bench::new();
-    bench.sim.inject(Fault::TaskSlow { kind: "qmclone".into(), by: Duration::from_millis(2500) });
+    let (node, pause) = (bench.sim.node(), Duration::from_millis(5));
+    node.hold_tasks(true);
     std::thread::scope(|scope| {
         scope.spawn(|| bench.clone_110());
-        while !bench.sim.changes().iter().any(|c| c.ends_with("/clone")) {
-            std::thread::sleep(Duration::from_millis(5));
+        while bench.sim.config(110).is_none_or(|conf| conf.get("lock").is_none()) {
+            std::thread::sleep(pause);
         }
-        let ran = bench.run(&["configure", "110", "2", "2048", "--verbose"]);
+        let change = scope.spawn(|| bench.run(&["configure", "110", "2", "2048", "--verbose"]));
+        // Whether a task works on it is asked of the list of tasks, and then of the task itself.
+        let looked = |call: &String| call.contains("GET /nodes/prom/tasks") && !call.contains("UPID");
+        while !bench.sim.calls().iter().any(looked) {
+            assert!(!change.is_finished(), "{:?}", change.join());
+            std::thread::sleep(pause);
+        }
+        std::thread::sleep(pause * 200);
+        node.release_all();
+        let ran = change.join().unwrap();
         assert_eq!(ran.code, 0, "{}", ran.err);
         assert!(
             ran.err.contains("VM 110 is locked (clone); waiting for the task that works on it"),
