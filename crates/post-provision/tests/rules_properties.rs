@@ -305,6 +305,14 @@ fn stands_in(text: &str, other: &str) -> bool {
     text.bytes().all(|byte| bytes.any(|found| found == byte))
 }
 
+#[test]
+fn a_list_that_holds_itself_is_refused() {
+    let text =
+        format!("creation_rules:\n  - path_regex: a\n    age: &web\n      - {}\n      - *web\n", key(1));
+    let error = edit_host(&text, "web", Some(&new_key()), &[]).unwrap_err();
+    assert!(error.chain().contains("the list holds itself"), "{}", error.chain());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 

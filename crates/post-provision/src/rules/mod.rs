@@ -280,6 +280,16 @@ fn foreign_keys(stream: &Stream, kind: &str, value: &Node) -> Vec<String> {
 }
 
 fn list(stream: &Stream, node: &Node) -> Result<List> {
+    list_within(stream, node, 0)
+}
+
+/// Lists in lists, through aliases: one that holds itself has no end.
+const DEEPEST: usize = 16;
+
+fn list_within(stream: &Stream, node: &Node, depth: usize) -> Result<List> {
+    if depth > DEEPEST {
+        return Err(Error::failed(format!("line {}: the list holds itself", node.line)));
+    }
     let split =
         |text: &str| text.split(',').map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned).collect();
     let item = |node: &Node, recipients: Vec<String>| Item {
@@ -303,7 +313,7 @@ fn list(stream: &Stream, node: &Node) -> Result<List> {
                 match &resolved.data {
                     Data::Scalar(text, _) => all.push(item(element, split(text))),
                     Data::Seq(_) => {
-                        let inner = list(stream, resolved)?;
+                        let inner = list_within(stream, resolved, depth + 1)?;
                         all.push(item(element, inner.items.into_iter().flat_map(|i| i.recipients).collect()));
                     }
                     _ => return Err(Error::failed(format!("line {}: not an age recipient", element.line))),
