@@ -68,6 +68,17 @@ impl Fault {
         self
     }
 
+    /// It alone as an error, which carries it: see [`of`].
+    pub fn error(mut self) -> Error {
+        let details = serde_json::json!([self]);
+        let help = self.help.take();
+        let error = Error::failed(self.render()).details(details);
+        match help {
+            Some(help) => error.hint(help),
+            None => error,
+        }
+    }
+
     /// As a person reads it, over several lines.
     pub fn render(&self) -> String {
         let mut text = self.file.clone();
@@ -88,6 +99,31 @@ impl Fault {
         }
         text
     }
+}
+
+/// The faults that an error carries, those of other tools included: each has its place.
+pub fn of(error: &Error) -> Vec<Fault> {
+    error.report().details.and_then(|details| serde_json::from_value(details).ok()).unwrap_or_default()
+}
+
+/// An error about `file` as faults: those that it carries, or else itself as one. The file is named once.
+pub fn from_error(error: &Error, file: &Path, base: &Path) -> Vec<Fault> {
+    let mut faults = of(error);
+    if faults.is_empty() {
+        let mut fault = Fault::new(file, base, None, "", "");
+        let chain = error.chain();
+        let named = [&fault.file, &file.display().to_string()].map(|name| format!("{name}: "));
+        let message = named.iter().find_map(|name| chain.strip_prefix(name.as_str()));
+        fault.message = message.unwrap_or(&chain).to_owned();
+        fault.help = error.hints().first().cloned();
+        faults.push(fault);
+    }
+    for fault in &mut faults {
+        if let Ok(file) = Path::new(&fault.file).strip_prefix(base) {
+            fault.file = file.display().to_string();
+        }
+    }
+    faults
 }
 
 /// All faults of a file as one error, or nothing if there are none. Faults are sorted by their place.

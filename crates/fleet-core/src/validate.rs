@@ -1,11 +1,9 @@
 //! Everything in a fleet repository that can be checked without a connection, all faults at once.
 
-use std::path::Path;
-
 use crate::{
     Error, Result,
     definitions::{Definitions, Install, nearest},
-    faults::Fault,
+    faults::{self, Fault},
     hosts::Hosts,
     nix::{NixMode, eval::Evaluated, source::Location},
     repo::Repo,
@@ -28,7 +26,7 @@ pub struct Report {
 impl Report {
     /// Nothing if no fault was found, else all of them as one error.
     pub fn result(self) -> Result<()> {
-        crate::faults::check("the fleet repository", self.faults)
+        faults::check("the fleet repository", self.faults)
     }
 }
 
@@ -73,30 +71,16 @@ pub fn repository(repo: &Repo, nix: NixMode) -> Report {
             report.faults.extend(host_dirs(repo, &definitions, &evaluated));
             report.definitions = Some(definitions);
         }
-        Err(error) => report.faults.extend(faults_of(&error, &repo.definitions(), repo.root())),
+        Err(error) => report.faults.extend(faults::from_error(&error, &repo.definitions(), repo.root())),
     }
     match hosts {
         Ok((hosts, evaluated)) => {
             report.faults.extend(host_files(repo, &hosts, &evaluated));
             report.hosts = Some(hosts);
         }
-        Err(error) => report.faults.extend(faults_of(&error, &repo.hosts(), repo.root())),
+        Err(error) => report.faults.extend(faults::from_error(&error, &repo.hosts(), repo.root())),
     }
     report
-}
-
-/// The faults that an error of a loader carries, or the error itself as one.
-fn faults_of(error: &Error, file: &Path, base: &Path) -> Vec<Fault> {
-    let details = error.report().details;
-    let listed: Option<Vec<Fault>> = details.and_then(|details| serde_json::from_value(details).ok());
-    match listed {
-        Some(faults) if !faults.is_empty() => faults,
-        _ => {
-            let mut fault = Fault::new(file, base, None, "", error.chain());
-            fault.help = error.hints().first().cloned();
-            vec![fault]
-        }
-    }
 }
 
 /// Managed VMs whose NixOS configuration is not there.

@@ -60,6 +60,19 @@ fn what_is_not_covered_goes_to_nix() {
 }
 
 #[test]
+fn what_nix_says_has_its_place() {
+    if !nix() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.nix");
+    fs::write(&file, "{\n  a = { b = [ missing ]; };\n}\n").unwrap();
+    let error = read(&file, dir.path(), NixMode::Nix).unwrap_err();
+    let faults = fleet_core::faults::of(&error);
+    assert_eq!(faults[0].render().lines().next(), Some("a.nix:2:15: undefined variable 'missing'"));
+}
+
+#[test]
 fn without_nix_the_construct_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a.nix");

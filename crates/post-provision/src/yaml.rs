@@ -1,10 +1,11 @@
 //! YAML with the place of everything: a tree over `saphyr-parser`'s events whose nodes know the bytes they came
 //! from. Enough to read `.sops.yaml` and the `sops` block of a secret, and to change a few bytes of either.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, path::Path};
 
-use fleet_core::{Error, Result};
+use fleet_core::{Error, Result, faults::Fault, nix::source::Location};
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
+use serde::Deserialize;
 
 /// Deeper nesting than any file of ours has; keeps the recursion here bounded.
 const DEEPEST: usize = 100;
@@ -69,6 +70,11 @@ impl Node {
     /// The value of a key of this mapping itself.
     pub(crate) fn get(&self, key: &str) -> Option<&Node> {
         self.entries().iter().find(|(k, _)| k.scalar() == Some(key)).map(|(_, v)| v)
+    }
+
+    /// A fault at this node.
+    pub(crate) fn wrong(&self, message: impl Into<String>) -> Error {
+        wrong(self.line, self.column, message)
     }
 
     /// Whether it stands for nothing: null, empty text or an empty collection.
@@ -142,12 +148,29 @@ impl Stream {
 }
 
 fn scan_error(e: &saphyr_parser::ScanError) -> Error {
-    Error::failed(format!(
-        "not valid YAML at line {}, column {}: {}",
-        e.marker().line(),
-        e.marker().col() + 1,
-        e.info()
-    ))
+    wrong(e.marker().line(), e.marker().col(), format!("not valid YAML: {}", e.info()))
+}
+
+/// A fault at a line, from 1, and a column, from 0. It carries them, but no text of the file: see [`in_file`].
+pub(crate) fn wrong(line: usize, column: usize, message: impl Into<String>) -> Error {
+    let message = message.into();
+    let details = serde_json::json!({ "line": line, "column": column, "message": message });
+    Error::failed(format!("line {line}, column {}: {message}", column + 1)).details(details)
+}
+
+/// The same fault with the file and the line it is in, for a file without secrets.
+pub(crate) fn in_file(error: Error, text: &str, path: &Path) -> Error {
+    #[derive(Deserialize)]
+    struct Place {
+        line: usize,
+        column: usize,
+        message: String,
+    }
+    let place = error.report().details.and_then(|details| serde_json::from_value::<Place>(details).ok());
+    let Some(Place { line, column, message }) = place else { return error.context(path.display()) };
+    let text = text.lines().nth(line.saturating_sub(1)).unwrap_or_default().to_owned();
+    let at = Location { file: path.to_owned(), line, column: column + 1, width: 1, text };
+    Fault::new(path, Path::new(""), Some(&at), "", message).error()
 }
 
 /// saphyr counts characters; the rest of the world counts bytes.
@@ -221,7 +244,7 @@ impl<'t> Builder<'t> {
         depth: usize,
     ) -> Result<Node> {
         if depth > DEEPEST {
-            return Err(Error::failed(format!("line {}: nested too deep", span.start.line())));
+            return Err(wrong(span.start.line(), span.start.col(), "nested too deep"));
         }
         let (start, raw_end) = self.range(span);
         let mut node = Node {
@@ -296,7 +319,7 @@ impl<'t> Builder<'t> {
                 }
                 node.data = Data::Map(entries);
             }
-            _ => return Err(Error::failed(format!("line {}: unexpected YAML", span.start.line()))),
+            _ => return Err(wrong(span.start.line(), span.start.col(), "unexpected YAML")),
         }
         if anchor_id != 0 {
             self.anchored.insert(anchor_id, node.clone());

@@ -317,9 +317,9 @@ fn other_hosts_own_secrets_stay_theirs() {
 #[test]
 fn what_can_not_be_read_or_changed_is_said_with_its_line() {
     for (text, part) in [
-        ("creation_rules:\n  - path_regex: '('\n    age: @A\n", "line 2: path_regex '('"),
-        ("creation_rules:\n  - path_regex: '(?=x)'\n", "line 2: path_regex"),
-        ("creation_rules: [1]\n", "line 1: a creation rule is not a mapping"),
+        ("creation_rules:\n  - path_regex: '('\n    age: @A\n", ".sops.yaml:2:17: path_regex '('"),
+        ("creation_rules:\n  - path_regex: '(?=x)'\n", ".sops.yaml:2:17: path_regex"),
+        ("creation_rules: [1]\n", ".sops.yaml:1:18: a creation rule is not a mapping"),
         ("creation_rules: x\n", "creation_rules is not a list"),
         ("a: [\n", "not valid YAML"),
         ("a: 1\n---\nb: 2\n", "exactly one YAML document"),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use fleet_core::{
-    Error, Kind, Result,
+    Kind, Result,
     faults::{self, Fault},
     repo::Repo,
     ui::Ui,
@@ -59,10 +59,10 @@ pub fn run(cli: &Cli) -> Result<()> {
     Ok(())
 }
 
-fn secrets(tools: &Tools, repo: &Repo, ui: Ui) -> Option<Fault> {
-    let rules = repo.sops_rules()?;
+fn secrets(tools: &Tools, repo: &Repo, ui: Ui) -> Vec<Fault> {
+    let Some(rules) = repo.sops_rules() else { return Vec::new() };
     let fault = |message: String| Fault::new(&rules, repo.root(), None, "", message);
-    match tools.ask_post_provision::<Secrets>(&["secrets", "--check"]) {
+    let fault = match tools.ask_post_provision::<Secrets>(&["secrets", "--check"]) {
         Ok(answer) if answer.differs.is_empty() && !answer.ungoverned.is_empty() => {
             let (first, more) = (answer.ungoverned[0].display(), answer.ungoverned.len() - 1);
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
@@ -82,14 +82,15 @@ fn secrets(tools: &Tools, repo: &Repo, ui: Ui) -> Option<Fault> {
             fault(format!("{} secrets do not open for exactly whom their rules name", answer.differs.len()))
                 .help("`post-provision-vm secrets --check` says how they differ, `post-provision-vm secrets` mends it"),
         ),
-        Err(error) => Some(told(fault, &error)),
-    }
+        Err(error) => return faults::from_error(&error, &rules, repo.root()),
+    };
+    fault.into_iter().collect()
 }
 
-fn inventory(tools: &Tools, repo: &Repo, ui: Ui) -> Option<Fault> {
+fn inventory(tools: &Tools, repo: &Repo, ui: Ui) -> Vec<Fault> {
     let file = repo.inventory();
     let fault = |message: String| Fault::new(&file, repo.root(), None, "", message);
-    match tools.ask_post_provision::<Inventory>(&["inventory", "--check"]) {
+    let fault = match tools.ask_post_provision::<Inventory>(&["inventory", "--check"]) {
         Ok(Inventory { fresh: true }) => {
             ui.done("Inventory: fresh");
             None
@@ -98,14 +99,7 @@ fn inventory(tools: &Tools, repo: &Repo, ui: Ui) -> Option<Fault> {
             fault("not what the definitions and hosts.nix give".to_owned())
                 .help("`post-provision-vm inventory` brings it up to date"),
         ),
-        Err(error) => Some(told(fault, &error)),
-    }
-}
-
-fn told(fault: impl Fn(String) -> Fault, error: &Error) -> Fault {
-    let fault = fault(error.chain());
-    match error.hints().first() {
-        Some(hint) => fault.help(hint),
-        None => fault,
-    }
+        Err(error) => return faults::from_error(&error, &file, repo.root()),
+    };
+    fault.into_iter().collect()
 }

@@ -15,7 +15,7 @@ use fleet_core::{
     child::{self, Command, quote},
     deadline::Deadline,
     definitions::{Definitions, Entry, ManagedVm, VERBS},
-    faults::Fault,
+    faults,
     hosts::Hosts,
     nix::edit,
     protocol::{Op, Resource},
@@ -146,9 +146,10 @@ fn would_be_valid(
         return Ok(());
     };
     let Err(error) = Definitions::of_text(&text, repo) else { return Ok(()) };
-    let faults: Vec<Fault> =
-        error.report().details.and_then(|details| serde_json::from_value(details).ok()).unwrap_or_default();
-    let Some(first) = faults.into_iter().next() else { return Err(error) };
+    // One of the whole file is told with its place.
+    let Some(first) = faults::of(&error).into_iter().next().filter(|fault| !fault.path.is_empty()) else {
+        return Err(error);
+    };
     let kind = if first.conflict { Kind::Conflict } else { Kind::Failed };
     let error = Error::new(kind, first.message).now("nothing was changed");
     Err(first.help.into_iter().fold(error, Error::hint))

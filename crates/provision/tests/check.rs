@@ -71,6 +71,24 @@ fn secrets_that_no_rule_governs_are_a_fault() {
 }
 
 #[test]
+fn every_fault_has_its_place() {
+    let bench = Bench::new();
+    bench.fleet.edit("vms/definitions.nix", "memory = 4096;", "memory = 4096");
+    bench.fleet.edit("hosts.nix", "hostname = \"thinkpad\";", "hostname = thinkpad;");
+    bench.fleet.edit("secrets/.sops.yaml", "creation_rules:", "creation_rules: [");
+    assert_snapshot!("placed", check(&bench));
+    let output = bench.run(&["--json", "--quiet", "check"]);
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let faults = answer["error"]["details"].as_array().unwrap();
+    let places: Vec<String> = faults
+        .iter()
+        .map(|f| format!("{}:{}:{}", f["file"].as_str().unwrap(), f["line"], f["column"]))
+        .collect();
+    assert_eq!(places, ["hosts.nix:45:16", "secrets/.sops.yaml:12:3", "vms/definitions.nix:54:12"]);
+    assert!(faults.iter().all(|f| f["snippet"].is_string()), "{answer}");
+}
+
+#[test]
 fn options_may_stand_before_the_verb() {
     let bench = Bench::new();
     let output = bench.run(&["--json", "--quiet", "check"]);

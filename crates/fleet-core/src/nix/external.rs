@@ -15,9 +15,9 @@ use serde::Deserialize;
 
 use super::{
     eval::{Attr, Data, Evaluated, Value},
-    source::{Source, Sources, Span},
+    source::{Location, Source, Sources, Span},
 };
-use crate::{Error, Result, child, deadline::Deadline};
+use crate::{Error, Result, child, deadline::Deadline, faults::Fault};
 
 /// How long one evaluation may take: `import <nixpkgs>` takes seconds.
 const LIMIT_SECS: u64 = 120;
@@ -41,8 +41,8 @@ pub fn program() -> Option<PathBuf> {
     child::find_program("nix")
 }
 
-/// Evaluates a file with the nix program.
-pub fn eval_file(path: &Path, nix: &Path) -> Result<Evaluated> {
+/// Evaluates a file with the nix program. `base` is what places in errors are relative to.
+pub fn eval_file(path: &Path, base: &Path, nix: &Path) -> Result<Evaluated> {
     let command = child::Command::new(nix)
         .args(["--extra-experimental-features", "nix-command", "eval", "--json", "--file"])
         .arg(path)
@@ -51,8 +51,10 @@ pub fn eval_file(path: &Path, nix: &Path) -> Result<Evaluated> {
     if !output.success() {
         let said = output.stderr_text();
         let said: Vec<&str> = said.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+        let fault = fault_in(&said, path, base);
         let said = said[said.len().saturating_sub(12)..].join("\n");
-        return Err(Error::failed(format!("`nix eval` of {} failed\n{said}", path.display())));
+        return Err(Error::failed(format!("`nix eval` of {} failed\n{said}", path.display()))
+            .details(serde_json::json!([fault])));
     }
     let wrapped: Wrapped = serde_json::from_slice(&output.stdout).map_err(|e| {
         Error::failed(format!("`nix eval` of {} gave something else than was asked for", path.display()))
@@ -61,6 +63,27 @@ pub fn eval_file(path: &Path, nix: &Path) -> Result<Evaluated> {
     let mut reading = Reading::default();
     let value = reading.value(wrapped, None);
     Ok(Evaluated { value, sources: reading.sources })
+}
+
+/// The fault in what nix says: its last `error:`, and the place that follows it.
+fn fault_in(said: &[&str], path: &Path, base: &Path) -> Fault {
+    let last = said.iter().rposition(|line| line.trim_start().starts_with("error:")).unwrap_or(0);
+    let said = said.get(last..).unwrap_or_default();
+    let message = said.first().map_or("`nix eval` failed", |line| line.trim_start());
+    let message = message.strip_prefix("error:").unwrap_or(message).trim();
+    let at = said.iter().skip(1).find_map(|line| place_in(line.trim_start().strip_prefix("at ")?));
+    Fault::new(path, base, at.as_ref(), "", message)
+}
+
+/// `FILE:LINE:COLUMN:` of a file that can be read.
+fn place_in(text: &str) -> Option<Location> {
+    let mut parts = text.trim_end_matches(':').rsplitn(3, ':');
+    let column = parts.next()?.parse().ok()?;
+    let line = parts.next()?.parse().ok()?;
+    let file = PathBuf::from(parts.next()?);
+    let source = Source::new(file.clone(), std::fs::read_to_string(&file).ok()?.into());
+    let at = source.offset(line, column);
+    Some(source.locate(at, at))
 }
 
 /// What the wrapper gives.

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use eval::{Budget, EvalError, Evaluated};
 
-use crate::{Error, Result};
+use crate::{Error, Result, faults::Fault};
 
 /// How Nix files are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -34,7 +34,7 @@ pub fn read(path: &Path, base: &Path, mode: NixMode) -> Result<Evaluated> {
                 "install Nix (https://nixos.org/download), or let the built-in evaluator read: --nix auto",
             ));
         };
-        return external::eval_file(path, &nix);
+        return external::eval_file(path, base, &nix);
     }
     let error = match eval::eval_file(path, Budget::default()) {
         Ok(evaluated) => return Ok(evaluated),
@@ -44,7 +44,7 @@ pub fn read(path: &Path, base: &Path, mode: NixMode) -> Result<Evaluated> {
     // What the embedded parser refuses may still be Nix: its word is final only when Nix agrees.
     let may_help = matches!(error, EvalError::Unsupported(_) | EvalError::Syntax(_));
     match external::program().filter(|_| may_help && mode == NixMode::Auto) {
-        Some(nix) => external::eval_file(path, &nix).map_err(|failed| match error {
+        Some(nix) => external::eval_file(path, base, &nix).map_err(|failed| match error {
             EvalError::Unsupported(_) => failed.now(format!("asked nix because of {}", explained.message())),
             _ => explained,
         }),
@@ -57,28 +57,25 @@ pub(crate) fn read_text(text: &str, path: &Path, base: &Path) -> Result<Evaluate
     eval::eval_text(text, path, Budget::default()).map_err(|error| explain(&error, path, base))
 }
 
-/// An evaluation error as a person reads it.
+/// An evaluation error as a person reads it; it carries the fault with its place.
 pub fn explain(error: &EvalError, path: &Path, base: &Path) -> Error {
     let fault = error.fault();
-    let place = match &fault.at {
-        Some(at) => at.short(base),
-        None => path.strip_prefix(base).unwrap_or(path).display().to_string(),
-    };
-    let snippet = fault.at.as_ref().map(|at| format!("\n{}", at.snippet())).unwrap_or_default();
-    let what = match error {
-        EvalError::Syntax(_) => "syntax error: ",
-        EvalError::Unsupported(_) => "not covered by the built-in Nix evaluator: ",
-        EvalError::Budget(_) => "gave up: ",
-        EvalError::Eval(_) => "",
-    };
-    let shown = Error::failed(format!("{place}: {what}{}{snippet}", fault.message));
-    match error {
-        EvalError::Unsupported(_) => shown.hint(
-            "install Nix (https://nixos.org/download): with `nix` on PATH this file is read by `nix eval`",
+    let (what, help) = match error {
+        EvalError::Syntax(_) => ("syntax error: ", None),
+        EvalError::Unsupported(_) => (
+            "not covered by the built-in Nix evaluator: ",
+            Some(
+                "install Nix (https://nixos.org/download): with `nix` on PATH this file is read by `nix eval`",
+            ),
         ),
-        EvalError::Budget(_) => shown.hint("with Nix installed, `--nix nix` evaluates without these limits"),
-        EvalError::Syntax(_) | EvalError::Eval(_) => shown,
-    }
+        EvalError::Budget(_) => {
+            ("gave up: ", Some("with Nix installed, `--nix nix` evaluates without these limits"))
+        }
+        EvalError::Eval(_) => ("", None),
+    };
+    let mut shown = Fault::new(path, base, fault.at.as_ref(), "", format!("{what}{}", fault.message));
+    shown.help = help.map(str::to_owned);
+    shown.error()
 }
 
 /// The plain texts of all string literals in a Nix file, as they are written, without evaluating anything.

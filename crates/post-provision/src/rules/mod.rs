@@ -21,7 +21,7 @@ pub use select::Fleet;
 use crate::{
     recipient::Recipient,
     sops::foreign,
-    yaml::{Data, Node, Stream},
+    yaml::{Data, Node, Stream, in_file},
 };
 
 /// A parsed `.sops.yaml`.
@@ -136,7 +136,7 @@ impl Group {
 impl Rules {
     /// Parses the file's text. Errors carry the line; `path` is for them only.
     pub fn parse(text: &str, path: &Path) -> Result<Rules> {
-        Rules::read(text).map_err(|e| e.context(path.display()))
+        Rules::read(text).map_err(|e| in_file(e, text, path))
     }
 
     fn read(text: &str) -> Result<Rules> {
@@ -147,7 +147,7 @@ impl Rules {
         let mut rules = Vec::new();
         if let Some(list) = stream.get(root, "creation_rules").filter(|node| !node.is_nothing()) {
             if !matches!(list.data, Data::Seq(_)) {
-                return Err(Error::failed(format!("line {}: creation_rules is not a list", list.line)));
+                return Err(list.wrong("creation_rules is not a list"));
             }
             for item in list.items() {
                 rules.push(rule(&stream, stream.resolve(item))?);
@@ -180,18 +180,15 @@ impl Rules {
 
 fn rule(stream: &Stream, node: &Node) -> Result<Rule> {
     if !matches!(node.data, Data::Map(_)) {
-        return Err(Error::failed(format!("line {}: a creation rule is not a mapping", node.line)));
+        return Err(node.wrong("a creation rule is not a mapping"));
     }
     let path_regex =
         stream.get(node, "path_regex").and_then(Node::scalar).filter(|t| !t.is_empty()).map(str::to_owned);
     let regex = path_regex.as_deref().map(Regex::new).transpose().map_err(|e| {
         let why = e.to_string();
         let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-        Error::failed(format!(
-            "line {}: path_regex '{}' is not valid: {why}",
-            node.line,
-            path_regex.as_deref().unwrap_or_default()
-        ))
+        let at = stream.get(node, "path_regex").unwrap_or(node);
+        at.wrong(format!("path_regex '{}' is not valid: {why}", path_regex.as_deref().unwrap_or_default()))
     })?;
     let groups = match stream.get(node, "key_groups").filter(|g| !g.is_nothing()) {
         Some(list) => {
@@ -227,7 +224,7 @@ const OTHER_KEYS: [&str; 11] = [
 fn group(stream: &Stream, node: &Node, depth: usize) -> Result<Group> {
     let mut group = Group::default();
     if depth > 20 {
-        return Err(Error::failed(format!("line {}: merged too deep", node.line)));
+        return Err(node.wrong("merged too deep"));
     }
     if let Some(merged) = stream.get(node, "merge") {
         for item in merged.items() {
@@ -288,7 +285,7 @@ const DEEPEST: usize = 16;
 
 fn list_within(stream: &Stream, node: &Node, depth: usize) -> Result<List> {
     if depth > DEEPEST {
-        return Err(Error::failed(format!("line {}: the list holds itself", node.line)));
+        return Err(node.wrong("the list holds itself"));
     }
     let split =
         |text: &str| text.split(',').map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned).collect();
@@ -316,12 +313,12 @@ fn list_within(stream: &Stream, node: &Node, depth: usize) -> Result<List> {
                         let inner = list_within(stream, resolved, depth + 1)?;
                         all.push(item(element, inner.items.into_iter().flat_map(|i| i.recipients).collect()));
                     }
-                    _ => return Err(Error::failed(format!("line {}: not an age recipient", element.line))),
+                    _ => return Err(element.wrong("not an age recipient")),
                 }
             }
             all
         }
-        _ => return Err(Error::failed(format!("line {}: age is neither a list nor a text", node.line))),
+        _ => return Err(node.wrong("age is neither a list nor a text")),
     };
     Ok(List { node: node.clone(), items })
 }
