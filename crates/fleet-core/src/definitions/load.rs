@@ -1,11 +1,11 @@
 //! From the evaluated file to the typed model, field by field.
 
-use std::{collections::HashMap, net::IpAddr, path::Path};
+use std::{net::IpAddr, path::Path};
 
 use super::{
-    Definitions, ImportedVm, Proxmox, Template, VmidRange,
+    Definitions, ImportedVm, Proxmox, Template,
     managed::{managed_vm, vm_name},
-    rules,
+    ranges, rules,
 };
 use crate::{
     Result, faults,
@@ -129,7 +129,7 @@ fn read<'a>(reader: &mut Reader<'a>, file: &Path) -> Option<Definitions> {
         let name = fields.get("name").and_then(|attr| attr.value.as_str()).unwrap_or_default().to_owned();
         defined.push(Defined { fields, name, section: Section::Template });
     }
-    let vmid_ranges = ranges(reader, &top);
+    let vmid_ranges = ranges::read(reader, &top, &imported);
     rules::across(reader, &defined, &vmid_ranges);
     Some(Definitions {
         path: file.to_owned(),
@@ -256,30 +256,4 @@ fn read_template<'a>(reader: &mut Reader<'a>, fields: &Fields<'a>) -> Option<Tem
     let name = reader.parsed::<VmName>(fields, "name", "\"ubuntu-cloud-template\"");
     let description = owned(reader, fields, "description");
     Some(Template { vmid: vmid?, name: name?.to_string(), description })
-}
-
-fn ranges<'a>(reader: &mut Reader<'a>, top: &Fields<'a>) -> Vec<VmidRange> {
-    let Some(section) = reader.set(top, "vmidRanges") else { return Vec::new() };
-    let mut ranges = Vec::new();
-    for attr in Reader::in_order(&section) {
-        let Some(fields) = reader.fields(&attr.value, section.join(&attr.name), attr.key) else { continue };
-        reader.known_or_own(&fields, &["start", "end", "description"]);
-        let mut bounds = HashMap::new();
-        for bound in ["start", "end"] {
-            if fields.get(bound).is_none() {
-                reader.missing(&fields, bound, "a range has a `start` and an `end`, both included");
-            }
-            let vmid = reader.number::<u32>(&fields, bound, 100..=999_999_999, "100");
-            bounds.extend(vmid.and_then(|n| Vmid::new(n).ok()).map(|vmid| (bound, vmid)));
-        }
-        let description = owned(reader, &fields, "description");
-        if let (Some(start), Some(end)) = (bounds.get("start"), bounds.get("end")) {
-            if start > end {
-                let message = format!("the range ends ({end}) before it starts ({start})");
-                reader.add(fields.value_at("end"), &fields.path, message, None);
-            }
-            ranges.push(VmidRange { name: attr.name.to_string(), start: *start, end: *end, description });
-        }
-    }
-    ranges
 }

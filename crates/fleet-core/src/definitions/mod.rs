@@ -3,6 +3,7 @@
 mod load;
 mod managed;
 mod placement;
+mod ranges;
 mod rules;
 
 use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
