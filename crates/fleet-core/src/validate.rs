@@ -4,7 +4,7 @@ use crate::{
     Error, Result,
     definitions::{Definitions, Install, nearest},
     faults::{self, Fault},
-    hosts::Hosts,
+    hosts::{Hosts, doubts},
     nix::{NixMode, eval::Evaluated, source::Location},
     repo::Repo,
 };
@@ -76,6 +76,8 @@ pub fn repository(repo: &Repo, nix: NixMode) -> Report {
     match hosts {
         Ok((hosts, evaluated)) => {
             report.faults.extend(host_files(repo, &hosts, &evaluated));
+            let definitions = report.definitions.as_ref();
+            report.faults.extend(doubts::faults(&hosts, definitions, &evaluated, repo.root()));
             report.hosts = Some(hosts);
         }
         Err(error) => report.faults.extend(faults::from_error(&error, &repo.hosts(), repo.root())),

@@ -7,7 +7,9 @@ use fleet_core::{
     Error, Kind, Result,
     cli::{ChangeArgs, CommonArgs, silent_exit},
     definitions::Definitions,
+    faults::Fault,
     hosts::Hosts,
+    repo::Repo,
 };
 use serde::Serialize;
 
@@ -15,6 +17,7 @@ use crate::{
     add::plan_inventory,
     apply::Outcome,
     carry_out::{CommitArgs, End, carry_out, identities, read, refuse_interrupted},
+    fleet::fleet_of,
     plan::Plan,
     rules::Rules,
     secrets,
@@ -23,7 +26,8 @@ use crate::{
 /// Bring every secret to exactly the recipients that its rule in .sops.yaml names, after an edit of that file by hand
 #[derive(Debug, Clone, Args)]
 pub struct Secrets {
-    /// Only say which files differ, and how: exit code 0 when none does, 2 when some do
+    /// Only say what is not as the rules say: files that differ, that no rule governs or that are not encrypted, and
+    /// keys that are not their host's; exit code 0 when all is right, else 2
     #[arg(long)]
     pub check: bool,
     /// What to commit.
@@ -64,6 +68,7 @@ struct Checked<'a> {
     fresh: usize,
     differs: &'a [secrets::Difference],
     ungoverned: &'a [&'a Path],
+    faults: &'a [Fault],
     warnings: &'a [String],
 }
 
@@ -72,29 +77,11 @@ impl Secrets {
     pub fn run(&self, common: &CommonArgs) -> Result<()> {
         let ui = common.ui();
         let repo = common.repo("post-provision-vm --repo DIR secrets")?;
-        let path = repo.sops_rules().ok_or_else(|| {
-            Error::not_found("there is no .sops.yaml").now("looked for secrets/.sops.yaml and .sops.yaml")
-        })?;
+        let rules = repo.sops_rules();
         if self.check {
-            refuse_interrupted(&repo)?;
-            let rules = Rules::parse(&read(&path)?, &path)?;
-            let mut warnings = Vec::new();
-            let found = secrets::find(&repo, &path, &rules, &mut warnings)?;
-            let differs = secrets::differences(&found, &rules);
-            let ungoverned: Vec<&Path> = secrets::ungoverned(&found).map(PathBuf::as_path).collect();
-            warnings.extend(ungoverned.iter().map(|path| format!("{}: no rule governs it", path.display())));
-            warnings.iter().for_each(|warning| ui.warn(warning));
-            let fresh = found.len() - differs.len() - ungoverned.len();
-            ui.answer(
-                &Checked { fresh, differs: &differs, ungoverned: &ungoverned, warnings: &warnings },
-                || differs.iter().map(secrets::Difference::describe).collect(),
-            )?;
-            if differs.is_empty() {
-                ui.done(format!("All secrets open for whom their rules name: {fresh}"));
-                return Ok(());
-            }
-            return Err(silent_exit(Kind::Usage));
+            return look(&repo, common, rules.as_deref());
         }
+        let path = rules.ok_or_else(no_rules)?;
         let words = ("Nothing to do: every secret is as its rule says", "Every secret is as its rule says");
         let (plan, end) = carry_out(&repo, ui, self.change, self.commit, words, || {
             let rules = Rules::parse(&read(&path)?, &path)?;
@@ -109,6 +96,69 @@ impl Secrets {
         })?;
         answer(&plan, &end, self.change.dry_run, ui)
     }
+}
+
+fn no_rules() -> Error {
+    Error::not_found("there is no .sops.yaml").now("looked for secrets/.sops.yaml and .sops.yaml")
+}
+
+/// Says what is not as it should be, of the rules and of the files that they govern or should.
+fn look(repo: &Repo, common: &CommonArgs, rules_file: Option<&Path>) -> Result<()> {
+    let ui = common.ui();
+    refuse_interrupted(repo)?;
+    // Secrets stay secrets when their rules are gone: nobody knows for whom they are.
+    let absent = if repo.secrets().is_dir() { repo.secrets() } else { repo.root().to_owned() };
+    let path = rules_file.map_or_else(|| absent.join(".sops.yaml"), Path::to_owned);
+    let text = if rules_file.is_some() { read(&path)? } else { "creation_rules: []\n".to_owned() };
+    let rules = Rules::parse(&text, &path)?;
+    let mut warnings = Vec::new();
+    let found = secrets::find(repo, &path, &rules, &mut warnings)?;
+    if rules_file.is_none() && found.is_empty() {
+        return Err(no_rules());
+    }
+    let differs = secrets::differences(&found, &rules);
+    let ungoverned: Vec<&Path> = secrets::ungoverned(&found).map(PathBuf::as_path).collect();
+    let faults = faults(repo, common, &path, &rules, &mut warnings);
+    warnings.iter().for_each(|warning| ui.warn(warning));
+    ungoverned.iter().for_each(|path| ui.warn(format!("{}: no rule governs it", path.display())));
+    faults.iter().for_each(|fault| ui.warn(fault.render()));
+    let fresh = found.len() - differs.len() - ungoverned.len();
+    ui.answer(
+        &Checked { fresh, differs: &differs, ungoverned: &ungoverned, faults: &faults, warnings: &warnings },
+        || differs.iter().map(secrets::Difference::describe).collect(),
+    )?;
+    if differs.is_empty() && ungoverned.is_empty() && faults.is_empty() {
+        ui.done(format!("All secrets open for whom their rules name: {fresh}"));
+        return Ok(());
+    }
+    Err(silent_exit(Kind::Usage))
+}
+
+/// Faults of the rules, and files that are not encrypted.
+fn faults(
+    repo: &Repo,
+    common: &CommonArgs,
+    path: &Path,
+    rules: &Rules,
+    warnings: &mut Vec<String>,
+) -> Vec<Fault> {
+    let models = Definitions::load(repo, common.nix).and_then(|definitions| {
+        let hosts = Hosts::load(repo, common.nix)?;
+        Ok((fleet_of(&definitions, &hosts), definitions, hosts))
+    });
+    let known = models.as_ref().ok().map(|(fleet, _, hosts)| (hosts, fleet));
+    if known.is_none() {
+        warnings.push("hosts' keys were not compared: the definitions or hosts.nix are not valid".to_owned());
+    }
+    let is_vm = |name: &str| models.as_ref().is_ok_and(|(_, defined, _)| defined.by_name(name).is_some());
+    let mut faults = rules.faults(path, repo.root(), known, is_vm);
+    faults.extend(secrets::plain(repo, path, rules).into_iter().map(|(file, rule)| {
+        let message = format!("not encrypted, although {} governs it", rules.rules[rule].name());
+        let help =
+            format!("sops encrypt --in-place {0}; what git has seen of it needs new values", file.display());
+        Fault::new(&file, Path::new(""), None, "", message).help(help)
+    }));
+    faults
 }
 
 impl Inventory {

@@ -151,6 +151,46 @@ pub fn find(repo: &Repo, rules_file: &Path, rules: &Rules, warnings: &mut Vec<St
     if faults.is_empty() { Ok(found) } else { Err(all_of(faults, "read")) }
 }
 
+/// Files below `secrets/` that a rule governs and that are not encrypted, each with its rule: text in one of the
+/// forms that sops knows by their names, and private keys.
+pub fn plain(repo: &Repo, rules_file: &Path, rules: &Rules) -> Vec<(PathBuf, usize)> {
+    let rules_dir = rules_file.parent().unwrap_or_else(|| repo.root());
+    let walk = WalkDir::new(repo.secrets()).follow_links(false).sort_by_file_name().into_iter();
+    let others_rules =
+        |entry: &walkdir::DirEntry| entry.depth() > 0 && entry.path().join(".sops.yaml").is_file();
+    let mut found = Vec::new();
+    for entry in walk.filter_entry(|entry| !is_foreign(entry) && !others_rules(entry)).flatten() {
+        let usual = entry.path().extension().is_some() && SecretFile::has_usual_name(entry.path());
+        if !entry.file_type().is_file()
+            || entry.file_name() == ".sops.yaml"
+            || entry.metadata().is_ok_and(|meta| meta.len() > LARGEST)
+        {
+            continue;
+        }
+        let Ok(path) = entry.path().strip_prefix(repo.root()) else { continue };
+        let Ok(text) = std::fs::read_to_string(entry.path()) else { continue };
+        let says_something =
+            text.lines().map(str::trim).any(|line| !line.is_empty() && !line.starts_with(['#', ';']));
+        if !(usual && says_something || holds_private_key(&text))
+            || !matches!(SecretFile::parse(text.as_bytes()), Ok(None))
+        {
+            continue;
+        }
+        let below = entry.path().strip_prefix(rules_dir).ok().map(|path| path.to_string_lossy().into_owned());
+        if let Some((rule, _)) = rules.governing(below.as_deref(), &path.to_string_lossy()) {
+            found.push((path.to_owned(), rule));
+        }
+    }
+    found
+}
+
+fn holds_private_key(text: &str) -> bool {
+    text.lines().map(str::trim).any(|line| {
+        line.starts_with("AGE-SECRET-KEY-1") && line.len() > 70
+            || line.starts_with("-----BEGIN ") && line.ends_with("PRIVATE KEY-----")
+    })
+}
+
 /// Directories that hold nothing of ours.
 fn is_foreign(entry: &walkdir::DirEntry) -> bool {
     if !entry.file_type().is_dir() {

@@ -92,6 +92,22 @@ fn secrets_follow_a_hand_edit_of_the_rules() {
 }
 
 #[test]
+fn secrets_without_a_rule_do_not_pass_a_check() {
+    let fleet = Fleet::committed();
+    let rules = fleet.read("secrets/.sops.yaml");
+    fleet.write("secrets/.sops.yaml", "creation_rules: []\n");
+    let said = fails(fleet.tool(&["secrets", "--check"]), 2);
+    assert!(said.contains("secrets/values.yaml: no rule governs it"), "{said}");
+    std::fs::remove_file(fleet.path("secrets/.sops.yaml")).unwrap();
+    let said = fails(fleet.tool(&["secrets", "--check"]), 2);
+    assert!(said.contains("secrets/values.yaml: no rule governs it"), "{said}");
+    fleet.write("secrets/.sops.yaml", &rules);
+    fleet.write("secrets/plain.yaml", "a: 1\n");
+    let said = fails(fleet.tool(&["secrets", "--check"]), 2);
+    assert!(said.contains("secrets/plain.yaml: not encrypted, although rule"), "{said}");
+}
+
+#[test]
 fn nobody_locks_himself_out() {
     let fleet = Fleet::committed();
     fleet.edit("secrets/.sops.yaml", "          - *operator\n", "");

@@ -27,6 +27,9 @@ struct Secrets {
     /// Encrypted files that no rule governs.
     #[serde(default)]
     ungoverned: Vec<PathBuf>,
+    /// Faults of the rules, and files that are not encrypted.
+    #[serde(default)]
+    faults: Vec<Fault>,
     #[serde(default)]
     warnings: Vec<String>,
 }
@@ -60,31 +63,38 @@ pub fn run(cli: &Cli) -> Result<()> {
 }
 
 fn secrets(tools: &Tools, repo: &Repo, ui: Ui) -> Vec<Fault> {
-    let Some(rules) = repo.sops_rules() else { return Vec::new() };
-    let fault = |message: String| Fault::new(&rules, repo.root(), None, "", message);
-    let fault = match tools.ask_post_provision::<Secrets>(&["secrets", "--check"]) {
-        Ok(answer) if answer.differs.is_empty() && !answer.ungoverned.is_empty() => {
-            let (first, more) = (answer.ungoverned[0].display(), answer.ungoverned.len() - 1);
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            Some(
-                fault(format!("no rule governs {first}{more}"))
-                    .help("give it a rule that names who may read it, or take the file away"),
-            )
-        }
-        Ok(answer) if answer.differs.is_empty() => {
-            for warning in &answer.warnings {
-                ui.warn(warning);
-            }
-            ui.done(format!("Secrets: {} open for exactly whom their rules name", answer.fresh));
-            None
-        }
-        Ok(answer) => Some(
-            fault(format!("{} secrets do not open for exactly whom their rules name", answer.differs.len()))
-                .help("`post-provision-vm secrets --check` says how they differ, `post-provision-vm secrets` mends it"),
-        ),
-        Err(error) => return faults::from_error(&error, &rules, repo.root()),
+    let rules = repo.sops_rules();
+    let shown = rules.clone().unwrap_or_else(|| repo.secrets().join(".sops.yaml"));
+    let fault = |message: String| Fault::new(&shown, repo.root(), None, "", message);
+    let answer = match tools.ask_post_provision::<Secrets>(&["secrets", "--check"]) {
+        Ok(answer) => answer,
+        // Neither rules nor anything encrypted.
+        Err(error) if rules.is_none() && error.kind() == Kind::NotFound => return Vec::new(),
+        Err(error) => return faults::from_error(&error, &shown, repo.root()),
     };
-    fault.into_iter().collect()
+    let mut found = answer.faults;
+    if let [first, more @ ..] = answer.ungoverned.as_slice() {
+        let first = first.display();
+        let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+        found.push(if rules.is_none() {
+            fault(format!("does not exist, but {first}{more} can be opened by those that it named"))
+                .help("take it out of git's history again, or take the files away")
+        } else {
+            fault(format!("no rule governs {first}{more}"))
+                .help("give it a rule that names who may read it, or take the file away")
+        });
+    }
+    if !answer.differs.is_empty() {
+        let count = answer.differs.len();
+        found.push(fault(format!("{count} secrets do not open for exactly whom their rules name")).help(
+            "`post-provision-vm secrets --check` says how they differ, `post-provision-vm secrets` mends it",
+        ));
+    }
+    if found.is_empty() {
+        answer.warnings.iter().for_each(|warning| ui.warn(warning));
+        ui.done(format!("Secrets: {} open for exactly whom their rules name", answer.fresh));
+    }
+    found
 }
 
 fn inventory(tools: &Tools, repo: &Repo, ui: Ui) -> Vec<Fault> {

@@ -89,6 +89,71 @@ fn every_fault_has_its_place() {
 }
 
 #[test]
+fn likely_mistakes_in_hosts_are_faults() {
+    let bench = Bench::new();
+    bench.fleet.edit("hosts.nix", "hostname = \"igpu\";", "hostName = \"igpu\";");
+    bench.fleet.edit(
+        "hosts.nix",
+        "AAAAC3NzaC1lZDI1NTE5AAAAIGqmBvY8g+/GV17q56UYCmD9jOxIDq0TmSc7K+u4wB7L root@thinkpad",
+        "AAAAC3NzaC1lZDI1NTE5AAAAIFgJbGZrsBEeRIA6LPuES08tiHfwujHsftm+n3YYE4pw",
+    );
+    bench.fleet.edit(
+        "hosts.nix",
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGpqqbAlm7gbQP0gWvxD3B0v9r1opv8K3S+WIul5JR3e root@igp",
+        "ssh-ed25519 AAAAnotakey",
+    );
+    assert_snapshot!("doubts", check(&bench));
+}
+
+#[test]
+fn what_is_the_owners_own_in_hosts_is_no_fault() {
+    let bench = Bench::new();
+    let placeholder = "sshAlias = \"igp\";\n    ssh_key = \"x\"; users = [ \"a\" ]; publicKeys = [ ]; home = ./.; system = \"x86_64-linux\";";
+    bench.fleet.edit("hosts.nix", "sshAlias = \"igp\";", placeholder);
+    bench.fleet.edit(
+        "hosts.nix",
+        "AAAAC3NzaC1lZDI1NTE5AAAAIGpqqbAlm7gbQP0gWvxD3B0v9r1opv8K3S+WIul5JR3e root@igp",
+        "AAAAPLACEHOLDER",
+    );
+    let seen = check(&bench);
+    assert!(!seen.contains("hosts.nix:"), "{seen}");
+}
+
+#[test]
+fn a_host_whose_key_is_another_in_the_rules_is_a_fault() {
+    let bench = Bench::new();
+    let other = "age1rsfj5yzud973mu3jdarsjznuk478deknq3jtfqhffrdwpu6k5d5spsl5df";
+    bench.fleet.edit("secrets/.sops.yaml", &format!("&igp {other}"), "&igp age1zzz");
+    bench.fleet.edit(
+        "secrets/.sops.yaml",
+        "age1krft2zq7ldcwwg43rkf7s4xygl9m3jxtcvmgh5mm2k65mnd8ufys4080zs",
+        other,
+    );
+    assert_snapshot!("keys", check(&bench));
+}
+
+#[test]
+fn plain_text_among_the_secrets_is_a_fault() {
+    let bench = Bench::new();
+    bench.fleet.write("secrets/README.md", "# About\n");
+    bench.fleet.write("secrets/empty.yaml", "# nothing yet\n");
+    assert!(check(&bench).starts_with("exit code: 0\n"));
+    bench.fleet.write("secrets/new.yaml", "password: hunter2\n");
+    bench.fleet.write("secrets/operator/id", "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n");
+    assert_snapshot!("plain", check(&bench));
+}
+
+#[test]
+fn secrets_without_rules_are_a_fault() {
+    let bench = Bench::new();
+    std::fs::remove_file(bench.fleet.path().join("secrets/.sops.yaml")).unwrap();
+    assert_snapshot!("rules_gone", check(&bench));
+    std::fs::remove_dir_all(bench.fleet.path().join("secrets")).unwrap();
+    let seen = check(&bench);
+    assert!(seen.starts_with("exit code: 0\n"), "{seen}");
+}
+
+#[test]
 fn options_may_stand_before_the_verb() {
     let bench = Bench::new();
     let output = bench.run(&["--json", "--quiet", "check"]);

@@ -59,6 +59,7 @@ fn host<'a>(reader: &mut Reader<'a>, fields: &Fields<'a>, name: &str, shown: &st
         public_key: text("publicKey"),
         ..Host::default()
     };
+    host.public_key_place = host.public_key.is_some().then(|| reader.place(fields.value_at("publicKey")));
     host.configuration_file = path(reader, fields, "configurationFile");
     host.home_file = path(reader, fields, "homeFile");
     let keys = reader.texts(fields, "authorizedKeys", "[ \"ssh-ed25519 AAAA… somebody\" ]");

@@ -1,5 +1,6 @@
 //! `hosts.nix` as a typed model.
 
+pub(crate) mod doubts;
 mod load;
 
 use std::path::PathBuf;
@@ -43,6 +44,9 @@ pub struct Host {
     pub ssh_key_name: Option<String>,
     /// Its public SSH host key, one OpenSSH line; may be a placeholder before the host exists.
     pub public_key: Option<String>,
+    /// Where that is written, `FILE:LINE`.
+    #[serde(skip)]
+    pub public_key_place: Option<String>,
     /// Keys that may log in, one OpenSSH line each.
     pub authorized_keys: Vec<String>,
     /// Where each of them is written, `FILE:LINE`.

@@ -68,7 +68,7 @@ fn comment(text: &str) -> Option<&str> {
 }
 
 /// Every single key that is an element of a list, and every one with a name.
-fn elements<'a>(node: &'a Node, found: &mut Vec<&'a Node>) {
+pub(super) fn elements<'a>(node: &'a Node, found: &mut Vec<&'a Node>) {
     let listed = matches!(node.data, Data::Seq(_));
     let inner: Vec<&'a Node> = match &node.data {
         Data::Seq(items) => items.iter().collect(),

@@ -50,15 +50,17 @@ impl Fleet {
         let converted = converted(recipient);
         let recipient = converted.as_ref().map_or(recipient, Recipient::as_str);
         let by_key = self.hosts.iter().find(|(_, known)| known.recipient.as_deref() == Some(recipient));
-        let by_name = || {
-            let anchor = anchor?;
-            let exact = self.hosts.keys().find(|name| *name == anchor);
-            exact.or_else(|| {
-                let word = host_in(anchor)?;
-                self.hosts.keys().find(|name| self.goes_by(name, &word))
-            })
-        };
-        by_key.map(|(name, _)| name).or_else(by_name).map(String::as_str)
+        by_key.map(|(name, _)| name.as_str()).or_else(|| self.named(anchor?))
+    }
+
+    /// The host that this anchor names.
+    pub(super) fn named(&self, anchor: &str) -> Option<&str> {
+        let exact = self.hosts.keys().find(|name| *name == anchor);
+        let named = exact.or_else(|| {
+            let word = host_in(anchor)?;
+            self.hosts.keys().find(|name| self.goes_by(name, &word))
+        });
+        named.map(String::as_str)
     }
 
     fn goes_by(&self, host: &str, word: &str) -> bool {
