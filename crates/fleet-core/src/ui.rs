@@ -310,6 +310,11 @@ pub fn width(text: &str) -> usize {
     console::measure_text_width(text)
 }
 
+/// `text`, cut short with an ellipsis where it takes more columns of a terminal than this.
+pub fn shortened(text: &str, columns: usize) -> std::borrow::Cow<'_, str> {
+    console::truncate_str(text, columns, "…")
+}
+
 /// Asks for a secret on the terminal, without showing what is typed.
 pub fn ask_secret(prompt: &str) -> Result<zeroize::Zeroizing<String>> {
     let wrong = |e: rustix::io::Errno| Error::failed("can not hide what is typed").caused_by(e);

@@ -82,6 +82,29 @@ fn a_typed_name_makes_no_strangers_vm_ours() {
     }
 }
 
+#[test]
+fn on_a_narrow_terminal_no_row_of_a_table_wraps() {
+    let bench = Bench::new();
+    bench.clone_110();
+    bench.ok(&["snapshot", "110", "before", "--description", &"a text that is long ".repeat(9)]);
+    for args in [&["list"][..], &["ps"], &["storage"], &["snapshots", "110"]] {
+        let piped = bench.ok(args);
+        let mut before = usize::MAX;
+        for columns in [200, 80, 60, 40] {
+            let seen = bench.finish(&mut bench.on_columns(columns, args)).out.replace('\r', "");
+            assert_eq!(seen.lines().count(), piped.lines().count(), "{columns}: {seen}");
+            let widest = seen.lines().map(fleet_core::ui::width).max().unwrap();
+            assert!(widest <= columns && widest <= before, "{columns}: {seen}");
+            before = widest;
+        }
+    }
+    // Where there is room nothing is left out.
+    assert_eq!(
+        bench.finish(&mut bench.on_columns(200, &["list"])).out.replace('\r', ""),
+        bench.ok(&["list"])
+    );
+}
+
 /// As the one of the VM, through OpenSSH's client.
 #[test]
 fn a_console_is_entered_typed_into_and_left() {

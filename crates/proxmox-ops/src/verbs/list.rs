@@ -5,9 +5,10 @@ use fleet_core::{
     Result,
     definitions::{Definitions, Entry},
     types::Vmid,
+    ui,
 };
 
-use super::{human, table_of};
+use super::{human, table::Table};
 use crate::{
     context::{Context, read_deadline},
     ops::rows::{Kind, Row},
@@ -24,12 +25,12 @@ impl List {
         if cx.ui.json() {
             cx.ui.json_line(&rows.json()?)
         } else {
-            cx.ui.data(text(&cx.definitions, &rows.table()?))
+            cx.ui.data(text(&cx.definitions, &rows.table()?, ui::columns()))
         }
     }
 }
 
-fn text(definitions: &Definitions, rows: &[Row]) -> String {
+fn text(definitions: &Definitions, rows: &[Row], columns: Option<usize>) -> String {
     let cells = |r: &Row| {
         let kind = match (r.kind, r.template) {
             (_, true) => "template",
@@ -49,12 +50,13 @@ fn text(definitions: &Definitions, rows: &[Row]) -> String {
             defined(definitions, r.vmid).to_owned(),
         ]
     };
-    table_of(
-        &["VMID", "NAME", "TYPE", "STATUS", "NODE", "CORES", "MEMORY", "DISK", "DEFINED"],
-        &[0, 5, 6, 7],
-        rows,
-        cells,
-    )
+    let table = Table {
+        header: &["VMID", "NAME", "TYPE", "STATUS", "NODE", "CORES", "MEMORY", "DISK", "DEFINED"],
+        numbers: &[0, 5, 6, 7],
+        optional: &[5, 7, 6, 2, 8, 4],
+        text_last: false,
+    };
+    table.of(rows, cells, columns)
 }
 
 fn defined(definitions: &Definitions, vmid: u32) -> &'static str {
@@ -80,7 +82,7 @@ mod tests {
             {"vmid": 9002, "type": "qemu", "name": "tmpl", "node": "prom", "status": "stopped", "template": true, "maxcpu": 2},
         ]))
         .unwrap();
-        insta::assert_snapshot!(text(&crate::testing::definitions(), &rows), @r"
+        insta::assert_snapshot!(text(&crate::testing::definitions(), &rows, None), @r"
         VMID  NAME  TYPE       STATUS   NODE  CORES    MEMORY       DISK  DEFINED
          104  doc1  vm         running  prom      8  32.0 GiB  250.0 GiB  imported
          110  web   vm         stopped  prom      2   4.0 GiB   20.0 GiB  managed

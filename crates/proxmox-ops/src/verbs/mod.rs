@@ -28,6 +28,7 @@ pub mod start;
 pub mod status;
 pub mod stop;
 pub mod storage;
+mod table;
 pub mod template;
 pub mod wait_ssh;
 
@@ -37,7 +38,6 @@ use fleet_core::{
     Result,
     guard::{Operation, Permit},
     types::VmRef,
-    ui,
 };
 
 use crate::{
@@ -99,37 +99,6 @@ fn configure_after(
     cx.changed(permit.vmid(), true, done, done)
 }
 
-/// A table for people: a header, no lines, numbers to the right.
-fn table(header: &[&str], numbers: &[usize], rows: &[Vec<String>]) -> String {
-    table_of(header, numbers, rows, Clone::clone)
-}
-
-/// The same, of things whose cells are made twice, for their widths and for the table: ten thousand rows of text at
-/// once are more than the program itself.
-fn table_of<T>(header: &[&str], numbers: &[usize], rows: &[T], cells: impl Fn(&T) -> Vec<String>) -> String {
-    let mut widths: Vec<usize> = header.iter().map(|title| ui::width(title)).collect();
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(cells(row)) {
-            *width = ui::width(&cell).max(*width);
-        }
-    }
-    let mut out = String::new();
-    let mut line = |cells: &[String]| {
-        let start = out.len();
-        for (n, (cell, width)) in cells.iter().zip(&widths).enumerate() {
-            let blanks = " ".repeat(width - ui::width(cell));
-            let (before, after) = if numbers.contains(&n) { (&*blanks, "") } else { ("", &*blanks) };
-            out.extend([before, cell, after, "  "]);
-        }
-        out.truncate(start + out[start..].trim_end().len());
-        out.push('\n');
-    };
-    line(&header.iter().map(|title| (*title).to_owned()).collect::<Vec<_>>());
-    rows.iter().for_each(|row| line(&cells(row)));
-    out.pop();
-    out
-}
-
 /// Bytes in the unit that keeps the number short.
 fn human(bytes: u64) -> String {
     let mut value = bytes as f64;
@@ -145,19 +114,6 @@ fn human(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tables_are_aligned_and_have_no_blanks_at_line_ends() {
-        let rows = vec![
-            vec!["104".into(), "doc1".into(), "1.0 GiB".into()],
-            vec!["9002".into(), "t".into(), "9 B".into()],
-        ];
-        insta::assert_snapshot!(table(&["VMID", "NAME", "DISK"], &[0, 2], &rows), @r"
-        VMID  NAME     DISK
-         104  doc1  1.0 GiB
-        9002  t         9 B
-        ");
-    }
 
     #[test]
     fn sizes_are_short() {

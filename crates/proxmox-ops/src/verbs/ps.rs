@@ -8,11 +8,11 @@ use fleet_core::{
     deadline::Deadline,
     interrupt,
     protocol::{Resource, ResourceKind},
-    ui::screen,
+    ui::{columns, screen},
 };
 use serde_json::Value;
 
-use super::{human, table};
+use super::{human, table::Table};
 use crate::context::{Context, read_deadline};
 
 /// Show what the running VMs use now
@@ -24,7 +24,7 @@ impl Ps {
     pub fn run(&self, cx: &Context) -> Result<()> {
         let cluster = cx.connect()?;
         let running = running(cluster.resources(read_deadline())?);
-        cx.ui.answer(&running, || text(&running))
+        cx.ui.answer(&running, || text(&running, columns()))
     }
 }
 
@@ -44,10 +44,10 @@ impl Top {
         loop {
             let running = running(cluster.resources(read_deadline())?);
             if !live {
-                return cx.ui.answer(&running, || text(&running));
+                return cx.ui.answer(&running, || text(&running, columns()));
             }
             // Home, the lines, then the rest of the screen wiped: no flicker.
-            cx.ui.data(format!("\x1b[H{}\x1b[J", screen(&text(&running))))?;
+            cx.ui.data(format!("\x1b[H{}\x1b[J", screen(&text(&running, columns()))))?;
             let pause = Deadline::secs(self.every);
             while !pause.passed() {
                 if interrupt::asked() {
@@ -66,8 +66,8 @@ fn running(mut resources: Vec<Resource>) -> Vec<Resource> {
     resources
 }
 
-fn text(running: &[Resource]) -> String {
-    let rows = running.iter().map(|r| {
+fn text(running: &[Resource], columns: Option<usize>) -> String {
+    let cells = |r: &Resource| {
         let number = |key: &str| r.other.get(key).and_then(Value::as_f64).unwrap_or_default();
         // Whole bytes and seconds come as numbers that a double holds exactly.
         #[allow(
@@ -90,12 +90,16 @@ fn text(running: &[Resource]) -> String {
             human(whole("netout")),
             uptime(whole("uptime")),
         ]
-    });
-    table(
-        &["VMID", "NAME", "TYPE", "NODE", "CPU", "CORES", "MEMORY", "OF MAX", "NET IN", "NET OUT", "UP"],
-        &[0, 4, 5, 6, 7, 8, 9, 10],
-        &rows.collect::<Vec<_>>(),
-    )
+    };
+    let table = Table {
+        header: &[
+            "VMID", "NAME", "TYPE", "NODE", "CPU", "CORES", "MEMORY", "OF MAX", "NET IN", "NET OUT", "UP",
+        ],
+        numbers: &[0, 4, 5, 6, 7, 8, 9, 10],
+        optional: &[5, 9, 8, 2, 7, 10, 3],
+        text_last: false,
+    };
+    table.of(running, cells, columns)
 }
 
 /// How long something has been up, in its two largest units.
@@ -123,7 +127,7 @@ mod tests {
             {"vmid": 110, "type": "qemu", "name": "web", "node": "prom", "status": "stopped"},
         ]))
         .unwrap();
-        insta::assert_snapshot!(text(&running(resources)), @r"
+        insta::assert_snapshot!(text(&running(resources), None), @r"
         VMID  NAME  TYPE  NODE    CPU  CORES    MEMORY  OF MAX   NET IN  NET OUT     UP
          109  igp   vm    prom  97.0%      8   1.0 KiB     50%      0 B      0 B  0m59s
          104  doc1  vm    prom   5.1%      8  16.0 GiB     50%  1.0 MiB  2.0 KiB  1d01h

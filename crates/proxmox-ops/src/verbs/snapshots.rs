@@ -1,9 +1,9 @@
 //! `proxmox-ops snapshots`
 
 use clap::Args;
-use fleet_core::{Result, clock::Utc, types::VmRef};
+use fleet_core::{Result, clock::Utc, types::VmRef, ui};
 
-use super::table;
+use super::table::Table;
 use crate::{
     context::{Context, read_deadline},
     ops::snapshot,
@@ -24,7 +24,7 @@ impl Snapshots {
         let vmid = cx.vmid(&self.vm, &cluster)?;
         let snapshots = cluster.on(vmid, |node| snapshot::list(node, vmid, read_deadline()))?;
         cx.ui.answer(&snapshots, || {
-            let rows = snapshots.iter().map(|s| {
+            let cells = |s: &snapshot::Snapshot| {
                 vec![
                     s.name.clone(),
                     s.snaptime.map_or_else(|| "-".to_owned(), |time| Utc::of(time).to_string()),
@@ -32,8 +32,14 @@ impl Snapshots {
                     s.parent.clone().unwrap_or_else(|| "-".to_owned()),
                     s.description.lines().next().unwrap_or_default().to_owned(),
                 ]
-            });
-            table(&["NAME", "TAKEN", "MEMORY", "PARENT", "DESCRIPTION"], &[], &rows.collect::<Vec<_>>())
+            };
+            let table = Table {
+                header: &["NAME", "TAKEN", "MEMORY", "PARENT", "DESCRIPTION"],
+                numbers: &[],
+                optional: &[2, 3],
+                text_last: true,
+            };
+            table.of(&snapshots, cells, ui::columns())
         })
     }
 }

@@ -1,9 +1,9 @@
 //! `proxmox-ops storage`
 
 use clap::Args;
-use fleet_core::Result;
+use fleet_core::{Result, ui};
 
-use super::{human, table};
+use super::{human, table::Table};
 use crate::{
     context::{Context, read_deadline},
     ops::host,
@@ -20,7 +20,7 @@ impl Storage {
         let storages = host::all_storages(&cluster, read_deadline())?;
         cx.ui.answer(&storages, || {
             let size = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), human);
-            let rows = storages.iter().map(|s| {
+            let cells = |s: &fleet_core::protocol::Storage| {
                 vec![
                     s.storage.to_string(),
                     s.node.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
@@ -31,12 +31,14 @@ impl Storage {
                     size(s.total),
                     s.content.join(","),
                 ]
-            });
-            table(
-                &["NAME", "NODE", "TYPE", "STATUS", "SHARED", "FREE", "TOTAL", "CONTENT"],
-                &[5, 6],
-                &rows.collect::<Vec<_>>(),
-            )
+            };
+            let table = Table {
+                header: &["NAME", "NODE", "TYPE", "STATUS", "SHARED", "FREE", "TOTAL", "CONTENT"],
+                numbers: &[5, 6],
+                optional: &[4, 2, 6],
+                text_last: true,
+            };
+            table.of(&storages, cells, ui::columns())
         })
     }
 }

@@ -62,6 +62,20 @@ impl Bench {
         command
     }
 
+    /// The same, on one with so many columns.
+    pub fn on_columns(&self, columns: usize, args: &[&str]) -> Command {
+        let inner = self.std_command(args);
+        let line = std::iter::once(inner.get_program()).chain(inner.get_args());
+        let line: Vec<String> = line.map(|word| fleet_core::child::quote(&word.to_string_lossy())).collect();
+        let line = format!("stty rows 24 cols {columns}; exec {}", line.join(" "));
+        let mut std = std::process::Command::new("script");
+        self.sim.apply(&mut std);
+        std.current_dir(self.fleet.path()).args(["-qec", &line, "/dev/null"]);
+        let mut command = Command::from_std(std);
+        command.timeout(std::time::Duration::from_secs(60));
+        command
+    }
+
     pub fn run(&self, args: &[&str]) -> Ran {
         self.finish(&mut self.command(args))
     }
