@@ -54,6 +54,12 @@ mod limit {
     pub(super) const BOOT: u64 = 10 * 60;
     pub(super) const SETTLE: u64 = 60;
     pub(super) const INTEGRATE: u64 = 15 * 60;
+
+    /// Sending so many bytes to the node: an hour, and more for what takes longer at 2 Mbit/s. That the line is dead
+    /// is noticed long before.
+    pub(super) fn sending(bytes: u64) -> u64 {
+        CLONE + bytes / 250_000
+    }
 }
 
 /// One VM's run: what it needs all the way.

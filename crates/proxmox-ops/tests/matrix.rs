@@ -81,12 +81,14 @@ fn case(stage: &Stage, verb: &Verb, fault: &faults::Fault) -> Option<String> {
         return None;
     }
     let done = (verb.done)(&stage.bench.sim, "");
-    // A clone that was killed is in the way: which one, the conflict says.
-    let in_the_way = verb.again == 4 && stage.bench.sim.config(110).is_some_and(|c| c.lock().is_some());
+    // What was killed while it was made is in the way: which one, the conflict says.
+    let locked = |vmid| stage.bench.sim.config(vmid).is_some_and(|c| c.lock().is_some());
+    let in_the_way =
+        if verb.args[0] == "create-template" { locked(9002) } else { verb.again == 4 && locked(110) };
     let again = stage.run(verb);
     stage.settle();
     // What makes something new finds it there: a conflict, which says what it is.
-    let well = again.code == 0 || (done || in_the_way) && again.code == verb.again;
+    let well = again.code == 0 || done && again.code == verb.again || in_the_way && again.code == 4;
     if !well {
         return Some(format!(
             "again: ended with {}\nfirst {}: {}\nthen: {}",

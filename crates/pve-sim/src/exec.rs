@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+
 use crate::{
     cluster,
     faults::Fault,
@@ -19,7 +21,7 @@ pub const RELAY_READY: &[u8] = b"fleet-relay-ready\n";
 pub fn relay_to(command: &str) -> Option<(&str, u16)> {
     let (rest, port) = command.rsplit_once(' ')?;
     let host = rest.rsplit(' ').next()?;
-    let relay = command.starts_with("perl ") && command.contains("sysread");
+    let relay = command.starts_with("perl ") && command.contains("IO::Socket::IP");
     relay.then_some((host, port.parse().ok()?))
 }
 
@@ -33,6 +35,8 @@ fn failed(text: impl Into<String>, status: u32) -> Outcome {
 
 /// Where images are sent to.
 const IMAGES: &str = "/var/tmp";
+/// Where the node keeps the configurations of its VMs.
+const CONFIGS: &str = "/etc/pve/qemu-server";
 
 /// Whether a command is a script on a storage's snippets.
 fn is_on_snippets(node: &Node, command: &str) -> bool {
@@ -59,18 +63,86 @@ pub fn terminal(node: &Node, vmid: u32) -> Result<&'static [u8], Outcome> {
     }
 }
 
-/// Runs a script in a real shell, on the node's own directories in place of this machine's.
-async fn shell(node: &Node, command: &str, input: &[u8]) -> std::io::Result<Outcome> {
-    use tokio::io::AsyncWriteExt;
+/// A real shell with a script, on the node's own directories in place of this machine's.
+fn shell_with(node: &Node, command: &str) -> std::io::Result<tokio::process::Child> {
     let mut paths: Vec<String> = node.read(|d| d.storages.iter().map(|s| s.path.clone()).collect());
-    paths.push(IMAGES.to_owned());
-    std::fs::create_dir_all(node.file(IMAGES))?;
+    paths.extend([IMAGES, CONFIGS].map(str::to_owned));
+    for path in [IMAGES, CONFIGS] {
+        std::fs::create_dir_all(node.file(path))?;
+    }
     let here = |text: String, path: &String| text.replace(path, &node.file(path).display().to_string());
     let script = paths.iter().fold(command.to_owned(), here);
     let mut shell = tokio::process::Command::new("sh");
     shell.arg("-c").arg(script).stdin(std::process::Stdio::piped());
-    let mut child =
-        shell.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn()?;
+    shell.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn()
+}
+
+/// Whether a command talks with whoever runs it for as long as it runs.
+pub fn is_live(command: &str) -> bool {
+    command.starts_with("perl ") && command.contains(IMAGES)
+}
+
+/// Runs such a command. What it finds of the configurations of the VMs is what they are.
+pub async fn live(
+    node: &Arc<Node>,
+    command: &str,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+) -> std::io::Result<Outcome> {
+    let mut child = shell_with(node, command)?;
+    let (Some(mut stdin), Some(mut stdout)) = (child.stdin.take(), child.stdout.take()) else {
+        return Ok(failed("sh: no pipes", 1));
+    };
+    let (mut from, mut to) = tokio::io::split(&mut stream);
+    let given = async {
+        // A client or a command that goes away has had what it had.
+        let _ = tokio::io::copy(&mut from, &mut stdin).await;
+        drop(stdin);
+        std::future::pending::<()>().await;
+    };
+    let told = async {
+        let _ = tokio::io::copy(&mut stdout, &mut to).await;
+    };
+    let configs = async {
+        loop {
+            write_configs(node);
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let ended = async {
+        told.await;
+        child.wait_with_output().await
+    };
+    let output = tokio::select! {
+        output = ended => output?,
+        () = given => unreachable!("it waits for ever"),
+        () = configs => unreachable!("it goes on for ever"),
+    };
+    let status = output.status.code().and_then(|code| u32::try_from(code).ok()).unwrap_or(255);
+    Ok(Outcome { stdout: Vec::new(), stderr: output.stderr, status })
+}
+
+/// The VMs' configurations as files, for a script that looks at them.
+fn write_configs(node: &Node) {
+    let configs = node.read(|d| {
+        d.vms.iter().map(|(vmid, conf)| (format!("{vmid}.conf"), conf.to_string())).collect::<Vec<_>>()
+    });
+    let dir = node.file(CONFIGS);
+    // A node whose directory has gone has no scripts any more.
+    for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if configs.iter().all(|(known, _)| name != known.as_str()) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+    for (name, text) in configs {
+        if std::fs::read_to_string(dir.join(&name)).map_or(true, |there| there != text) {
+            let _ = std::fs::write(dir.join(name), text);
+        }
+    }
+}
+
+async fn shell(node: &Node, command: &str, input: &[u8]) -> std::io::Result<Outcome> {
+    let mut child = shell_with(node, command)?;
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(input).await?;
     }

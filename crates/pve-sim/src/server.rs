@@ -280,6 +280,12 @@ impl Handler for NodeHandler {
             return Ok(());
         }
         tokio::spawn(async move {
+            if exec::is_live(&command)
+                && let Some(stream) = taken
+            {
+                let outcome = exec::live(&node, &command, stream.into_stream()).await.unwrap_or_default();
+                return finish(&handle, channel, outcome.stdout, outcome.stderr, outcome.status).await;
+            }
             let mut input = Vec::new();
             let mut taken = taken.filter(|_| exec::wants_input(&command)).map(Channel::into_stream);
             if let Some(stream) = &mut taken {

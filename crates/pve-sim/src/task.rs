@@ -202,6 +202,14 @@ where
             None if kind != "qmclone" && worker.is_stopped() => Err("received interrupt".to_owned()),
             None => work(worker.clone()).await,
         };
+        // What was reserved for it is free again, unless its worker was killed.
+        if kind == "qmcreate" && outcome.as_ref().is_err_and(|exit| exit != KILLED) {
+            worker.node.change(|d| {
+                if d.vms.get(&id).is_some_and(|c| c.lock() == Some("create")) {
+                    d.vms.remove(&id);
+                }
+            });
+        }
         let warnings = worker.node.fault(|f| match f {
             Fault::TaskWarnings { kind: k, count } if strikes(k, &kind) => Some((*count, false)),
             _ => None,

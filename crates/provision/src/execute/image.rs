@@ -124,7 +124,9 @@ impl Job<'_> {
         let sent: UploadedImage = self.step(Step::Upload, "Sending the image to the node", || {
             let op =
                 Op::Upload { file: image.to_owned(), nonce: Some(marker.nonce.clone()), node: node.clone() };
-            let sent: UploadedImage = self.ask(session, op, Deadline::secs(limit::CLONE))?;
+            // What can not be read is told by whoever sends it.
+            let size = std::fs::metadata(image).map_or(0, |about| about.len());
+            let sent: UploadedImage = self.ask(session, op, Deadline::secs(limit::sending(size)))?;
             Ok((sent, "Image sent; its checksum is right".to_owned()))
         })?;
         state.set_images(&marker, vec![Sent { node, path: sent.path.clone() }])?;

@@ -1,5 +1,7 @@
 //! Templates: made of a VM, or of a cloud image.
 
+use std::time::Duration;
+
 use fleet_core::{
     Error, Kind, Result,
     deadline::Deadline,
@@ -86,6 +88,8 @@ pub enum Found {
     Ready,
     /// A VM that a run of ours made and did not turn into a template.
     Unfinished,
+    /// A VM that is locked by this, and ours; or one that says no more than that it is being created.
+    Locked(String),
 }
 
 /// Looks at the VMID. What is neither ours nor a fitting template is a conflict that says what it lacks.
@@ -97,20 +101,80 @@ pub fn look(cluster: &Cluster, permit: &Permit, name: &VmName, deadline: Deadlin
     }
 }
 
+/// As [`look`], once no task works on the VM any more; which one is waited for goes to `say`. While a VM is being
+/// created its configuration does not say whose it will be: only then it is seen.
+pub fn settled(
+    cluster: &Cluster,
+    permit: &Permit,
+    name: &VmName,
+    deadline: Deadline,
+    say: &mut dyn FnMut(&str),
+    progress: Progress<'_>,
+) -> Result<Found> {
+    let vmid = permit.vmid();
+    let mut alone = 0;
+    loop {
+        let lock = match look(cluster, permit, name, deadline)? {
+            Found::Locked(lock) => lock,
+            found => return Ok(found),
+        };
+        let waited = cluster.on(vmid, |node| {
+            let at = node.name(deadline)?;
+            let Some(upid) = tasks::find_running(&node.api, at, None, vmid, deadline)? else {
+                return Ok(false);
+            };
+            say(&format!("VM {vmid} is locked ({lock}) by a task that goes on; waiting for it: {upid}"));
+            match tasks::follow(&node.api, &upid, &format!("work on VM {vmid}"), deadline, progress) {
+                // What its failure left is seen next.
+                Err(e)
+                    if !matches!(
+                        e.kind(),
+                        Kind::DeadlinePassed | Kind::Interrupted | Kind::Unreachable | Kind::OutcomeUnknown
+                    ) =>
+                {
+                    node.ui.detail(e.chain());
+                }
+                other => other?,
+            }
+            Ok(true)
+        });
+        match waited {
+            Ok(true) => alone = 0,
+            // Removed meanwhile.
+            Err(e) if e.kind() == Kind::NotFound => {}
+            Err(e) => return Err(e),
+            // It may have ended between the two looks.
+            Ok(false) if alone < 3 => {
+                alone += 1;
+                deadline.check(format_args!("the lock '{lock}' of VM {vmid}"))?;
+                deadline.sleep(Duration::from_millis(200));
+            }
+            Ok(false) => {
+                return Err(Error::conflict(format!("VMID {vmid} is taken by a VM that is locked ({lock})"))
+                    .now("no task of its node works on it now: whoever made it was stopped in the middle")
+                    .now("nothing was changed")
+                    .hint(format!("look at it on the node: cat /etc/pve/qemu-server/{vmid}.conf"))
+                    .hint(format!(
+                        "if nobody needs it: qm unlock {vmid} && qm destroy {vmid}; then run this again"
+                    )));
+            }
+        }
+    }
+}
+
 fn judge(config: &VmConfig, name: &VmName) -> Result<Found> {
     let vmid = config.vmid;
     let setting = |key: &str| config.settings.get(key).map_or("", String::as_str);
     let ours = config.marker.as_ref().is_some_and(|marker| marker.name == *name);
     if setting("template") != "1" {
-        if ours && setting("lock").is_empty() {
-            return Ok(Found::Unfinished);
+        let unsaid = setting("lock") == "create" && setting("name").is_empty();
+        match setting("lock") {
+            "" if ours => return Ok(Found::Unfinished),
+            lock if !lock.is_empty() && (ours || unsaid) => return Ok(Found::Locked(lock.to_owned())),
+            _ => {}
         }
         return Err(Error::conflict(format!("VMID {vmid} is taken by the VM '{}'", setting("name")))
-            .now(if ours {
-                format!("a run of this command made it; it is locked by: {}", setting("lock"))
-            } else {
-                "it is no template, and nothing proves that it is ours".to_owned()
-            })
+            .now("it is no template, and nothing proves that it is ours")
             .hint(format!("proxmox-ops config {vmid}")));
     }
     let lacks: Vec<&str> = [
@@ -186,6 +250,13 @@ mod tests {
             config(&pairs)
         };
         assert_eq!(judge(&pairs(&made), &recipe.name).unwrap(), Found::Unfinished);
+        made.push(("lock", "backup".into()));
+        assert_eq!(judge(&pairs(&made), &recipe.name).unwrap(), Found::Locked("backup".into()));
+        assert_eq!(
+            judge(&config(&[("lock", "create")]), &recipe.name).unwrap(),
+            Found::Locked("create".into())
+        );
+        made.pop();
         made.push(("template", "1".into()));
         assert_eq!(judge(&pairs(&made), &recipe.name).unwrap(), Found::Ready);
     }
@@ -199,6 +270,9 @@ mod tests {
         let keys =
             [("template", "1"), ("bios", "ovmf"), ("efidisk0", "a:b,pre-enrolled-keys=1"), ("scsi0", "a:c")];
         assert!(judge(&config(&keys), &name).unwrap_err().facts()[0].contains("without keys enrolled"));
-        assert_eq!(judge(&config(&[("name", "stranger")]), &name).unwrap_err().kind(), Kind::Conflict);
+        for stranger in [&[("name", "stranger")][..], &[("name", "stranger"), ("lock", "create")]] {
+            assert_eq!(judge(&config(stranger), &name).unwrap_err().kind(), Kind::Conflict);
+        }
+        assert_eq!(judge(&config(&[("lock", "clone")]), &name).unwrap_err().kind(), Kind::Conflict);
     }
 }

@@ -4,7 +4,6 @@ use std::{
     fs::File,
     io::{Read, Write},
     path::Path,
-    time::Duration,
 };
 
 use fleet_core::{
@@ -12,7 +11,8 @@ use fleet_core::{
     child::quote,
     deadline::Deadline,
     protocol::{IMAGES, image_path},
-    ssh::Transport,
+    ssh::{Stream, Transport},
+    types::Vmid,
 };
 
 use sha2::{Digest, Sha256};
@@ -24,11 +24,34 @@ const CHUNK: usize = 256 * 1024;
 /// The first bytes of a qcow2 image (QEMU's docs/interop/qcow2).
 const QCOW2: [u8; 4] = *b"QFI\xfb";
 
+/// What takes an image in on the node.
+const RECEIVE: &str = include_str!("receive.pl");
+/// What its one line begins with.
+const SAYS: &str = "fleet-image ";
+/// How much the login shell's start-up files may print before it.
+const MOST: usize = 64 * 1024;
+
+/// How long an image is to stay on the node, unless [`Uploaded::remove`] comes before.
+#[derive(Debug, Clone, Copy)]
+pub enum Stay<'a> {
+    /// Until it is removed; its name holds this, or else random digits.
+    Named(Option<&'a str>),
+    /// For as long as this program is there and connected, and then until this VM is made of it.
+    For(Vmid),
+}
+
 /// An image on the node, removed by [`Uploaded::remove`].
-#[derive(Debug)]
 pub struct Uploaded {
     /// Where it is.
     pub path: String,
+    /// What removes it there when it closes.
+    held: Option<Box<dyn Stream>>,
+}
+
+impl std::fmt::Debug for Uploaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Uploaded({})", self.path)
+    }
 }
 
 impl Uploaded {
@@ -37,14 +60,21 @@ impl Uploaded {
         let name = path.strip_prefix(&format!("{IMAGES}/fleet-image-")).unwrap_or_default();
         let ours = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.');
         if ours && !name.contains("..") {
-            return Ok(Uploaded { path: path.to_owned() });
+            return Ok(Uploaded { path: path.to_owned(), held: None });
         }
         Err(Error::refused(format!("'{}' is no image that was sent by these tools", path.escape_debug()))
             .now("nothing was sent to the node"))
     }
 
     /// Removes it; a failure is told, and leaves it there.
-    pub fn remove(&self, transport: &dyn Transport) -> Result<()> {
+    pub fn remove(&mut self, transport: &dyn Transport) -> Result<()> {
+        let goes = |mut stream: Box<dyn Stream>| {
+            stream.set_deadline(Deadline::secs(10));
+            stream.write_all(b".").is_ok() && said(&mut *stream).is_ok_and(|said| said == "removed")
+        };
+        if self.held.take().is_some_and(goes) {
+            return Ok(());
+        }
         let command = format!("rm -f -- {}", quote(&self.path));
         transport
             .exec(&command, b"", Deadline::secs(30))?
@@ -67,27 +97,31 @@ fn free(said: &str) -> Option<u64> {
     line.split_whitespace().nth(3)?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Sends an image into a file of its own under `/var/tmp` on the node, and checks by size and SHA-256 that all of it is
-/// there. Its name holds `nonce`, or else random digits.
+/// Sends an image into a file of its own under `/var/tmp` on the node, and checks by its SHA-256 that all of it is
+/// there. Each piece has two minutes to get away: how long all of it takes is up to its size and the line.
 pub fn image(
     transport: &dyn Transport,
     file: &Path,
-    nonce: Option<&str>,
+    stay: Stay<'_>,
     progress: Progress<'_>,
 ) -> Result<Uploaded> {
     let mut source = File::open(file).map_err(|e| Error::io("read", file, e))?;
-    let size = source.metadata().map_err(|e| Error::io("read", file, e))?.len();
+    let about = source.metadata().map_err(|e| Error::io("read", file, e))?;
+    let no_image =
+        || Error::usage(format!("{} is no disk image", file.display())).now("nothing was sent to the node");
+    if !about.is_file() {
+        return Err(
+            no_image().hint("a device, a pipe or a directory does not say how much there is: give a file")
+        );
+    }
+    let size = about.len();
     let mut magic = [0; 4];
-    source.read_exact(&mut magic).map_err(|e| {
-        Error::usage(format!("{} is no disk image", file.display()))
-            .now("nothing was sent to the node")
-            .caused_by(e)
-    })?;
+    source.read_exact(&mut magic).map_err(|e| no_image().caused_by(e))?;
     // The name tells Proxmox the format; many qcow2 images are called .img.
     let extension = if magic == QCOW2 { "qcow2" } else { "raw" };
-    let nonce = match nonce {
-        Some(nonce) => nonce.to_owned(),
-        None => {
+    let nonce = match stay {
+        Stay::Named(Some(nonce)) => nonce.to_owned(),
+        Stay::Named(None) | Stay::For(_) => {
             let mut bytes = [0u8; 8];
             getrandom::fill(&mut bytes)
                 .map_err(|e| Error::failed("the system gives no random bytes").caused_by(e))?;
@@ -95,75 +129,116 @@ pub fn image(
         }
     };
     let path = image_path(&nonce, extension);
-    let uploaded = Uploaded::named(&path)?;
+    let mut uploaded = Uploaded::named(&path)?;
     if let Some(free) = room(transport)?.filter(|free| *free < size) {
-        return Err(Error::failed(format!(
+        return Err(no_room(Error::failed(format!(
             "the image has {size} bytes, and {IMAGES} on the node has room for {free}"
-        ))
-        .now("nothing was sent to the node")
-        .hint(format!(
-            "make room there: `df -h {IMAGES}` and `ls -l {IMAGES}/fleet-image-*` on the node tell"
-        )));
+        )))
+        .now("nothing was sent to the node"));
     }
-    let outcome = send(transport, &path, &magic, &mut source, size, progress);
-    outcome.inspect_err(|_| drop(uploaded.remove(transport)))?;
-    Ok(uploaded)
+    let mut command = format!("perl -e {} {} {size}", quote(RECEIVE), quote(&path));
+    if let Stay::For(vmid) = stay {
+        command.push_str(&format!(" /etc/pve/qemu-server/{vmid}.conf"));
+    }
+    match send(transport, &command, magic.as_slice().chain(source).take(size), size, progress) {
+        Ok(stream) => {
+            uploaded.held = matches!(stay, Stay::For(_)).then_some(stream);
+            Ok(uploaded)
+        }
+        Err(error) => {
+            // What is left is found by its name.
+            drop(uploaded.remove(transport));
+            Err(error)
+        }
+    }
+}
+
+fn no_room(error: Error) -> Error {
+    error.hint(format!(
+        "make room there: `df -h {IMAGES}` and `ls -l {IMAGES}/fleet-image-*` on the node tell"
+    ))
 }
 
 fn send(
     transport: &dyn Transport,
-    path: &str,
-    first: &[u8],
-    source: &mut File,
+    command: &str,
+    mut source: impl Read,
     size: u64,
     progress: Progress<'_>,
-) -> Result<()> {
-    let word = quote(path);
-    let command = format!("umask 077; cat > {word} && stat -c %s {word} && sha256sum < {word}");
+) -> Result<Box<dyn Stream>> {
     let lost = |e: std::io::Error| {
         Error::new(Kind::Unreachable, "the image could not be sent to the node whole").caused_by(e)
     };
-    let mut stream = transport.open_exec_stream(&command, Deadline::secs(30))?;
-    let mut chunk = first.to_vec();
+    let mut stream = transport.open_exec_stream(command, Deadline::secs(30))?;
+    let mut chunk = vec![0; CHUNK];
     let mut sent = 0u64;
     let mut hash = Sha256::new();
     loop {
-        stream.set_deadline(Deadline::secs(120));
-        stream.write_all(&chunk).map_err(lost)?;
-        hash.update(&chunk);
-        sent += chunk.len() as u64;
-        #[allow(clippy::cast_precision_loss, reason = "a percentage")]
-        let percent = sent as f64 / size.max(1) as f64 * 100.0;
-        progress(&format!("sent {sent} of {size} bytes ({percent:.2}%)"));
-        chunk.resize(CHUNK, 0);
         let amount =
             source.read(&mut chunk).map_err(|e| Error::failed("can not read the image").caused_by(e))?;
         if amount == 0 {
             break;
         }
-        chunk.truncate(amount);
-    }
-    stream.finish_writing().map_err(lost)?;
-    stream.set_deadline(Deadline::after(Duration::from_secs(300)));
-    let mut said = String::new();
-    stream.read_to_string(&mut said).map_err(lost)?;
-    // Its size, its checksum, a hyphen; what a login shell's start-up files print stands before it.
-    let words: Vec<&str> = said.split_whitespace().collect();
-    if let [.., there, sum_there, "-"] = words.as_slice()
-        && there.parse() == Ok(size)
-    {
-        let sum: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
-        if *sum_there == sum {
-            return Ok(());
+        stream.set_deadline(Deadline::secs(120));
+        if let Err(e) = stream.write_all(&chunk[..amount]) {
+            // Whoever takes no more may have said why.
+            stream.set_deadline(Deadline::secs(5));
+            return Err(said(&mut *stream).ok().and_then(|said| refused(&said)).unwrap_or_else(|| lost(e)));
         }
-        return Err(Error::failed(format!(
-            "the image on the node has another SHA-256 checksum than the one that was sent: {}, not {sum}",
-            sum_there.escape_debug()
-        ))
-        .hint("send it once more; if it comes again, look at the node's disk and memory"));
+        hash.update(&chunk[..amount]);
+        sent += amount as u64;
+        #[allow(clippy::cast_precision_loss, reason = "a percentage")]
+        let percent = sent as f64 / size.max(1) as f64 * 100.0;
+        progress(&format!("sent {sent} of {size} bytes ({percent:.2}%)"));
     }
-    Err(Error::failed(format!("of {size} bytes of the image, the node has {}", said.trim().escape_debug()))
-        .hint("is there room under /var/tmp on the node? `df /var/tmp` tells"))
+    if sent < size {
+        return Err(Error::failed(format!("the image had {size} bytes, and has only {sent} now"))
+            .hint("is something still writing it? run the same command again when it is whole"));
+    }
+    // Its sum is made as it comes: what is left to wait for is the last piece.
+    stream.set_deadline(Deadline::secs(120));
+    let there = said(&mut *stream).map_err(lost)?;
+    let sum: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    if there == sum {
+        return Ok(stream);
+    }
+    Err(refused(&there).unwrap_or_else(|| {
+        Error::failed(format!(
+            "the image on the node has another SHA-256 checksum than the one that was sent: {}, not {sum}",
+            there.escape_debug()
+        ))
+        .hint("send it once more; if it comes again, look at the node's memory")
+    }))
+}
+
+/// The next line of what the program on the node says, past whatever is not its own.
+fn said(stream: &mut dyn Stream) -> std::io::Result<String> {
+    let mut line = Vec::new();
+    for _ in 0..MOST {
+        // A byte at a time: there are few, and none of the next line may be taken.
+        let mut byte = [0];
+        if stream.read(&mut byte)? == 0 {
+            break;
+        }
+        if byte != *b"\n" {
+            line.extend(byte);
+        } else if let Some(said) = String::from_utf8_lossy(&line).strip_prefix(SAYS) {
+            return Ok(said.trim_end().to_owned());
+        } else {
+            line.clear();
+        }
+    }
+    Err(std::io::Error::new(
+        std::io::ErrorKind::UnexpectedEof,
+        "the program on the node that takes it in said nothing",
+    ))
+}
+
+/// The failure, where it said one.
+fn refused(said: &str) -> Option<Error> {
+    let why = said.strip_prefix("failed: ")?;
+    let error = Error::failed(format!("the node did not take the image: {}", why.escape_debug()));
+    Some(if why.contains("write") || why.contains("create") { no_room(error) } else { error })
 }
 
 #[cfg(test)]
@@ -179,10 +254,10 @@ mod tests {
         std::fs::write(&file, &bytes).unwrap();
         let there = dir.path().join("node");
         // Its login shell greets.
-        let node = Local::new("/var/tmp", &there).replacing("umask 077", "echo Welcome to prom; umask 077");
+        let node = Local::new("/var/tmp", &there).replacing("perl -e", "echo Welcome to prom; perl -e");
         std::fs::create_dir(&there).unwrap();
         let mut lines = 0;
-        let uploaded = image(&node, &file, Some("0a1b"), &mut |_| lines += 1).unwrap();
+        let mut uploaded = image(&node, &file, Stay::Named(Some("0a1b")), &mut |_| lines += 1).unwrap();
         assert!(uploaded.path == "/var/tmp/fleet-image-0a1b.qcow2");
         let files: Vec<_> = std::fs::read_dir(&there).unwrap().map(|e| e.unwrap().path()).collect();
         assert_eq!(files.len(), 1);
@@ -205,13 +280,55 @@ mod tests {
     fn an_image_that_does_not_arrive_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("x.raw");
-        std::fs::write(&file, vec![1; 1000]).unwrap();
+        std::fs::write(&file, vec![1; 2_000_000]).unwrap();
         // Its /var/tmp does not exist.
         let node = Local::new("/var/tmp", &dir.path().join("missing"));
-        assert!(image(&node, &file, None, &mut |_| {}).is_err());
+        let error = image(&node, &file, Stay::Named(None), &mut |_| {}).unwrap_err();
+        assert_eq!(
+            error.message(),
+            "the node did not take the image: can not create it: No such file or directory"
+        );
         assert!(node.commands().last().unwrap().starts_with("rm -f -- /var/tmp/fleet-image-"));
+        // What it takes in is not what was sent.
+        let there = dir.path().join("node");
+        std::fs::create_dir(&there).unwrap();
+        let node = Local::new("/var/tmp", &there).replacing("$sum->add($bytes)", "$sum->add(7)");
+        let error = image(&node, &file, Stay::Named(None), &mut |_| {}).unwrap_err();
+        assert!(error.message().contains("another SHA-256 checksum"), "{error:?}");
+        assert_eq!(std::fs::read_dir(&there).unwrap().count(), 0);
+        assert!(image(&node, &file, Stay::Named(Some("a; b")), &mut |_| {}).is_err());
+        let usage = |file: &Path| image(&node, file, Stay::Named(None), &mut |_| {}).unwrap_err().kind();
+        assert_eq!(usage(Path::new("/dev/null")), Kind::Usage);
+        assert_eq!(usage(dir.path()), Kind::Usage);
         std::fs::write(&file, "").unwrap();
-        assert!(image(&node, &file, Some("a; b"), &mut |_| {}).is_err());
-        assert_eq!(image(&node, &file, None, &mut |_| {}).unwrap_err().kind(), Kind::Usage);
+        assert_eq!(usage(&file), Kind::Usage);
+    }
+
+    #[test]
+    fn an_image_goes_with_whoever_sent_it_once_nothing_is_made_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x.raw");
+        std::fs::write(&file, vec![1; 300_000]).unwrap();
+        let there = dir.path().join("node");
+        std::fs::create_dir(&there).unwrap();
+        let config = there.join("9002.conf");
+        let node =
+            Local::new("/var/tmp", &there).replacing("/etc/pve/qemu-server", &there.display().to_string());
+        let images = || {
+            let names = std::fs::read_dir(&there).unwrap().map(|e| e.unwrap().file_name());
+            names.filter(|name| name.to_string_lossy().starts_with("fleet-image-")).count()
+        };
+        let sent = || image(&node, &file, Stay::For(Vmid::new(9002).unwrap()), &mut |_| {}).unwrap();
+        // It is no longer needed.
+        sent().remove(&node).unwrap();
+        assert_eq!((images(), node.commands().last().unwrap().starts_with("perl")), (0, true));
+        // Whoever sent it is gone, and its VM is being made.
+        std::fs::write(&config, "lock: create\n").unwrap();
+        let mut gone = sent();
+        gone.held.as_mut().unwrap().finish_writing().unwrap();
+        assert_eq!(images(), 1);
+        std::fs::write(&config, "name: tmpl\n").unwrap();
+        assert_eq!(said(&mut **gone.held.as_mut().unwrap()).unwrap(), "removed");
+        assert_eq!(images(), 0);
     }
 }

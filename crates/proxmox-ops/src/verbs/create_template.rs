@@ -4,18 +4,20 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fleet_core::{
-    Error, Result,
+    Error, Kind, Result,
+    deadline::Deadline,
     definitions::Entry,
-    guard::Operation,
+    guard::{Operation, Permit},
     types::{BridgeName, StorageId, VmName, VmRef},
 };
 
 use crate::{
     api::call::Call,
+    cluster::Cluster,
     context::{ChangeOptions, Context},
     ops::{
         template::{self, Found, Recipe},
-        upload,
+        upload::{self, Stay},
     },
 };
 
@@ -110,37 +112,61 @@ impl CreateTemplate {
         }
         let cluster = cx.connect()?;
         let mut deadline = self.options.deadline();
-        match template::look(&cluster, &permit, &recipe.name, deadline)? {
+        let look = |deadline| {
+            let mut say = |line: &str| cx.ui.step(line);
+            template::settled(&cluster, &permit, &recipe.name, deadline, &mut say, &mut cx.progress())
+        };
+        let mut found = look(deadline)?;
+        if found == Found::Nothing {
+            deadline = self.make(cx, &cluster, &permit, recipe.clone(), deadline).or_else(|error| {
+                // Another run, or one that was killed, may have been faster.
+                if error.kind() != Kind::Conflict {
+                    return Err(error);
+                }
+                found = look(deadline)?;
+                if found == Found::Nothing { Err(error) } else { Ok(deadline) }
+            })?;
+        }
+        match found {
             Found::Ready => {
                 let text = format!("VM {vmid} is a fitting template already");
                 return cx.changed(vmid, false, "", &text);
             }
             Found::Unfinished => cx.ui.step(format!("VM {vmid} was made by a run before; finishing it...")),
-            Found::Nothing => {
-                let node = cluster.base()?;
-                let uploaded = match &self.image {
-                    None => None,
-                    Some(file) => {
-                        cx.ui.step(format!("Sending {} to the node...", file.display()));
-                        Some(upload::image(&*node.api.transport(), file, None, &mut cx.progress())?)
-                    }
-                };
-                if let Some(uploaded) = &uploaded {
-                    recipe.image.clone_from(&uploaded.path);
-                    // How long sending took depends on the line here, and has limits of its own.
-                    deadline = self.options.deadline();
-                }
-                cx.ui.step(format!("Creating VM {vmid} '{}' from the image...", recipe.name));
-                let made = template::create(&node, &permit, &recipe, deadline, &mut cx.progress());
-                let removed = uploaded.map_or(Ok(()), |uploaded| uploaded.remove(&*node.api.transport()));
-                made?;
-                if let Err(e) = removed {
-                    cx.ui.warn(e.chain());
-                }
-            }
+            Found::Nothing | Found::Locked(_) => {}
         }
         cluster.on(vmid, |node| template::convert(node, &permit, deadline, &mut cx.progress()))?;
         cx.changed(vmid, true, &format!("VM {vmid} '{}' is a template now", recipe.name), "")
+    }
+
+    /// Makes the VM. Gives the deadline of what is left to do: how long sending an image took depends on the line
+    /// here, and has limits of its own.
+    fn make(
+        &self,
+        cx: &Context,
+        cluster: &Cluster,
+        permit: &Permit,
+        mut recipe: Recipe,
+        mut deadline: Deadline,
+    ) -> Result<Deadline> {
+        let node = cluster.base()?;
+        let mut uploaded = None;
+        if let Some(file) = &self.image {
+            cx.ui.step(format!("Sending {} to the node...", file.display()));
+            let stay = Stay::For(permit.vmid());
+            let sent = upload::image(&*node.api.transport(), file, stay, &mut cx.progress())?;
+            recipe.image.clone_from(&sent.path);
+            uploaded = Some(sent);
+            deadline = self.options.deadline();
+        }
+        cx.ui.step(format!("Creating VM {} '{}' from the image...", permit.vmid(), recipe.name));
+        let made = template::create(&node, permit, &recipe, deadline, &mut cx.progress());
+        let removed = uploaded.map_or(Ok(()), |mut sent| sent.remove(&*node.api.transport()));
+        made?;
+        if let Err(e) = removed {
+            cx.ui.warn(e.chain());
+        }
+        Ok(deadline)
     }
 }
 

@@ -18,7 +18,8 @@ pub(super) fn create(node: &Arc<Node>, call: &Call) -> Reply<Value> {
     call.check(&[schema::CONFIG, schema::CREATE])?;
     let vmid: u32 = call.params.get("vmid").and_then(|v| v.parse().ok()).unwrap_or(0);
     let taken_elsewhere = crate::cluster::is_taken_elsewhere(node, vmid);
-    node.read(|d| {
+    let restores = call.params.get("archive").is_some();
+    node.change(|d| {
         for (key, value) in &call.params.0 {
             let Param::One(value) = value else { continue };
             let file = conf::property(value, "file", "file").unwrap_or_default();
@@ -35,6 +36,12 @@ pub(super) fn create(node: &Arc<Node>, call: &Call) -> Reply<Value> {
                 "unable to create VM {vmid} - VM {vmid} already exists on node '{}'",
                 node.name()
             )));
+        }
+        if !restores {
+            // What reserves the number; the task fills it.
+            let mut conf = VmConf::default();
+            conf.main.insert("lock".to_owned(), "create".to_owned());
+            d.vms.insert(vmid, conf);
         }
         Ok(())
     })?;

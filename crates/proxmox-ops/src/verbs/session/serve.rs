@@ -136,7 +136,12 @@ impl Server<'_> {
             }
             Op::Upload { file, nonce, node } => {
                 let node = self.place(node.as_ref())?;
-                let uploaded = upload::image(&*node.api.transport(), file, nonce.as_deref(), progress)?;
+                let uploaded = upload::image(
+                    &*node.api.transport(),
+                    file,
+                    upload::Stay::Named(nonce.as_deref()),
+                    progress,
+                )?;
                 json(&UploadedImage { path: uploaded.path })
             }
             Op::RemoveUpload { path, node } => {
