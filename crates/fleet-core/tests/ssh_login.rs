@@ -265,6 +265,41 @@ fn a_certificate_logs_in_from_the_agent_and_from_a_file() {
 }
 
 #[test]
+fn an_rsa_key_signs_with_sha_2_from_its_file_and_from_the_agent() {
+    // What OpenSSH's own client uses, too; SHA-1 (`ssh-rsa`) is refused by every sshd of today.
+    let Some(sshd) = Sshd::start("PubkeyAcceptedAlgorithms rsa-sha2-512") else { return };
+    let key = keygen(sshd.dir.path(), "rsa", "rsa", "");
+    authorize(&sshd, &key);
+    let target = Target { identities: vec![], ..sshd.target() };
+    let chosen = Target { identities: vec![key.clone()], ..sshd.target() };
+    connect(&chosen, &sshd.env()).unwrap_or_else(|e| panic!("from its file: {e:?}"));
+    let agent = Agent::start(sshd.dir.path(), &[key]);
+    let env = Environment { agent: Some(agent.socket.clone()), ..sshd.env() };
+    connect(&target, &env).unwrap_or_else(|e| panic!("from the agent: {e:?}"));
+}
+
+#[test]
+fn rsa_certificates_in_the_agent_take_no_other_key_s_turn() {
+    let Some(sshd) = Sshd::start("MaxAuthTries 2") else { return };
+    let authority = keygen(sshd.dir.path(), "authority", "ed25519", "");
+    // One key, many certificates for it.
+    let key = keygen(sshd.dir.path(), "rsa", "rsa", "");
+    let agent = Agent::start(sshd.dir.path(), &[]);
+    let add = |key: &Path| {
+        let added = Command::new("ssh-add").arg("-q").arg(key).env("SSH_AUTH_SOCK", &agent.socket).output();
+        assert!(added.unwrap().status.success());
+    };
+    for _ in 0..8 {
+        certify(&authority, &key);
+        add(&key);
+    }
+    add(&sshd.path("user"));
+    let env = Environment { agent: Some(agent.socket.clone()), ..sshd.env() };
+    let target = Target { identities: vec![], ..sshd.target() };
+    connect(&target, &env).unwrap();
+}
+
+#[test]
 fn an_agent_is_not_asked_when_a_key_was_chosen() {
     let Some(sshd) = Sshd::start("") else { return };
     let agent = Agent::start(sshd.dir.path(), &[sshd.path("user")]);

@@ -1,6 +1,6 @@
 //! What is asked on a terminal, and only there: unknown host keys and passphrases. The person's side is this
 //! same program, run again under a pseudo-terminal.
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 #![allow(clippy::disallowed_methods, reason = "the program under test is this one")]
 
 mod ssh_support;
@@ -115,4 +115,33 @@ fn a_passphrase_is_asked_for_and_a_wrong_one_again() {
     person.send_line("").unwrap();
     person.exp_string("no passphrase was given").unwrap();
     person.exp_eof().unwrap();
+}
+
+#[test]
+fn a_passphrase_opens_keys_of_every_usual_type_and_format() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let mut known = String::new();
+    // OpenSSL writes no ed25519 key in PEM's old form, and ssh-keygen none in PKCS8.
+    for (key_type, formats) in [
+        ("ed25519", &["RFC4716"][..]),
+        ("ecdsa", &["RFC4716", "PEM", "PKCS8"]),
+        ("rsa", &["RFC4716", "PEM", "PKCS8"]),
+    ] {
+        for format in formats {
+            let key = keygen(sshd.dir.path(), &format!("{key_type}-{format}"), key_type, "");
+            let locked = Command::new("ssh-keygen")
+                .args(["-q", "-p", "-m", format, "-N", "open sesame", "-f"])
+                .arg(&key)
+                .output()
+                .unwrap();
+            assert!(locked.status.success(), "{locked:?}");
+            known.push_str(&(public(&key) + "\n"));
+            fs::write(sshd.path("authorized"), &known).unwrap();
+            let mut person = sit_down(&sshd, &key, true);
+            person.exp_string("Passphrase for").unwrap();
+            person.send_line("open sesame").unwrap();
+            person.exp_string("it works").unwrap_or_else(|e| panic!("{key_type} {format}: {e}"));
+            person.exp_eof().unwrap();
+        }
+    }
 }

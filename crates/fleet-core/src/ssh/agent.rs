@@ -91,21 +91,23 @@ impl AgentLogin {
         if picked.is_empty() && !self.only_configured {
             picked = all.iter().collect();
         }
+        // libssh2 would sign with SHA-1 for them, which no sshd of today takes; they take no other key's turn.
+        let is_rsa_certificate = |key: &&ssh2::PublicKey| {
+            keys::take_string(key.blob()).is_some_and(|(kind, _)| kind == b"ssh-rsa-cert-v01@openssh.com")
+        };
+        for certificate in picked.iter().filter(|key| is_rsa_certificate(key)) {
+            say(Step::Told(format!(
+                "the agent's RSA certificate '{}' can not be used: give the files of key and certificate",
+                certificate.comment()
+            )));
+        }
+        picked.retain(|key| !is_rsa_certificate(key));
         if picked.len() > self.limit {
             let (of, limit) = (picked.len(), self.limit);
             picked.truncate(limit);
             say(Step::Told(format!("the agent has {of} keys: only the first {limit} were tried")));
         }
         for key in picked {
-            if keys::take_string(key.blob()).is_some_and(|(kind, _)| kind == b"ssh-rsa-cert-v01@openssh.com")
-            {
-                // libssh2 would sign with SHA-1 then, which no sshd of today takes.
-                let name = key.comment();
-                say(Step::Told(format!(
-                    "the agent's RSA certificate '{name}' can not be used: give the files of key and certificate"
-                )));
-                continue;
-            }
             let name = match PublicKey::from_blob(key.blob().to_vec()) {
                 Some(public) => {
                     let name =
