@@ -36,11 +36,12 @@ pub struct Cluster {
 impl Cluster {
     /// Connects to the node that the settings name. The API is not asked anything yet.
     pub fn connect(settings: &Settings, ui: Ui) -> Result<Cluster> {
-        Ok(Cluster::over(&Arc::new(Links::connect(settings, ui)?), settings, ui))
+        Ok(Cluster::over(&Arc::new(Links::connect(settings, ui)?), ui))
     }
 
     /// Over sessions that there are already, also those of other threads.
-    pub fn over(links: &Arc<Links>, settings: &Settings, ui: Ui) -> Cluster {
+    pub fn over(links: &Arc<Links>, ui: Ui) -> Cluster {
+        let settings = links.settings();
         let session = links.first();
         let held: RefCell<Arc<Session>> = RefCell::new(Arc::clone(&session));
         let again = Arc::clone(links);

@@ -80,7 +80,8 @@ impl Links {
     /// Connects to the node that the settings name.
     pub fn connect(settings: &Settings, ui: Ui) -> Result<Links> {
         // Who could not log in to the API need not log in to the node.
-        let auth = Auth::from_env(&settings.user)?;
+        let settings = &settings.decided()?;
+        let auth = Auth::from_env(settings.login())?;
         let first = Arc::new(first(settings, ui)?);
         Ok(Links {
             settings: settings.clone(),
@@ -89,6 +90,11 @@ impl Links {
             first: Mutex::new(first),
             others: Mutex::default(),
         })
+    }
+
+    /// The settings, with the login decided.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// The session to the node that the settings name.
@@ -143,7 +149,7 @@ impl Links {
 fn first(settings: &Settings, ui: Ui) -> Result<Session> {
     let target = Target {
         host: settings.host.clone(),
-        user: Some(settings.user.clone()),
+        user: settings.user.clone(),
         host_key: HostKeyPolicy::KnownHosts,
         identities: Vec::new(),
         proxy: None,

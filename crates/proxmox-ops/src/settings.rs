@@ -1,14 +1,26 @@
-//! How to reach the node: options over the environment over the definitions.
+//! How to reach the node: options over the environment over the definitions, and the ssh_config for what none of them says.
 
-use fleet_core::{Error, Result, cli::ConnectionArgs, definitions::Definitions, types::NodeName};
+use std::time::Duration;
+
+use fleet_core::{
+    Error, Result,
+    cli::ConnectionArgs,
+    deadline::Deadline,
+    definitions::Definitions,
+    ssh::{Environment, configured_user},
+    types::NodeName,
+};
+
+/// How long reading the ssh_config may take: a `Match exec` in it may run anything.
+const CONFIG: Duration = Duration::from_secs(15);
 
 /// How to reach the node, decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// An ssh_config alias, a name or an address, perhaps with a port.
     pub host: String,
-    /// Login on the host.
-    pub user: String,
+    /// Login on the host; where nobody said it, see [`Settings::decided`].
+    pub user: Option<String>,
     /// The node's name in the cluster, when somebody said it.
     pub node: Option<NodeName>,
     /// Where the API daemon listens on the node's loopback address.
@@ -55,8 +67,7 @@ impl Settings {
         let host = given.unwrap_or_else(|| proxmox.host.clone());
         check_host(&host)?;
         let user = pick(&args.user, "--user", "PROXMOX_USER")?.or_else(|| proxmox.user.clone());
-        let user = user.unwrap_or_else(|| "root".to_owned());
-        check_user(&user)?;
+        user.as_deref().map_or(Ok(()), check_user)?;
         let node = match pick(&args.node, "--node", "PROXMOX_NODE")? {
             Some(node) => Some(node.parse()?),
             // The definitions name the node of their own host; another host says itself what it is.
@@ -79,6 +90,27 @@ impl Settings {
             }
         };
         Ok(Settings { host, user, node, port, route })
+    }
+
+    /// The same with the login decided: where neither option nor environment nor definitions say it, it is the `User`
+    /// that the ssh_config has for the host, or else root.
+    pub fn decided(&self) -> Result<Settings> {
+        let user = match &self.user {
+            Some(user) => user.clone(),
+            None => {
+                let limit = Deadline::after(CONFIG);
+                let user = configured_user(&self.host, &Environment::from_process(), limit)?;
+                let user = user.unwrap_or_else(|| "root".to_owned());
+                check_user(&user)?;
+                user
+            }
+        };
+        Ok(Settings { user: Some(user), ..self.clone() })
+    }
+
+    /// The login, once it is decided.
+    pub fn login(&self) -> &str {
+        self.user.as_deref().unwrap_or("root")
     }
 }
 
@@ -130,7 +162,7 @@ mod tests {
         let all =
             resolve(None, &[("PROXMOX_USER", "ops"), ("PROXMOX_NODE", "n2"), ("PROXMOX_API_PORT", "8085")])
                 .unwrap();
-        assert_eq!((all.user.as_str(), all.node.unwrap().as_str(), all.port), ("ops", "n2", 8085));
+        assert_eq!((all.login(), all.node.as_ref().unwrap().as_str(), all.port), ("ops", "n2", 8085));
         assert_eq!(resolve(None, &[]).unwrap().port, 85);
     }
 

@@ -112,7 +112,7 @@ pub(crate) fn permit(vmid: u32) -> Permit {
 pub(crate) fn settings() -> Settings {
     Settings {
         host: "prom".into(),
-        user: "root".into(),
+        user: Some("root".into()),
         node: Some("prom".parse().unwrap()),
         port: 85,
         route: Route::Node,

@@ -129,3 +129,54 @@ fn a_token_that_is_not_known_is_refused() {
     assert_eq!(ran.code, 6, "{}", ran.err);
     assert!(ran.err.contains("PROXMOX_TOKEN"), "{}", ran.err);
 }
+
+/// Who logs in: the option, the environment, the definitions, the ssh_config, root.
+#[test]
+fn the_ssh_config_says_who_logs_in_where_nobody_else_does() {
+    if fleet_core::child::find_program("ssh").is_none() {
+        assert!(
+            std::env::var_os("FLEET_REQUIRE_ORACLES").is_none_or(|v| v != "1"),
+            "ssh is not installed, and FLEET_REQUIRE_ORACLES=1 asks for it"
+        );
+        return;
+    }
+    let bench = bench(RIGHTS);
+    let config = bench.sim.dir().join("ssh_config");
+    let logins = || -> Vec<String> {
+        let mut users = Vec::new();
+        for record in bench.sim.requests() {
+            if let What::Login { user, accepted: true, .. } = record.what {
+                users.push(user);
+            }
+        }
+        users
+    };
+    let as_said = |args: &[&str], env: &[(&str, &str)]| {
+        let mut command = bench.command(args);
+        command.env("FLEET_SSH_CONFIG", &config).envs(env.iter().copied());
+        let before = logins().len();
+        let ran = bench.finish(&mut command);
+        (ran.code, ran.err, logins().split_off(before))
+    };
+    let token = format!("{ID}={SECRET}");
+    let token = [("PROXMOX_TOKEN", token.as_str())];
+    std::fs::write(&config, "Host 127.0.0.1\n User fleet\n").unwrap();
+    // The example's definitions say that it is root.
+    assert_eq!(as_said(&["list"], &[]).2, ["root"]);
+    bench.fleet.edit("vms/definitions.nix", "    user = \"root\";\n", "");
+    assert_eq!(as_said(&["list"], &token).2, ["fleet"]);
+    // It decides how the API is spoken to, too; and what is said here goes before it.
+    let (code, err, users) = as_said(&["list"], &[]);
+    assert_eq!((code, users), (6, vec![]));
+    assert!(err.contains("the login 'fleet' can not make a ticket") && err.contains("--user root"), "{err}");
+    assert_eq!(as_said(&["list"], &[("PROXMOX_USER", "root")]).2, ["root"]);
+    assert_eq!(as_said(&["--user", "root", "list"], &token).2, ["root"]);
+    let (_, said, _) = as_said(&["console", "104", "--dry-run", "--unmanaged", "104"], &[]);
+    assert!(!said.is_empty());
+    // No word for this host.
+    std::fs::write(&config, "Host elsewhere\n User fleet\n").unwrap();
+    assert_eq!(as_said(&["list"], &[]).2, ["root"]);
+    std::fs::write(&config, "Host 127.0.0.1\n User 'a;b'\n").unwrap();
+    let (code, err, _) = as_said(&["list"], &[]);
+    assert!(code == 2 || code == 1, "{err}");
+}

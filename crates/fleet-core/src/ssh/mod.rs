@@ -27,6 +27,7 @@ mod session;
 mod settings;
 mod socket;
 mod stream;
+mod user;
 
 pub use address::HostPort;
 pub use agent::keys as agent_keys;
@@ -36,6 +37,7 @@ pub use rustix::event::PollFlags;
 pub use session::Session;
 pub use settings::Environment;
 pub use socket::{SocketStream, connect_tcp};
+pub use user::configured_user;
 
 /// Whom to connect to, and how it proves who it is.
 #[derive(Debug, Clone)]

@@ -90,33 +90,43 @@ pub(super) struct Settings {
     pub(super) ssh_config: Option<OsString>,
 }
 
+/// What `ssh -G` says about a host; nothing where there is no `ssh`.
+pub(super) fn printed(
+    address: &HostPort,
+    user: Option<&str>,
+    env: &Environment,
+    deadline: Deadline,
+) -> Result<Option<String>> {
+    let Some(ssh) = crate::child::find_program("ssh") else { return Ok(None) };
+    let mut command = Command::new(ssh).arg("-G");
+    if let Some(config) = &env.ssh_config {
+        command = command.arg("-F").arg(config);
+    }
+    if let Some(port) = address.port {
+        command = command.arg("-p").arg(port.to_string());
+    }
+    if let Some(user) = user {
+        command = command.arg("-l").arg(user);
+    }
+    let asked = command.arg("--").arg(&address.host);
+    // `Match exec` in a configuration may take its time.
+    let output = asked.output(deadline.at_most(Duration::from_secs(15)))?;
+    if output.success() {
+        return Ok(Some(output.stdout_text()));
+    }
+    let error = output.checked().err().unwrap_or_else(|| Error::failed("ssh -G failed"));
+    Err(error.hint(format!("mend the ssh configuration until `{asked}` succeeds, or set FLEET_SSH_CONFIG")))
+}
+
 impl Settings {
     /// Asks `ssh -G` about the target.
     pub(super) fn resolve(target: &Target, env: &Environment, deadline: Deadline) -> Result<Settings> {
         let address = HostPort::parse(&target.host)?;
         let mut settings = Settings::plain(&address, target, env);
         if target.proxy.is_none()
-            && let Some(ssh) = crate::child::find_program("ssh")
+            && let Some(printed) = printed(&address, target.user.as_deref(), env, deadline)?
         {
-            let mut command = Command::new(ssh).arg("-G");
-            if let Some(config) = &env.ssh_config {
-                command = command.arg("-F").arg(config);
-            }
-            if let Some(port) = address.port {
-                command = command.arg("-p").arg(port.to_string());
-            }
-            if let Some(user) = &target.user {
-                command = command.arg("-l").arg(user);
-            }
-            let asked = command.arg("--").arg(&address.host);
-            // `Match exec` in a configuration may take its time.
-            let output = asked.output(deadline.at_most(Duration::from_secs(15)))?;
-            if !output.success() {
-                return Err(output.checked().err().unwrap_or_else(|| Error::failed("ssh -G failed")).hint(
-                    format!("mend the ssh configuration until `{asked}` succeeds, or set FLEET_SSH_CONFIG"),
-                ));
-            }
-            settings.apply(&output.stdout_text(), env);
+            settings.apply(&printed, env);
         }
         if let Some(file) = &env.known_hosts {
             settings.user_known_hosts = vec![file.clone()];

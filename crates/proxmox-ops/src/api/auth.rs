@@ -74,7 +74,7 @@ impl Auth {
         )
         .now("nothing was sent to the node")
         .hint(
-            "log in as root, or give an API token in PROXMOX_TOKEN or PROXMOX_TOKEN_FILE (USER@REALM!ID=SECRET)",
+            "log in as root (--user root, where the ssh_config has another User for it), or give an API token in PROXMOX_TOKEN or PROXMOX_TOKEN_FILE (USER@REALM!ID=SECRET)",
         )
         .hint("make one on the node: pveum user token add USER@REALM fleet --privsep 0"))
     }

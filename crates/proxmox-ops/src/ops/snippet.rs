@@ -66,7 +66,7 @@ pub fn check(document: Document, text: &str) -> Result<()> {
 /// The place for snippets: on the given storage, else on the first one that takes them, the node's own before
 /// shared ones. `None` where there is none, or where we may not write there.
 pub fn place(node: &Node, given: Option<&StorageId>, deadline: Deadline) -> Result<Option<Place>> {
-    if given.is_none() && node.settings().user != "root" {
+    if given.is_none() && node.settings().login() != "root" {
         return Ok(None);
     }
     let mut storages = host::storages(node, deadline)?;

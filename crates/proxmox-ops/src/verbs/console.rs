@@ -34,7 +34,8 @@ impl Console {
         let permit = cx.permit(&self.vm, &self.options, Operation::Change, "open the console of")?;
         let vmid = permit.vmid();
         let (env, terminal) = (|name: &str| std::env::var_os(name), format!("qm terminal {vmid}"));
-        let command = command(&cx.settings, &env, &terminal);
+        let settings = cx.settings.decided()?;
+        let command = command(&settings, &env, &terminal);
         if self.options.change.dry_run {
             cx.ui.step("Dry run: nothing is sent. This command would be run:");
             return cx.ui.answer(&command.to_string(), || command.to_string());
@@ -48,8 +49,7 @@ impl Console {
         }
         let cluster = cx.connect()?;
         let (node, found) = cluster.there(vmid, |node| config::read(node, vmid, read_deadline()))?;
-        let settings = found.settings;
-        if settings.get("serial0").is_none_or(|serial| serial != "socket") {
+        if found.settings.get("serial0").is_none_or(|serial| serial != "socket") {
             return Err(Error::failed(format!("VM {vmid} has no serial console"))
                 .hint(format!("`qm set {vmid} --serial0 socket` on the node, then stop and start the VM")));
         }
@@ -63,7 +63,7 @@ impl Console {
         } else {
             // Nodes log in to each other with keys of their own.
             let address = cluster.address(&found.node)?;
-            self::command(&cx.settings, &env, &hop(&found.node, &address, &terminal))
+            self::command(&settings, &env, &hop(&found.node, &address, &terminal))
         };
         drop((node, cluster));
         let status = command.foreground().interactive()?;
@@ -108,7 +108,7 @@ fn command(settings: &Settings, env: &dyn Fn(&str) -> Option<OsString>, remote: 
         command = command.args(["-p", port]);
     }
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    command.args(["-l", settings.user.as_str(), "--", host, remote])
+    command.args(["-l", settings.login(), "--", host, remote])
 }
 
 #[cfg(test)]

@@ -84,12 +84,9 @@ impl WaitSsh {
         let me = std::env::current_exe()
             .map_err(|e| Error::failed("can not tell where this program is").caused_by(e))?;
         let proxy = (cx.settings.route != Route::Direct).then(|| {
-            Command::new(me)
-                .arg("--repo")
-                .arg(repo_of(cx))
-                .args(["--host", &cx.settings.host, "--user", &cx.settings.user, "--quiet", "connect"])
-                .arg(self.ip.to_string())
-                .arg(self.port.to_string())
+            let me = Command::new(me).arg("--repo").arg(repo_of(cx)).args(["--host", &cx.settings.host]);
+            let user = cx.settings.user.iter().flat_map(|user| ["--user", user.as_str()]);
+            me.args(user).args(["--quiet", "connect"]).arg(self.ip.to_string()).arg(self.port.to_string())
         });
         let host = if self.port == 22 { self.ip.to_string() } else { format!("[{}]:{}", self.ip, self.port) };
         let target = Target {

@@ -142,7 +142,7 @@ impl Session {
     /// One worker: takes requests as they may begin, until there are no more.
     fn work(&self, desk: &Desk, cx: &Context, links: &Arc<Links>) {
         let mut session = links.first();
-        let mut cluster = Cluster::over(links, &cx.settings, cx.ui);
+        let mut cluster = Cluster::over(links, cx.ui);
         let mut state = desk.lock();
         loop {
             let stopped = state.unread || interrupt::asked();
@@ -159,7 +159,7 @@ impl Session {
                     let reads = !schedule::changes(&request.op);
                     let again = links.first_again(&session).map(|fresh| {
                         session = fresh;
-                        cluster = Cluster::over(links, &cx.settings, cx.ui);
+                        cluster = Cluster::over(links, cx.ui);
                     });
                     if again.is_ok() && reads && !interrupt::asked() {
                         outcome = self.serve(desk, cx, &cluster, &request);
