@@ -123,9 +123,9 @@ pub fn make(
         let first = backup.notes.as_deref().and_then(|notes| notes.lines().next());
         first.and_then(Marker::find).as_ref() == Some(&marker)
     };
-    let mut done = || Ok(list(node, &storage, vmid, deadline)?.iter().any(marked));
+    let mut done = || Ok(Some(list(node, &storage, vmid, deadline)?.iter().any(marked)));
     progress(&format!("backing up VM {vmid} to the storage '{storage}'"));
-    tasks::run_or_look(&node.api, permit, &call, ("vzdump", vmid, &here), deadline, progress, &mut done)?;
+    tasks::run_or_look(&node.api, permit, &call, (&["vzdump"], vmid, &here), deadline, progress, &mut done)?;
     let after = list(node, &storage, vmid, Deadline::secs(30))?;
     // Notes are written last, and not everywhere: then it is the one that was not there before.
     let new = |backup: &&Listed| before.iter().all(|other| other.volid != backup.volid);

@@ -14,15 +14,21 @@ use fleet_core::{
 };
 
 use super::{Progress, config, host, queue, remainder};
-use crate::{api::call::Call, cluster::Cluster, node::Node, tasks};
+use crate::{
+    api::call::Call,
+    cluster::Cluster,
+    node::Node,
+    tasks::{self, Outcome, Upid},
+};
 
 /// Clones and follows the task. The clone is ours only when it reads back our marker with our nonce.
 ///
 /// The node that has the template does it, wherever the VM shall be; see `towards` for what that needs.
 ///
-/// When the answer is lost, a running task that clones into this VMID is waited for, then the new VM's marker tells:
-/// ours is a success, another's is a conflict, and where there is nothing the request never arrived and is
-/// sent once more (a second clone onto a VMID in use is refused by the node, so this can not do it twice).
+/// When the answer is lost, the task that clones into this VMID is looked for and followed, and the new VM's marker
+/// tells: ours is a success, another's is a conflict. Where there is nothing for as long as the request may lie unread
+/// at the node, it never arrived and is sent once more; should it be carried out after all, the two can not make two
+/// VMs, since the node refuses a VMID in use, and either's VM has our marker.
 pub fn clone(
     cluster: &Cluster,
     (of, permit): (&Source, &Permit),
@@ -43,8 +49,13 @@ pub fn clone(
             of.vmid()
         )));
     }
-    cluster.on(request.template, |source| from(cluster, source, (of, permit), request, deadline, progress))
+    cluster
+        .on(request.template, |source| from(cluster, source, (of, permit), request, UNREAD, deadline, progress))
 }
+
+/// How long a request may lie unread at the node: one of the daemon's few workers has it in its socket, and is blocked
+/// by another one that waits 10 s for a lock.
+const UNREAD: Duration = Duration::from_secs(12);
 
 /// Clones on the node that has the template.
 fn from(
@@ -52,6 +63,7 @@ fn from(
     source: &Node,
     (of, permit): (&Source, &Permit),
     request: &CloneRequest,
+    unread: Duration,
     deadline: Deadline,
     progress: Progress<'_>,
 ) -> Result<()> {
@@ -69,8 +81,8 @@ fn from(
     }
     let call = Call::clone_vm(permit, &name, request, target);
     let allocated = request.storage.as_ref().map_or_else(|| storages(&template), |s| [s.to_string()].into());
-    let mut again = true;
     let sent = Instant::now();
+    let mut before = None;
     loop {
         let mut turns = queue::turns(&name, allocated.iter().map(String::as_str), deadline, progress)?;
         let outcome = tasks::run(&source.api, permit, &call, deadline, &mut |line| {
@@ -78,31 +90,29 @@ fn from(
             progress(line);
         });
         drop(turns);
-        let lost = match outcome {
-            Ok(()) => return proven(cluster, request, deadline),
-            Err(e) if e.kind() == Kind::OutcomeUnknown => e,
-            Err(e) if e.kind() == Kind::Conflict => {
+        let (lost, task) = match (outcome, &before) {
+            (Ok(Outcome::Done), _) => return proven(cluster, request, deadline),
+            (Ok(Outcome::Lost { error, task }), _) => (error, task),
+            // What is there may be what the lost request made.
+            (Err(e), Some(_)) if e.kind() == Kind::Conflict => (e, None),
+            (Err(e), _) if e.kind() == Kind::Conflict => {
                 return Err(remains(cluster, source, request, taken(cluster, request, e)));
             }
-            Err(e) if e.kind() == Kind::Failed => return Err(remains(cluster, source, request, e)),
-            Err(e) => return Err(e),
+            (Err(e), _) if e.kind() == Kind::Failed => return Err(remains(cluster, source, request, e)),
+            (Err(e), _) => return Err(e),
         };
         progress("the answer to the clone was lost: looking for it");
-        match look(cluster, source, request, deadline) {
+        let ours = Ours { cluster, source, request, sent, task };
+        match ours.look(deadline.at_most(unread), deadline, progress) {
             Ok(Found::Ours) => return Ok(()),
             Ok(Found::Others) => return Err(taken(cluster, request, lost.with_kind(Kind::Conflict))),
-            Ok(Found::Nothing) if again => {
-                again = false;
+            Ok(Found::Failed(e)) => return Err(remains(cluster, source, request, e)),
+            Ok(Found::Nothing) if before.is_none() && !deadline.passed() => {
                 progress("there is no trace of it: cloning again");
+                before = Some(lost);
             }
             Ok(Found::Nothing) => return Err(lost.now(format!("VM {vmid} does not exist"))),
-            Ok(Found::Unfinished(there)) => {
-                // Whoever asks for it may have to prove that it was theirs.
-                if let Ok(Some(upid)) = remainder::task_of(source, request, sent.elapsed(), deadline) {
-                    progress(&format!("task {upid}"));
-                }
-                return Err(unfinished(request, &there, lost));
-            }
+            Ok(Found::Unfinished(there)) => return Err(unfinished(request, &there, lost)),
             Err(e) => return Err(lost.now(format!("tried to look for it: {}", e.message())).caused_by(e)),
         }
     }
@@ -160,37 +170,74 @@ enum Found {
     Others,
     /// Nothing.
     Nothing,
+    /// The clone's task, which failed.
+    Failed(Error),
     /// A VM that is being cloned, by nobody; the node that has it.
     Unfinished(NodeName),
 }
 
-fn look(cluster: &Cluster, source: &Node, request: &CloneRequest, deadline: Deadline) -> Result<Found> {
-    let name = source.name(deadline)?.clone();
-    let mut found = Found::Nothing;
-    for attempt in 0..3 {
-        let short = deadline.at_most(Duration::from_secs(20));
-        while let Some(upid) =
-            tasks::find_running(&source.api, &name, Some("qmclone"), request.template, short)?
-        {
-            // Whose it is shows in the VM; how it ended, too.
-            let followed = tasks::follow(&source.api, &upid, "clone", deadline, &mut |_| {});
-            let gone = [Kind::DeadlinePassed, Kind::OutcomeUnknown, Kind::Interrupted];
-            followed.or_else(|e| if gone.contains(&e.kind()) { Err(e) } else { Ok(()) })?;
-        }
-        found = match read(cluster, request, short) {
-            Ok(config) if config.marker.as_ref() == Some(&request.marker) => return Ok(Found::Ours),
-            Ok(config) if config.settings.get("lock").is_some_and(|lock| lock == "clone") => {
-                Found::Unfinished(config.node)
+/// A clone whose answer was lost.
+struct Ours<'a> {
+    cluster: &'a Cluster,
+    source: &'a Node,
+    request: &'a CloneRequest,
+    sent: Instant,
+    /// Where it was told before the way to the node was lost.
+    task: Option<Upid>,
+}
+
+impl Ours<'_> {
+    /// Looks for it, `until` then if there is no trace of it, and for as long as its task works if there is.
+    fn look(&self, until: Deadline, deadline: Deadline, progress: Progress<'_>) -> Result<Found> {
+        let what = format!("clone VM {} into VM {}", self.request.template, self.request.vmid);
+        loop {
+            let short = deadline.at_most(Duration::from_secs(20));
+            let task = self.task(short)?;
+            if let Some(upid) = &task {
+                // Whoever asks for it may have to prove that it was theirs.
+                progress(&format!("task {upid}"));
+                match tasks::follow(&self.source.api, upid, &what, deadline, progress) {
+                    Err(e) if e.kind() == Kind::Failed => return Ok(Found::Failed(e)),
+                    // Another one was before it, perhaps also ours.
+                    Err(e) if e.kind() != Kind::Conflict => return Err(e),
+                    _ => {}
+                }
             }
-            Ok(_) => return Ok(Found::Others),
-            Err(e) if e.kind() == Kind::NotFound => Found::Nothing,
-            Err(e) => return Err(e),
-        };
-        if attempt < 2 {
-            deadline.sleep(Duration::from_millis(500));
+            let found = match read(self.cluster, self.request, short) {
+                Ok(config) if config.marker.as_ref() == Some(&self.request.marker) => Found::Ours,
+                Ok(config) if config.settings.get("lock").is_some_and(|lock| lock == "clone") => {
+                    Found::Unfinished(config.node)
+                }
+                Ok(_) => Found::Others,
+                Err(e) if e.kind() == Kind::NotFound && task.is_none() => Found::Nothing,
+                Err(e) => return Err(e),
+            };
+            if matches!(found, Found::Ours | Found::Others) || until.passed() {
+                return Ok(found);
+            }
+            fleet_core::interrupt::check()?;
+            until.sleep(Duration::from_millis(500));
         }
     }
-    Ok(found)
+
+    /// Its task, once that says what it clones into.
+    fn task(&self, deadline: Deadline) -> Result<Option<Upid>> {
+        if self.task.is_some() {
+            return Ok(self.task.clone());
+        }
+        match remainder::task_of(self.source, self.request, self.sent, deadline) {
+            // Who may not ask for the node's clock still sees what runs.
+            Err(e) if e.kind() == Kind::Failed => self.working(deadline),
+            // Of several into this VMID the one that works.
+            Ok(None) => self.working(deadline),
+            told => told,
+        }
+    }
+
+    fn working(&self, deadline: Deadline) -> Result<Option<Upid>> {
+        let name = self.source.name(deadline)?;
+        tasks::find_clone_into(&self.source.api, name, self.request.vmid, deadline)
+    }
 }
 
 fn read(cluster: &Cluster, request: &CloneRequest, deadline: Deadline) -> Result<VmConfig> {
@@ -289,11 +336,17 @@ mod tests {
     }
 
     fn run_and_tell(fake: &Fake, progress: Progress<'_>) -> Result<()> {
+        run_within(fake, Duration::ZERO, progress)
+    }
+
+    /// Where a request may lie unread for so long.
+    fn run_within(fake: &Fake, unread: Duration, progress: Progress<'_>) -> Result<()> {
         let definitions = definitions();
         let guard = Guard::new(&definitions, None);
         let permit = guard.permit(request().vmid, Operation::Create, "clone").unwrap();
-        let source = guard.source(request().template).unwrap();
-        clone(&alone(fake), (&source, &permit), &request(), Deadline::secs(20), progress)
+        let of = guard.source(request().template).unwrap();
+        let (cluster, limit) = (alone(fake), Deadline::secs(20));
+        from(&cluster, cluster.first(), (&of, &permit), &request(), unread, limit, progress)
     }
 
     #[test]
@@ -327,18 +380,53 @@ mod tests {
         assert_eq!(fake.requests("POST"), 1);
     }
 
+    fn missing(fake: Fake) -> Fake {
+        fake.on("GET", CONFIG, 500, json!({ "message": MISSING })).get("/cluster/resources", json!([]))
+    }
+
     #[test]
     fn a_lost_request_is_sent_again_only_when_nothing_is_there() {
-        let fake = fake()
-            .drops("POST", CLONE)
-            .on("POST", CLONE, 200, json!({"data": null}))
-            .on("GET", CONFIG, 500, json!({"message": MISSING}))
-            .on("GET", CONFIG, 500, json!({"message": MISSING}))
-            .on("GET", CONFIG, 500, json!({"message": MISSING}))
-            .get(CONFIG, ours())
-            .get("/cluster/resources", json!([]));
+        let fake = fake().drops("POST", CLONE).on("POST", CLONE, 200, json!({ "data": null }));
+        let fake = missing(fake).get(CONFIG, ours());
         run(&fake).unwrap();
         assert_eq!(fake.requests("POST"), 2);
+    }
+
+    #[test]
+    fn a_lost_request_that_lay_unread_is_waited_for() {
+        let fake = missing(fake().drops("POST", CLONE)).get(CONFIG, ours());
+        run_within(&fake, Duration::from_secs(15), &mut |_| {}).unwrap();
+        assert_eq!(fake.requests("POST"), 1);
+    }
+
+    #[test]
+    fn a_lost_request_that_is_carried_out_after_all_is_ours_and_no_conflict() {
+        let exists = json!({ "message": "unable to create VM 110: config file already exists\n" });
+        let sent = || fake().drops("POST", CLONE).on("POST", CLONE, 500, exists.clone());
+        let fake = missing(sent()).get(CONFIG, ours());
+        run(&fake).unwrap();
+        assert_eq!(fake.requests("POST"), 2);
+        let theirs = missing(sent()).get(CONFIG, json!({"digest": "d", "name": "theirs"}));
+        assert_eq!(run(&theirs).unwrap_err().kind(), Kind::Conflict);
+    }
+
+    #[test]
+    fn a_clone_that_failed_is_not_made_again_because_its_answer_was_lost() {
+        let upid = "UPID:prom:00000ED5:000AE788:6B03B82C:qmclone:9002:root@pam:";
+        let path = "/nodes/prom/tasks/UPID%3Aprom%3A00000ED5%3A000AE788%3A6B03B82C%3Aqmclone%3A9002%3Aroot%40pam%3A";
+        let listed = json!([{"upid": upid, "type": "qmclone", "id": "9002", "starttime": 5000}]);
+        let fake = Fake::new()
+            .get("/cluster/status", json!([{"type": "node", "name": "prom", "local": 1}]))
+            .get("/nodes/prom/tasks", listed)
+            .get("/nodes/prom/time", json!({"time": 5001}))
+            .get(&format!("{path}/log"), json!([{"n": 1, "t": "create a clone of VM 9002 with ID 110"}]))
+            .get(&format!("{path}/status"), json!({"status": "stopped", "exitstatus": "no room"}))
+            .get("/nodes/prom/qemu/9002/config", json!({"digest": "d", "template": 1}))
+            .drops("POST", CLONE);
+        let error = run(&missing(fake.clone())).unwrap_err();
+        assert_eq!((error.kind(), error.message()), (Kind::Failed, "can not clone VM 9002 into VM 110: no room"));
+        assert!(error.facts().iter().any(|fact| fact == "VM 110 does not exist"), "{error:?}");
+        assert_eq!(fake.requests("POST"), 1);
     }
 
     /// What a killed clone leaves does not say whose it is; the task that made it does.
@@ -346,13 +434,20 @@ mod tests {
     fn the_task_of_a_clone_that_was_killed_is_told_although_its_answer_was_lost() {
         let upid = "UPID:prom:00000ED5:000AE788:6B03B82C:qmclone:9002:root@pam:";
         let task = |start: u64| json!([{"upid": upid, "type": "qmclone", "id": "9002", "starttime": start, "endtime": start, "status": "received interrupt"}]);
-        let log = "/nodes/prom/tasks/UPID%3Aprom%3A00000ED5%3A000AE788%3A6B03B82C%3Aqmclone%3A9002%3Aroot%40pam%3A/log";
+        let path = "/nodes/prom/tasks/UPID%3Aprom%3A00000ED5%3A000AE788%3A6B03B82C%3Aqmclone%3A9002%3Aroot%40pam%3A";
         for (start, into, told) in [(5000, 110, true), (4000, 110, false), (5000, 111, false)] {
             let fake = Fake::new()
                 .get("/cluster/status", json!([{"type": "node", "name": "prom", "local": 1}]))
                 .get("/nodes/prom/tasks", task(start))
                 .get("/nodes/prom/time", json!({"time": 5001}))
-                .get(log, json!([{"n": 1, "t": format!("creating a clone of VM 9002 with ID {into}")}]))
+                .get(
+                    &format!("{path}/log"),
+                    json!([{"n": 1, "t": format!("creating a clone of VM 9002 with ID {into}")}]),
+                )
+                .get(
+                    &format!("{path}/status"),
+                    json!({"status": "stopped", "exitstatus": "received interrupt"}),
+                )
                 .get("/nodes/prom/qemu/9002/config", json!({"digest": "d", "template": 1}))
                 .drops("POST", CLONE)
                 .get(
@@ -361,7 +456,8 @@ mod tests {
                 );
             let mut said = Vec::new();
             let error = run_and_tell(&fake, &mut |line| said.push(line.to_owned())).unwrap_err();
-            assert_eq!(error.kind(), Kind::OutcomeUnknown);
+            assert_eq!(error.kind(), if told { Kind::Failed } else { Kind::OutcomeUnknown });
+            assert!(error.facts().iter().any(|fact| fact.contains("locked by a clone")), "{error:?}");
             assert_eq!(said.contains(&format!("task {upid}")), told, "{start} {into}: {said:?}");
         }
     }

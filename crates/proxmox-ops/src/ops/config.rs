@@ -98,11 +98,11 @@ pub fn change(
             let now = look()?;
             // A password is never shown: only a configuration that is another one tells that it may be there.
             let told = !settings.contains_key("cipassword") || now.digest != before.digest;
-            Ok(told && unlike(&now, &settings, delete).is_empty())
+            Ok(Some(told && unlike(&now, &settings, delete).is_empty()))
         };
         let allocated = settings.values().filter_map(|value| allocates(value));
         let mut turns = queue::turns(&name, allocated, deadline, progress)?;
-        let subject = ("qmconfig", vmid, &name);
+        let subject = (&["qmconfig"][..], vmid, &name);
         let outcome = tasks::run_or_look(
             &node.api,
             permit,

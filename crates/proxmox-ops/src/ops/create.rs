@@ -143,8 +143,8 @@ pub(super) fn run(
     let vmid = permit.vmid();
     let name = node.name(deadline)?.clone();
     let mut done = || match config::read(node, vmid, deadline) {
-        Ok(config) => Ok(config.marker.as_ref() == Some(marker) && !config.settings.contains_key("lock")),
-        Err(e) if e.kind() == Kind::NotFound => Ok(false),
+        Ok(config) => Ok(Some(config.marker.as_ref() == Some(marker) && !config.settings.contains_key("lock"))),
+        Err(e) if e.kind() == Kind::NotFound => Ok(Some(false)),
         Err(e) => Err(e),
     };
     let mut turns = queue::turns(&name, [storage.as_str()], deadline, progress)?;
@@ -152,7 +152,7 @@ pub(super) fn run(
         turns.seen(line);
         progress(line);
     };
-    tasks::run_or_look(&node.api, permit, call, ("qmcreate", vmid, &name), deadline, &mut progress, &mut done)
+    tasks::run_or_look(&node.api, permit, call, (&["qmcreate"], vmid, &name), deadline, &mut progress, &mut done)
 }
 
 #[cfg(test)]

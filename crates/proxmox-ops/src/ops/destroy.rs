@@ -110,13 +110,14 @@ pub(super) fn remove(
 ) -> Result<()> {
     let vmid = permit.vmid();
     let name = node.name(deadline)?;
-    let mut done = || match config::read(node, vmid, deadline.at_most(Duration::from_secs(20))) {
+    let gone = || match config::read(node, vmid, deadline.at_most(Duration::from_secs(20))) {
         Ok(_) => Ok(false),
         Err(e) if e.kind() == Kind::NotFound => Ok(true),
         Err(e) => Err(e),
     };
-    tasks::run_or_look(&node.api, permit, call, ("qmdestroy", vmid, name), deadline, progress, &mut done)?;
-    if done()? {
+    let mut done = || gone().map(Some);
+    tasks::run_or_look(&node.api, permit, call, (&["qmdestroy"], vmid, name), deadline, progress, &mut done)?;
+    if gone()? {
         return Ok(());
     }
     Err(Error::failed(format!("VM {vmid} is still there although its removal ended well"))

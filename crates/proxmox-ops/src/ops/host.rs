@@ -30,16 +30,6 @@ pub fn info(node: &Node, deadline: Deadline) -> Result<NodeInfo> {
     Ok(NodeInfo { node: name, version: version.version })
 }
 
-/// The node's clock, in seconds since 1970.
-pub fn time(node: &Node, deadline: Deadline) -> Result<u64> {
-    #[derive(Deserialize)]
-    struct Time {
-        time: u64,
-    }
-    let path = format!("/nodes/{}/time", percent(node.name(deadline)?.as_str()));
-    Ok(node.api.get_as::<Time>("ask the node's clock", &path, &[], deadline)?.time)
-}
-
 /// The node's storages, by name.
 pub fn storages(node: &Node, deadline: Deadline) -> Result<Vec<Storage>> {
     let path = format!("/nodes/{}/storage", percent(node.name(deadline)?.as_str()));

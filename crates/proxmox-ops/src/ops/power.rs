@@ -141,12 +141,14 @@ pub fn act(
     let short = Duration::from_secs(20);
     // A reboot leaves no other trace than its task: a running VM proves nothing.
     let mut done = || {
-        Ok(!matches!(action, Action::Reboot { .. })
-            && status(node, vmid, deadline.at_most(short))?.status == action.goal())
+        if matches!(action, Action::Reboot { .. }) {
+            return Ok(None);
+        }
+        Ok(Some(status(node, vmid, deadline.at_most(short))?.status == action.goal()))
     };
-    let kind = format!("qm{}", action.verb());
+    let kinds = [&*format!("qm{}", action.verb())];
     let outcome =
-        tasks::run_or_look(&node.api, permit, &call, (&kind, vmid, &name), deadline, progress, &mut done);
+        tasks::run_or_look(&node.api, permit, &call, (&kinds, vmid, &name), deadline, progress, &mut done);
     match outcome {
         Ok(()) => Ok(true),
         // Somebody else was quicker.

@@ -4,7 +4,7 @@
 //! Whose it is the node's own task tells. Making a VMID's configuration fails where there is one, so what is left
 //! there is the last such task's; and whoever asked for that task knows its id.
 
-use std::time::Duration;
+use std::time::Instant;
 
 use fleet_core::{
     Error, Result,
@@ -113,15 +113,15 @@ fn proven(node: &Node, name: &NodeName, config: &VmConfig, task: &Upid, deadline
     }
 }
 
-/// The task that cloned into the request's VMID since it was sent, `since` ago by our clock: the only one, or none.
+/// The task that cloned into the request's VMID since it was `sent`: the only one, or none.
 pub fn task_of(
     node: &Node,
     request: &CloneRequest,
-    since: Duration,
+    sent: Instant,
     deadline: Deadline,
 ) -> Result<Option<Upid>> {
     let name = node.name(deadline)?;
-    let sent = super::host::time(node, deadline)?.saturating_sub(since.as_secs() + 1);
+    let sent = tasks::sent_at(&node.api, name, sent, deadline)?;
     let mut found = Vec::new();
     for task in tasks::list(&node.api, name, Some("qmclone"), Some(request.template), deadline)? {
         let upid = task.upid();

@@ -55,8 +55,8 @@ pub fn grow(
         let after = config::read(node, vmid, deadline.at_most(Duration::from_secs(20)))?;
         Ok(after.settings.get(disk.as_str()).and_then(|setting| config::size_of(setting)))
     };
-    let mut done = || Ok(has_it()?.is_some_and(|after| after >= size));
-    tasks::run_or_look(&node.api, permit, &call, ("resize", vmid, &name), deadline, progress, &mut done)?;
+    let mut done = || Ok(Some(has_it()?.is_some_and(|after| after >= size)));
+    tasks::run_or_look(&node.api, permit, &call, (&["resize"], vmid, &name), deadline, progress, &mut done)?;
     match has_it()? {
         Some(after) if after >= size => Ok(true),
         after => Err(Error::failed(format!("{disk} of VM {vmid} did not grow to {size}"))

@@ -34,6 +34,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// What it is in the middle of (`prepare`, `delete`), where it is not whole: being worked on, or left by a task
+    /// that was killed.
+    pub fn unfinished(&self) -> Option<&str> {
+        self.other.get("snapstate").and_then(Value::as_str)
+    }
+
     /// Whether the memory of the running VM is in it.
     pub fn has_memory(&self) -> bool {
         truth(self.other.get("vmstate"))
@@ -97,15 +103,27 @@ pub fn act(
 ) -> Result<()> {
     let vmid = permit.vmid();
     let here = node.name(deadline)?.clone();
-    let is_there = || Ok(list(node, vmid, deadline)?.iter().any(|s| s.name == name.to_string()));
+    let find = || -> Result<Option<Snapshot>> {
+        Ok(list(node, vmid, deadline)?.into_iter().find(|s| s.name == name.to_string()))
+    };
     let call = action.call(permit, &here, name);
-    match (action, is_there()?) {
-        (Action::Take { .. }, true) => {
+    let there = find()?;
+    match (action, there.as_ref().map(Snapshot::unfinished)) {
+        (Action::Take { .. } | Action::Rollback { .. }, Some(Some(state))) => {
+            return Err(Error::conflict(format!("VM {vmid} has an unfinished snapshot '{name}' ({state})"))
+                .now("a task works on it, or one was killed in the middle of it")
+                .now("nothing was changed")
+                .hint(format!("what was done last: pvenode task list --vmid {vmid}"))
+                .hint(format!(
+                    "if nothing works on it any more: qm unlock {vmid} && qm delsnapshot {vmid} {name} --force"
+                )));
+        }
+        (Action::Take { .. }, Some(None)) => {
             return Err(Error::conflict(format!("VM {vmid} has a snapshot '{name}' already"))
                 .now("nothing was changed")
                 .hint(format!("proxmox-ops snapshots {vmid}")));
         }
-        (Action::Rollback { .. } | Action::Delete, false) => {
+        (Action::Rollback { .. } | Action::Delete, None) => {
             return Err(Error::not_found(format!("VM {vmid} has no snapshot '{name}'"))
                 .now("nothing was changed")
                 .hint(format!("proxmox-ops snapshots {vmid}")));
@@ -118,17 +136,56 @@ pub fn act(
         Action::Delete => "qmdelsnapshot",
     };
     let mut done = || match action {
-        Action::Take { .. } => is_there(),
+        Action::Take { .. } => Ok(Some(find()?.is_some_and(|s| s.unfinished().is_none()))),
         // The VM looks the same before and after: only its task tells.
-        Action::Rollback { .. } => Ok(false),
-        Action::Delete => is_there().map(|there| !there),
+        Action::Rollback { .. } => Ok(None),
+        Action::Delete => Ok(Some(find()?.is_none())),
     };
     let outcome =
-        tasks::run_or_look(&node.api, permit, &call, (kind, vmid, &here), deadline, progress, &mut done);
+        tasks::run_or_look(&node.api, permit, &call, (&[kind], vmid, &here), deadline, progress, &mut done);
     outcome.map_err(|e| match e.message() {
         said if said.contains("snapshot feature is not available") => e
             .now("one of its disks is on a storage, or of a format, that takes no snapshots (raw on a directory, LVM)")
             .hint(format!("proxmox-ops config {vmid}")),
         _ => e,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Fake, node, permit};
+    use fleet_core::Kind;
+    use serde_json::json;
+
+    const SNAPSHOTS: &str = "/nodes/prom/qemu/110/snapshot";
+
+    fn run(fake: &Fake, action: &Action) -> Result<()> {
+        let name = "before".parse().unwrap();
+        act(&node(fake), &permit(110), &name, action, Deadline::secs(20), &mut |_| {})
+    }
+
+    fn fake() -> Fake {
+        Fake::new()
+            .get("/cluster/status", json!([{"type": "node", "name": "prom", "local": 1}]))
+            .get("/nodes/prom/tasks", json!([]))
+    }
+
+    /// What a task leaves that was killed in the middle.
+    #[test]
+    fn an_unfinished_snapshot_is_none() {
+        let half = json!([{"name": "before", "snapstate": "prepare", "snaptime": 1}, {"name": "current"}]);
+        let whole = json!([{"name": "before", "snaptime": 1}, {"name": "current"}]);
+        let take = Action::Take { description: None, memory: false };
+        for (after, kind) in [(&half, Some(Kind::OutcomeUnknown)), (&whole, None)] {
+            let fake = fake().get(SNAPSHOTS, json!([])).get(SNAPSHOTS, after.clone()).drops("POST", SNAPSHOTS);
+            assert_eq!(run(&fake, &take).err().map(|e| e.kind()), kind);
+        }
+        let fake = fake().get(SNAPSHOTS, half);
+        for action in [take, Action::Rollback { start: false }] {
+            let error = run(&fake, &action).unwrap_err();
+            assert!(error.message().contains("unfinished snapshot 'before' (prepare)"), "{error:?}");
+        }
+        assert_eq!(fake.requests("POST"), 0);
+    }
 }

@@ -35,8 +35,8 @@ pub fn convert(node: &Node, permit: &Permit, deadline: Deadline, progress: Progr
             .hint(format!("proxmox-ops shutdown {vmid}")));
     }
     let call = Call::template(permit, &name);
-    let mut done = || is_template();
-    tasks::run_or_look(&node.api, permit, &call, ("qmtemplate", vmid, &name), deadline, progress, &mut done)?;
+    let mut done = || is_template().map(Some);
+    tasks::run_or_look(&node.api, permit, &call, (&["qmtemplate"], vmid, &name), deadline, progress, &mut done)?;
     if is_template()? {
         return Ok(true);
     }

@@ -1,6 +1,6 @@
 //! The node's tasks: what runs now, what ran lately.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fleet_core::{
     Result,
@@ -41,7 +41,7 @@ impl Listed {
 
     /// Whether the list says that it has not ended yet. The node's list may go on saying so for some 10 s after its
     /// end: only the task itself tells.
-    fn may_run(&self) -> bool {
+    pub(super) fn may_run(&self) -> bool {
         self.endtime.is_none() && self.status.as_deref().is_none_or(|s| s.eq_ignore_ascii_case("running"))
     }
 }
@@ -70,6 +70,17 @@ pub fn list(
 
 /// How many tasks a list has at most.
 const LIMIT: usize = 50;
+
+/// When something was sent, by the node's clock in seconds since 1970, or up to two seconds before.
+pub fn sent_at(client: &Client, node: &NodeName, sent: Instant, deadline: Deadline) -> Result<u64> {
+    #[derive(Deserialize)]
+    struct Clock {
+        time: u64,
+    }
+    let path = format!("/nodes/{}/time", percent(node.as_str()));
+    let now: Clock = client.get_as("ask the node's clock", &path, &[], deadline)?;
+    Ok(now.time.saturating_sub(sent.elapsed().as_secs() + 1))
+}
 
 /// The tasks of this kind that began with or after `task`, without itself; nothing when the list does not reach back
 /// so far.

@@ -1,10 +1,12 @@
 //! Tasks of the daemon: followed to their own exit status, found again when an answer was lost.
 
 mod list;
+mod look;
 mod run;
 
-pub use list::{Listed, clones_into, find_clone_into, find_running, later, list};
-pub use run::{run, run_or_look};
+pub use list::{Listed, clones_into, find_clone_into, find_running, later, list, sent_at};
+pub use look::run_or_look;
+pub use run::{Outcome, run};
 
 use std::time::{Duration, Instant};
 

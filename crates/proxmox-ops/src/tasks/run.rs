@@ -1,4 +1,4 @@
-//! Changes that start tasks: sent, followed, tried again when nothing was done, looked for when an answer is lost.
+//! Changes that start tasks: sent, followed, tried again when nothing was done.
 
 use std::time::Duration;
 
@@ -7,7 +7,6 @@ use fleet_core::{
     deadline::Deadline,
     guard::Permit,
     interrupt,
-    types::{NodeName, Vmid},
 };
 
 use super::{
@@ -16,28 +15,67 @@ use super::{
 };
 use crate::api::{Client, call::Call, error};
 
+/// How a change went that did not fail.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It was done, and its task, where it had one, ended well.
+    Done,
+    /// Its end was not seen: the answer was lost, or the way to the node while its task was followed.
+    Lost {
+        /// What was lost, of [`Kind::OutcomeUnknown`].
+        error: Error,
+        /// Its task, where that was told before.
+        task: Option<Upid>,
+    },
+}
+
 /// Sends a change and follows the task that it starts, if it starts one.
 ///
 /// A lock that was not had in time did nothing: it is tried again, more slowly each time, until the deadline.
-/// An answer that was lost is looked for among the node's tasks; what is not found there stays
-/// [`Kind::OutcomeUnknown`], for the caller to look at the VM itself.
+/// What was lost is not looked for here.
 pub fn run(
     client: &Client,
     permit: &Permit,
     call: &Call,
     deadline: Deadline,
     progress: &mut dyn FnMut(&str),
-) -> Result<()> {
+) -> Result<Outcome> {
+    retried(client, call, deadline, progress, &mut |progress| once(client, permit, call, deadline, progress))
+}
+
+/// One request, followed to its end.
+pub(super) fn once(
+    client: &Client,
+    permit: &Permit,
+    call: &Call,
+    deadline: Deadline,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Outcome> {
+    let task = match client.send(permit, call, deadline) {
+        Ok(data) => Upid::of(&data),
+        Err(e) if e.kind() == Kind::OutcomeUnknown => return Ok(Outcome::Lost { error: e, task: None }),
+        Err(e) => return Err(e),
+    };
+    let Some(upid) = task else { return Ok(Outcome::Done) };
+    progress(&format!("task {upid}"));
+    match follow(client, &upid, call.what(), deadline, progress) {
+        Ok(()) => Ok(Outcome::Done),
+        Err(e) if e.kind() == Kind::OutcomeUnknown => Ok(Outcome::Lost { error: e, task: Some(upid) }),
+        Err(e) => Err(e),
+    }
+}
+
+/// Tries a change until it is not a lock that is in its way.
+pub(super) fn retried<T>(
+    client: &Client,
+    call: &Call,
+    deadline: Deadline,
+    progress: &mut dyn FnMut(&str),
+    attempt: &mut dyn FnMut(&mut dyn FnMut(&str)) -> Result<T>,
+) -> Result<T> {
     let mut pause = Duration::from_millis(500);
     loop {
-        let outcome = client.send(permit, call, deadline).and_then(|data| match Upid::of(&data) {
-            Some(upid) => {
-                progress(&format!("task {upid}"));
-                follow(client, &upid, call.what(), deadline, progress)
-            }
-            None => Ok(()),
-        });
-        match outcome {
+        match attempt(progress) {
             Err(e) if error::is_lock_timeout(e.message()) && deadline.left() > pause => {
                 progress(&format!("{}; trying again", e.message()));
                 deadline.sleep(pause);
@@ -138,46 +176,6 @@ fn late(error: Error, call: &Call, upid: &Upid, deadline: Deadline) -> Error {
         .caused_by(error)
 }
 
-/// As [`run`], and when the answer was lost, `done` is asked whether the change is there after all. The task
-/// that may be doing it (of `kind`, on `subject`) is waited for first.
-pub fn run_or_look(
-    client: &Client,
-    permit: &Permit,
-    call: &Call,
-    (kind, subject, node): (&str, Vmid, &NodeName),
-    deadline: Deadline,
-    progress: &mut dyn FnMut(&str),
-    done: &mut dyn FnMut() -> Result<bool>,
-) -> Result<()> {
-    let lost = match run(client, permit, call, deadline, progress) {
-        Err(e) if e.kind() == Kind::OutcomeUnknown => e,
-        other => return other,
-    };
-    progress(&format!("the answer to '{}' was lost: looking at what is there", call.what()));
-    let mut look = || -> Result<bool> {
-        for attempt in 0..3 {
-            if let Some(upid) =
-                find_running(client, node, Some(kind), subject, deadline.at_most(Duration::from_secs(20)))?
-            {
-                // Its end is looked at below, in the VM itself.
-                let _ = follow(client, &upid, call.what(), deadline, &mut |_| {});
-            }
-            if done()? {
-                return Ok(true);
-            }
-            if attempt < 2 {
-                deadline.sleep(Duration::from_millis(500));
-            }
-        }
-        Ok(false)
-    };
-    match look() {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(lost.now("looked at the VM and at the node's tasks: there is no trace of it")),
-        Err(e) => Err(lost.now(format!("tried to look at what is there: {}", e.message())).caused_by(e)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,7 +197,7 @@ mod tests {
         let permit = permit(110);
         let call = Call::configure(&permit, &name, [("cores", "2")], &[], None);
         let done = run(&node(&fake).api, &permit, &call, Deadline::secs(5), &mut |_| {});
-        (done, fake)
+        (done.map(drop), fake)
     }
 
     #[test]

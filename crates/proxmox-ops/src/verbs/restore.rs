@@ -102,11 +102,11 @@ impl Restore {
         cx.ui.step(format!("Restoring {} into VM {vmid}...", self.archive));
         let call = Call::create(&permit, &name, &settings);
         let mut done = || match config::read(&node, vmid, deadline) {
-            Ok(config) => Ok(!config.settings.contains_key("lock")),
-            Err(e) if e.kind() == Kind::NotFound => Ok(false),
+            Ok(config) => Ok(Some(!config.settings.contains_key("lock"))),
+            Err(e) if e.kind() == Kind::NotFound => Ok(Some(false)),
             Err(e) => Err(e),
         };
-        let subject = ("qmrestore", vmid, &name);
+        let subject = (&["qmrestore"][..], vmid, &name);
         let mut progress = cx.progress();
         let mut turns = queue::turns(&name, [storage.as_str()], deadline, &mut progress)?;
         let mut progress = |line: &str| {

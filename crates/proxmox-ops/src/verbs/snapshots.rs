@@ -27,7 +27,11 @@ impl Snapshots {
             let cells = |s: &snapshot::Snapshot| {
                 vec![
                     s.name.clone(),
-                    s.snaptime.map_or_else(|| "-".to_owned(), |time| Utc::of(time).to_string()),
+                    match (s.unfinished(), s.snaptime) {
+                        (Some(state), _) => format!("unfinished ({state})"),
+                        (None, Some(time)) => Utc::of(time).to_string(),
+                        (None, None) => "-".to_owned(),
+                    },
                     (if s.has_memory() { "yes" } else { "no" }).to_owned(),
                     s.parent.clone().unwrap_or_else(|| "-".to_owned()),
                     s.description.lines().next().unwrap_or_default().to_owned(),

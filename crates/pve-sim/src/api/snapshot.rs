@@ -46,8 +46,10 @@ fn list(node: &Node, vmid: u32) -> Value {
                     "snaptime": s.get("snaptime").and_then(|t| t.parse::<u64>().ok()).unwrap_or(0),
                     "vmstate": u8::from(s.contains_key("vmstate")),
                 });
-                if let Some(parent) = s.get("parent") {
-                    entry["parent"] = json!(parent);
+                for key in ["parent", "snapstate"] {
+                    if let Some(value) = s.get(key) {
+                        entry[key] = json!(value);
+                    }
                 }
                 entry
             })

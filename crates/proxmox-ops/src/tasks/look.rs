@@ -1,0 +1,264 @@
+//! What became of a change whose answer was lost: its own task tells, and where none is found, the VM.
+
+use std::time::{Duration, Instant};
+
+use fleet_core::{
+    Error, Kind, Result,
+    deadline::Deadline,
+    guard::Permit,
+    types::{NodeName, Vmid},
+};
+
+use super::{
+    Upid, follow, list,
+    run::{Outcome, once, retried},
+};
+use crate::api::{Client, call::Call};
+
+/// How often is looked.
+const LOOKS: usize = 3;
+/// What lies between two looks.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// As [`run`](super::run), and what was lost is looked for: the task that was known before, else the newest one of
+/// these `kinds` on `subject` that began since the request was sent, running or ended. Its end is the change's.
+///
+/// Where there is none `done` is asked whether the change is there after all; it says nothing where the VM looks the
+/// same before and after. What nothing tells of stays [`Kind::OutcomeUnknown`].
+pub fn run_or_look(
+    client: &Client,
+    permit: &Permit,
+    call: &Call,
+    (kinds, subject, node): (&[&str], Vmid, &NodeName),
+    deadline: Deadline,
+    progress: &mut dyn FnMut(&str),
+    done: &mut dyn FnMut() -> Result<Option<bool>>,
+) -> Result<()> {
+    retried(client, call, deadline, progress, &mut |progress| {
+        let sent = Instant::now();
+        let (lost, task) = match once(client, permit, call, deadline, progress)? {
+            Outcome::Done => return Ok(()),
+            Outcome::Lost { error, task } => (error, task),
+        };
+        progress(&format!("the answer to '{}' was lost: looking at what is there", call.what()));
+        let short = || Deadline::secs(20).at_most(deadline.left().max(Duration::from_secs(5)));
+        let looked = match &task {
+            Some(upid) => again(client, upid, call.what(), deadline, progress).map(Some),
+            None => {
+                let begun = Begun { client, node, kinds, subject, sent };
+                begun.look(call.what(), deadline, &short, progress, done)
+            }
+        };
+        match looked {
+            Ok(Some(End::Well)) => Ok(()),
+            Ok(Some(End::Badly(e))) => Err(e.now("its answer was lost; this is what its task says")),
+            Ok(None) => Err(lost.now("looked at the VM and at the node's tasks: there is no trace of it")),
+            Err(e) => Err(lost.now(format!("tried to look at what is there: {}", e.message())).caused_by(e)),
+        }
+    })
+}
+
+/// How a task ended, or that it goes on.
+enum End {
+    Well,
+    Badly(Error),
+}
+
+/// Follows a task whose sight may be lost.
+fn followed(
+    client: &Client,
+    upid: &Upid,
+    what: &str,
+    deadline: Deadline,
+    progress: &mut dyn FnMut(&str),
+) -> Result<End> {
+    match follow(client, upid, what, deadline, progress) {
+        Ok(()) => Ok(End::Well),
+        Err(e) if e.kind() == Kind::OutcomeUnknown => Err(e),
+        Err(e) => Ok(End::Badly(e)),
+    }
+}
+
+/// Asks a task that is known once more: the way to the node was lost, and may be there again.
+fn again(
+    client: &Client,
+    upid: &Upid,
+    what: &str,
+    deadline: Deadline,
+    progress: &mut dyn FnMut(&str),
+) -> Result<End> {
+    let mut looks = 1;
+    loop {
+        match followed(client, upid, what, deadline, progress) {
+            Err(_) if looks < LOOKS => looks += 1,
+            told => return told,
+        }
+        deadline.sleep(PAUSE);
+    }
+}
+
+/// A request whose task is not known.
+struct Begun<'a> {
+    client: &'a Client,
+    node: &'a NodeName,
+    kinds: &'a [&'a str],
+    subject: Vmid,
+    sent: Instant,
+}
+
+impl Begun<'_> {
+    fn look(
+        &self,
+        what: &str,
+        deadline: Deadline,
+        short: &dyn Fn() -> Deadline,
+        progress: &mut dyn FnMut(&str),
+        done: &mut dyn FnMut() -> Result<Option<bool>>,
+    ) -> Result<Option<End>> {
+        // Who may not ask for the clock is told of running tasks only.
+        let since = match list::sent_at(self.client, self.node, self.sent, short()) {
+            Ok(since) => Some(since),
+            Err(e) if e.kind() == Kind::Failed => None,
+            Err(e) => return Err(e),
+        };
+        let mut others = Vec::new();
+        for look in 0..LOOKS {
+            if look > 0 {
+                deadline.sleep(PAUSE);
+            }
+            let Some(upid) = self.newest(since, &others, short())? else {
+                if done()? == Some(true) {
+                    return Ok(Some(End::Well));
+                }
+                continue;
+            };
+            progress(&format!("found its task: {upid}"));
+            match followed(self.client, &upid, what, deadline, progress)? {
+                End::Well if done()? == Some(false) => {
+                    // Somebody else's, of the same kind.
+                    others.push(upid);
+                }
+                end => return Ok(Some(end)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The newest task that may be it.
+    fn newest(&self, since: Option<u64>, others: &[Upid], deadline: Deadline) -> Result<Option<Upid>> {
+        let only = match self.kinds {
+            [kind] => Some(*kind),
+            _ => None,
+        };
+        let tasks = list(self.client, self.node, only, Some(self.subject), deadline)?;
+        let fits = |task: &&list::Listed| {
+            self.kinds.contains(&task.kind.as_str())
+                && since.map_or_else(|| task.may_run(), |since| task.starttime >= since)
+                && !others.contains(&task.upid())
+        };
+        Ok(tasks.iter().filter(fits).map(list::Listed::upid).max_by_key(Upid::began))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Fake, node, permit};
+    use serde_json::{Value, json};
+
+    const START: &str = "/nodes/prom/qemu/110/status/start";
+    const UPID: &str = "UPID:prom:00000ED5:000AE788:000007D0:qmstart:110:root@pam:";
+    const LATER: &str = "UPID:prom:00000ED7:000AE799:000007D0:qmstart:110:root@pam:";
+
+    fn path(upid: &str, rest: &str) -> String {
+        format!("/nodes/prom/tasks/{}{rest}", upid.replace(':', "%3A").replace('@', "%40"))
+    }
+
+    fn listed(upid: &str, start: u64) -> Value {
+        json!({"upid": upid, "type": "qmstart", "id": "110", "starttime": start, "endtime": start, "status": "x"})
+    }
+
+    fn ended(fake: Fake, upid: &str, exit: &str) -> Fake {
+        fake.get(&path(upid, "/status"), json!({"status": "stopped", "exitstatus": exit}))
+            .get(&path(upid, "/log"), json!([]))
+    }
+
+    /// A node on whose clock it is 2000.
+    fn fake(tasks: Value) -> Fake {
+        Fake::new().get("/nodes/prom/time", json!({"time": 2000})).get("/nodes/prom/tasks", tasks)
+    }
+
+    fn start(fake: &Fake, done: Option<bool>) -> Result<()> {
+        let (permit, here) = (permit(110), "prom".parse().unwrap());
+        let call = Call::power(&permit, &here, "start", &[]);
+        let (api, subject) = (node(fake).api, (&["hastart", "qmstart"][..], permit.vmid(), &here));
+        run_or_look(&api, &permit, &call, subject, Deadline::secs(20), &mut |_| {}, &mut || Ok(done))
+    }
+
+    #[test]
+    fn a_task_that_is_known_is_asked_again_when_the_way_to_the_node_was_lost() {
+        for (exit, well) in [("OK", true), ("WARNINGS: 1", true), ("no quorum", false)] {
+            let mut fake = fake(json!([])).on("POST", START, 200, json!({ "data": UPID }));
+            for _ in 0..3 {
+                fake = fake.drops("GET", &path(UPID, "/status"));
+            }
+            let fake = ended(fake, UPID, exit);
+            // Whatever the VM seems to say.
+            let told = start(&fake, Some(!well));
+            assert_eq!(told.is_ok(), well, "{told:?}");
+            if let Err(e) = told {
+                assert_eq!((e.kind(), e.message()), (Kind::Failed, "can not start VM 110: no quorum"));
+            }
+            assert_eq!((fake.requests("POST"), fake.requests("GET /nodes/prom/tasks?")), (1, 0));
+        }
+    }
+
+    #[test]
+    fn the_task_of_a_lost_answer_is_found_among_those_that_ended_and_tells() {
+        for (exit, done, kind) in [
+            ("OK", None, None),
+            ("OK", Some(true), None),
+            ("no quorum", None, Some(Kind::Failed)),
+            ("no quorum", Some(true), Some(Kind::Failed)),
+            // Somebody else's.
+            ("OK", Some(false), Some(Kind::OutcomeUnknown)),
+        ] {
+            let fake = fake(json!([listed(UPID, 2000)])).drops("POST", START);
+            let told = start(&ended(fake.clone(), UPID, exit), done);
+            assert_eq!(told.err().map(|e| e.kind()), kind, "{exit} {done:?}");
+            assert_eq!(fake.requests("POST"), 1);
+        }
+    }
+
+    #[test]
+    fn older_tasks_and_those_of_other_kinds_tell_nothing() {
+        let mut other = listed(UPID, 2000);
+        other["type"] = "qmstop".into();
+        for (tasks, done, kind) in [
+            (json!([listed(UPID, 1990)]), None, Some(Kind::OutcomeUnknown)),
+            (json!([other]), None, Some(Kind::OutcomeUnknown)),
+            (json!([]), None, Some(Kind::OutcomeUnknown)),
+            (json!([]), Some(false), Some(Kind::OutcomeUnknown)),
+            (json!([listed(UPID, 1990)]), Some(true), None),
+        ] {
+            let fake = fake(tasks).drops("POST", START);
+            assert_eq!(start(&fake, done).err().map(|e| e.kind()), kind);
+        }
+        // Of several within a second the newest.
+        let fake = fake(json!([listed(UPID, 2000), listed(LATER, 2000)])).drops("POST", START);
+        start(&ended(ended(fake, UPID, "no quorum"), LATER, "OK"), None).unwrap();
+    }
+
+    #[test]
+    fn a_lock_time_out_found_late_is_tried_again() {
+        let locked = "can't lock file '/var/lock/qemu-server/lock-110.conf' - got timeout";
+        let fake = fake(json!([listed(UPID, 2000)])).drops("POST", START).on(
+            "POST",
+            START,
+            200,
+            json!({ "data": LATER }),
+        );
+        start(&ended(ended(fake.clone(), UPID, locked), LATER, "OK"), None).unwrap();
+        assert_eq!(fake.requests("POST"), 2);
+    }
+}
