@@ -191,37 +191,6 @@ fn a_link_that_is_cut_while_a_task_runs_is_made_anew() {
 }
 
 #[test]
-fn what_a_vm_does_not_show_its_task_tells() {
-    let bench = Bench::new();
-    bench.clone_110();
-    bench.ok(&["snapshot", "110", "before"]);
-    bench.ok(&["configure", "110", "3", "3072"]);
-    let lost = |path: &str, done| {
-        bench.sim.inject(Fault::DropLinkAt { method: "POST".into(), path: path.into(), done });
-    };
-    lost("/rollback", false);
-    let ran = bench.run(&["rollback", "110", "before", "--yes"]);
-    assert_eq!(ran.code, 7, "{}", ran.err);
-    lost("/rollback", true);
-    bench.ok(&["rollback", "110", "before", "--yes"]);
-    assert_ne!(bench.sim.config(110).unwrap().get("cores"), Some("3"));
-    // A task that failed meanwhile is not taken for unknown, nor for done.
-    bench.sim.inject(Fault::TaskFails { kind: "qmrollback".into(), message: "no quorum".into() });
-    lost("/rollback", true);
-    let ran = bench.run(&["rollback", "110", "before", "--yes"]);
-    assert_eq!(ran.code, 1, "{}", ran.err);
-    assert!(ran.err.starts_with("✗ can not roll back to") && ran.err.contains(": no quorum\n"), "{}", ran.err);
-    // Left by a task that was killed.
-    bench.sim.edit(110, |conf| {
-        conf.snapshots.entry("before".to_owned()).or_default().insert("snapstate".into(), "prepare".into());
-    });
-    let listed = bench.ok(&["snapshots", "110"]);
-    assert!(listed.contains("unfinished (prepare)"), "{listed}");
-    let ran = bench.run(&["snapshot", "110", "before"]);
-    assert_eq!(ran.code, 4, "{}", ran.err);
-}
-
-#[test]
 fn a_long_clone_whose_answer_was_lost_is_waited_for() {
     let bench = Bench::new();
     bench.sim.inject(Fault::TaskSlow { kind: "qmclone".into(), by: Duration::from_millis(2500) });

@@ -72,6 +72,9 @@ pub struct Data {
     pub tasks: Vec<Task>,
     /// The machines behind the VMs.
     pub guests: BTreeMap<u32, Guest>,
+    /// The VMs that the cluster's HA manager looks after, and the state that it was asked for (`started`, `stopped`).
+    #[serde(default)]
+    pub ha: BTreeMap<u32, String>,
     /// How many addresses were given out.
     pub addresses: u32,
     /// The last process id given to a task.

@@ -146,6 +146,11 @@ pub enum Fault {
         /// Which.
         storage: String,
     },
+    /// A disk of a VM can not be removed with it: a warning in a task that ends well.
+    DiskKept {
+        /// Which VM.
+        vmid: u32,
+    },
     /// Units of a VM's NixOS have failed.
     UnitsFailed {
         /// Which VM.

@@ -167,7 +167,7 @@ impl Node {
     /// What `systemctl restart pvedaemon` does: running tasks are interrupted, connections to the API end.
     pub fn restart_daemon(&self) {
         self.change(|d| {
-            for task in d.tasks.iter_mut().filter(|t| t.exit.is_none()) {
+            for task in d.tasks.iter_mut().filter(|t| t.exit.is_none() && !t.apart) {
                 task.stop = true;
             }
         });

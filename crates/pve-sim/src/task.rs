@@ -39,6 +39,9 @@ pub struct Task {
     /// Whether somebody asked it to stop.
     #[serde(default)]
     pub stop: bool,
+    /// Whether it is no child of the API daemon, whose restart it survives.
+    #[serde(default)]
+    pub apart: bool,
 }
 
 fn root() -> String {
@@ -173,6 +176,7 @@ where
             exit: None,
             log: Vec::new(),
             stop: killed == Some(true),
+            apart: false,
         });
         upid
     });

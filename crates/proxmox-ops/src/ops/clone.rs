@@ -13,12 +13,16 @@ use fleet_core::{
     types::NodeName,
 };
 
-use super::{Progress, config, host, queue, remainder};
+use super::{
+    Progress,
+    cloned::{Found, Ours, proven, remains, taken, unfinished},
+    config, host, queue,
+};
 use crate::{
     api::call::Call,
     cluster::Cluster,
     node::Node,
-    tasks::{self, Outcome, Upid},
+    tasks::{self, Outcome},
 };
 
 /// Clones and follows the task. The clone is ours only when it reads back our marker with our nonce.
@@ -49,8 +53,9 @@ pub fn clone(
             of.vmid()
         )));
     }
-    cluster
-        .on(request.template, |source| from(cluster, source, (of, permit), request, UNREAD, deadline, progress))
+    cluster.on(request.template, |source| {
+        from(cluster, source, (of, permit), request, UNREAD, deadline, progress)
+    })
 }
 
 /// How long a request may lie unread at the node: one of the daemon's few workers has it in its socket, and is blocked
@@ -91,7 +96,7 @@ fn from(
         });
         drop(turns);
         let (lost, task) = match (outcome, &before) {
-            (Ok(Outcome::Done), _) => return proven(cluster, request, deadline),
+            (Ok(Outcome::Done(_)), _) => return proven(cluster, request, deadline),
             (Ok(Outcome::Lost { error, task }), _) => (error, task),
             // What is there may be what the lost request made.
             (Err(e), Some(_)) if e.kind() == Kind::Conflict => (e, None),
@@ -160,135 +165,6 @@ fn towards(
     .hint(format!(
         "or make a template on '{target}' (proxmox-ops create-template --node {target} VMID ...) and name it with `template`"
     )))
-}
-
-/// What is found under the new VMID after an answer was lost.
-enum Found {
-    /// A VM with our marker and nonce.
-    Ours,
-    /// A VM of somebody else.
-    Others,
-    /// Nothing.
-    Nothing,
-    /// The clone's task, which failed.
-    Failed(Error),
-    /// A VM that is being cloned, by nobody; the node that has it.
-    Unfinished(NodeName),
-}
-
-/// A clone whose answer was lost.
-struct Ours<'a> {
-    cluster: &'a Cluster,
-    source: &'a Node,
-    request: &'a CloneRequest,
-    sent: Instant,
-    /// Where it was told before the way to the node was lost.
-    task: Option<Upid>,
-}
-
-impl Ours<'_> {
-    /// Looks for it, `until` then if there is no trace of it, and for as long as its task works if there is.
-    fn look(&self, until: Deadline, deadline: Deadline, progress: Progress<'_>) -> Result<Found> {
-        let what = format!("clone VM {} into VM {}", self.request.template, self.request.vmid);
-        loop {
-            let short = deadline.at_most(Duration::from_secs(20));
-            let task = self.task(short)?;
-            if let Some(upid) = &task {
-                // Whoever asks for it may have to prove that it was theirs.
-                progress(&format!("task {upid}"));
-                match tasks::follow(&self.source.api, upid, &what, deadline, progress) {
-                    Err(e) if e.kind() == Kind::Failed => return Ok(Found::Failed(e)),
-                    // Another one was before it, perhaps also ours.
-                    Err(e) if e.kind() != Kind::Conflict => return Err(e),
-                    _ => {}
-                }
-            }
-            let found = match read(self.cluster, self.request, short) {
-                Ok(config) if config.marker.as_ref() == Some(&self.request.marker) => Found::Ours,
-                Ok(config) if config.settings.get("lock").is_some_and(|lock| lock == "clone") => {
-                    Found::Unfinished(config.node)
-                }
-                Ok(_) => Found::Others,
-                Err(e) if e.kind() == Kind::NotFound && task.is_none() => Found::Nothing,
-                Err(e) => return Err(e),
-            };
-            if matches!(found, Found::Ours | Found::Others) || until.passed() {
-                return Ok(found);
-            }
-            fleet_core::interrupt::check()?;
-            until.sleep(Duration::from_millis(500));
-        }
-    }
-
-    /// Its task, once that says what it clones into.
-    fn task(&self, deadline: Deadline) -> Result<Option<Upid>> {
-        if self.task.is_some() {
-            return Ok(self.task.clone());
-        }
-        match remainder::task_of(self.source, self.request, self.sent, deadline) {
-            // Who may not ask for the node's clock still sees what runs.
-            Err(e) if e.kind() == Kind::Failed => self.working(deadline),
-            // Of several into this VMID the one that works.
-            Ok(None) => self.working(deadline),
-            told => told,
-        }
-    }
-
-    fn working(&self, deadline: Deadline) -> Result<Option<Upid>> {
-        let name = self.source.name(deadline)?;
-        tasks::find_clone_into(&self.source.api, name, self.request.vmid, deadline)
-    }
-}
-
-fn read(cluster: &Cluster, request: &CloneRequest, deadline: Deadline) -> Result<VmConfig> {
-    cluster.on(request.vmid, |node| config::read(node, request.vmid, deadline))
-}
-
-fn proven(cluster: &Cluster, request: &CloneRequest, deadline: Deadline) -> Result<()> {
-    let config = read(cluster, request, deadline.at_most(Duration::from_secs(30)))?;
-    if config.marker.as_ref() == Some(&request.marker) {
-        return Ok(());
-    }
-    Err(Error::conflict(format!("VM {} does not carry the marker that it was cloned with", request.vmid))
-        .now("the clone's task ended well, but the VM that is there now is another one")
-        .hint(format!("proxmox-ops config {}", request.vmid)))
-}
-
-/// What is under the VMID that a clone could not be made into. A clone that failed mostly leaves nothing; one that
-/// was killed, as by a restart of the daemon, may.
-fn remains(cluster: &Cluster, source: &Node, request: &CloneRequest, error: Error) -> Error {
-    let short = Deadline::secs(10);
-    let working = source
-        .name(short)
-        .and_then(|name| tasks::find_clone_into(&source.api, name, request.vmid, short))
-        .is_ok_and(|task| task.is_some());
-    match read(cluster, request, short) {
-        Err(e) if e.kind() == Kind::NotFound => error.now(format!("VM {} does not exist", request.vmid)),
-        Ok(config) if !working && config.settings.get("lock").is_some_and(|lock| lock == "clone") => {
-            unfinished(request, &config.node, error)
-        }
-        _ => error,
-    }
-}
-
-fn unfinished(request: &CloneRequest, node: &NodeName, error: Error) -> Error {
-    let vmid = request.vmid;
-    error
-        .now(format!("VM {vmid} exists, locked by a clone that nothing on the node works on any more"))
-        .hint(format!("look at it on the node '{node}': cat /etc/pve/qemu-server/{vmid}.conf"))
-        .hint(format!("if it is this clone's remainder: qm unlock {vmid} && qm destroy {vmid}"))
-}
-
-/// A conflict, with what is there.
-fn taken(cluster: &Cluster, request: &CloneRequest, error: Error) -> Error {
-    let vmid = request.vmid;
-    let Ok(Some(there)) = cluster.resource(vmid) else { return error };
-    let what = if there.kind == fleet_core::protocol::ResourceKind::Lxc { "a container" } else { "a VM" };
-    let called = there.name.as_deref().map(|n| format!(" '{n}'")).unwrap_or_default();
-    Error::conflict(format!("can not clone into VMID {vmid}: it is taken"))
-        .now(format!("{vmid} is {what}{called} on the node '{}'", there.node))
-        .hint("`proxmox-ops next-vmid` prints a free VMID; write it into the definition")
-        .caused_by(error)
 }
 
 #[cfg(test)]
@@ -413,7 +289,8 @@ mod tests {
     #[test]
     fn a_clone_that_failed_is_not_made_again_because_its_answer_was_lost() {
         let upid = "UPID:prom:00000ED5:000AE788:6B03B82C:qmclone:9002:root@pam:";
-        let path = "/nodes/prom/tasks/UPID%3Aprom%3A00000ED5%3A000AE788%3A6B03B82C%3Aqmclone%3A9002%3Aroot%40pam%3A";
+        let path =
+            "/nodes/prom/tasks/UPID%3Aprom%3A00000ED5%3A000AE788%3A6B03B82C%3Aqmclone%3A9002%3Aroot%40pam%3A";
         let listed = json!([{"upid": upid, "type": "qmclone", "id": "9002", "starttime": 5000}]);
         let fake = Fake::new()
             .get("/cluster/status", json!([{"type": "node", "name": "prom", "local": 1}]))
@@ -424,7 +301,10 @@ mod tests {
             .get("/nodes/prom/qemu/9002/config", json!({"digest": "d", "template": 1}))
             .drops("POST", CLONE);
         let error = run(&missing(fake.clone())).unwrap_err();
-        assert_eq!((error.kind(), error.message()), (Kind::Failed, "can not clone VM 9002 into VM 110: no room"));
+        assert_eq!(
+            (error.kind(), error.message()),
+            (Kind::Failed, "can not clone VM 9002 into VM 110: no room")
+        );
         assert!(error.facts().iter().any(|fact| fact == "VM 110 does not exist"), "{error:?}");
         assert_eq!(fake.requests("POST"), 1);
     }
@@ -434,7 +314,8 @@ mod tests {
     fn the_task_of_a_clone_that_was_killed_is_told_although_its_answer_was_lost() {
         let upid = "UPID:prom:00000ED5:000AE788:6B03B82C:qmclone:9002:root@pam:";
         let task = |start: u64| json!([{"upid": upid, "type": "qmclone", "id": "9002", "starttime": start, "endtime": start, "status": "received interrupt"}]);
-        let path = "/nodes/prom/tasks/UPID%3Aprom%3A00000ED5%3A000AE788%3A6B03B82C%3Aqmclone%3A9002%3Aroot%40pam%3A";
+        let path =
+            "/nodes/prom/tasks/UPID%3Aprom%3A00000ED5%3A000AE788%3A6B03B82C%3Aqmclone%3A9002%3Aroot%40pam%3A";
         for (start, into, told) in [(5000, 110, true), (4000, 110, false), (5000, 111, false)] {
             let fake = Fake::new()
                 .get("/cluster/status", json!([{"type": "node", "name": "prom", "local": 1}]))

@@ -117,7 +117,7 @@ pub fn change(
         );
         let edited = match outcome {
             Err(e) if error::is_edited(e.message()) => e,
-            other => return other,
+            other => return other.map(drop),
         };
         let now = look()?;
         let mut theirs = unlike(&now, &settings, delete);

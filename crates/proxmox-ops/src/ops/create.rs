@@ -143,7 +143,9 @@ pub(super) fn run(
     let vmid = permit.vmid();
     let name = node.name(deadline)?.clone();
     let mut done = || match config::read(node, vmid, deadline) {
-        Ok(config) => Ok(Some(config.marker.as_ref() == Some(marker) && !config.settings.contains_key("lock"))),
+        Ok(config) => {
+            Ok(Some(config.marker.as_ref() == Some(marker) && !config.settings.contains_key("lock")))
+        }
         Err(e) if e.kind() == Kind::NotFound => Ok(Some(false)),
         Err(e) => Err(e),
     };
@@ -152,7 +154,16 @@ pub(super) fn run(
         turns.seen(line);
         progress(line);
     };
-    tasks::run_or_look(&node.api, permit, call, (&["qmcreate"], vmid, &name), deadline, &mut progress, &mut done)
+    tasks::run_or_look(
+        &node.api,
+        permit,
+        call,
+        (&["qmcreate"], vmid, &name),
+        deadline,
+        &mut progress,
+        &mut done,
+    )
+    .map(drop)
 }
 
 #[cfg(test)]

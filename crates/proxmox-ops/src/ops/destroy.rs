@@ -13,6 +13,7 @@ use fleet_core::{
 use super::{Progress, config, power, snippet, volumes};
 use crate::{
     api::{call::Call, encode},
+    cluster::Cluster,
     node::Node,
     tasks,
 };
@@ -53,16 +54,17 @@ pub fn is_up(node: &Node, vmid: Vmid, stop: bool, deadline: Deadline) -> Result<
     Ok(up)
 }
 
-/// Removes a VM and reads back that it is gone. Whose it is was proven before, on this same `config`: its
-/// marker and its protection are looked at once more here, so that no caller can forget.
+/// Removes a VM and reads back that it is gone; gives the volumes of it that the node could not remove, which are
+/// warned of. Whose it is was proven before, on this same `config`: its marker and its protection are looked at once
+/// more here, so that no caller can forget.
 pub fn destroy(
-    node: &Node,
+    cluster: &Cluster,
     permit: &Permit,
     config: &VmConfig,
     stop: bool,
     deadline: Deadline,
     progress: Progress<'_>,
-) -> Result<()> {
+) -> Result<Vec<String>> {
     let vmid = permit.vmid();
     if permit.operation() != Operation::Destroy || config.vmid != vmid {
         return Err(Error::refused(format!(
@@ -83,11 +85,23 @@ pub fn destroy(
         return Err(Error::refused(format!("refused to destroy VM {vmid}: it is a template"))
             .now("nothing was changed"));
     }
-    if is_up(node, vmid, stop, deadline)? {
-        power::act(node, permit, power::Action::Stop, deadline, progress)?;
+    if cluster.on(vmid, |node| is_up(node, vmid, stop, deadline))? {
+        power::act(cluster, permit, power::Action::Stop, deadline, progress)?;
     }
+    cluster.on(vmid, |node| removed(node, permit, config, deadline, progress))
+}
+
+/// The same of one that is off, on the node that has it.
+fn removed(
+    node: &Node,
+    permit: &Permit,
+    config: &VmConfig,
+    deadline: Deadline,
+    progress: Progress<'_>,
+) -> Result<Vec<String>> {
+    let vmid = permit.vmid();
     let (call, others) = call(node, permit, config, deadline)?;
-    remove(node, permit, &call, deadline, progress)?;
+    let kept = remove(node, permit, &call, deadline, progress)?;
     // Of snapshots, for instance, these went with it.
     let left = if others.is_empty() { others } else { volumes::of_others(node, config, None, deadline)? };
     if !left.is_empty() {
@@ -97,17 +111,18 @@ pub fn destroy(
     if let Err(e) = snippet::remove_files(node, cicustom, vmid, deadline) {
         progress(&e.chain());
     }
-    Ok(())
+    Ok(kept)
 }
 
-/// Sends a removal, and reads back that the VM is gone.
+/// Sends a removal, and reads back that the VM is gone. Gives the volumes that the node could not remove, and warns of
+/// each: its task ends well all the same.
 pub(super) fn remove(
     node: &Node,
     permit: &Permit,
     call: &Call,
     deadline: Deadline,
     progress: Progress<'_>,
-) -> Result<()> {
+) -> Result<Vec<String>> {
     let vmid = permit.vmid();
     let name = node.name(deadline)?;
     let gone = || match config::read(node, vmid, deadline.at_most(Duration::from_secs(20))) {
@@ -116,9 +131,16 @@ pub(super) fn remove(
         Err(e) => Err(e),
     };
     let mut done = || gone().map(Some);
-    tasks::run_or_look(&node.api, permit, call, (&["qmdestroy"], vmid, name), deadline, progress, &mut done)?;
+    let subject = (&["qmdestroy"][..], vmid, name);
+    let task = tasks::run_or_look(&node.api, permit, call, subject, deadline, progress, &mut done)?;
     if gone()? {
-        return Ok(());
+        let Some(upid) = task else { return Ok(Vec::new()) };
+        let short = Deadline::secs(20);
+        // The VM is gone, whatever can be told of how.
+        let log = tasks::lines(&node.api, &upid, short).unwrap_or_default();
+        let kept = volumes::kept(node, vmid, &log, short);
+        kept.iter().for_each(|volume| node.ui.warn(volume.warning()));
+        return Ok(kept.into_iter().map(|kept| kept.volume).collect());
     }
     Err(Error::failed(format!("VM {vmid} is still there although its removal ended well"))
         .hint(format!("proxmox-ops config {vmid}")))
@@ -139,13 +161,13 @@ pub fn call(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Fake, definitions, node, permit};
+    use crate::testing::{Fake, alone, definitions, permit};
     use fleet_core::{guard::Guard, types::Vmid};
     use serde_json::json;
 
     const VM: &str = "/nodes/prom/qemu/110";
 
-    fn run(fake: &Fake, extra: serde_json::Value) -> Result<()> {
+    fn run(fake: &Fake, extra: serde_json::Value) -> Result<Vec<String>> {
         let definitions = definitions();
         let vmid = Vmid::new(110).unwrap();
         let leave = Guard::new(&definitions, None).permit(vmid, Operation::Destroy, "destroy").unwrap();
@@ -158,7 +180,7 @@ mod tests {
             marker: None,
             mac: None,
         };
-        destroy(&node(fake), &leave, &config, false, Deadline::secs(10), &mut |_| {})
+        destroy(&alone(fake), &leave, &config, false, Deadline::secs(10), &mut |_| {})
     }
 
     /// A shared storage may be another cluster's too, with its own VM 110.
@@ -231,7 +253,7 @@ mod tests {
             mac: None,
         };
         let error =
-            destroy(&node(&fake), &permit(110), &config, true, Deadline::secs(5), &mut |_| {}).unwrap_err();
+            destroy(&alone(&fake), &permit(110), &config, true, Deadline::secs(5), &mut |_| {}).unwrap_err();
         assert_eq!(error.kind(), Kind::Refused);
         assert_eq!(fake.log().len(), 0);
     }

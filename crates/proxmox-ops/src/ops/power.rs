@@ -1,6 +1,6 @@
 //! Power: status, start, stop, shutdown, reboot.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fleet_core::{
     Error, Kind, Result,
@@ -11,12 +11,16 @@ use fleet_core::{
 };
 use serde_json::Value;
 
-use super::Progress;
+use super::{
+    Progress,
+    reached::{self, Before},
+};
 use crate::{
     api::{
         call::{Call, vm_path},
         error,
     },
+    cluster::Cluster,
     node::Node,
     tasks,
 };
@@ -92,6 +96,14 @@ impl Action {
         }
     }
 
+    /// The same in the types of tasks that only tell the HA manager.
+    fn ha_verb(self) -> &'static str {
+        match self {
+            Action::Stop | Action::Shutdown { .. } => "stop",
+            other => other.verb(),
+        }
+    }
+
     /// The state after it.
     fn goal(self) -> &'static str {
         match self {
@@ -118,19 +130,46 @@ impl Action {
     }
 }
 
-/// Changes the power state. Whether there was anything to do: a VM that is there already is left alone.
+/// Changes the power state, and sees it reached. Whether there was anything to do: a VM that is there already is left
+/// alone.
 pub fn act(
-    node: &Node,
+    cluster: &Cluster,
     permit: &Permit,
     action: Action,
     deadline: Deadline,
     progress: Progress<'_>,
 ) -> Result<bool> {
     let vmid = permit.vmid();
+    let sent = cluster.on(vmid, |node| send(node, permit, action, deadline, progress))?;
+    let Some(before) = sent else { return Ok(false) };
+    match action {
+        Action::Reboot { .. } => reached::again(cluster, &before, deadline, progress)?,
+        // Its task has only told the HA manager.
+        _ if reached::is_ha(&before.status) => {
+            reached::state(cluster, vmid, action.goal(), deadline, progress)?;
+        }
+        _ => {}
+    }
+    Ok(true)
+}
+
+/// Sends the change and follows its task. Nothing where there was nothing to do; else what there was before.
+fn send(
+    node: &Node,
+    permit: &Permit,
+    action: Action,
+    deadline: Deadline,
+    progress: Progress<'_>,
+) -> Result<Option<Before>> {
+    let vmid = permit.vmid();
     let name = node.name(deadline)?.clone();
-    let before = status(node, vmid, deadline)?;
-    match (action, before.status.as_str()) {
-        (Action::Start, "running") | (Action::Stop | Action::Shutdown { .. }, "stopped") => return Ok(false),
+    let before = Before { status: status(node, vmid, deadline)?, sent: Instant::now() };
+    match (action, before.status.status.as_str()) {
+        (Action::Start, "running") | (Action::Stop | Action::Shutdown { .. }, "stopped")
+            if !reached::is_leaving(&before.status) =>
+        {
+            return Ok(None);
+        }
         (Action::Reboot { .. }, "stopped") => {
             return Err(Error::failed(format!("can not reboot VM {vmid}: it is stopped"))
                 .hint(format!("proxmox-ops start {vmid}")));
@@ -139,20 +178,21 @@ pub fn act(
     }
     let call = action.call(permit, &name);
     let short = Duration::from_secs(20);
-    // A reboot leaves no other trace than its task: a running VM proves nothing.
     let mut done = || {
-        if matches!(action, Action::Reboot { .. }) {
-            return Ok(None);
-        }
-        Ok(Some(status(node, vmid, deadline.at_most(short))?.status == action.goal()))
+        let now = status(node, vmid, deadline.at_most(short))?;
+        Ok(match action {
+            // A VM that runs and is not known to be anew proves nothing.
+            Action::Reboot { .. } => before.is_anew(&now).then_some(true),
+            _ => Some(now.status == action.goal()),
+        })
     };
-    let kinds = [&*format!("qm{}", action.verb())];
-    let outcome =
-        tasks::run_or_look(&node.api, permit, &call, (&kinds, vmid, &name), deadline, progress, &mut done);
-    match outcome {
-        Ok(()) => Ok(true),
+    let kinds = [format!("qm{}", action.verb()), format!("ha{}", action.ha_verb())];
+    let kinds = kinds.each_ref().map(String::as_str);
+    let subject = (&kinds[..], vmid, &name);
+    match tasks::run_or_look(&node.api, permit, &call, subject, deadline, progress, &mut done) {
+        Ok(_) => Ok(Some(before)),
         // Somebody else was quicker.
-        Err(e) if action == Action::Start && e.message().contains("already running") => Ok(false),
+        Err(e) if action == Action::Start && e.message().contains("already running") => Ok(None),
         Err(e)
             if e.message().contains("got timeout")
                 && !error::is_lock_timeout(e.message())
@@ -169,7 +209,7 @@ pub fn act(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Fake, node, permit};
+    use crate::testing::{Fake, alone, permit};
     use serde_json::json;
 
     const STATUS: &str = "/nodes/prom/qemu/110/status/current";
@@ -192,7 +232,7 @@ mod tests {
     }
 
     fn start(fake: &Fake) -> Result<bool> {
-        act(&node(fake), &permit(110), Action::Start, Deadline::secs(10), &mut |_| {})
+        act(&alone(fake), &permit(110), Action::Start, Deadline::secs(10), &mut |_| {})
     }
 
     #[test]

@@ -143,7 +143,7 @@ pub fn act(
     };
     let outcome =
         tasks::run_or_look(&node.api, permit, &call, (&[kind], vmid, &here), deadline, progress, &mut done);
-    outcome.map_err(|e| match e.message() {
+    outcome.map(drop).map_err(|e| match e.message() {
         said if said.contains("snapshot feature is not available") => e
             .now("one of its disks is on a storage, or of a format, that takes no snapshots (raw on a directory, LVM)")
             .hint(format!("proxmox-ops config {vmid}")),
@@ -178,7 +178,8 @@ mod tests {
         let whole = json!([{"name": "before", "snaptime": 1}, {"name": "current"}]);
         let take = Action::Take { description: None, memory: false };
         for (after, kind) in [(&half, Some(Kind::OutcomeUnknown)), (&whole, None)] {
-            let fake = fake().get(SNAPSHOTS, json!([])).get(SNAPSHOTS, after.clone()).drops("POST", SNAPSHOTS);
+            let fake =
+                fake().get(SNAPSHOTS, json!([])).get(SNAPSHOTS, after.clone()).drops("POST", SNAPSHOTS);
             assert_eq!(run(&fake, &take).err().map(|e| e.kind()), kind);
         }
         let fake = fake().get(SNAPSHOTS, half);

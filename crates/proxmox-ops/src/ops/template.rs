@@ -36,7 +36,15 @@ pub fn convert(node: &Node, permit: &Permit, deadline: Deadline, progress: Progr
     }
     let call = Call::template(permit, &name);
     let mut done = || is_template().map(Some);
-    tasks::run_or_look(&node.api, permit, &call, (&["qmtemplate"], vmid, &name), deadline, progress, &mut done)?;
+    tasks::run_or_look(
+        &node.api,
+        permit,
+        &call,
+        (&["qmtemplate"], vmid, &name),
+        deadline,
+        progress,
+        &mut done,
+    )?;
     if is_template()? {
         return Ok(true);
     }

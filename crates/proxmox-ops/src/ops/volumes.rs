@@ -53,6 +53,45 @@ fn list(node: &Node, storage: &str, vmid: Vmid, deadline: Deadline) -> Result<Ve
     node.api.get_as(&format!("list the disks of VM {vmid} on '{storage}'"), &path, &query, deadline)
 }
 
+/// The volumes that the log of a removal says were not removed and that are there still, with what it says. A second
+/// try of the node's, which goes over all volumes of that number, may have removed them after all.
+pub fn kept(node: &Node, vmid: Vmid, log: &[String], deadline: Deadline) -> Vec<Kept> {
+    let mut kept: Vec<Kept> = log.iter().filter_map(|line| said_kept(line)).collect();
+    kept.retain(|one| {
+        let storage = one.volume.split(':').next().unwrap_or_default();
+        // Not being able to look takes nothing back.
+        list(node, storage, vmid, deadline)
+            .map_or(true, |there| there.iter().any(|volume| volume.volid == one.volume))
+    });
+    kept
+}
+
+/// A volume that was not removed with its VM.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Its id, such as `nvmeprom:110/vm-110-disk-0.qcow2`.
+    pub volume: String,
+    why: String,
+}
+
+impl Kept {
+    /// What to say of it.
+    pub fn warning(&self) -> String {
+        let Kept { volume, why } = self;
+        format!(
+            "the volume {volume} was not removed: {why} (on the node: `pvesm path {volume}` shows where it is,              `pvesm free {volume}` removes it)"
+        )
+    }
+}
+
+/// What a line of a removal's log says of a volume that stays (destroy_vm of qemu-server).
+fn said_kept(line: &str) -> Option<Kept> {
+    let (volume, why) = line.split_once("Could not remove disk '")?.1.split_once('\'')?;
+    let why = why.split_once("check manually:").map_or(why, |(_, why)| why).trim();
+    let why = if why.is_empty() { "the node does not say why" } else { why };
+    Some(Kept { volume: volume.to_owned(), why: why.to_owned() })
+}
+
 /// What to say of volumes that were left alone.
 pub fn left_alone(vmid: Vmid, volumes: &[String]) -> String {
     format!(
@@ -60,4 +99,38 @@ pub fn left_alone(vmid: Vmid, volumes: &[String]) -> String {
          `pvesm free VOLUME` on the node)",
         volumes.join(", ")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Fake, node};
+    use serde_json::json;
+
+    #[test]
+    fn only_what_is_there_still_was_kept() {
+        let (path, vmid) = ("/nodes/prom/storage/lvm/content", Vmid::new(110).unwrap());
+        let line = "Could not remove disk 'lvm:vm-110-disk-0', check manually: can't lock file - got timeout";
+        let log = ["trying to acquire lock...", line, "WARN: x", "TASK OK"].map(str::to_owned);
+        let fake =
+            || Fake::new().get("/cluster/status", json!([{"type": "node", "name": "prom", "local": 1}]));
+        let kept = |fake: &Fake| kept(&node(fake), vmid, &log, Deadline::secs(5));
+        let found = kept(&fake().get(path, json!([{"volid": "lvm:vm-110-disk-0"}])));
+        assert_eq!(found.len(), 1);
+        let warning = found[0].warning();
+        assert!(
+            warning.contains("lvm:vm-110-disk-0 was not removed: can't lock file - got timeout"),
+            "{warning}"
+        );
+        assert!(warning.contains("`pvesm free lvm:vm-110-disk-0`"), "{warning}");
+        // Removed at the second try.
+        assert_eq!(kept(&fake().get(path, json!([]))), []);
+        // Nobody can tell.
+        assert_eq!(
+            kept(&fake().on("GET", path, 500, json!({"message": "storage 'lvm' is not online\n"}))).len(),
+            1
+        );
+        assert_eq!(said_kept("Could not remove disk 'a:b'").unwrap().why, "the node does not say why");
+        assert_eq!(said_kept("purging VM 110 from related configurations.."), None);
+    }
 }

@@ -41,7 +41,7 @@ impl Listed {
 
     /// Whether the list says that it has not ended yet. The node's list may go on saying so for some 10 s after its
     /// end: only the task itself tells.
-    pub(super) fn may_run(&self) -> bool {
+    fn may_run(&self) -> bool {
         self.endtime.is_none() && self.status.as_deref().is_none_or(|s| s.eq_ignore_ascii_case("running"))
     }
 }
@@ -80,6 +80,29 @@ pub fn sent_at(client: &Client, node: &NodeName, sent: Instant, deadline: Deadli
     let path = format!("/nodes/{}/time", percent(node.as_str()));
     let now: Clock = client.get_as("ask the node's clock", &path, &[], deadline)?;
     Ok(now.time.saturating_sub(sent.elapsed().as_secs() + 1))
+}
+
+/// The newest task of these `kinds` of a VM that began at `since` (see [`sent_at`]) or later, without `others`; where
+/// `since` is not known, of those that run.
+pub fn newest(
+    client: &Client,
+    node: &NodeName,
+    (kinds, vmid): (&[&str], Vmid),
+    since: Option<u64>,
+    others: &[Upid],
+    deadline: Deadline,
+) -> Result<Option<Upid>> {
+    let only = match kinds {
+        [kind] => Some(*kind),
+        _ => None,
+    };
+    let tasks = list(client, node, only, Some(vmid), deadline)?;
+    let fits = |task: &&Listed| {
+        kinds.contains(&task.kind.as_str())
+            && since.map_or_else(|| task.may_run(), |since| task.starttime >= since)
+            && !others.contains(&task.upid())
+    };
+    Ok(tasks.iter().filter(fits).map(Listed::upid).max_by_key(Upid::began))
 }
 
 /// The tasks of this kind that began with or after `task`, without itself; nothing when the list does not reach back

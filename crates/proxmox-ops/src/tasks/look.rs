@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// As [`run`](super::run), and what was lost is looked for: the task that was known before, else the newest one of
 /// these `kinds` on `subject` that began since the request was sent, running or ended. Its end is the change's.
 ///
-/// Where there is none `done` is asked whether the change is there after all; it says nothing where the VM looks the
+/// Gives the task that did it, where it is known. Where there is none `done` is asked whether the change is there after all; it says nothing where the VM looks the
 /// same before and after. What nothing tells of stays [`Kind::OutcomeUnknown`].
 pub fn run_or_look(
     client: &Client,
@@ -33,11 +33,11 @@ pub fn run_or_look(
     deadline: Deadline,
     progress: &mut dyn FnMut(&str),
     done: &mut dyn FnMut() -> Result<Option<bool>>,
-) -> Result<()> {
+) -> Result<Option<Upid>> {
     retried(client, call, deadline, progress, &mut |progress| {
         let sent = Instant::now();
         let (lost, task) = match once(client, permit, call, deadline, progress)? {
-            Outcome::Done => return Ok(()),
+            Outcome::Done(task) => return Ok(task),
             Outcome::Lost { error, task } => (error, task),
         };
         progress(&format!("the answer to '{}' was lost: looking at what is there", call.what()));
@@ -50,7 +50,7 @@ pub fn run_or_look(
             }
         };
         match looked {
-            Ok(Some(End::Well)) => Ok(()),
+            Ok(Some(End::Well(task))) => Ok(task),
             Ok(Some(End::Badly(e))) => Err(e.now("its answer was lost; this is what its task says")),
             Ok(None) => Err(lost.now("looked at the VM and at the node's tasks: there is no trace of it")),
             Err(e) => Err(lost.now(format!("tried to look at what is there: {}", e.message())).caused_by(e)),
@@ -60,7 +60,7 @@ pub fn run_or_look(
 
 /// How a task ended, or that it goes on.
 enum End {
-    Well,
+    Well(Option<Upid>),
     Badly(Error),
 }
 
@@ -73,7 +73,7 @@ fn followed(
     progress: &mut dyn FnMut(&str),
 ) -> Result<End> {
     match follow(client, upid, what, deadline, progress) {
-        Ok(()) => Ok(End::Well),
+        Ok(()) => Ok(End::Well(Some(upid.clone()))),
         Err(e) if e.kind() == Kind::OutcomeUnknown => Err(e),
         Err(e) => Ok(End::Badly(e)),
     }
@@ -126,15 +126,17 @@ impl Begun<'_> {
             if look > 0 {
                 deadline.sleep(PAUSE);
             }
-            let Some(upid) = self.newest(since, &others, short())? else {
+            let newest =
+                list::newest(self.client, self.node, (self.kinds, self.subject), since, &others, short())?;
+            let Some(upid) = newest else {
                 if done()? == Some(true) {
-                    return Ok(Some(End::Well));
+                    return Ok(Some(End::Well(None)));
                 }
                 continue;
             };
             progress(&format!("found its task: {upid}"));
             match followed(self.client, &upid, what, deadline, progress)? {
-                End::Well if done()? == Some(false) => {
+                End::Well(_) if done()? == Some(false) => {
                     // Somebody else's, of the same kind.
                     others.push(upid);
                 }
@@ -142,21 +144,6 @@ impl Begun<'_> {
             }
         }
         Ok(None)
-    }
-
-    /// The newest task that may be it.
-    fn newest(&self, since: Option<u64>, others: &[Upid], deadline: Deadline) -> Result<Option<Upid>> {
-        let only = match self.kinds {
-            [kind] => Some(*kind),
-            _ => None,
-        };
-        let tasks = list(self.client, self.node, only, Some(self.subject), deadline)?;
-        let fits = |task: &&list::Listed| {
-            self.kinds.contains(&task.kind.as_str())
-                && since.map_or_else(|| task.may_run(), |since| task.starttime >= since)
-                && !others.contains(&task.upid())
-        };
-        Ok(tasks.iter().filter(fits).map(list::Listed::upid).max_by_key(Upid::began))
     }
 }
 
@@ -193,6 +180,7 @@ mod tests {
         let call = Call::power(&permit, &here, "start", &[]);
         let (api, subject) = (node(fake).api, (&["hastart", "qmstart"][..], permit.vmid(), &here));
         run_or_look(&api, &permit, &call, subject, Deadline::secs(20), &mut |_| {}, &mut || Ok(done))
+            .map(drop)
     }
 
     #[test]

@@ -4,7 +4,7 @@ mod list;
 mod look;
 mod run;
 
-pub use list::{Listed, clones_into, find_clone_into, find_running, later, list, sent_at};
+pub use list::{Listed, clones_into, find_clone_into, find_running, later, list, newest, sent_at};
 pub use look::run_or_look;
 pub use run::{Outcome, run};
 
@@ -94,7 +94,7 @@ struct LogLine {
 }
 
 /// Whether a task has not ended yet.
-fn is_running(client: &Client, upid: &Upid, deadline: Deadline) -> Result<bool> {
+pub fn is_running(client: &Client, upid: &Upid, deadline: Deadline) -> Result<bool> {
     let status: Status = client.get_as("look at a task", &upid.path("/status"), &[], deadline)?;
     Ok(status.status == "running")
 }
@@ -194,6 +194,11 @@ fn end(client: &Client, upid: &Upid, what: &str, exit: &str, progress: &mut dyn 
         failed = failed.now(format!("its log says: {more}"));
     }
     Err(failed.hint(format!("its whole log: pvenode task log '{upid}' on the node")))
+}
+
+/// The lines of a task's log.
+pub fn lines(client: &Client, upid: &Upid, deadline: Deadline) -> Result<Vec<String>> {
+    Ok(log(client, upid, 0, deadline)?.into_iter().map(|line| line.t).collect())
 }
 
 fn log(client: &Client, upid: &Upid, start: u64, deadline: Deadline) -> Result<Vec<LogLine>> {

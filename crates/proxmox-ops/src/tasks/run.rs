@@ -2,12 +2,7 @@
 
 use std::time::Duration;
 
-use fleet_core::{
-    Error, Kind, Result,
-    deadline::Deadline,
-    guard::Permit,
-    interrupt,
-};
+use fleet_core::{Error, Kind, Result, deadline::Deadline, guard::Permit, interrupt};
 
 use super::{
     Upid, follow, is_running,
@@ -19,7 +14,7 @@ use crate::api::{Client, call::Call, error};
 #[derive(Debug)]
 pub enum Outcome {
     /// It was done, and its task, where it had one, ended well.
-    Done,
+    Done(Option<Upid>),
     /// Its end was not seen: the answer was lost, or the way to the node while its task was followed.
     Lost {
         /// What was lost, of [`Kind::OutcomeUnknown`].
@@ -56,10 +51,10 @@ pub(super) fn once(
         Err(e) if e.kind() == Kind::OutcomeUnknown => return Ok(Outcome::Lost { error: e, task: None }),
         Err(e) => return Err(e),
     };
-    let Some(upid) = task else { return Ok(Outcome::Done) };
+    let Some(upid) = task else { return Ok(Outcome::Done(None)) };
     progress(&format!("task {upid}"));
     match follow(client, &upid, call.what(), deadline, progress) {
-        Ok(()) => Ok(Outcome::Done),
+        Ok(()) => Ok(Outcome::Done(Some(upid))),
         Err(e) if e.kind() == Kind::OutcomeUnknown => Ok(Outcome::Lost { error: e, task: Some(upid) }),
         Err(e) => Err(e),
     }

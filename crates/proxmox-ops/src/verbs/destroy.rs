@@ -102,10 +102,10 @@ impl Destroy {
             }
         }
         cx.ui.step(format!("Destroying VM {vmid} '{name}'..."));
-        cluster.on(vmid, |node| {
-            destroy::destroy(node, &permit, &config, self.stop, deadline, &mut cx.progress())
-        })?;
-        cx.changed(vmid, true, &format!("VM {vmid} '{name}' and its disks are gone"), "")
+        let kept = destroy::destroy(&cluster, &permit, &config, self.stop, deadline, &mut cx.progress())?;
+        let what = if kept.is_empty() { "and its disks are" } else { "is" };
+        let but = if kept.is_empty() { "" } else { ", but not all of its disks" };
+        cx.changed(vmid, true, &format!("VM {vmid} '{name}' {what} gone{but}"), "")
     }
 }
 

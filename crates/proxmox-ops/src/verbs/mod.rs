@@ -55,7 +55,7 @@ fn power(cx: &Context, vm: &VmRef, options: &ChangeOptions, action: power::Actio
     }
     let vmid = permit.vmid();
     let (cluster, deadline) = (cx.connect()?, options.deadline());
-    let changed = cluster.on(vmid, |node| power::act(node, &permit, action, deadline, &mut cx.progress()))?;
+    let changed = power::act(&cluster, &permit, action, deadline, &mut cx.progress())?;
     let (done, nothing) = match action {
         power::Action::Start => ("started", "is running already"),
         power::Action::Stop => ("stopped", "is stopped already"),

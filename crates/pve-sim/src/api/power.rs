@@ -6,7 +6,10 @@ use serde_json::{Value, json};
 
 use super::{Call, Fail, Reply, agent, config, no_vm, vm};
 use crate::{
-    conf, guest,
+    auth::Who,
+    conf,
+    faults::Fault,
+    guest,
     node::Node,
     params::Params,
     schema,
@@ -32,17 +35,54 @@ pub(super) fn change(node: &Arc<Node>, call: &Call, vmid: u32, verb: &str) -> Re
             if d.is_running(vmid) { Ok(()) } else { Err(Fail::new(format!("VM {vmid} not running"))) }
         })?;
     }
+    if let Some(upid) = ha(node, call, vmid, verb) {
+        return Ok(json!(upid));
+    }
+    Ok(json!(begin(node, &call.who, vmid, (verb, kind), &call.params)))
+}
+
+/// A VM that is the HA manager's is not started or stopped here: the task only tells the manager, which acts when it
+/// next looks, by a task of its own.
+fn ha(node: &Arc<Node>, call: &Call, vmid: u32, verb: &str) -> Option<String> {
+    let (asked, kind, own, state) = match verb {
+        "start" => ("start", "hastart", "qmstart", "started"),
+        "stop" => ("stop", "hastop", "qmstop", "stopped"),
+        "shutdown" => ("stop", "hastop", "qmshutdown", "stopped"),
+        _ => return None,
+    };
+    node.read(|d| d.ha.contains_key(&vmid)).then_some(())?;
+    let (manager, params, verb) = (Arc::clone(node), call.params.clone(), verb.to_owned());
+    Some(task::spawn(node, &call.who, kind, vmid, move |worker| async move {
+        worker.say(format!("Requesting HA {asked} for VM {vmid}"));
+        manager.change(|d| d.ha.insert(vmid, state.to_owned()));
+        tokio::spawn(async move {
+            tokio::time::sleep(manager.latency().task).await;
+            let upid = begin(&manager, &Who::root(), vmid, (&verb, own), &params);
+            apart(&manager, &upid);
+        });
+        Ok(())
+    }))
+}
+
+/// A task of somebody else than the API daemon.
+fn apart(node: &Node, upid: &str) {
+    node.change(|d| d.tasks.iter_mut().filter(|t| t.upid == upid).for_each(|t| t.apart = true));
+}
+
+/// The task of a verb.
+fn begin(node: &Arc<Node>, who: &Who, vmid: u32, (verb, kind): (&str, &str), p: &Params) -> String {
     let work = Arc::clone(node);
     let verb = verb.to_owned();
-    let p = call.params.clone();
-    Ok(json!(task::spawn(node, &call.who, kind, vmid, move |worker| async move {
+    let p = p.clone();
+    task::spawn(node, who, kind, vmid, move |worker| async move {
         match verb.as_str() {
             "start" => start(&work, &worker, &p, vmid).await,
             "stop" => stop(&work, &worker, vmid).await,
             "shutdown" => shutdown(&work, &worker, &p, vmid).await,
             "reboot" => {
                 shutdown(&work, &worker, &p, vmid).await?;
-                guest::power_on(&work, vmid)
+                restart(&work, vmid);
+                Ok(())
             }
             "reset" => {
                 guest::power_off(&work, vmid);
@@ -58,7 +98,17 @@ pub(super) fn change(node: &Arc<Node>, call: &Call, vmid: u32, verb: &str) -> Re
                 Ok(())
             }
         }
-    })))
+    })
+}
+
+/// A reboot only shuts a VM down. Its end is noticed by qmeventd, whose clean-up starts it again, by a task of its own.
+fn restart(node: &Arc<Node>, vmid: u32) {
+    let work = Arc::clone(node);
+    let upid = task::spawn(node, &Who::root(), "qmstart", vmid, move |worker| async move {
+        tokio::time::sleep(work.latency().cleanup_begins).await;
+        start(&work, &worker, &Params::default(), vmid).await
+    });
+    apart(node, &upid);
 }
 
 fn missing(node: &Node, vmid: u32) -> String {
@@ -200,7 +250,7 @@ pub(super) fn destroy(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> 
     Ok(json!(task::spawn(node, &call.who, "qmdestroy", vmid, move |worker| async move {
         work.works(work.latency().task).await;
         let _held = work.lock_file(vmid, Some(&worker)).await?;
-        work.change(|d| {
+        let kept = work.change(|d| {
             let conf = d.vms.get(&vmid).ok_or_else(|| no_vm(&work, vmid))?;
             config::refuse_locked(conf, p.flag("skiplock")).map_err(|f| f.text())?;
             let own: Vec<String> =
@@ -211,13 +261,22 @@ pub(super) fn destroy(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> 
                     return Err(format!("base volume '{id}' is still in use by linked cloned"));
                 }
             }
-            for id in &own {
+            let kept = work.fault(|f| match f {
+                Fault::DiskKept { vmid: of } if *of == vmid => Some(((), true)),
+                _ => None,
+            });
+            for id in own.iter().skip(usize::from(kept.is_some())) {
                 d.volumes.remove(id);
             }
             d.vms.remove(&vmid);
             d.guests.remove(&vmid);
-            Ok(())
+            d.ha.remove(&vmid);
+            Ok(kept.and(own.into_iter().next()))
         })?;
+        if let Some(id) = kept {
+            worker
+                .say(format!("Could not remove disk '{id}', check manually: unlink failed - device is busy"));
+        }
         if p.flag("purge") {
             worker.say(format!("purging VM {vmid} from related configurations.."));
         }

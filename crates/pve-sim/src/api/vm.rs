@@ -158,7 +158,8 @@ pub(super) fn list_entry(node: &Node, data: &Data, vmid: u32, full: bool) -> Val
         map.insert("serial".into(), json!(1));
     }
     if running {
-        map.insert("pid".into(), json!(4000 + vmid));
+        let pid = data.guests.get(&vmid).map(|guest| guest.pid).filter(|pid| *pid > 0);
+        map.insert("pid".into(), json!(pid.unwrap_or(4000 + vmid)));
         for key in [
             "pressurecpufull",
             "pressurecpusome",
@@ -185,7 +186,13 @@ pub(super) fn list_entry(node: &Node, data: &Data, vmid: u32, full: bool) -> Val
 fn current(node: &Node, data: &Data, vmid: u32) -> Value {
     let mut value = list_entry(node, data, vmid, true);
     if let (Some(map), Some(conf)) = (value.as_object_mut(), data.vms.get(&vmid)) {
-        map.insert("ha".into(), json!({ "managed": 0 }));
+        map.insert(
+            "ha".into(),
+            match data.ha.get(&vmid) {
+                Some(state) => json!({ "managed": 1, "state": state }),
+                None => json!({ "managed": 0 }),
+            },
+        );
         if conf.main.contains_key("vga") {
             map.insert("clipboard".into(), Value::Null);
         }

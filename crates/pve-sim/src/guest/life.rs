@@ -113,6 +113,8 @@ pub fn power_on(node: &Arc<Node>, vmid: u32) -> Result<(), String> {
             conf.apply_pending();
             conf.cloudinit.clear();
         }
+        d.pid += 7;
+        d.guests.entry(vmid).or_default().pid = d.pid;
         boot_disk(node, d, vmid, latency.boot)
     })?;
     announce(node, vmid);

@@ -131,6 +131,9 @@ pub struct Guest {
     pub disk: Disk,
     /// What runs.
     pub running: Option<Running>,
+    /// The process id of the QEMU that was started last; 0 before the first.
+    #[serde(default)]
+    pub pid: u32,
     /// Addresses it had; the node's neighbour table remembers them for a while.
     pub old_addresses: Vec<String>,
     /// The address that the node learnt by asking the whole network; only matters where it hears of none

@@ -23,6 +23,7 @@ pub const USED: &[&str] = &[
     "GET /nodes/N/tasks",
     "GET /nodes/N/tasks/UPID/log",
     "GET /nodes/N/tasks/UPID/status",
+    "GET /nodes/N/time",
     "GET /storage/STORAGE",
     "GET /version",
     "POST /nodes/N/qemu",

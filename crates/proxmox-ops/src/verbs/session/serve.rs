@@ -159,9 +159,8 @@ impl Server<'_> {
 
     fn change(&self, op: &Op, permit: &Permit, progress: &mut dyn FnMut(&str)) -> Result<Box<RawValue>> {
         let (cluster, vmid, deadline) = (self.cluster, permit.vmid(), Deadline::secs(self.wait));
-        let mut power = |action: power::Action| {
-            cluster.on(vmid, |node| power::act(node, permit, action, deadline, progress)).map(drop)
-        };
+        let mut power =
+            |action: power::Action| power::act(cluster, permit, action, deadline, progress).map(drop);
         match op {
             Op::Show { request } => return json(&self.shown(request, permit)?),
             Op::Start { .. } => power(power::Action::Start)?,
@@ -223,7 +222,7 @@ impl Server<'_> {
                     .now("nothing was changed")
                     .hint(format!("proxmox-ops config {vmid}")));
                 }
-                cluster.on(vmid, |node| destroy::destroy(node, permit, &there, *stop, deadline, progress))?;
+                destroy::destroy(cluster, permit, &there, *stop, deadline, progress)?;
             }
             Op::Backup { storage, mode, notes, timeout, .. } => {
                 let notes = notes.as_deref().unwrap_or_default().parse()?;

@@ -1,0 +1,149 @@
+//! What is there where a clone was asked for: ours, somebody else's, a remainder, or nothing.
+
+use std::time::{Duration, Instant};
+
+use fleet_core::{
+    Error, Kind, Result,
+    deadline::Deadline,
+    protocol::{CloneRequest, VmConfig},
+    types::NodeName,
+};
+
+use super::{Progress, config, remainder};
+use crate::{
+    cluster::Cluster,
+    node::Node,
+    tasks::{self, Upid},
+};
+
+/// What is found under the new VMID after an answer was lost.
+pub(super) enum Found {
+    /// A VM with our marker and nonce.
+    Ours,
+    /// A VM of somebody else.
+    Others,
+    /// Nothing.
+    Nothing,
+    /// The clone's task, which failed.
+    Failed(Error),
+    /// A VM that is being cloned, by nobody; the node that has it.
+    Unfinished(NodeName),
+}
+
+/// A clone whose answer was lost.
+pub(super) struct Ours<'a> {
+    pub(super) cluster: &'a Cluster,
+    pub(super) source: &'a Node,
+    pub(super) request: &'a CloneRequest,
+    /// When it was sent first.
+    pub(super) sent: Instant,
+    /// Its task, where that was told before the way to the node was lost.
+    pub(super) task: Option<Upid>,
+}
+
+impl Ours<'_> {
+    /// Looks for it, `until` then if there is no trace of it, and for as long as its task works if there is.
+    pub(super) fn look(&self, until: Deadline, deadline: Deadline, progress: Progress<'_>) -> Result<Found> {
+        let what = format!("clone VM {} into VM {}", self.request.template, self.request.vmid);
+        loop {
+            let short = deadline.at_most(Duration::from_secs(20));
+            let task = self.task(short)?;
+            if let Some(upid) = &task {
+                // Whoever asks for it may have to prove that it was theirs.
+                progress(&format!("task {upid}"));
+                match tasks::follow(&self.source.api, upid, &what, deadline, progress) {
+                    Err(e) if e.kind() == Kind::Failed => return Ok(Found::Failed(e)),
+                    // Another one was before it, perhaps also ours.
+                    Err(e) if e.kind() != Kind::Conflict => return Err(e),
+                    _ => {}
+                }
+            }
+            let found = match read(self.cluster, self.request, short) {
+                Ok(config) if config.marker.as_ref() == Some(&self.request.marker) => Found::Ours,
+                Ok(config) if config.settings.get("lock").is_some_and(|lock| lock == "clone") => {
+                    Found::Unfinished(config.node)
+                }
+                Ok(_) => Found::Others,
+                Err(e) if e.kind() == Kind::NotFound && task.is_none() => Found::Nothing,
+                Err(e) => return Err(e),
+            };
+            if matches!(found, Found::Ours | Found::Others) || until.passed() {
+                return Ok(found);
+            }
+            fleet_core::interrupt::check()?;
+            until.sleep(Duration::from_millis(500));
+        }
+    }
+
+    /// Its task, once that says what it clones into.
+    fn task(&self, deadline: Deadline) -> Result<Option<Upid>> {
+        if self.task.is_some() {
+            return Ok(self.task.clone());
+        }
+        match remainder::task_of(self.source, self.request, self.sent, deadline) {
+            // Who may not ask for the node's clock still sees what runs.
+            Err(e) if e.kind() == Kind::Failed => self.working(deadline),
+            // Of several into this VMID the one that works.
+            Ok(None) => self.working(deadline),
+            told => told,
+        }
+    }
+
+    fn working(&self, deadline: Deadline) -> Result<Option<Upid>> {
+        let name = self.source.name(deadline)?;
+        tasks::find_clone_into(&self.source.api, name, self.request.vmid, deadline)
+    }
+}
+
+fn read(cluster: &Cluster, request: &CloneRequest, deadline: Deadline) -> Result<VmConfig> {
+    cluster.on(request.vmid, |node| config::read(node, request.vmid, deadline))
+}
+
+/// Whether the VM that is there carries the request's marker.
+pub(super) fn proven(cluster: &Cluster, request: &CloneRequest, deadline: Deadline) -> Result<()> {
+    let config = read(cluster, request, deadline.at_most(Duration::from_secs(30)))?;
+    if config.marker.as_ref() == Some(&request.marker) {
+        return Ok(());
+    }
+    Err(Error::conflict(format!("VM {} does not carry the marker that it was cloned with", request.vmid))
+        .now("the clone's task ended well, but the VM that is there now is another one")
+        .hint(format!("proxmox-ops config {}", request.vmid)))
+}
+
+/// What is under the VMID that a clone could not be made into. A clone that failed mostly leaves nothing; one that
+/// was killed, as by a restart of the daemon, may.
+pub(super) fn remains(cluster: &Cluster, source: &Node, request: &CloneRequest, error: Error) -> Error {
+    let short = Deadline::secs(10);
+    let working = source
+        .name(short)
+        .and_then(|name| tasks::find_clone_into(&source.api, name, request.vmid, short))
+        .is_ok_and(|task| task.is_some());
+    match read(cluster, request, short) {
+        Err(e) if e.kind() == Kind::NotFound => error.now(format!("VM {} does not exist", request.vmid)),
+        Ok(config) if !working && config.settings.get("lock").is_some_and(|lock| lock == "clone") => {
+            unfinished(request, &config.node, error)
+        }
+        _ => error,
+    }
+}
+
+/// A clone's remainder, and what people do about it.
+pub(super) fn unfinished(request: &CloneRequest, node: &NodeName, error: Error) -> Error {
+    let vmid = request.vmid;
+    error
+        .now(format!("VM {vmid} exists, locked by a clone that nothing on the node works on any more"))
+        .hint(format!("look at it on the node '{node}': cat /etc/pve/qemu-server/{vmid}.conf"))
+        .hint(format!("if it is this clone's remainder: qm unlock {vmid} && qm destroy {vmid}"))
+}
+
+/// A conflict, with what is there.
+pub(super) fn taken(cluster: &Cluster, request: &CloneRequest, error: Error) -> Error {
+    let vmid = request.vmid;
+    let Ok(Some(there)) = cluster.resource(vmid) else { return error };
+    let what = if there.kind == fleet_core::protocol::ResourceKind::Lxc { "a container" } else { "a VM" };
+    let called = there.name.as_deref().map(|n| format!(" '{n}'")).unwrap_or_default();
+    Error::conflict(format!("can not clone into VMID {vmid}: it is taken"))
+        .now(format!("{vmid} is {what}{called} on the node '{}'", there.node))
+        .hint("`proxmox-ops next-vmid` prints a free VMID; write it into the definition")
+        .caused_by(error)
+}
