@@ -4,6 +4,7 @@
 use std::{
     io::{self, Read, Write},
     os::fd::BorrowedFd,
+    time::Duration,
 };
 
 use fleet_core::{
@@ -34,13 +35,33 @@ pub fn connect(
 
 /// Opens it by the relay, past whatever the login shell's start-up files print.
 pub fn open(transport: &dyn Transport, host: &str, port: u16, deadline: Deadline) -> Result<Box<dyn Stream>> {
+    begin(transport, &command(host, port), (host, port), deadline)
+}
+
+/// Opens it as soon as the port is open: the relay tries to connect every 150 ms until then, each try beside those
+/// before it. Nothing may be written before it is open.
+pub fn open_when_ready(
+    transport: &dyn Transport,
+    host: &str,
+    port: u16,
+    deadline: Deadline,
+) -> Result<Box<dyn Stream>> {
+    begin(transport, &waiting_command(host, port, deadline.left()), (host, port), deadline)
+}
+
+fn begin(
+    transport: &dyn Transport,
+    command: &str,
+    (host, port): (&str, u16),
+    deadline: Deadline,
+) -> Result<Box<dyn Stream>> {
     let failed = |why: String| {
         Error::new(
             Kind::Unreachable,
             format!("the relay on the node to {host} port {port} did not begin: {why}"),
         )
     };
-    let mut stream = transport.open_exec_stream(&command(host, port), deadline)?;
+    let mut stream = transport.open_exec_stream(command, deadline)?;
     stream.set_deadline(deadline);
     let mut said = Vec::new();
     let mut buffer = [0; 4096];
@@ -72,12 +93,9 @@ fn last_line(said: &[u8]) -> Option<String> {
     text.lines().map(str::trim).rfind(|line| !line.is_empty()).map(|line| line.chars().take(200).collect())
 }
 
-/// The command line of the relay. Perl is on every node: it is what Proxmox VE is written in.
-pub fn command(host: &str, port: u16) -> String {
-    /// Ends when the other side closes; at the end of our input, that is told so and may still answer.
-    const RELAY: &str = "my $s = IO::Socket::IP->new(PeerHost => shift, PeerPort => shift) \
-        or die \"connect: $!\\n\"; \
-        binmode $_ for (*STDIN, *STDOUT, $s); \
+/// Carries both ways between the standard streams and `$s`. Ends when the other side closes; at the end of our input,
+/// that is told so and may still answer.
+const CARRY: &str = "binmode $_ for (*STDIN, *STDOUT, $s); \
         sub all { my ($to, $data) = @_; \
             while (length $data) { my $n = syswrite($to, $data) // exit 1; substr($data, 0, $n, ''); } } \
         all(\\*STDOUT, join(q(-), qw(fleet relay ready)) . \"\\n\"); \
@@ -86,7 +104,38 @@ pub fn command(host: &str, port: u16) -> String {
             my $n = sysread($from, my $data, 65536); \
             if (!$n) { exit 0 if $from == $s; $r->remove($from); shutdown($s, 1); next; } \
             all($from == $s ? \\*STDOUT : $s, $data); } }";
-    format!("perl -MIO::Socket::IP -MIO::Select -e {} {} {port}", quote(RELAY), quote(host))
+
+/// The command line of the relay. Perl is on every node: it is what Proxmox VE is written in.
+pub fn command(host: &str, port: u16) -> String {
+    const CONNECT: &str = "my $s = IO::Socket::IP->new(PeerHost => shift, PeerPort => shift) \
+        or die \"connect: $!\\n\"; ";
+    perl(CONNECT, &format!("{} {port}", quote(host)))
+}
+
+/// The same, which waits for the port to open for so long. It ends when nobody waits any more.
+fn waiting_command(host: &str, port: u16, limit: Duration) -> String {
+    /// A try whose first packet was dropped would be repeated by the kernel only after a second, so others begin
+    /// beside it, a dozen at most; one that is refused is followed by the next one after a while.
+    const WAIT: &str = "my ($end, $h, $p, $s, @t) = (time + shift, shift, shift); \
+        my $in = IO::Select->new(\\*STDIN); \
+        until ($s) { \
+            die \"nothing answered\\n\" if time > $end; \
+            my $n = IO::Socket::IP->new(PeerHost => $h, PeerPort => $p, Blocking => 0); \
+            push @t, $n if $n; shift @t if @t > 12; \
+            my $refused = !$n; \
+            for my $c (@t ? IO::Select->new(@t)->can_write(0.15) : ()) { \
+                if (!$c->sockopt(Socket::SO_ERROR())) { $s = $c; last; } \
+                $refused = 1; @t = grep { $_ != $c } @t; } \
+            exit 1 if !$s && $in->can_read($refused ? 0.1 : 0) && !sysread(STDIN, my $x, 1); } \
+        @t = (); $s->blocking(1); ";
+    perl(WAIT, &format!("{} {} {port}", limit.as_secs() + 1, quote(host)))
+}
+
+fn perl(connect: &str, arguments: &str) -> String {
+    format!(
+        "perl -MSocket -MIO::Socket::IP -MIO::Select -e {} {arguments}",
+        quote(&format!("{connect}{CARRY}"))
+    )
 }
 
 /// A stream of which something was read too early.
@@ -176,7 +225,7 @@ mod tests {
     #[test]
     fn the_relay_carries_both_ways_and_ends_with_the_daemon() {
         let dir = tempfile::tempdir().unwrap();
-        const PERL: &str = "perl -MIO::Socket::IP";
+        const PERL: &str = "perl -MSocket -MIO::Socket::IP";
         // Start-up files greet, without a line's end, and a shell may show what it runs.
         for before in ["", "printf 'Welcome to prom. '; exec 2>&1; set -x; "] {
             let (port, server) = daemon(100_000);
@@ -188,6 +237,48 @@ mod tests {
             assert!(server.join().unwrap());
             assert_eq!((answer.len(), &answer[..11]), (200_011, b"SSH-2.0-x\r\n".as_slice()), "{before}");
         }
+    }
+
+    /// A port that refuses, then one that drops what comes because its queue is full, then one that answers.
+    #[test]
+    fn a_port_that_opens_later_is_waited_for() {
+        use rustix::net::{self, AddressFamily, SocketType};
+        let dir = tempfile::tempdir().unwrap();
+        let socket = net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        net::bind(&socket, &any).unwrap();
+        let port = std::net::SocketAddr::try_from(net::getsockname(&socket).unwrap()).unwrap().port();
+        let node = Local::new("/nowhere", dir.path());
+        let waits = std::thread::spawn(move || {
+            open_when_ready(&node, "127.0.0.1", port, Deadline::secs(60)).map(|mut stream| {
+                let mut said = [0; 11];
+                stream.read_exact(&mut said).unwrap();
+                said
+            })
+        });
+        let pause = Duration::from_millis(400);
+        std::thread::sleep(pause);
+        assert!(!waits.is_finished());
+        net::listen(&socket, 0).unwrap();
+        let listener = TcpListener::from(socket);
+        // Whoever comes is heard, one after the other: only the first to be taken is the relay's.
+        std::thread::sleep(pause);
+        let serve = std::thread::spawn(move || {
+            for peer in listener.incoming() {
+                drop(peer.unwrap().write_all(b"SSH-2.0-x\r\n"));
+            }
+        });
+        assert_eq!(&waits.join().unwrap().unwrap(), b"SSH-2.0-x\r\n");
+        drop(serve);
+    }
+
+    #[test]
+    fn a_port_that_never_opens_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let node = Local::new("/nowhere", dir.path());
+        let error = open_when_ready(&node, "127.0.0.1", port, Deadline::secs(1)).map(drop).unwrap_err();
+        assert!(matches!(error.kind(), Kind::Unreachable | Kind::DeadlinePassed), "{error}");
     }
 
     #[test]

@@ -218,3 +218,22 @@ fn through_the_node(more: &str) {
     assert!(output.stdout == bytes);
     assert_eq!(echo.join().unwrap(), bytes.len());
 }
+
+#[test]
+fn a_port_is_waited_for_on_the_node() {
+    for more in ["", "AllowTcpForwarding no", "ForceCommand echo For backups only"] {
+        let Some(sshd) = Sshd::start(more) else { return };
+        let daemon = Daemon::start();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            for peer in listener.incoming() {
+                drop(peer.unwrap().write_all(b"SSH-2.0-late\r\n"));
+            }
+        });
+        let args = ["wait-ssh", "127.0.0.1", "30", "--verbose", "--port", &port.to_string()];
+        let output = command(&sshd, &daemon, &args).output().unwrap();
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && err.contains("it says: SSH-2.0-late"), "{more}: {err}");
+    }
+}

@@ -74,6 +74,8 @@ pub fn check_words(words: &[String]) -> Result<()> {
 pub fn exec(node: &Node, permit: &Permit, words: &[String], deadline: Deadline) -> Result<u64> {
     let vmid = permit.vmid();
     let call = Call::guest_exec(permit, node.name(deadline)?, words);
+    // An agent that is not there blocks one of the daemon's few workers for 3 s.
+    let _turn = Probe::turn(node.name(deadline)?);
     let data = node.api.send(permit, &call, deadline.at_most(Duration::from_secs(30))).map_err(|e| {
         if e.kind() == Kind::OutcomeUnknown {
             // The daemon dies of the agent's curly quotes around a program that is not there.

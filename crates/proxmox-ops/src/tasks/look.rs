@@ -34,7 +34,7 @@ pub fn run_or_look(
     progress: &mut dyn FnMut(&str),
     done: &mut dyn FnMut() -> Result<Option<bool>>,
 ) -> Result<Option<Upid>> {
-    retried(client, call, deadline, progress, &mut |progress| {
+    retried(client, call, deadline, progress, |progress| {
         let sent = Instant::now();
         let (lost, task) = match once(client, permit, call, deadline, progress)? {
             Outcome::Done(task) => return Ok(task),

@@ -35,7 +35,7 @@ pub fn run(
     deadline: Deadline,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Outcome> {
-    retried(client, call, deadline, progress, &mut |progress| once(client, permit, call, deadline, progress))
+    retried(client, call, deadline, progress, |progress| once(client, permit, call, deadline, progress))
 }
 
 /// One request, followed to its end.
@@ -66,7 +66,7 @@ pub(super) fn retried<T>(
     call: &Call,
     deadline: Deadline,
     progress: &mut dyn FnMut(&str),
-    attempt: &mut dyn FnMut(&mut dyn FnMut(&str)) -> Result<T>,
+    mut attempt: impl FnMut(&mut dyn FnMut(&str)) -> Result<T>,
 ) -> Result<T> {
     let mut pause = Duration::from_millis(500);
     loop {

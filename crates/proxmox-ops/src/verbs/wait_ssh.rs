@@ -1,6 +1,16 @@
 //! `proxmox-ops wait-ssh`
 
-use std::{io::Read, net::IpAddr, rc::Rc, sync::mpsc, time::Duration};
+use std::{
+    io::Read,
+    net::IpAddr,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
 
 use clap::Args;
 use fleet_core::{
@@ -9,13 +19,20 @@ use fleet_core::{
     deadline::Deadline,
     ssh::{HostKeyPolicy, Session, Stream, Target},
     types::UserName,
+    ui::Ui,
 };
 
-use crate::{context::Context, node::Node, route, settings::Route};
+use crate::{
+    cluster::Cluster,
+    context::Context,
+    node::Node,
+    relay, route,
+    settings::{Route, Settings},
+};
 
 /// How soon after a failure the port is tried again: it is noticed within 300 ms of opening.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long one try to connect may take. Straight ones go on beside those after them.
+/// How long one try to connect may take, beside those after it.
 const TRY: Duration = Duration::from_secs(2);
 /// How soon a straight try that is not answered has the next one beside it: who drops what is not welcome yet would
 /// be heard only when TCP repeats itself, after a second.
@@ -44,29 +61,34 @@ impl WaitSsh {
     /// Runs it.
     pub fn run(&self, cx: &Context) -> Result<()> {
         let deadline = Deadline::secs(self.timeout);
-        let route = cx.settings.route;
-        // A node that can not be reached is an error at once, and no VM that is not there yet.
-        let node = match route {
-            Route::Node => Some(cx.connect()?.base()?),
-            Route::Direct | Route::Auto => None,
-        };
         let (ip, port) = (self.ip, self.port);
         cx.ui.step(format!("Waiting for SSH on {ip} port {port}..."));
-        let mut ways = Ways { cx, node, straight: Straight::default() };
+        let ways = Ways::begin(cx, (ip, port), deadline);
+        let mut last = None;
         let banner = loop {
-            let error = match ways.attempt(route, (ip, port), deadline) {
-                Ok(banner) => break banner,
-                Err(e) => e,
-            };
+            match ways.told.recv_timeout(deadline.left().min(PAUSE)) {
+                Ok(Told::Open(stream)) => match banner(stream, deadline.at_most(Duration::from_secs(5))) {
+                    Ok(banner) => break banner,
+                    Err(e) => {
+                        last = Some(e);
+                        ways.talking.store(false, Ordering::Relaxed);
+                    }
+                },
+                Ok(Told::Closed(e)) => last = Some(e),
+                Ok(Told::NoWay(e)) => return Err(e),
+                Err(_) => {}
+            }
             if deadline.passed() {
-                return Err(deadline
-                    .error(format_args!("SSH on {ip} port {port}"))
-                    .now(format!("the last try: {}", error.chain()))
-                    .hint("is it the VM's address? `proxmox-ops get-ip VMID` tells"));
+                let error = deadline.error(format_args!("SSH on {ip} port {port}"));
+                let error = match last {
+                    Some(last) => error.now(format!("the last try: {}", last.chain())),
+                    None => error.now("nothing answered"),
+                };
+                return Err(error.hint("is it the VM's address? `proxmox-ops get-ip VMID` tells"));
             }
             fleet_core::interrupt::check()?;
-            deadline.sleep(PAUSE);
         };
+        drop(ways);
         cx.ui.detail(format!("it says: {banner}"));
         self.prove(cx, deadline)?;
         cx.ui.done(format!("SSH answers on {ip} port {port}"));
@@ -122,63 +144,128 @@ fn repo_of(cx: &Context) -> std::path::PathBuf {
     cx.definitions.path.ancestors().nth(2).map(std::path::Path::to_owned).unwrap_or_default()
 }
 
-/// The ways to the address, tried in turn.
-struct Ways<'a> {
-    cx: &'a Context,
-    node: Option<Rc<Node>>,
-    straight: Straight,
+/// What a try came to.
+enum Told {
+    /// A connection.
+    Open(Box<dyn Stream>),
+    /// None.
+    Closed(Error),
+    /// There can be none: the node that has to be gone through is not reached.
+    NoWay(Error),
 }
 
-impl Ways<'_> {
-    /// One try; gives what the server says first.
-    fn attempt(&mut self, route: Route, to: (IpAddr, u16), deadline: Deadline) -> Result<String> {
-        let stream = match route {
-            Route::Direct => self.straight.attempt(to, deadline)?,
-            Route::Node => self.through(to, deadline)?,
-            Route::Auto => self.straight.attempt(to, deadline).or_else(|_| self.through(to, deadline))?,
-        };
-        banner(stream, deadline.at_most(Duration::from_secs(5)))
-    }
+/// The ways to the address, tried side by side until this is dropped.
+struct Ways {
+    told: mpsc::Receiver<Told>,
+    /// Whether something has answered that is being listened to: nothing else is begun meanwhile.
+    talking: Arc<AtomicBool>,
+}
 
-    fn through(&mut self, to: (IpAddr, u16), deadline: Deadline) -> Result<Box<dyn Stream>> {
-        let (cx, node) = (self.cx, &mut self.node);
-        let mut connected = || -> Result<Rc<Node>> {
-            if node.is_none() {
-                *node = Some(cx.connect()?.base()?);
-            }
-            node.clone().ok_or_else(|| Error::failed("not connected"))
-        };
-        route::open(Route::Node, &mut connected, to, deadline.at_most(TRY))
+impl Drop for Ways {
+    fn drop(&mut self) {
+        self.talking.store(true, Ordering::Relaxed);
     }
 }
 
-type Tried = Result<Box<dyn Stream>>;
-
-/// Straight tries, of which several may be under way.
-struct Straight {
-    tell: mpsc::Sender<Tried>,
-    told: mpsc::Receiver<Tried>,
+/// Tells of tries.
+#[derive(Clone)]
+struct Teller {
+    tell: mpsc::Sender<Told>,
+    talking: Arc<AtomicBool>,
+    to: (IpAddr, u16),
+    deadline: Deadline,
 }
 
-impl Default for Straight {
-    fn default() -> Straight {
+impl Ways {
+    fn begin(cx: &Context, to: (IpAddr, u16), deadline: Deadline) -> Ways {
         let (tell, told) = mpsc::channel();
-        Straight { tell, told }
+        let talking = Arc::new(AtomicBool::new(false));
+        let teller = Teller { tell, talking: Arc::clone(&talking), to, deadline };
+        let (route, settings, ui) = (cx.settings.route, cx.settings.clone(), cx.ui);
+        if route != Route::Node {
+            let teller = teller.clone();
+            std::thread::spawn(move || teller.straight());
+        }
+        if route != Route::Direct {
+            std::thread::spawn(move || {
+                if route == Route::Auto {
+                    // Where the straight way is open the node is not troubled.
+                    std::thread::sleep(NEXT);
+                }
+                teller.through(&settings, ui);
+            });
+        }
+        Ways { told, talking }
     }
 }
 
-impl Straight {
-    /// Begins one more try. Gives the first that succeeds; an error when one fails, or none ends for a while.
-    fn attempt(&self, to: (IpAddr, u16), deadline: Deadline) -> Tried {
-        let (tell, limit) = (self.tell.clone(), deadline.at_most(TRY));
-        std::thread::spawn(move || {
-            let mut never = || Err(Error::failed("the node is not asked"));
-            // Nobody listens any more once one has succeeded.
-            drop(tell.send(route::open(Route::Direct, &mut never, to, limit)));
-        });
-        self.told
-            .recv_timeout(deadline.left().min(NEXT))
-            .unwrap_or_else(|_| Err(Error::new(Kind::Unreachable, "it does not answer")))
+impl Teller {
+    /// Tells, and gives whether it was a success.
+    fn tell(&self, tried: Result<Box<dyn Stream>>) -> bool {
+        let open = tried.is_ok();
+        if open {
+            self.talking.store(true, Ordering::Relaxed);
+        }
+        // Nobody listens any more once it is over.
+        let _ = self.tell.send(tried.map_or_else(Told::Closed, Told::Open));
+        open
+    }
+
+    /// Waits while something is listened to; whether to go on.
+    fn goes_on(&self) -> bool {
+        while self.talking.load(Ordering::Relaxed) && !self.deadline.passed() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        !self.deadline.passed()
+    }
+
+    /// Straight tries, of which several may be under way.
+    fn straight(&self) {
+        while self.goes_on() {
+            let (ended, end) = mpsc::channel();
+            let (one, limit) = (self.clone(), self.deadline.at_most(TRY));
+            std::thread::spawn(move || {
+                let mut never = || Err(Error::failed("the node is not asked"));
+                one.tell(route::open(Route::Direct, &mut never, one.to, limit));
+                let _ = ended.send(());
+            });
+            if end.recv_timeout(NEXT).is_ok() {
+                self.deadline.sleep(PAUSE);
+            }
+        }
+    }
+
+    /// Tries through the node.
+    fn through(&self, settings: &Settings, ui: Ui) {
+        let mut cluster = None;
+        while self.goes_on() {
+            let node = match &cluster {
+                Some(cluster) => Cluster::base(cluster),
+                None => Cluster::connect(settings, ui).and_then(|there| Cluster::base(cluster.insert(there))),
+            };
+            match node {
+                Ok(node) => {
+                    self.tell(self.by(&node));
+                }
+                // A node that can not be reached is an error at once, and no VM that is not there yet.
+                Err(e) if settings.route == Route::Node => {
+                    let _ = self.tell.send(Told::NoWay(e));
+                    return;
+                }
+                Err(e) => {
+                    self.tell(Err(e));
+                }
+            }
+            self.deadline.sleep(PAUSE);
+        }
+    }
+
+    /// By what waits on the node itself; where nothing may be run there, by a try of its sshd's.
+    fn by(&self, node: &Rc<Node>) -> Result<Box<dyn Stream>> {
+        let (address, port) = self.to;
+        relay::open_when_ready(&*node.api.transport(), &address.to_string(), port, self.deadline).or_else(
+            |_| route::open(Route::Node, &mut || Ok(Rc::clone(node)), self.to, self.deadline.at_most(TRY)),
+        )
     }
 }
 
