@@ -289,6 +289,53 @@ fn refused_with_the_reason() {
     assert_eq!(error.kind(), Kind::Refused);
 }
 
+/// What the program says of a file that it can not prove an edit of.
+fn refusal(text: &str, change: &Change) -> String {
+    let error = apply(text, Path::new(FILE), change).unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused, "{text}: {error:?}");
+    error.message().replace(FILE, "FILE")
+}
+
+#[test]
+fn what_is_computed_or_depends_on_the_change_is_refused_by_name() {
+    let set = |attr: &str| Change::Set { host: "a".to_owned(), attr: attr.to_owned(), value: "y".to_owned() };
+    let remove = Change::Remove { name: "a".to_owned() };
+    let insert = Change::Insert { name: "b".to_owned(), host: small("b") };
+    let computed = "let n = \"a\"; in {\n  ${n} = { user = \"x\"; };\n}\n";
+    assert_eq!(
+        refusal(computed, &set("user")),
+        "can not edit host 'a' in hosts.nix (line 2): a name is computed, which may be its"
+    );
+    assert_eq!(
+        refusal(computed, &remove),
+        "can not edit FILE: a is computed, and would not be what was meant"
+    );
+    let used = "rec {\n  a = { user = \"x\"; };\n  c = { user = a.user; };\n}\n";
+    assert_eq!(
+        refusal(used, &set("user")),
+        "can not edit FILE: c.user is made from what would change, and would change too"
+    );
+    assert_eq!(
+        refusal(used, &remove),
+        "can not edit FILE: it would not evaluate any more: undefined variable 'a'"
+    );
+    let twice = "let k = \"user\"; in {\n  a = { ${k} = \"x\"; };\n}\n";
+    assert_eq!(
+        refusal(twice, &set("user")),
+        "can not edit FILE: it would not evaluate any more: attribute 'user' is already defined"
+    );
+    let shadowed = "let b = \"x\"; in rec {\n  a = { user = b; };\n}\n";
+    assert_eq!(
+        refusal(shadowed, &insert),
+        "can not edit FILE: a.user is made from what would change, and would change too"
+    );
+    let own = "rec {\n  a = rec { publicKey = \"x\"; sshAlias = publicKey; };\n}\n";
+    assert_eq!(
+        refusal(own, &set("publicKey")),
+        "can not edit FILE: a.sshAlias is made from what would change, and would change too"
+    );
+}
+
 #[test]
 fn a_change_beside_the_intended_one_is_caught() {
     let change = Change::Set { host: "a".to_owned(), attr: "user".to_owned(), value: "y".to_owned() };

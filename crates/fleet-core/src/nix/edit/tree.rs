@@ -157,7 +157,12 @@ pub(super) fn find_host<'s, 'a>(set: &'s Set<'a>, name: &str, text: &str) -> Res
     let found = set.bindings.iter().filter(|b| b.path.first().is_some_and(|n| n == name));
     let (whole, paths): (Vec<_>, Vec<_>) = found.partition(|b| b.path.len() == 1);
     match whole.as_slice() {
-        [] if paths.is_empty() => Err(Error::not_found(format!("no host '{name}' in hosts.nix"))),
+        [] if paths.is_empty() => {
+            Err(match set.bindings.iter().find(|b| b.path.first().is_some_and(String::is_empty)) {
+                Some(computed) => refused(text, name, computed.start, "a name is computed, which may be its"),
+                None => Error::not_found(format!("no host '{name}' in hosts.nix")),
+            })
+        }
         [] => Ok(HostAt { whole: None, paths }),
         [whole] => {
             let value = whole.value.unparenthesized();

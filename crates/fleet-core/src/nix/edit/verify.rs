@@ -78,34 +78,88 @@ fn prove(
     // The old value and the new one do not need each other.
     let (old, new) = std::thread::scope(|scope| {
         let old = scope.spawn(|| evaluate(before, file));
-        let new = after().and_then(|after| Ok((evaluate(&after, file)?, after)));
+        let new = after().and_then(|after| match eval_text(&after, file, Budget::default()) {
+            Ok(evaluated) => Ok((evaluated.value, after)),
+            // The place would be one in a text that nobody sees.
+            Err(EvalError::Eval(fault)) => {
+                Err(refused(file, &format!("it would not evaluate any more: {}", fault.message)))
+            }
+            Err(error) => Err(not_evaluated(&error, file)),
+        });
         let old = old.join().unwrap_or_else(|_| Err(Error::failed("evaluating hosts.nix panicked")));
         (old, new)
     });
+    // What was wrong before is not the edit's fault.
+    let old = old?;
     let (new, after) = new?;
-    let wanted = expected(&old?, file, change)?;
+    let wanted = expected(&old, file, change)?;
     if same_file(&new, &wanted) {
         return Ok(after);
     }
-    Err(Error::failed(format!("the edit of {} would have changed something else too", file.display()))
+    Err(unproven(&new, &wanted, file, change))
+}
+
+/// Why an edit that can be written is not made: it would not come to what was meant, or to more than that.
+fn unproven(new: &Value, wanted: &Value, file: &Path, change: &Change) -> Error {
+    let meant: &[&str] = match change {
+        Change::Insert { name, .. } | Change::Remove { name } => &[name],
+        Change::Set { host, attr, .. } | Change::Unset { host, attr } => &[host, attr],
+    };
+    let mut path = Vec::new();
+    difference(new, wanted, &mut path);
+    let shown = path.iter().map(|name| super::quote_name(name)).collect::<Vec<_>>().join(".");
+    let beside = path.iter().zip(meant).any(|(name, meant)| name != meant);
+    let why = if beside {
+        format!("{shown} is made from what would change, and would change too")
+    } else if path.is_empty() {
+        "it would come to something else than was meant".to_owned()
+    } else {
+        format!("{shown} is computed, and would not be what was meant")
+    };
+    refused(file, &why)
+}
+
+fn refused(file: &Path, why: &str) -> Error {
+    Error::refused(format!("can not edit {}: {why}", file.display()))
         .now("nothing was changed")
-        .hint("edit the file by hand, and please report this with the file's layout"))
+        .hint("edit the file by hand: what depends on each other together")
+}
+
+/// The attribute path of the first difference of two values; empty where they are the same, or differ themselves.
+fn difference(a: &Value, b: &Value, path: &mut Vec<String>) {
+    let (Some(a), Some(b)) = (a.attrs(), b.attrs()) else { return };
+    let find = |attrs: &[Attr], name: &Arc<str>| {
+        attrs.binary_search_by(|attr| attr.name.cmp(name)).ok().map(|at| attrs[at].value.clone())
+    };
+    let mut names: Vec<&Arc<str>> = a.iter().chain(b).map(|attr| &attr.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        let (a, b) = (find(a, name), find(b, name));
+        if a.as_ref().zip(b.as_ref()).is_some_and(|(a, b)| same(a, b)) {
+            continue;
+        }
+        path.push(name.to_string());
+        if let (Some(a), Some(b)) = (&a, &b) {
+            difference(a, b, path);
+        }
+        return;
+    }
 }
 
 /// A file's value without the places it comes from.
 pub(super) fn evaluate(text: &str, file: &Path) -> Result<Value> {
     match eval_text(text, file, Budget::default()) {
         Ok(evaluated) => Ok(evaluated.value),
-        Err(error) => {
-            let shown =
-                Error::failed(format!("can not evaluate {} to check an edit: {error}", file.display()));
-            Err(match error {
-                EvalError::Unsupported(_) => {
-                    shown.hint("edit this file by hand: its value can not be proven here")
-                }
-                _ => shown,
-            })
-        }
+        Err(error) => Err(not_evaluated(&error, file)),
+    }
+}
+
+fn not_evaluated(error: &EvalError, file: &Path) -> Error {
+    let shown = Error::failed(format!("can not evaluate {} to check an edit: {error}", file.display()));
+    match error {
+        EvalError::Unsupported(_) => shown.hint("edit this file by hand: its value can not be proven here"),
+        _ => shown,
     }
 }
 

@@ -334,6 +334,9 @@ fn json_value(m: &mut Machine, json: &serde_json::Value, at: ExprId) -> Outcome<
         Json::Object(attrs) => {
             let mut slots = Vec::with_capacity(attrs.len());
             for (name, value) in attrs {
+                if name.contains('\0') {
+                    return m.unsupported("a NUL byte inside a name", at);
+                }
                 let value = json_value(m, value, at)?;
                 slots.push(Slot { name: m.intern(name)?, value: m.done(value, at)?, key: NOWHERE });
             }
