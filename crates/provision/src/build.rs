@@ -19,12 +19,14 @@ use fleet_core::{
     child::{self, Command, Output},
     deadline::Deadline,
     definitions::{Install, ManagedVm},
-    interrupt,
+    interrupt, nix,
 };
 use serde::Deserialize;
 
 /// How long a build may take, in seconds: a whole system, also where no binary cache has it.
 const LIMIT: u64 = 3 * 60 * 60;
+/// How long it may take to ask for the names in a flake, in seconds: it may have to be fetched.
+const PROBE: u64 = 5 * 60;
 /// Lines of nix's that an error repeats.
 const LAST_LINES: usize = 12;
 
@@ -82,6 +84,8 @@ enum Built {
     Here(Source),
     /// This machine can not build for the VM's system, as nix says it.
     NotHere(String),
+    /// The flake speaks of the VM only when the fleet knows it, as nix says it.
+    NotYet(String),
 }
 
 /// A build that runs beside everything else. Dropping it ends it, with all that it started.
@@ -188,6 +192,19 @@ pub fn planned(what: What, build_on: BuildOn, root: &Path, config: &str) -> Opti
     nix.map(|nix| command(what, &nix, root, config))
 }
 
+/// A VM that hosts.nix does not know yet. A flake that takes its systems from hosts.nix has none for it before.
+#[derive(Debug, Clone)]
+pub struct Unknown {
+    /// What hosts.nix will call it.
+    pub name: String,
+    /// The configuration that is built for it.
+    pub config: String,
+    /// Whether the system is built once more after the VM was taken into the fleet.
+    pub later: bool,
+    /// Asks nix whether the flake has the configuration all the same; it prints `true` then.
+    pub probe: Command,
+}
+
 /// The closure of one VM: what builds it, and how far that is.
 #[derive(Debug)]
 pub struct Closure {
@@ -197,19 +214,42 @@ pub struct Closure {
     running: Option<Background>,
     /// Where the system comes from, once that is known.
     source: Option<Source>,
+    /// While hosts.nix does not know the VM, and the flake reads it.
+    unknown: Option<Unknown>,
+    /// Why it can be built only after the VM was taken into the fleet.
+    waits: Option<String>,
 }
 
 impl Closure {
     /// For a run that installs nothing.
     pub fn none() -> Closure {
-        Closure { build_on: BuildOn::Auto, command: None, running: None, source: None }
+        Closure {
+            build_on: BuildOn::Auto,
+            command: None,
+            running: None,
+            source: None,
+            unknown: None,
+            waits: None,
+        }
     }
 
     /// Starts to build configuration `config` of the flake in `root`, when this machine is to and has nix.
-    pub fn begin(what: What, build_on: BuildOn, root: &Path, config: &str) -> Closure {
+    pub fn begin(
+        what: What,
+        build_on: BuildOn,
+        root: &Path,
+        config: &str,
+        unknown: Option<Unknown>,
+    ) -> Closure {
         let command = planned(what, build_on, root, config);
         let running = command.clone().map(Background::start);
-        Closure { build_on, command, running, source: None }
+        let unknown = unknown.filter(|_| running.is_some() && reads_hosts(root));
+        Closure { build_on, command, running, source: None, unknown, waits: None }
+    }
+
+    /// Why it can be built only after the VM was taken into the fleet, when that is so.
+    pub fn waits(&self) -> Option<&str> {
+        self.waits.as_deref()
     }
 
     /// Whether something is built here.
@@ -242,6 +282,7 @@ impl Closure {
 
     /// Builds once more, because the files have changed; only what differs is built.
     pub fn again(&mut self) {
+        (self.unknown, self.waits) = (None, None);
         if let (Some(command), None | Some(Source::Built(_) | Source::Script(_))) =
             (&self.command, &self.source)
         {
@@ -254,8 +295,13 @@ impl Closure {
     fn settle(&mut self) -> Result<()> {
         let Some(running) = self.running.take() else { return Ok(()) };
         let Some(command) = &self.command else { return Ok(()) };
-        match read(command, &running.output()?)? {
+        let output = running.output()?;
+        match read(command, &output, self.unknown.as_ref())? {
             Built::Here(source) => self.source = Some(source),
+            Built::NotYet(why) if !self.unknown.as_ref().is_some_and(Unknown::is_in_flake) => {
+                self.waits = Some(why)
+            }
+            Built::NotYet(_) => return Err(failed(command, &output)),
             Built::NotHere(why) if self.build_on == BuildOn::Local => {
                 return Err(Error::failed(format!("this machine can not build the system: {why}"))
                     .hint("leave --build-on local out: the VM builds it then")
@@ -265,6 +311,26 @@ impl Closure {
         }
         Ok(())
     }
+}
+
+/// A build that failed, with what nix said last.
+fn failed(command: &Command, output: &Output) -> Error {
+    let said = output.stderr_text();
+    let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
+    let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
+    let error = Error::failed(format!("the system can not be built: nix {}", child::describe(output.status)));
+    let error = last.iter().fold(error, |error, line| error.now(*line));
+    error.hint(format!("mend the configuration; this builds it alone: {command}"))
+}
+
+/// Asks whether the flake in `root` has configuration `config`.
+pub fn probe(root: &Path, config: &str) -> Command {
+    Command::new("nix")
+        .tethered()
+        .args(["--extra-experimental-features", "nix-command flakes"])
+        .args(["eval", "--json", "--no-write-lock-file"])
+        .arg(format!("{}#nixosConfigurations", root.display()))
+        .args(["--apply", &format!("all: all ? \"{config}\"")])
 }
 
 /// `nix build` of the disko script and the system. Nix before 2.9 has no `--print-out-paths`, hence `--json`.
@@ -282,20 +348,23 @@ fn command(what: What, nix: &Path, root: &Path, config: &str) -> Command {
         })
 }
 
-fn read(command: &Command, output: &Output) -> Result<Built> {
+fn read(command: &Command, output: &Output, unknown: Option<&Unknown>) -> Result<Built> {
     let said = output.stderr_text();
     if !output.success() {
         if let Some(why) = said.lines().find(|line| is_for_another_system(line)) {
             return Ok(Built::NotHere(why.trim_start_matches("error: ").trim().to_owned()));
         }
-        let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
-        let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
-        let error =
-            Error::failed(format!("the system can not be built: nix {}", child::describe(output.status)));
-        return Err(last
-            .iter()
-            .fold(error, |error, line| error.now(*line))
-            .hint(format!("mend the configuration; this builds it alone: {command}")));
+        let unknown = unknown.filter(|unknown| said.lines().any(|line| unknown.is_missing_in(line)));
+        return match unknown {
+            Some(unknown) if unknown.later => {
+                Ok(Built::NotYet(format!("the flake has no '{}' before", unknown.config)))
+            }
+            Some(unknown) => Err(failed(command, output).hint(format!(
+                "where the flake takes its systems from hosts.nix, '{}' has to be in it first: --integrate before",
+                unknown.name
+            ))),
+            None => Err(failed(command, output)),
+        };
     }
     #[derive(Deserialize)]
     struct Row {
@@ -315,6 +384,44 @@ fn read(command: &Command, output: &Output) -> Result<Built> {
     }
 }
 
+impl Unknown {
+    /// Whether the flake has the configuration all the same: then it lacks something else.
+    fn is_in_flake(&self) -> bool {
+        let said = self.probe.output(Deadline::secs(PROBE)).and_then(Output::checked);
+        said.is_ok_and(|output| output.stdout_text().trim() == "true")
+    }
+
+    /// Whether nix says in this line that the flake has nothing for the VM.
+    fn is_missing_in(&self, line: &str) -> bool {
+        let named = |name: &str| {
+            line.contains(&format!("attribute '{name}' missing"))
+                || line.contains(&format!("attribute '\"{name}\"' missing"))
+        };
+        named(&self.name)
+            || named(&self.config)
+            || line.contains("does not provide attribute")
+                && line.contains(&format!("nixosConfigurations.\"{}\".", self.config))
+    }
+}
+
+/// How many files are looked at for a word of hosts.nix, and how deep below the repository's root.
+const FILES: usize = 2000;
+const DEPTH: usize = 6;
+
+/// Whether any Nix file of the repository speaks of hosts.nix: else no entry in it makes a system.
+fn reads_hosts(root: &Path) -> bool {
+    let hidden = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with('.');
+    walkdir::WalkDir::new(root)
+        .max_depth(DEPTH)
+        .into_iter()
+        .filter_entry(|entry| entry.depth() == 0 || !hidden(entry.file_name()))
+        .flatten()
+        .filter(|entry| entry.path().extension().is_some_and(|end| end == "nix"))
+        .take(FILES)
+        .filter_map(|entry| std::fs::read_to_string(entry.path()).ok())
+        .any(|text| nix::code_words(&text).iter().any(|word| word.ends_with("hosts.nix")))
+}
+
 /// Whether nix says that this machine is of the wrong kind: in the words of Nix up to 2.29, and of those after.
 fn is_for_another_system(line: &str) -> bool {
     (line.contains("is required to build") && line.contains("but I am a"))
@@ -327,8 +434,55 @@ mod tests {
     use super::*;
 
     fn run(script: &str) -> Result<Built> {
+        run_for(script, None)
+    }
+
+    fn run_for(script: &str, unknown: Option<&Unknown>) -> Result<Built> {
         let command = Command::new("sh").args(["-c", script]);
-        read(&command, &command.output(Deadline::secs(20)).unwrap())
+        read(&command, &command.output(Deadline::secs(20)).unwrap(), unknown)
+    }
+
+    #[test]
+    fn what_a_flake_lacks_before_the_fleet_knows_the_vm_is_no_fault_of_its_own() {
+        let unknown = |later| Unknown {
+            name: "web".to_owned(),
+            config: "web-config".to_owned(),
+            later,
+            probe: Command::new("true"),
+        };
+        let said = |words: &str, later: bool| {
+            run_for(&format!("cat >&2 <<'END'\n{words}\nEND\nexit 1"), Some(&unknown(later)))
+        };
+        for words in [
+            "error: flake 'git+file:///f' does not provide attribute \
+             'packages.x86_64-linux.nixosConfigurations.\"web-config\".config.system.build.diskoScript', or x",
+            "error: attribute 'web' missing\n  at /nix/store/x/flake.nix:1:2:",
+            "       error: attribute '\"web\"' missing",
+        ] {
+            assert!(matches!(said(words, true), Ok(Built::NotYet(_))), "{words}");
+            let error = said(words, false).unwrap_err();
+            assert!(error.hints()[1].ends_with(": --integrate before"), "{error:?}");
+        }
+        for words in ["error: attribute 'webb' missing", "error: undefined variable 'web'"] {
+            let error = said(words, true).unwrap_err();
+            assert_eq!((error.facts(), error.hints().len()), ([words.to_owned()].as_slice(), 1));
+        }
+    }
+
+    #[test]
+    fn only_a_repository_that_reads_hosts_nix_may_take_its_systems_from_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("hosts.nix", "{ }");
+        write("flake.nix", "{ outputs = _: { }; } # ./hosts.nix");
+        write(".direnv/x.nix", "import ../hosts.nix");
+        assert!(!reads_hosts(dir.path()));
+        write("parts/nixos/all.nix", "import ../../hosts.nix");
+        assert!(reads_hosts(dir.path()));
     }
 
     #[test]

@@ -152,12 +152,20 @@ impl Job<'_> {
             };
             state.remember(&marker, host_key.public())?;
             self.journal.hide_files(host_key.extra_files());
-            let (mut installer, _scripts) = self.installer(&host_key, address, self.built()?)?;
+            let source = match self.built()? {
+                Some(source) => source,
+                None => {
+                    self.integrate(host_key.public_file(), true, "its bootstrap system runs on it")?;
+                    integrated = true;
+                    self.built_again(None)?
+                }
+            };
+            let (mut installer, _scripts) = self.installer(&host_key, address, source)?;
             self.start_installer(&installer, &guest, &system, &bootstrap_key)?;
-            if self.cli.integrate() == Integrate::Before {
+            if !integrated && self.cli.integrate() == Integrate::Before {
                 self.integrate(host_key.public_file(), true, "the installer runs on it")?;
                 integrated = true;
-                installer.source = self.built_again(installer.source)?;
+                installer.source = self.built_again(Some(installer.source))?;
             }
             self.install(session, &installer, &guest, &bootstrap_key)?;
             Some(host_key)

@@ -13,7 +13,7 @@ use fleet_core::{
 use serde::Serialize;
 
 use crate::{
-    build::{self, Closure},
+    build::{self, Closure, Unknown},
     cli::{Cli, Integrate},
     dry_run::Dry,
     execute::{self, Job},
@@ -122,7 +122,15 @@ pub(crate) fn provision(run: &Run<'_>, ui: Ui, name: &str) -> Result<()> {
 /// Begins to build the system, where this machine can.
 fn build(run: &Run<'_>, vm: &ManagedVm) -> Closure {
     if preflight::installs(run.cli, vm) && !run.cli.change.dry_run {
-        Closure::begin(build::What::of(vm), run.cli.build_on, run.repo.root(), &vm.nixos_config)
+        let hosts = Hosts::load(run.repo, run.cli.common.nix);
+        // A file that can not be read is told of elsewhere.
+        let unknown = hosts.is_ok_and(|hosts| hosts.get(vm.name.as_str()).is_none()).then(|| Unknown {
+            name: vm.name.to_string(),
+            config: vm.nixos_config.clone(),
+            later: run.cli.integrate() == Integrate::Before,
+            probe: build::probe(run.repo.root(), &vm.nixos_config),
+        });
+        Closure::begin(build::What::of(vm), run.cli.build_on, run.repo.root(), &vm.nixos_config, unknown)
     } else {
         Closure::none()
     }

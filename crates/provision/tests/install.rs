@@ -242,18 +242,41 @@ fn the_genuine_nix_builds_what_gets_installed() {
     let bench = Bench::new();
     std::fs::remove_file(bench.sim.dir().join("bin/nix")).unwrap();
     let system = format!("\"{}-linux\"", std::env::consts::ARCH);
-    bench.fleet.write("flake.nix", &FLAKE.replace("SYSTEM", &system));
+    let run = || {
+        let mut command = bench.command(&["test-automation", "--yes"]);
+        // No store of anybody else's is touched.
+        command
+            .env("NIX_CONFIG", "build-users-group =\nsubstituters =\nsandbox = false")
+            .env("NIX_STORE_DIR", bench.sim.dir().join("nix/store"))
+            .env("NIX_STATE_DIR", bench.sim.dir().join("nix/var"))
+            .env("NIX_LOG_DIR", bench.sim.dir().join("nix/log"));
+        let output = command.output().unwrap();
+        (bench.seen(&output), output.status.success())
+    };
+    // A system of that name which is broken is a fault at once, and one that hosts.nix makes is there when that has it.
+    let flake = FLAKE.replace("SYSTEM", &system);
+    let named = "nixosConfigurations.test-automation.config.system.build =";
+    let broken = flake.replace("diskoScript = make", "disko = make");
+    bench.fleet.write("flake.nix", &broken);
+    bench.fleet.commit("a flake that lacks something");
+    let (seen, success) = run();
+    assert!(!success && seen.contains("nothing was made on the node\n"), "{seen}");
+    assert_eq!(bench.sim.changes(), [] as [String; 0]);
+    let of_hosts = "nixosConfigurations = builtins.mapAttrs (_: _: { config.system.build = self.common; }) \
+                    (import ./hosts.nix);\n    common =";
+    bench.fleet.write("flake.nix", &flake.replace(named, of_hosts));
     bench.fleet.commit("a flake without inputs");
-    let mut command = bench.command(&["test-automation", "--yes"]);
-    // No store of anybody else's is touched.
-    command
-        .env("NIX_CONFIG", "build-users-group =\nsubstituters =\nsandbox = false")
-        .env("NIX_STORE_DIR", bench.sim.dir().join("nix/store"))
-        .env("NIX_STATE_DIR", bench.sim.dir().join("nix/var"))
-        .env("NIX_LOG_DIR", bench.sim.dir().join("nix/log"));
-    let output = command.output().unwrap();
-    let seen = bench.seen(&output);
-    assert!(output.status.success(), "{seen}");
+    let (seen, success) = run();
+    let later = "✓ It is built when the VM is in the fleet: the flake has no 'test-automation' before";
+    assert!(success && seen.contains(later), "{seen}");
+    assert_eq!(seen.matches("✓ Built: DIR/nix/store/").count(), 1, "{seen}");
+    let output = bench.run(&["destroy", "test-automation", "--confirm", "test-automation", "--from-hosts"]);
+    assert!(output.status.success(), "{}", bench.seen(&output));
+
+    bench.fleet.write("flake.nix", &flake);
+    bench.fleet.commit("a flake that names its systems");
+    let (seen, success) = run();
+    assert!(success, "{seen}");
     assert_eq!(seen.matches("✓ Built: DIR/nix/store/").count(), 2, "{seen}");
     assert_eq!(bench.sim.guest(110).unwrap().0, Os::Nixos);
     assert_eq!(bench.fleet.status(), "");

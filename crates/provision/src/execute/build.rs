@@ -30,18 +30,25 @@ impl Job<'_> {
         })
     }
 
-    /// Where the system comes from; waits for the build that was started at the beginning.
-    pub(super) fn built(&self) -> Result<Source> {
+    /// Where the system comes from; waits for the build that was started at the beginning. None where it can be built
+    /// only when the fleet knows the VM.
+    pub(super) fn built(&self) -> Result<Option<Source>> {
         if !self.closure().is_built_here() {
             self.already(Step::Build);
-            return self.closure().wait(|_| {});
+            return self.closure().wait(|_| {}).map(Some);
         }
-        self.step(Step::Build, "Building the system (begun at the start)", || self.wait_for_build())
+        self.step(Step::Build, "Building the system (begun at the start)", || {
+            let (source, said) = self.wait_for_build()?;
+            Ok(match self.closure().waits() {
+                Some(why) => (None, format!("It is built when the VM is in the fleet: {why}")),
+                None => (Some(source), said),
+            })
+        })
     }
 
     /// The same after the fleet's files have changed: what gets installed knows the VM.
-    pub(super) fn built_again(&self, before: Source) -> Result<Source> {
-        if !matches!(before, Source::Built(_)) {
+    pub(super) fn built_again(&self, before: Option<Source>) -> Result<Source> {
+        if let Some(before @ (Source::Script(_) | Source::Installer(_))) = before {
             return Ok(before);
         }
         self.step(Step::Build, "Building what the VM's entry in the fleet changes", || {
