@@ -70,6 +70,7 @@ pub struct Command {
     foreground: bool,
     silent: bool,
     tethered: bool,
+    finishes: bool,
 }
 
 /// What a finished command left.
@@ -138,6 +139,7 @@ impl Command {
             foreground: false,
             silent: false,
             tethered: false,
+            finishes: false,
         }
     }
 
@@ -195,6 +197,14 @@ impl Command {
     #[must_use]
     pub fn tethered(mut self) -> Command {
         self.tethered = true;
+        self
+    }
+
+    /// Lets the child come to its end when the user asks this process to stop: it ends at a safe point of its own. For
+    /// [`Command::run`] and its kin.
+    #[must_use]
+    pub fn finishes(mut self) -> Command {
+        self.finishes = true;
         self
     }
 
@@ -306,7 +316,7 @@ impl Command {
                 running.end();
                 return Err(error);
             }
-            if interrupt::asked() {
+            if interrupt::asked() && !self.finishes {
                 running.end();
                 return Err(Error::interrupted(format!("stopped by the user while `{self}` was running")));
             }

@@ -64,11 +64,32 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause of [`poll`].
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// Longest pause of [`poll_often`].
+const SHORT_PAUSE: Duration = Duration::from_millis(300);
+
 /// Tries `attempt` until it gives something, fails, the deadline passes or the user asks to stop; pauses grow
 /// from 0.1 s to 2 s between attempts.
 ///
 /// `attempt` gives `Ok(Err(why))` for "not yet, because …"; the last such reason ends up in the error.
 pub fn poll<T>(
+    deadline: Deadline,
+    waiting_for: impl std::fmt::Display,
+    attempt: impl FnMut() -> Result<std::result::Result<T, String>>,
+) -> Result<T> {
+    poll_with(LONGEST_PAUSE, deadline, waiting_for, attempt)
+}
+
+/// As [`poll`], with pauses up to 0.3 s: for attempts that wait themselves for most of what can hold them up.
+pub fn poll_often<T>(
+    deadline: Deadline,
+    waiting_for: impl std::fmt::Display,
+    attempt: impl FnMut() -> Result<std::result::Result<T, String>>,
+) -> Result<T> {
+    poll_with(SHORT_PAUSE, deadline, waiting_for, attempt)
+}
+
+fn poll_with<T>(
+    longest: Duration,
     deadline: Deadline,
     waiting_for: impl std::fmt::Display,
     mut attempt: impl FnMut() -> Result<std::result::Result<T, String>>,
@@ -88,6 +109,6 @@ pub fn poll<T>(
             crate::interrupt::check()?;
             pausing.sleep(FIRST_PAUSE);
         }
-        pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+        pause = (pause * 3 / 2).min(longest);
     }
 }

@@ -3,6 +3,7 @@
 use fleet_core::{
     Error, Result,
     cli::{ChangeArgs, CommonArgs},
+    interrupt,
     repo::Repo,
     ui::Ui,
 };
@@ -70,6 +71,7 @@ pub fn carry_out<P: AsRef<Plan>>(
     let wanted = planned.as_ref();
     warn(wanted, ui);
     if wanted.is_empty() {
+        interrupt::install()?;
         let outcome = desk.catch_up(!commit.no_commit)?.unwrap_or_default();
         match &outcome.commit {
             Some(commit) => ui.done(format!("Committed as {commit}")),
@@ -89,6 +91,8 @@ pub fn carry_out<P: AsRef<Plan>>(
         ui.say("Nothing was changed.");
         return Ok((planned, End::Declined));
     }
+    // Until now Ctrl-C leaves, with nothing changed. What begins here is brought to its end; twice leaves at once.
+    interrupt::install()?;
     let outcome = desk.apply(wanted, !commit.no_commit)?;
     ui.done(format!("Changed {}", files(outcome.changed.len())));
     if let Some(commit) = &outcome.commit {

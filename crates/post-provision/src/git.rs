@@ -102,7 +102,7 @@ impl Git {
 
     /// Nothing is set that a hook could notice.
     fn command(&self) -> Command {
-        let command = Command::new(&self.program).arg("-C").arg(&self.root);
+        let command = Command::new(&self.program).arg("-C").arg(&self.root).finishes();
         LOCAL.iter().filter(|_| self.by_place).fold(command, |command, name| command.env_remove(name))
     }
 
@@ -211,11 +211,12 @@ impl Git {
                 .output(Deadline::secs(LIMIT))?
                 .checked()?;
         }
-        let committed = self
-            .command()
+        let signs = self.command().args(["config", "--type=bool", "--get", "commit.gpgsign"]);
+        let signs = signs.output(Deadline::secs(LIMIT))?.stdout_text().trim() == "true";
+        // Signing may ask for a passphrase on the terminal. Else Ctrl-C there is none of git's business.
+        let command = if signs { self.command().foreground() } else { self.command() };
+        let committed = command
             .arg("--literal-pathspecs")
-            // Signing may ask for a passphrase on the terminal.
-            .foreground()
             .args(["commit", "--quiet", "--only", "--file=-", "--"])
             .args(&paths)
             .stdin(message)

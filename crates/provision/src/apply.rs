@@ -85,7 +85,9 @@ fn apply(ui: Ui, args: &ApplyArgs, session: &mut Session, vm: &ManagedVm) -> Res
     }
     let shown = requests
         .iter()
-        .map(|op| session.ask(Op::Show { request: Box::new(op.clone()) }, Deadline::secs(60), |_| {}))
+        .map(|op| {
+            session.ask(Op::Show { request: Box::new(op.clone()), node: None }, Deadline::secs(60), |_| {})
+        })
         .collect::<Result<Vec<Vec<String>>>>()?
         .concat();
     if !args.change.dry_run && !requests.is_empty() {

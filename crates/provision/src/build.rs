@@ -218,6 +218,9 @@ pub struct Closure {
     unknown: Option<Unknown>,
     /// Why it can be built only after the VM was taken into the fleet.
     waits: Option<String>,
+    /// What the system is to call itself, and its configuration.
+    hostname: String,
+    config: String,
 }
 
 impl Closure {
@@ -230,21 +233,18 @@ impl Closure {
             source: None,
             unknown: None,
             waits: None,
+            hostname: String::new(),
+            config: String::new(),
         }
     }
 
-    /// Starts to build configuration `config` of the flake in `root`, when this machine is to and has nix.
-    pub fn begin(
-        what: What,
-        build_on: BuildOn,
-        root: &Path,
-        config: &str,
-        unknown: Option<Unknown>,
-    ) -> Closure {
-        let command = planned(what, build_on, root, config);
+    /// Starts to build the VM's configuration of the flake in `root`, when this machine is to and has nix.
+    pub fn begin(build_on: BuildOn, root: &Path, vm: &ManagedVm, unknown: Option<Unknown>) -> Closure {
+        let command = planned(What::of(vm), build_on, root, &vm.nixos_config);
         let running = command.clone().map(Background::start);
         let unknown = unknown.filter(|_| running.is_some() && reads_hosts(root));
-        Closure { build_on, command, running, source: None, unknown, waits: None }
+        let (hostname, config) = (vm.hostname.to_string(), vm.nixos_config.clone());
+        Closure { build_on, command, running, source: None, unknown, waits: None, hostname, config }
     }
 
     /// Why it can be built only after the VM was taken into the fleet, when that is so.
@@ -297,7 +297,12 @@ impl Closure {
         let Some(command) = &self.command else { return Ok(()) };
         let output = running.output()?;
         match read(command, &output, self.unknown.as_ref())? {
-            Built::Here(source) => self.source = Some(source),
+            Built::Here(source) => {
+                if let Source::Built(paths) = &source {
+                    has_name(&paths.system, &self.hostname, &self.config)?;
+                }
+                self.source = Some(source);
+            }
             Built::NotYet(why) if !self.unknown.as_ref().is_some_and(Unknown::is_in_flake) => {
                 self.waits = Some(why)
             }
@@ -422,6 +427,20 @@ fn reads_hosts(root: &Path) -> bool {
         .any(|text| nix::code_words(&text).iter().any(|word| word.ends_with("hosts.nix")))
 }
 
+/// A system must call itself as its VM is called, where it has a fixed name: else its verification could only fail.
+fn has_name(system: &Path, wanted: &str, config: &str) -> Result<()> {
+    match std::fs::read_to_string(system.join("etc/hostname")) {
+        Ok(name) if !name.trim().is_empty() && name.trim() != wanted => Err(Error::failed(format!(
+            "the system that was built calls itself '{}', not '{wanted}'",
+            name.trim()
+        ))
+        .hint(format!(
+            "set networking.hostName in hosts/{config}/configuration.nix, or `hostname` in the definition"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// Whether nix says that this machine is of the wrong kind: in the words of Nix up to 2.29, and of those after.
 fn is_for_another_system(line: &str) -> bool {
     (line.contains("is required to build") && line.contains("but I am a"))
@@ -466,6 +485,17 @@ mod tests {
         for words in ["error: attribute 'webb' missing", "error: undefined variable 'web'"] {
             let error = said(words, true).unwrap_err();
             assert_eq!((error.facts(), error.hints().len()), ([words.to_owned()].as_slice(), 1));
+        }
+    }
+
+    #[test]
+    fn a_system_of_another_name_is_told_before_it_is_installed() {
+        let dir = tempfile::tempdir().unwrap();
+        has_name(dir.path(), "web", "web").unwrap();
+        std::fs::create_dir(dir.path().join("etc")).unwrap();
+        for (text, fits) in [("web\n", true), ("", true), ("nixos\n", false)] {
+            std::fs::write(dir.path().join("etc/hostname"), text).unwrap();
+            assert_eq!(has_name(dir.path(), "web", "web").is_ok(), fits, "{text}");
         }
     }
 

@@ -274,7 +274,7 @@ fn show(
         There::Remainder(task) => {
             let clear = Op::RemoveRemainder { vmid: vm.vmid, task: task.clone() };
             requests = session.ask(
-                Op::Show { request: Box::new(clear) },
+                Op::Show { request: Box::new(clear), node: None },
                 Deadline::secs(REMAINDER_LIMIT),
                 |_| {},
             )?;

@@ -1,5 +1,7 @@
 //! `--dry-run`: the requests, commands and file changes of a run, made by what would carry them out, and not sent.
 
+mod found;
+
 use std::{collections::BTreeMap, path::PathBuf};
 
 use fleet_core::{
@@ -14,22 +16,28 @@ use fleet_core::{
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use self::found::Found;
 use crate::{
     build::{self, BuildOn, Source, StorePaths, What},
     cli::Cli,
     execute::INSTALLER_KEY,
     host_key::{HostKey, PrivateDir},
     install::{self, Installer, Phase},
+    login::Login,
     plan::{Origin, Plan},
     settings,
     steps::{self, Step},
     tools::Tools,
+    world::World,
 };
 
 /// What one step would do.
 #[derive(Debug, Serialize)]
 struct Shown {
     step: Step,
+    /// Whether an earlier run did it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    already: bool,
     /// Requests to the node's API.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     requests: Vec<String>,
@@ -66,6 +74,12 @@ pub struct Dry<'a> {
     pub install: bool,
     /// The fleet user.
     pub user: &'a str,
+    /// The key to log in with.
+    pub login: &'a Login,
+    /// What is there.
+    pub world: &'a World,
+    /// The host key that hosts.nix has for the VM.
+    pub recorded: Option<&'a str>,
 }
 
 /// Stands for the private directory of the run, whose name is made anew each time.
@@ -76,9 +90,10 @@ impl Dry<'_> {
     pub fn show(&self, session: &mut Session, plan: &Plan) -> Result<()> {
         let vm = self.vm;
         let host_key = HostKey::generate(&vm.name, self.private)?;
+        let found = self.found(session, plan);
         let mut shown = Vec::new();
         for step in steps::of(self.vm, self.install, self.cli.integrate()) {
-            shown.push(self.step(session, plan, &host_key, step)?);
+            shown.push(self.step(session, plan, (&host_key, &found), step)?);
         }
         let mut value =
             serde_json::json!({ "name": vm.name, "vmid": vm.vmid, "dry_run": true, "steps": &shown });
@@ -98,15 +113,26 @@ impl Dry<'_> {
         Ok(())
     }
 
-    fn step(&self, session: &mut Session, plan: &Plan, host_key: &HostKey, step: Step) -> Result<Shown> {
+    fn step(
+        &self,
+        session: &mut Session,
+        plan: &Plan,
+        (host_key, found): (&HostKey, &Found),
+        step: Step,
+    ) -> Result<Shown> {
         let vmid = self.vm.vmid;
         let mut shown = Shown {
             step,
+            already: false,
             requests: Vec::new(),
             commands: Vec::new(),
             changes: String::new(),
             note: String::new(),
         };
+        if found.did(step) || (!plan.makes() && matches!(step, Step::Clone | Step::Upload | Step::Create)) {
+            "done already".clone_into(&mut shown.note);
+            return Ok(Shown { already: true, ..shown });
+        }
         let change = match step {
             Step::Clone => match &plan.origin {
                 Origin::Clone(request) => Some(Op::Clone(request.clone())),
@@ -122,7 +148,7 @@ impl Dry<'_> {
             Step::Configure if plan.configure => Some(self.with_host_key(host_key, plan)?),
             Step::Grow => plan.grow.clone().map(|(disk, size)| Op::Resize { vmid, disk, size }),
             Step::Start => plan.start.then_some(Op::Start { vmid }),
-            Step::Detach => settings::finish(self.vm, plan.cloudinit.as_deref(), &settings::Settings::new()),
+            Step::Detach => settings::finish(self.vm, plan.cloudinit.as_deref(), &self.current()),
             _ => None,
         };
         match (step, change) {
@@ -130,7 +156,8 @@ impl Dry<'_> {
                 let clear = plan.clear.clone().filter(|_| matches!(step, Step::Clone | Step::Create));
                 let clear = clear.map(|task| Op::RemoveRemainder { vmid, task });
                 for change in clear.into_iter().chain([change]) {
-                    let request = Op::Show { request: Box::new(change) };
+                    let node = plan.placed.as_ref().map(|placed| placed.node.clone());
+                    let request = Op::Show { request: Box::new(change), node };
                     let calls: Vec<String> = session.ask(request, Deadline::secs(60), |_| {})?;
                     shown.requests.extend(calls);
                 }
@@ -161,10 +188,16 @@ impl Dry<'_> {
             (Step::Ssh, None) => {
                 shown.commands = vec![self.tools.connect(vmid, None).to_string()];
                 shown.note = "log in over it as root; the host key is pinned".to_owned();
+                if matches!(found, Found::Unknown) {
+                    shown.note.push_str(
+                        "; where NixOS runs on it already, nothing of what follows up to the verification is done",
+                    );
+                }
             }
             (Step::Verify, None) => {
+                let key = if found.is_nixos() { "its host key" } else { "the host key that was made" };
                 shown.note = format!(
-                    "log in as {}, with the host key that was made; the host name must be {}",
+                    "log in as {}, with {key}; the host name must be {}",
                     self.user, self.vm.hostname
                 );
             }
@@ -179,9 +212,15 @@ impl Dry<'_> {
             (Step::Install, None) => shown.commands = vec![self.phase(host_key, Phase::Install)?],
             (Step::Reboot, None) => shown.commands = vec![self.phase(host_key, Phase::Reboot)?],
             (Step::Integrate, None) => {
-                let file = host_key.public_file();
-                shown.commands = vec![self.tools.integrate(&self.vm.name, file, true).to_string()];
+                let own = found.host_key_file(self.private)?;
+                let file = own.as_deref().unwrap_or(host_key.public_file());
                 shown.changes = self.tools.integration_shown(&self.vm.name, file)?;
+                shown.already = own.is_some() && shown.changes.trim().is_empty();
+                if shown.already {
+                    "done already".clone_into(&mut shown.note);
+                } else {
+                    shown.commands = vec![self.tools.integrate(&self.vm.name, file, true).to_string()];
+                }
             }
         }
         Ok(shown)

@@ -42,14 +42,14 @@ use crate::{
 
 /// Limits of single steps, in seconds. A full clone copies the whole template; a first boot with cloud-init
 /// takes a minute on a busy host.
-mod limit {
+pub(crate) mod limit {
     pub(super) const CLONE: u64 = 60 * 60;
     pub(super) const IMAGE: u64 = 2 * 60 * 60;
     pub(super) const CHANGE: u64 = 5 * 60;
     pub(super) const ADDRESS: u64 = 5 * 60;
     pub(super) const AGENT: u64 = 3 * 60;
-    pub(super) const AGENT_AGAIN: u64 = 10;
-    pub(super) const AS_BEFORE: u64 = 6;
+    pub(crate) const AGENT_AGAIN: u64 = 10;
+    pub(crate) const AS_BEFORE: u64 = 6;
     pub(super) const SSH: u64 = 5 * 60;
     pub(super) const BOOT: u64 = 10 * 60;
     pub(super) const SETTLE: u64 = 60;
@@ -124,12 +124,13 @@ impl Job<'_> {
         let address = self.find_address(session)?;
         let guest = self.guest(Some(address));
         let known = self.host_keys(session, &guest, &state, given.as_ref())?;
-        let (system, bootstrap_key) = self.wait_for_ssh(&guest, &known).map_err(|error| match &given {
+        let (login, system) = self.wait_for_ssh(&guest, &known).map_err(|error| match &given {
             Some(_) if error.is_host_key_mismatch() => error
                 .now("the key was given to it through cloud-init, before it was started")
                 .hint("`cloud-init status --long` in the VM tells whether the image's cloud-init took its user-data"),
             _ => error,
         })?;
+        let bootstrap_key = login.host_key().to_owned();
         state.remember(&marker, &bootstrap_key)?;
         if self.stops_before_install() && system != System::Nixos {
             // From here on it is a person's, who may install NixOS on it.
@@ -161,13 +162,13 @@ impl Job<'_> {
                 }
             };
             let (mut installer, _scripts) = self.installer(&host_key, address, source)?;
-            self.start_installer(&installer, &guest, &system, &bootstrap_key)?;
+            let login = self.start_installer(&installer, &guest, (login, &system), &bootstrap_key)?;
             if !integrated && self.cli.integrate() == Integrate::Before {
                 self.integrate(host_key.public_file(), true, "the installer runs on it")?;
                 integrated = true;
                 installer.source = self.built_again(Some(installer.source))?;
             }
-            self.install(session, &installer, &guest, &bootstrap_key)?;
+            self.install(session, &installer, (&guest, login), &bootstrap_key)?;
             Some(host_key)
         };
         let key_line = host_key.as_ref().map_or(bootstrap_key.as_str(), HostKey::public);

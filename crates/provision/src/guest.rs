@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::Path, sync::mpsc, time::Duration};
 use fleet_core::{
     Error, Kind, Result,
     child::quote,
-    deadline::{Deadline, poll},
+    deadline::{Deadline, poll_often},
     interrupt,
     ssh::{ExecStatus, HostKeyPolicy, Session, Target, Transport},
     types::Vmid,
@@ -16,6 +16,8 @@ use crate::tools::Tools;
 
 /// One try to log in may take this long, in seconds.
 const TRY_LIMIT: u64 = 20;
+/// What is left of that for the login itself, once somebody listens there.
+const LOGIN: u64 = 8;
 /// How often a login that is under way is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 /// One command on the VM may take this long, in seconds.
@@ -67,16 +69,35 @@ pub struct Guest<'a> {
 }
 
 impl Guest<'_> {
-    /// Logs in as `user`; the VM must prove itself with `host_key`. Left when the user asks to stop: nothing has been
-    /// sent to the VM yet.
-    pub fn log_in(&self, user: &str, host_key: &str, deadline: Deadline) -> Result<Session> {
-        let target = Target {
+    fn target(&self, user: &str, host_key: &str, patience: u64) -> Target {
+        Target {
             host: self.name.to_owned(),
             user: Some(user.to_owned()),
             host_key: HostKeyPolicy::Pinned(host_key.to_owned()),
             identities: vec![self.identity.to_owned()],
-            proxy: Some(self.tools.connect(self.vmid, self.last).silent()),
-        };
+            proxy: Some(self.tools.connect_within(self.vmid, self.last, patience).silent()),
+        }
+    }
+
+    /// Whether who answers there has `host_key`, whomever it lets in.
+    pub fn shows(&self, host_key: &str) -> bool {
+        let target = self.target(crate::settings::BOOTSTRAP_USER, host_key, 0);
+        Session::check_host_key(&target, self.ui, Deadline::secs(TRY_LIMIT)).is_ok()
+    }
+
+    /// Logs in as `user`; the VM must prove itself with `host_key`. Left when the user asks to stop: nothing has been
+    /// sent to the VM yet.
+    pub fn log_in(&self, user: &str, host_key: &str, deadline: Deadline) -> Result<Session> {
+        self.log_in_to(self.target(user, host_key, 0), deadline)
+    }
+
+    /// The same on a machine that boots: whether anybody listens yet is looked at often, on one connection to the node.
+    fn log_in_when_up(&self, user: &str, host_key: &str, deadline: Deadline) -> Result<Session> {
+        let patience = deadline.left().as_secs().saturating_sub(LOGIN);
+        self.log_in_to(self.target(user, host_key, patience), deadline)
+    }
+
+    fn log_in_to(&self, target: Target, deadline: Deadline) -> Result<Session> {
         let (ui, (tell, told)) = (self.ui, mpsc::channel());
         // Nobody listens any more when it was left.
         std::thread::spawn(move || drop(tell.send(Session::connect(&target, ui, deadline))));
@@ -95,16 +116,36 @@ impl Guest<'_> {
         }
     }
 
-    /// As [`Guest::log_in`], and the VM may prove itself with any of `host_keys`.
-    pub fn log_in_with_any(&self, user: &str, host_keys: &[String], deadline: Deadline) -> Result<Session> {
+    /// As [`Guest::log_in`], and the VM may prove itself with any of `host_keys`. With `booting`, it is waited for.
+    pub fn log_in_with_any(
+        &self,
+        user: &str,
+        host_keys: &[String],
+        booting: bool,
+        deadline: Deadline,
+    ) -> Result<Session> {
         let mut last = None;
         for host_key in host_keys {
-            match self.log_in(user, host_key, deadline) {
+            let login = if booting {
+                self.log_in_when_up(user, host_key, deadline)
+            } else {
+                self.log_in(user, host_key, deadline)
+            };
+            match login {
                 Err(error) if error.is_host_key_mismatch() => last = Some(error),
                 other => return other,
             }
         }
         Err(last.unwrap_or_else(|| Error::unreachable(format!("no host key of '{}' is known", self.name))))
+    }
+
+    /// A login as the first of `users` that works at once, on a machine that shows one of `host_keys`.
+    pub fn log_in_at_once(&self, users: [&str; 2], host_keys: &[String], seconds: u64) -> Option<Session> {
+        if host_keys.is_empty() {
+            return None;
+        }
+        let log_in = |user| self.log_in_with_any(user, host_keys, false, Deadline::secs(seconds)).ok();
+        users.into_iter().find_map(log_in)
     }
 
     /// Whether anything answers there: also somebody who lets nobody in.
@@ -125,8 +166,8 @@ impl Guest<'_> {
     /// Tries to log in until it works. A wrong host key ends the wait at once; a refused login does not,
     /// because sshd may answer before the keys are in place.
     pub fn wait(&self, user: &str, host_key: &str, deadline: Deadline) -> Result<Session> {
-        poll(deadline, format_args!("SSH on '{}' as {user}", self.name), || {
-            match self.log_in(user, host_key, deadline.at_most(Duration::from_secs(TRY_LIMIT))) {
+        poll_often(deadline, format_args!("SSH on '{}' as {user}", self.name), || {
+            match self.log_in_when_up(user, host_key, deadline.at_most(Duration::from_secs(TRY_LIMIT))) {
                 Ok(session) => Ok(Ok(session)),
                 Err(error) if is_final(&error) => Err(error),
                 Err(error) => {
@@ -146,9 +187,9 @@ impl Guest<'_> {
         old_key: Option<&str>,
         deadline: Deadline,
     ) -> Result<Session> {
-        poll(deadline, format_args!("NixOS on '{}' to boot and to answer as {user}", self.name), || {
+        poll_often(deadline, format_args!("NixOS on '{}' to boot and to answer as {user}", self.name), || {
             let limit = deadline.at_most(Duration::from_secs(TRY_LIMIT));
-            match self.log_in(user, host_key, limit) {
+            match self.log_in_when_up(user, host_key, limit) {
                 // It may have had the same key.
                 Ok(session) if system(&session)? == System::Installer => {
                     Ok(Err("the installer still answers".to_owned()))

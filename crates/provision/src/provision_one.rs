@@ -130,7 +130,7 @@ fn build(run: &Run<'_>, vm: &ManagedVm) -> Closure {
             later: run.cli.integrate() == Integrate::Before,
             probe: build::probe(run.repo.root(), &vm.nixos_config),
         });
-        Closure::begin(build::What::of(vm), run.cli.build_on, run.repo.root(), &vm.nixos_config, unknown)
+        Closure::begin(run.cli.build_on, run.repo.root(), vm, unknown)
     } else {
         Closure::none()
     }
@@ -172,10 +172,14 @@ impl<'a> Prepared<'a> {
     /// Shows what would be done.
     pub(crate) fn dry_run(&mut self, run: &Run<'_>, ui: Ui) -> Result<()> {
         let Prepared { vm, install, ready, private, .. } = self;
-        let Ready { user, flake, kexec, session, plan, .. } = ready;
+        let Ready { user, flake, kexec, session, plan, login, world, .. } = ready;
         let Run { cli, repo, tools, .. } = *run;
         let (user, kexec, install) = (user.as_ref(), kexec.as_deref(), *install);
-        Dry { cli, ui, tools, repo, vm, flake, kexec, private, install, user }.show(session, plan)
+        let recorded = Hosts::load(repo, cli.common.nix)?.get(vm.name.as_str()).cloned();
+        let recorded = recorded.and_then(|host| host.public_key);
+        let recorded = recorded.as_deref();
+        Dry { cli, ui, tools, repo, vm, flake, kexec, private, install, user, login, world, recorded }
+            .show(session, plan)
     }
 
     /// Does it. `watch` is told of the steps.

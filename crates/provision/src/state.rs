@@ -110,6 +110,14 @@ pub(crate) fn home() -> PathBuf {
     state.unwrap_or_else(|| home().join(".local/state")).join("fleet")
 }
 
+impl State {
+    /// The host keys that an earlier run read or made for the VM, and the one that hosts.nix has for it.
+    pub fn keys_with(&self, recorded: Option<&str>) -> Vec<String> {
+        let recorded = recorded.map(str::to_owned).filter(|key| !self.knows(key));
+        self.host_keys.iter().cloned().chain(recorded).collect()
+    }
+}
+
 /// Forgets what is known of a VM that is gone.
 pub fn forget(name: &VmName, vmid: Vmid) {
     // Nothing to forget is as good; what stays says nothing about the next VM of this name.

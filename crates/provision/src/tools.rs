@@ -110,7 +110,13 @@ impl Tools {
     /// `proxmox-ops connect VMID 22`: the bytes of an SSH connection to the VM's current address; `last` is where
     /// it was last, for when neither agent nor neighbour table tells.
     pub fn connect(&self, vmid: Vmid, last: Option<IpAddr>) -> Command {
+        self.connect_within(vmid, last, 0)
+    }
+
+    /// The same, which waits up to `seconds` until somebody listens there.
+    pub fn connect_within(&self, vmid: Vmid, last: Option<IpAddr>, seconds: u64) -> Command {
         let command = self.proxmox_ops().args(["--quiet", "connect"]).arg(vmid.to_string()).arg("22");
+        let command = if seconds == 0 { command } else { command.arg("--wait").arg(seconds.to_string()) };
         match last {
             Some(last) => command.arg("--last").arg(last.to_string()),
             None => command,
@@ -119,8 +125,9 @@ impl Tools {
 
     /// `post-provision-vm …`.
     pub fn post_provision(&self) -> Command {
-        // In our own group: git may have to ask for the passphrase of a signing key.
-        self.sibling(&self.post_provision).foreground()
+        // In our own group: git may have to ask for the passphrase of a signing key. Ctrl-C reaches it there, and it
+        // knows best where to stop.
+        self.sibling(&self.post_provision).foreground().finishes()
     }
 
     /// `post-provision-vm --yes --host-key FILE -- NAME`; `made` says that the key is ours to replace another with.

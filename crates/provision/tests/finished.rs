@@ -138,3 +138,89 @@ fn a_drive_that_is_on_its_way_out_is_not_detached_once_more() {
     run_well(&bench);
     assert!(seed(&bench).iter().all(|(name, _)| name != "ide2"), "{:?}", seed(&bench));
 }
+
+#[test]
+fn a_dry_run_shows_what_is_left_to_do_and_no_more() {
+    let bench = Bench::new();
+    let output = bench.run(&[NAME, "--yes", "--no-install"]);
+    assert!(output.status.success(), "{}", bench.seen(&output));
+    let dry = |args: &[&str]| {
+        let changes = bench.sim.changes().len();
+        let output = bench.run(&[&[NAME, "--dry-run"], args].concat());
+        let seen = bench.seen(&output);
+        assert!(output.status.success(), "{seen}");
+        assert_eq!(bench.sim.changes().len(), changes, "{seen}");
+        (seen, output)
+    };
+    let (seen, _) = dry(&[]);
+    assert!(seen.contains("clone\n  (done already)\n"), "{seen}");
+    assert!(seen.contains(" --phases kexec ") && seen.contains("post-provision-vm "), "{seen}");
+
+    run_well(&bench);
+    for elsewhere in [false, true] {
+        if elsewhere {
+            forget(&bench);
+        }
+        let (seen, _) = dry(&[]);
+        for step in
+            ["clone", "address", "host-key", "ssh", "build", "kexec", "integrate", "install", "reboot"]
+        {
+            assert!(seen.contains(&format!("{step}\n  (done already)\n")), "{step}: {seen}");
+        }
+        assert!(seen.contains("detach\n  (nothing to do)\n"), "{seen}");
+        assert!(!seen.contains("--phases") && !seen.contains("POST ") && !seen.contains("PUT "), "{seen}");
+    }
+    let (_, output) = dry(&["--json"]);
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let kexec = shown["steps"].as_array().unwrap().iter().find(|step| step["step"] == "kexec").unwrap();
+    assert_eq!((&kexec["already"], kexec.get("commands")), (&serde_json::json!(true), None));
+
+    // One that is off may have NixOS on it: that shows when it runs.
+    stop(&bench);
+    let (seen, _) = dry(&[]);
+    assert!(seen.contains("/status/start"), "{seen}");
+    assert!(seen.contains("where NixOS runs on it already, nothing of what follows"), "{seen}");
+}
+
+/// With a host name of another machine in the fleet's files.
+fn misnamed() -> Bench {
+    let bench = Bench::new();
+    let entry = "thinkpad = {";
+    let own = "test-automation = {\n    configurationFile = ./hosts/test-automation/configuration.nix;\n    \
+               user = \"fleet\";\n    homeDirectory = \"/home/fleet\";\n    hostname = \"another\";\n    \
+               sshAlias = \"test-automation\";\n    sshKeyName = \"id_ed25519\";\n    \
+               authorizedKeys = masterKeys;\n  };\n\n  thinkpad = {";
+    bench.fleet.edit("hosts.nix", entry, own);
+    bench.fleet.commit("a host of another name");
+    bench
+}
+
+#[test]
+fn a_system_of_another_name_is_not_installed_where_that_shows_before() {
+    let bench = misnamed();
+    let output = bench.run(&[NAME, "--yes"]);
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(1), "{seen}");
+    assert!(
+        seen.contains("✗ the system that was built calls itself 'another', not 'test-automation'"),
+        "{seen}"
+    );
+    assert!(
+        seen.contains("hint: set networking.hostName in hosts/test-automation/configuration.nix"),
+        "{seen}"
+    );
+    assert_ne!(bench.sim.guest(110).map(|(os, _)| os), Some(Os::Nixos));
+}
+
+#[test]
+fn what_heals_a_system_of_another_name_is_said() {
+    let bench = misnamed();
+    let output = bench.run(&[NAME, "--yes", "--build-on", "remote"]);
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(1), "{seen}");
+    assert!(seen.contains("✗ the new system calls itself 'another', not 'test-automation'"), "{seen}");
+    let command = "then: nixos-rebuild switch --flake 'FLEET#test-automation' --target-host fleet@192.0.2.";
+    assert!(seen.contains(command), "{seen}");
+    assert!(seen.contains("hint: and then, for what remains: provision-vm test-automation\n"), "{seen}");
+    assert!(!seen.contains("continues from here"), "{seen}");
+}

@@ -56,6 +56,9 @@ fn a_vm_goes_where_the_most_memory_is_free_and_its_group_is_spread() {
     assert!(output.status.success(), "{seen}");
     assert!(seen.contains("✓ Node: b (auto: most free memory: 244 of 256 GiB)"), "{seen}");
     assert!(seen.contains("target=b"), "{seen}");
+    // What follows the clone goes there, too.
+    assert!(seen.contains("POST /nodes/b/qemu/120/status/start"), "{seen}");
+    assert!(!seen.contains("/nodes/prom/qemu/120"), "{seen}");
     assert!(bench.sim.changes().is_empty() && b.changes().is_empty());
 
     let output = bench.run(&["web", "db", "--yes", "--no-install"]);

@@ -65,7 +65,9 @@ fn build(wanted: &[Installable]) -> Result<serde_json::Value> {
         let out = match installable.what {
             SYSTEM => {
                 let out = store().join(name);
-                std::fs::create_dir_all(&out).with_context(|| format!("can not create {}", out.display()))?;
+                let etc = out.join("etc");
+                std::fs::create_dir_all(&etc).with_context(|| format!("can not create {}", etc.display()))?;
+                write(&etc.join("hostname"), format!("{}\n", closure.hostname).as_bytes())?;
                 write(&out.join("simulated.json"), &serde_json::to_vec(&closure)?)?;
                 out
             }

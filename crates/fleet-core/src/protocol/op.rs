@@ -89,6 +89,9 @@ pub enum Op {
     Show {
         /// The change.
         request: Box<Op>,
+        /// Where the VM will be, when it is not there yet; else where it is, or the node that answers.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<NodeName>,
     },
     /// Start a VM; a running one is left alone. Gives null.
     Start {

@@ -55,16 +55,17 @@ impl Job<'_> {
         Ok((installer, scripts))
     }
 
-    /// Boots the installer, unless it runs already, and proves that it is still the same machine.
+    /// Boots the installer, unless it runs already, and proves that it is still the same machine. From the login on
+    /// what runs there now it comes to one on the installer.
     pub(super) fn start_installer(
         &self,
         installer: &Installer,
         guest: &Guest<'_>,
-        system: &System,
+        (login, system): (Session, &System),
         bootstrap_key: &str,
-    ) -> Result<()> {
+    ) -> Result<Session> {
         self.step(Step::Kexec, Phase::Kexec.title(), || {
-            let login = self.admit_installer(guest, bootstrap_key)?;
+            let mut login = self.admit_installer(guest, login, bootstrap_key)?;
             if *system != System::Installer {
                 let home = std::env::var("HOME").unwrap_or_default();
                 if let Err(error) = guest::link_kexec(&login, &home) {
@@ -82,10 +83,10 @@ impl Job<'_> {
                         ),
                     }
                 })?;
+                // nixos-anywhere checks no host key. kexec carries the keys over: before the new system's private key
+                // is sent, the machine at the other end proves that it is still the same.
+                login = guest.wait(BOOTSTRAP_USER, bootstrap_key, Deadline::secs(limit::SSH))?;
             }
-            // nixos-anywhere checks no host key. kexec carries the keys over: before the new system's private key
-            // is sent, the machine at the other end proves that it is still the same.
-            let login = guest.wait(BOOTSTRAP_USER, bootstrap_key, Deadline::secs(limit::SSH))?;
             if guest::system(&login)? != System::Installer {
                 return Err(Error::failed(format!(
                     "'{}' answers, but the NixOS installer does not run on it",
@@ -93,17 +94,23 @@ impl Job<'_> {
                 ))
                 .hint(format!("what nixos-anywhere said: {}", self.journal.output_file().display())));
             }
-            Ok(((), "The NixOS installer runs".to_owned()))
+            Ok((login, "The NixOS installer runs".to_owned()))
         })
     }
 
     /// nixos-anywhere gets a key pair of its own, made for this run and wiped after it: it can not ask for a
     /// passphrase where it runs, and does not use an agent. kexec carries its public half over, and the
     /// installation leaves nothing of it.
-    fn admit_installer(&self, guest: &Guest<'_>, bootstrap_key: &str) -> Result<Session> {
+    ///
+    /// The login that there is does, unless it died over the build, or is not root's.
+    fn admit_installer(&self, guest: &Guest<'_>, login: Session, bootstrap_key: &str) -> Result<Session> {
         let (private, public) = host_key::pair(&format!("install-{}", self.vm.name))?;
         self.journal.hide(&private);
         self.private.write(INSTALLER_KEY, private.as_bytes(), 0o600)?;
+        if guest::authorize(&login, &public).is_ok() {
+            return Ok(login);
+        }
+        drop(login);
         let login = guest.wait(BOOTSTRAP_USER, bootstrap_key, Deadline::secs(limit::SSH))?;
         guest::authorize(&login, &public)?;
         Ok(login)
@@ -113,14 +120,18 @@ impl Job<'_> {
         &self,
         node: &mut fleet_core::protocol::Session,
         installer: &Installer,
-        guest: &Guest<'_>,
+        (guest, login): (&Guest<'_>, Session),
         key: &str,
     ) -> Result<()> {
         self.step(Step::Install, Phase::Install.title(), || {
             // Before the first byte of its disk changes.
             self.cloudinit_done(node)?;
-            // Minutes may have passed since the installer proved itself: once more, now that the key is sent to it.
-            guest.wait(BOOTSTRAP_USER, key, Deadline::secs(limit::SSH))?;
+            // Minutes may have passed since the installer proved itself: it still answers there, or proves itself once
+            // more, now that the key is sent to it.
+            if guest::system(&login).is_err() {
+                guest.wait(BOOTSTRAP_USER, key, Deadline::secs(limit::SSH))?;
+            }
+            drop(login);
             self.phase(installer, Phase::Install, guest, key)?;
             Ok(((), "NixOS is installed".to_owned()))
         })?;

@@ -3,8 +3,9 @@
 use std::{net::IpAddr, time::Duration};
 
 use fleet_core::{
-    Error, Result,
-    deadline::{Deadline, poll},
+    Error, Kind, Result,
+    child::Command,
+    deadline::{Deadline, poll_often},
     protocol::{Address, Op, Session},
 };
 
@@ -47,18 +48,13 @@ impl Job<'_> {
 
     /// The host keys that an earlier run read or made for this VM, here or on another machine: hosts.nix has the latter.
     fn keys_of_before(&self, state: &State) -> Vec<String> {
-        let recorded = self.recorded.map(str::to_owned).filter(|key| !state.knows(key));
-        state.host_keys.iter().cloned().chain(recorded).collect()
+        state.keys_with(self.recorded)
     }
 
     /// A login to a VM that shows a host key which an earlier run read or made, if it works at once.
     fn log_in_as_before(&self, guest: &Guest<'_>, state: &State) -> Option<fleet_core::ssh::Session> {
-        let keys = self.keys_of_before(state);
-        if keys.is_empty() {
-            return None;
-        }
-        let log_in = |user: &str| guest.log_in_with_any(user, &keys, Deadline::secs(limit::AS_BEFORE)).ok();
-        log_in(self.user.as_ref()).or_else(|| log_in(BOOTSTRAP_USER))
+        let users = [self.user.as_ref(), BOOTSTRAP_USER];
+        guest.log_in_at_once(users, &self.keys_of_before(state), limit::AS_BEFORE)
     }
 
     /// The host keys that the VM may show, the likeliest first: the one that it was given; else the one of those that
@@ -108,14 +104,19 @@ impl Job<'_> {
     }
 
     /// Waits for a login that works: as root on the bootstrap system and the installer, as the fleet user on
-    /// NixOS. Gives what runs there and the host key that it showed.
-    pub(super) fn wait_for_ssh(&self, guest: &Guest<'_>, known: &[String]) -> Result<(System, String)> {
+    /// NixOS. Gives the login and what runs there.
+    pub(super) fn wait_for_ssh(
+        &self,
+        guest: &Guest<'_>,
+        known: &[String],
+    ) -> Result<(fleet_core::ssh::Session, System)> {
         self.step(Step::Ssh, "Waiting for SSH", || {
             let deadline = Deadline::secs(limit::SSH);
-            let session = poll(deadline, format_args!("SSH on '{}'", self.vm.name), || {
+            let session = poll_often(deadline, format_args!("SSH on '{}'", self.vm.name), || {
                 let mut last = String::new();
                 for user in [BOOTSTRAP_USER, self.user.as_ref()] {
-                    match guest.log_in_with_any(user, known, deadline.at_most(Duration::from_secs(20))) {
+                    match guest.log_in_with_any(user, known, true, deadline.at_most(Duration::from_secs(20)))
+                    {
                         Ok(session) => return Ok(Ok(session)),
                         Err(error) if error.is_host_key_mismatch() => return Err(error),
                         Err(error) => last = error.chain(),
@@ -130,7 +131,7 @@ impl Job<'_> {
                 System::Installer => "SSH works; the NixOS installer is running".to_owned(),
                 System::Other(id) => format!("SSH works; {id} is running"),
             };
-            Ok(((system, session.host_key().to_owned()), said))
+            Ok(((session, system), said))
         })
     }
 
@@ -144,7 +145,9 @@ impl Job<'_> {
     ) -> Result<IpAddr> {
         self.step(Step::Verify, "Verifying the new system", || {
             let deadline = Deadline::secs(limit::BOOT);
-            let login = guest.wait_for_new_key(self.user.as_ref(), host_key, old_key, deadline)?;
+            let login = guest
+                .wait_for_new_key(self.user.as_ref(), host_key, old_key, deadline)
+                .map_err(|error| self.nobody_let_in(guest, host_key, error))?;
             let system = guest::system(&login)?;
             if system != System::Nixos {
                 return Err(Error::failed(format!(
@@ -158,10 +161,13 @@ impl Job<'_> {
                 return Err(Error::failed(format!(
                     "the new system calls itself '{hostname}', not '{wanted}'"
                 ))
+                .now("NixOS is installed on it: what is on its disk is not installed again")
                 .hint(format!(
-                    "set networking.hostName in hosts/{}/configuration.nix",
-                    self.vm.nixos_config
-                )));
+                    "set networking.hostName in hosts/{}/configuration.nix, then: {}",
+                    self.vm.nixos_config,
+                    self.switch(guest, self.user.as_ref())
+                ))
+                .hint(format!("and then, for what remains: provision-vm {}", self.vm.name)));
             }
             self.health(session, &login);
             let address = self.address(session)?;
@@ -169,6 +175,42 @@ impl Job<'_> {
                 format!("NixOS answers as {}@{hostname} with its own host key at {address}", self.user);
             Ok((address, said))
         })
+    }
+
+    /// What brings an installed system in line with its configuration, once that is mended.
+    fn switch(&self, guest: &Guest<'_>, user: &str) -> Command {
+        let host = guest.last.map_or_else(|| self.vm.name.to_string(), |address| address.to_string());
+        let command = Command::new("nixos-rebuild").args(["switch", "--flake", self.flake]);
+        let command = command.arg("--target-host").arg(format!("{user}@{host}"));
+        if user == BOOTSTRAP_USER { command } else { command.arg("--use-remote-sudo") }
+    }
+
+    /// The fleet user did not get in within the time: was the machine there at all, and does it let root in?
+    fn nobody_let_in(&self, guest: &Guest<'_>, host_key: &str, error: Error) -> Error {
+        if error.kind() != Kind::DeadlinePassed {
+            return error;
+        }
+        let name = &self.vm.name;
+        if !guest.shows(host_key) {
+            return error
+                .hint(format!("does it boot? `proxmox-ops console {name}` shows what is on its screen"));
+        }
+        let error = error.now(format!(
+            "it runs and has the host key that it was given, but does not let '{}' in",
+            self.user
+        ));
+        let mend = format!(
+            "give users.users.{} in hosts/{}/ its openssh.authorizedKeys.keys",
+            self.user, self.vm.nixos_config
+        );
+        match guest.log_in(BOOTSTRAP_USER, host_key, Deadline::secs(limit::AS_BEFORE)) {
+            Ok(_) => error
+                .hint(format!("{mend}, then: {}", self.switch(guest, BOOTSTRAP_USER)))
+                .hint(format!("and then, for what remains: provision-vm {name}")),
+            Err(_) => error
+                .hint(format!("{mend}; nobody gets in to change it there, so make it anew"))
+                .hint(format!("provision-vm destroy {name} && provision-vm {name}")),
+        }
     }
 
     /// Says what is not as it should be on a system that answers: units that failed, an agent that is not there.

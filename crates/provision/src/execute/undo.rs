@@ -17,6 +17,8 @@ pub fn failed(job: &Job<'_>, made: Option<&Marker>, known: bool, error: Error) -
     let name = &job.vm.name;
     let keep = |error: Error| match error.kind() {
         Kind::PartlyDone => error,
+        // What heals it is said already.
+        _ if error.hints().iter().any(|hint| hint.contains(&format!("provision-vm {name}"))) => error,
         _ => error.hint(format!("`provision-vm {name}` continues from here")),
     };
     // Who stops a run wants it to stop.

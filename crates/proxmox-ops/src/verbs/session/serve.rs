@@ -35,7 +35,7 @@ impl Server<'_> {
     /// The guard's leave, where a request needs one. Nothing is sent for what it refuses.
     fn permit(&self, op: &Op) -> Result<Option<Permit>> {
         let (vmid, operation, verb) = match op {
-            Op::Show { request } => return self.permit(request),
+            Op::Show { request, .. } => return self.permit(request),
             Op::Clone(request) => {
                 self.guard().source(request.template)?;
                 (request.vmid, Operation::Create, "clone into")
@@ -162,7 +162,7 @@ impl Server<'_> {
         let mut power =
             |action: power::Action| power::act(cluster, permit, action, deadline, progress).map(drop);
         match op {
-            Op::Show { request } => return json(&self.shown(request, permit)?),
+            Op::Show { request, node } => return json(&self.shown(request, node.as_ref(), permit)?),
             Op::Start { .. } => power(power::Action::Start)?,
             Op::Stop { .. } => power(power::Action::Stop)?,
             Op::Shutdown { timeout, force, .. } => {
@@ -256,12 +256,12 @@ impl Server<'_> {
     }
 
     /// The calls that a change is made with, as `--dry-run` shows them.
-    fn shown(&self, op: &Op, permit: &Permit) -> Result<Vec<String>> {
+    fn shown(&self, op: &Op, place: Option<&NodeName>, permit: &Permit) -> Result<Vec<String>> {
         let vmid = permit.vmid();
         let home = |vmid: Vmid| -> Result<NodeName> {
             Ok(match self.cluster.resource(vmid)? {
                 Some(there) => there.node,
-                None => match self.cx.wanted_node(vmid) {
+                None => match place.cloned().or_else(|| self.cx.wanted_node(vmid)) {
                     Some(wanted) => wanted,
                     None => self.cluster.base()?.name(read_deadline())?.clone(),
                 },
