@@ -3,6 +3,8 @@
 //! nixos-anywhere evaluates the flake in every phase and asks `nix config`, which Nix before 2.9 does not have, for
 //! the system that it can build for. What was built here is handed to it as store paths: then it does neither.
 
+mod unknown;
+
 use std::{
     path::{Path, PathBuf},
     sync::{
@@ -19,14 +21,15 @@ use fleet_core::{
     child::{self, Command, Output},
     deadline::Deadline,
     definitions::{Install, ManagedVm},
-    interrupt, nix,
+    interrupt,
 };
 use serde::Deserialize;
 
+use self::unknown::reads_hosts;
+pub use self::unknown::{Unknown, probe};
+
 /// How long a build may take, in seconds: a whole system, also where no binary cache has it.
 const LIMIT: u64 = 3 * 60 * 60;
-/// How long it may take to ask for the names in a flake, in seconds: it may have to be fetched.
-const PROBE: u64 = 5 * 60;
 /// Lines of nix's that an error repeats.
 const LAST_LINES: usize = 12;
 
@@ -192,19 +195,6 @@ pub fn planned(what: What, build_on: BuildOn, root: &Path, config: &str) -> Opti
     nix.map(|nix| command(what, &nix, root, config))
 }
 
-/// A VM that hosts.nix does not know yet. A flake that takes its systems from hosts.nix has none for it before.
-#[derive(Debug, Clone)]
-pub struct Unknown {
-    /// What hosts.nix will call it.
-    pub name: String,
-    /// The configuration that is built for it.
-    pub config: String,
-    /// Whether the system is built once more after the VM was taken into the fleet.
-    pub later: bool,
-    /// Asks nix whether the flake has the configuration all the same; it prints `true` then.
-    pub probe: Command,
-}
-
 /// The closure of one VM: what builds it, and how far that is.
 #[derive(Debug)]
 pub struct Closure {
@@ -304,7 +294,7 @@ impl Closure {
                 self.source = Some(source);
             }
             Built::NotYet(why) if !self.unknown.as_ref().is_some_and(Unknown::is_in_flake) => {
-                self.waits = Some(why)
+                self.waits = Some(why);
             }
             Built::NotYet(_) => return Err(failed(command, &output)),
             Built::NotHere(why) if self.build_on == BuildOn::Local => {
@@ -326,16 +316,6 @@ fn failed(command: &Command, output: &Output) -> Error {
     let error = Error::failed(format!("the system can not be built: nix {}", child::describe(output.status)));
     let error = last.iter().fold(error, |error, line| error.now(*line));
     error.hint(format!("mend the configuration; this builds it alone: {command}"))
-}
-
-/// Asks whether the flake in `root` has configuration `config`.
-pub fn probe(root: &Path, config: &str) -> Command {
-    Command::new("nix")
-        .tethered()
-        .args(["--extra-experimental-features", "nix-command flakes"])
-        .args(["eval", "--json", "--no-write-lock-file"])
-        .arg(format!("{}#nixosConfigurations", root.display()))
-        .args(["--apply", &format!("all: all ? \"{config}\"")])
 }
 
 /// `nix build` of the disko script and the system. Nix before 2.9 has no `--print-out-paths`, hence `--json`.
@@ -387,44 +367,6 @@ fn read(command: &Command, output: &Output, unknown: Option<&Unknown>) -> Result
         (Err(systems), Ok([script])) if systems.is_empty() => Ok(Built::Here(Source::Script(script))),
         _ => Err(strange()),
     }
-}
-
-impl Unknown {
-    /// Whether the flake has the configuration all the same: then it lacks something else.
-    fn is_in_flake(&self) -> bool {
-        let said = self.probe.output(Deadline::secs(PROBE)).and_then(Output::checked);
-        said.is_ok_and(|output| output.stdout_text().trim() == "true")
-    }
-
-    /// Whether nix says in this line that the flake has nothing for the VM.
-    fn is_missing_in(&self, line: &str) -> bool {
-        let named = |name: &str| {
-            line.contains(&format!("attribute '{name}' missing"))
-                || line.contains(&format!("attribute '\"{name}\"' missing"))
-        };
-        named(&self.name)
-            || named(&self.config)
-            || line.contains("does not provide attribute")
-                && line.contains(&format!("nixosConfigurations.\"{}\".", self.config))
-    }
-}
-
-/// How many files are looked at for a word of hosts.nix, and how deep below the repository's root.
-const FILES: usize = 2000;
-const DEPTH: usize = 6;
-
-/// Whether any Nix file of the repository speaks of hosts.nix: else no entry in it makes a system.
-fn reads_hosts(root: &Path) -> bool {
-    let hidden = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with('.');
-    walkdir::WalkDir::new(root)
-        .max_depth(DEPTH)
-        .into_iter()
-        .filter_entry(|entry| entry.depth() == 0 || !hidden(entry.file_name()))
-        .flatten()
-        .filter(|entry| entry.path().extension().is_some_and(|end| end == "nix"))
-        .take(FILES)
-        .filter_map(|entry| std::fs::read_to_string(entry.path()).ok())
-        .any(|text| nix::code_words(&text).iter().any(|word| word.ends_with("hosts.nix")))
 }
 
 /// A system must call itself as its VM is called, where it has a fixed name: else its verification could only fail.
@@ -497,22 +439,6 @@ mod tests {
             std::fs::write(dir.path().join("etc/hostname"), text).unwrap();
             assert_eq!(has_name(dir.path(), "web", "web").is_ok(), fits, "{text}");
         }
-    }
-
-    #[test]
-    fn only_a_repository_that_reads_hosts_nix_may_take_its_systems_from_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| {
-            let path = dir.path().join(name);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        };
-        write("hosts.nix", "{ }");
-        write("flake.nix", "{ outputs = _: { }; } # ./hosts.nix");
-        write(".direnv/x.nix", "import ../hosts.nix");
-        assert!(!reads_hosts(dir.path()));
-        write("parts/nixos/all.nix", "import ../../hosts.nix");
-        assert!(reads_hosts(dir.path()));
     }
 
     #[test]
