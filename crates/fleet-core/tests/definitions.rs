@@ -272,3 +272,26 @@ fn the_next_vmid() {
     let error = definitions.suggest_vmid_between(vmid(100), vmid(105), &taken).unwrap_err();
     assert_eq!(error.kind(), Kind::Conflict);
 }
+
+#[test]
+fn the_next_vmid_in_odd_ranges() {
+    let vmid = |n: u32| fleet_core::types::Vmid::new(n).unwrap();
+    let ranges = "managed.a = { vmid = 100; cores = 1; memory = 512; disk = \"1G\"; storage = \"local\"; };
+        vmidRanges = { lab = { start = 9998; end = 12000; }; containers = { start = 101; end = 9000; };
+        templates = { start = 20000; end = 999999999; }; };";
+    let text = format!("{{ proxmox.host = \"prom\"; {ranges} }}");
+    let definitions = Definitions::of_text(&text, &own_repo()).unwrap();
+    let none = Default::default();
+    assert_eq!(definitions.suggest_vmid(None, &none).unwrap(), vmid(9998));
+    assert_eq!(definitions.suggest_vmid(None, &[vmid(9998)].into()).unwrap(), vmid(9999));
+    let taken = [9998, 9999].map(vmid).into();
+    assert_eq!(definitions.suggest_vmid(None, &taken).unwrap_err().kind(), Kind::Conflict);
+    assert_eq!(definitions.suggest_vmid(Some("lab"), &taken).unwrap_err().kind(), Kind::Conflict);
+    // Over what is reserved, however long that is.
+    let between = |start, end| definitions.suggest_vmid_between(vmid(start), vmid(end), &none);
+    assert_eq!(between(100, 999_999_999).unwrap(), vmid(9001));
+    assert_eq!(between(101, 999_999_999).unwrap(), vmid(101));
+    assert_eq!(between(999_999_999, 999_999_999).unwrap(), vmid(999_999_999));
+    let many = (12000..20000).map(vmid).collect();
+    assert!(definitions.suggest_vmid_between(vmid(12000), vmid(999_999_999), &many).is_err());
+}

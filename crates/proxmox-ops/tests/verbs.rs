@@ -107,6 +107,16 @@ fn storages_and_free_vmids() {
     assert_eq!(bench.ok(&["next-vmid", "109", "111"]), "111\n");
     assert_eq!(bench.run(&["next-vmid", "109", "110"]).code, 4);
     assert_eq!(bench.ok(&["next-vmid", "9000", "--json"]), "9000\n");
+    // Containers have 200 to 299: passed over, unless it is one that is asked for.
+    assert_eq!(bench.ok(&["next-vmid", "200"]), "201\n");
+    let full: Vec<u32> = (100..200).filter(|vmid| ![100, 104, 109, 110].contains(vmid)).collect();
+    let world =
+        full.iter().fold(World::default(), |world, vmid| world.with_container(*vmid, &format!("c{vmid}")));
+    let bench = Bench::with(world.with_container(100, "ct"));
+    assert_eq!(bench.run(&["next-vmid"]).code, 4);
+    assert_eq!(bench.ok(&["next-vmid", "150", "400"]), "300\n");
+    assert_eq!(bench.ok(&["next-vmid", "150", "999999999"]), "300\n");
+    assert_eq!(bench.run(&["next-vmid", "150", "299"]).code, 4);
 }
 
 #[test]

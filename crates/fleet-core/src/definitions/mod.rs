@@ -255,7 +255,9 @@ impl Definitions {
     /// [`Definitions::range_for_vms`]. Pass what the whole cluster has, containers included.
     pub fn suggest_vmid(&self, range: Option<&str>, taken: &BTreeSet<Vmid>) -> Result<Vmid> {
         let (start, end, any) = match range.map(|name| self.range(name)).transpose()? {
-            Some(range) => (range.start, range.end, rules::is_reserved(&range.name)),
+            Some(range) if rules::is_reserved(&range.name) => (range.start, range.end, true),
+            // No managed VM has a higher one.
+            Some(range) => (range.start, range.end.min(Vmid::new(9999)?), false),
             None => {
                 let (start, end) = self.range_for_vms()?;
                 (start, end, false)
@@ -273,17 +275,19 @@ impl Definitions {
     /// The lowest free VMID; `any`: also one that is reserved.
     fn lowest(&self, start: Vmid, end: Vmid, taken: &BTreeSet<Vmid>, any: bool) -> Result<Vmid> {
         let defined: BTreeSet<Vmid> = self.vmids().collect();
-        (start.get()..=end.get())
-            .filter_map(|number| Vmid::new(number).ok())
-            .find(|vmid| {
-                !defined.contains(vmid) && !taken.contains(vmid) && (any || !self.is_reserved(*vmid))
-            })
-            .ok_or_else(|| {
-                Error::conflict(format!("no VMID is free from {start} to {end}")).hint(format!(
-                    "widen a range under `vmidRanges` in {}, or give other bounds",
-                    self.path.display()
-                ))
-            })
+        let mut number = start.get();
+        while let Some(vmid) = Vmid::new(number).ok().filter(|vmid| *vmid <= end) {
+            // A reserved range can be as long as all VMIDs: over it at once.
+            match self.reserved(vmid).filter(|_| !any) {
+                Some(range) => number = range.end.get() + 1,
+                None if defined.contains(&vmid) || taken.contains(&vmid) => number += 1,
+                None => return Ok(vmid),
+            }
+        }
+        Err(Error::conflict(format!("no VMID is free from {start} to {end}")).hint(format!(
+            "widen a range under `vmidRanges` in {}, or give other bounds",
+            self.path.display()
+        )))
     }
 
     /// Every VMID in these definitions: imported, managed, template.
@@ -318,8 +322,12 @@ impl Definitions {
 
     /// Whether a VMID is in a range that is for something other than managed VMs.
     pub fn is_reserved(&self, vmid: Vmid) -> bool {
+        self.reserved(vmid).is_some()
+    }
+
+    fn reserved(&self, vmid: Vmid) -> Option<&VmidRange> {
         let mut ranges = self.vmid_ranges.iter().filter(|range| rules::is_reserved(&range.name));
-        ranges.any(|range| range.start <= vmid && vmid <= range.end)
+        ranges.find(|range| range.start <= vmid && vmid <= range.end)
     }
 
     fn range(&self, name: &str) -> Result<&VmidRange> {
