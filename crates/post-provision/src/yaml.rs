@@ -95,9 +95,9 @@ impl Stream {
     /// Parses `text`; errors carry line and column but no text of the file.
     pub(crate) fn parse(text: &str) -> Result<Stream> {
         Stream::parse_as(text, text).or_else(|error| {
-            // YAML wants the bracket that closes a list to be indented deeper than its key. Sops does not, nor do
-            // people.
-            let joined = closing_brackets_joined(text);
+            // YAML wants a list in brackets to be indented deeper than its key, and saphyr wants a blank behind a
+            // colon. Sops does not, nor do people.
+            let joined = brackets_joined(text);
             if joined == text { Err(error) } else { Stream::parse_as(&joined, text).map_err(|_| error) }
         })
     }
@@ -128,21 +128,26 @@ impl Stream {
 
     /// The value of a key of a mapping, merge keys (`<<`) included, aliases resolved.
     pub(crate) fn get<'a>(&'a self, map: &'a Node, key: &str) -> Option<&'a Node> {
-        self.get_within(map, key, 0)
+        self.written(map, key).map(|value| self.resolve(value))
     }
 
-    fn get_within<'a>(&'a self, map: &'a Node, key: &str, depth: usize) -> Option<&'a Node> {
+    /// As [`Stream::get`], an alias as it is written.
+    pub(crate) fn written<'a>(&'a self, map: &'a Node, key: &str) -> Option<&'a Node> {
+        self.written_within(map, key, 0)
+    }
+
+    fn written_within<'a>(&'a self, map: &'a Node, key: &str, depth: usize) -> Option<&'a Node> {
         let map = self.resolve(map);
         if depth > DEEPEST {
             return None;
         }
         if let Some(value) = map.get(key) {
-            return Some(self.resolve(value));
+            return Some(value);
         }
         let merged = self.resolve(map.get("<<")?);
         match &merged.data {
-            Data::Seq(several) => several.iter().find_map(|one| self.get_within(one, key, depth + 1)),
-            _ => self.get_within(merged, key, depth + 1),
+            Data::Seq(several) => several.iter().find_map(|one| self.written_within(one, key, depth + 1)),
+            _ => self.written_within(merged, key, depth + 1),
         }
     }
 }
@@ -192,26 +197,68 @@ impl Offsets {
     }
 }
 
-/// The text with every line that begins with a closing bracket joined to the one before, byte for byte: line breaks
-/// and the comments before them become spaces.
-fn closing_brackets_joined(text: &str) -> String {
+/// The text with everything between brackets on one line, byte for byte: line breaks and comments there become spaces,
+/// as tabs behind a colon do.
+fn brackets_joined(text: &str) -> String {
     let mut bytes = text.as_bytes().to_vec();
-    let mut start = 0;
-    for (at, _) in text.match_indices('\n') {
-        if text[at + 1..].trim_start_matches([' ', '\t']).starts_with([']', '}']) {
-            let line = &text[start..at];
-            let comment = line.char_indices().find(|(i, c)| {
-                let before = &line[..*i];
-                let quoted = |quote| before.matches(quote).count() % 2 == 1;
-                *c == '#' && before.ends_with([' ', '\t']) && !quoted('"') && !quoted('\'')
-            });
-            let from = start + comment.map_or(line.trim_end_matches('\r').len(), |(i, _)| i);
-            bytes[from..=at].fill(b' ');
+    // How many brackets are open, and whether a value may begin here: else a bracket or a quote is part of a word.
+    let (mut depth, mut begins) = (0_usize, true);
+    let mut at = 0;
+    while let Some(c) = text[at..].chars().next() {
+        let rest = &text[at + c.len_utf8()..];
+        let mut length = c.len_utf8();
+        let blank_behind = rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']);
+        match c {
+            '#' if text[..at].is_empty() || text[..at].ends_with([' ', '\t', '\n']) => {
+                length = text[at..].find(['\r', '\n']).unwrap_or(text.len() - at);
+                if depth > 0 {
+                    bytes[at..at + length].fill(b' ');
+                }
+            }
+            '\n' | '\r' if depth > 0 => bytes[at] = b' ',
+            '\n' => begins = true,
+            '\t' if text[..at].trim_end_matches('\t').ends_with(':') => bytes[at] = b' ',
+            ' ' | '\t' | '\r' => {}
+            '"' | '\'' if begins => {
+                length = quoted_length(&text[at..], c);
+                begins = false;
+            }
+            '[' | '{' if begins || depth > 0 => (depth, begins) = (depth + 1, true),
+            ']' | '}' if depth > 0 => (depth, begins) = (depth - 1, false),
+            ',' if depth > 0 => begins = true,
+            ':' => begins = blank_behind,
+            '-' | '?' if begins && blank_behind => {}
+            '&' | '!' if begins => length = text[at..].find(char::is_whitespace).unwrap_or(text.len() - at),
+            '|' | '>' if begins && depth == 0 => length = block_length(text, at),
+            _ => begins = false,
         }
-        start = at + 1;
+        at += length;
     }
     // Whole characters were replaced by as many spaces as they have bytes.
     String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+}
+
+/// How long a text in quotes is, the quotes included.
+fn quoted_length(text: &str, quote: char) -> usize {
+    let style = if quote == '"' { ScalarStyle::DoubleQuoted } else { ScalarStyle::SingleQuoted };
+    scalar_length(text, style)
+}
+
+/// How long a block text is whose `|` or `>` is at `at`: up to the first line that is indented no deeper than what it
+/// is the value of.
+fn block_length(text: &str, at: usize) -> usize {
+    let line = &text[text[..at].rfind('\n').map_or(0, |end| end + 1)..];
+    let parent = line.len() - line.trim_start_matches([' ', '-']).len();
+    let mut end = at;
+    for (index, line) in text[at..].split_inclusive('\n').enumerate() {
+        let inside = line.trim().is_empty() || line.len() - line.trim_start_matches(' ').len() > parent;
+        if index > 0 && !inside {
+            break;
+        }
+        end += line.len();
+    }
+    // The line break is seen by who goes on from here.
+    end - at - usize::from(text[..end].ends_with('\n'))
 }
 
 struct Builder<'t> {
@@ -353,8 +400,13 @@ impl<'t> Builder<'t> {
     }
 
     fn close(&self, node: &mut Node, last: Option<&Node>, span: Span) {
-        let (_, end) = self.range(span);
-        node.end = if node.flow { end } else { last.map_or(node.end, |n| n.end) };
+        let (start, end) = self.range(span);
+        node.end = match last {
+            // The parser's span of the bracket may go on behind it.
+            _ if node.flow && self.text[start..].starts_with([']', '}']) => start + 1,
+            _ if node.flow => end,
+            last => last.map_or(node.end, |n| n.end),
+        };
     }
 }
 

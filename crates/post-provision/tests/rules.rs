@@ -214,6 +214,24 @@ fn an_old_key_under_an_anchor_that_bears_the_hosts_name_is_replaced() {
 }
 
 #[test]
+fn an_anchor_that_writes_the_hosts_name_in_its_own_way_is_the_hosts() {
+    let mut fleet = fleet();
+    fleet.add("node-1", [], None);
+    for anchor in ["node_1", "Node-1", "host_node_1", "node_1_host", "target_node-1"] {
+        let before = format!(
+            "keys:\n  - &admin @A\n  - &web @W\n  - &{anchor} @O\ncreation_rules:\n  - path_regex: a\n    key_groups:\n      \
+             - age: [*admin, *web, *{anchor}]\n"
+        );
+        let rules = Rules::parse(&full(&before), Path::new(".sops.yaml")).unwrap();
+        let new = key("@N");
+        let change = HostChange { host: "node-1", recipient: Some(&new), known: &[] };
+        let edited = rules.with_host(&change, &fleet, Path::new(".sops.yaml")).unwrap();
+        assert_eq!(short(&edited.text), before.replace("@O", "@N"));
+        assert_eq!(edited.retired, [full("@O")], "{anchor}");
+    }
+}
+
+#[test]
 fn an_old_key_with_the_hosts_name_as_its_comment_is_replaced() {
     let file = |key: &str, item: &str| {
         format!(
@@ -265,6 +283,33 @@ fn lists_shared_by_alias_and_merged_rules() {
         "keys:\n  - &admin @A\n  - &hosts\n    - @W\n    - @D\ncreation_rules:\n  - path_regex: a\n    age: *hosts\n  - path_regex: b\n    age: *hosts\n",
         "keys:\n  - &admin @A\n  - &new @N\n  - &hosts\n    - @W\n    - @D\n    - *new\ncreation_rules:\n  - path_regex: a\n    age: *hosts\n  - path_regex: b\n    age: *hosts\n",
     );
+}
+
+#[test]
+fn the_name_of_one_key_where_a_text_may_stand() {
+    let file = |new: &str, all: &str| {
+        format!(
+            "keys:\n  - &admin @A\n  - &web @W # w\n{new}creation_rules:\n  - path_regex: hosts/web/.*\n    age: *web\n  \
+             - path_regex: hosts/admin/.*\n    age: *admin\n  - path_regex: all\n    age: {all} # both\n"
+        )
+    };
+    gives(&file("", "*web"), &file("  - &new @N\n", "[*web,*new]"));
+    gives(&file("", "[*web]"), &file("  - &new @N\n", "[*web, *new]"));
+    // Its own, under another key before.
+    let own = "keys:\n  - &admin @A\n  - &new @O\ncreation_rules:\n  - path_regex: hosts/new/.*\n    age: *new\n  - path_regex: \
+               all\n    age: *admin\n";
+    let edited = change(own, &[]).unwrap();
+    assert_eq!(short(&edited.text), own.replace("@O", "@N"));
+    assert_eq!(edited.retired, [full("@O")]);
+    assert_eq!(short(&remove(own).text), own.replace("  - &new @O\n", "").replace("*new", "[]"));
+}
+
+#[test]
+fn a_file_of_nothing_but_comments_has_no_rules() {
+    for text in ["", "# not yet\n", "---\n# not yet"] {
+        let edited = change(text, &[]).unwrap();
+        assert_eq!((edited.text.as_str(), edited.gained.len()), (text, 0));
+    }
 }
 
 #[test]
@@ -333,6 +378,16 @@ fn what_can_not_be_read_or_changed_is_said_with_its_line() {
         let error = change(text, &[]).map(|e| short(&e.text)).unwrap_err();
         assert!(error.chain().contains(part), "{text}: {error:?}");
     }
+}
+
+#[test]
+fn a_list_of_a_rule_that_a_host_joins_and_one_that_it_does_not_is_left_alone() {
+    let text = "keys:\n  - &hosts\n    - @A\n    - @W\ncreation_rules:\n  - path_regex: all\n    age: *hosts\n  - path_regex: \
+                web/.*\n    age: *hosts\n";
+    let error = change(text, &[]).map(|edited| edited.text).unwrap_err();
+    let told =
+        "new is for rule 'all' (line 6) and not for rule 'web/.*' (line 8), and both use one list of keys";
+    assert!(error.chain().contains(told), "{error:?}");
 }
 
 #[test]
@@ -410,4 +465,29 @@ fn a_closing_bracket_under_its_key() {
     assert_eq!(short(&edited.text), file("*new"));
     assert_eq!(edited.gained, ["rule 'x' (line 5)", "rule 'y' (line 10)"]);
     assert_eq!(remove(&edited.text).text, before);
+}
+
+#[test]
+fn a_list_in_brackets_no_deeper_than_its_key() {
+    let file = |definition: &str, last: &str| {
+        format!(
+            "keys: [\n  &me @A, # é ]\n  # w\n  &web @W{}\n]\ncreation_rules:\n  - path_regex: x[0-9]{{2}}\n    key_groups:\n    - pgp: \
+             [ ]\n      age: [\n      *me, # it's [é] \"me\"\n\n      *web{}\n      ]\n  - path_regex: 'it''s [x]'\n    # [\n    \
+             age: >-\n      @A, @W{}\n  - path_regex:\ty\n    key_groups:\n    - age: [\n\t*me, '@W'{} ]\n",
+            if definition.is_empty() { "" } else { ",\n  &new @N" },
+            if last.is_empty() { "" } else { ",\n      *new" },
+            if last.is_empty() { "" } else { ",@N" },
+            if last.is_empty() { "" } else { ", *new" },
+        )
+    };
+    for end in ["\n", "\r\n"] {
+        let write = |text: &str| full(&text.replace('\n', end));
+        let before = write(&file("", ""));
+        let edited = change(&before, &[]).unwrap_or_else(|e| panic!("{e:?}"));
+        assert_eq!(edited.text, write(&file("&new", "*new")));
+        assert_eq!(edited.gained.len(), 3);
+        assert_eq!(remove(&edited.text).text, before);
+    }
+    let error = change("keys:\n- a: [\n  b,\nc: {\n", &[]).map(|e| e.text).unwrap_err();
+    assert!(error.chain().contains("not valid YAML"), "{error:?}");
 }

@@ -32,7 +32,9 @@ impl Rules {
             Fault::new(path, base, locate(node.text_start, node.end).as_ref(), "", message)
         };
         let mut keys = Vec::new();
-        elements(self.root(), &mut keys);
+        if let Some(root) = self.root() {
+            elements(root, &mut keys);
+        }
         let mut faults: Vec<Fault> = Vec::new();
         for list in self.rules.iter().flat_map(|rule| &rule.groups).flat_map(|group| &group.lists) {
             for item in list.items.iter().filter(|item| item.alias.is_none()) {
@@ -64,7 +66,7 @@ impl Rules {
         let Some((hosts, fleet)) = known else { return faults };
         for host in hosts.hosts.iter().filter(|host| host.configuration_file.is_some() || is_vm(&host.name)) {
             let Some(own) = recipient_of(host) else { continue };
-            let by_comment = self.keys_by_comment(self.root(), &host.name, fleet);
+            let by_comment = self.keys_by_comment(&host.name, fleet);
             for node in &keys {
                 let text = node.scalar().unwrap_or_default();
                 let named = node.anchor.as_deref().and_then(|anchor| fleet.named(anchor)) == Some(&host.name)

@@ -3,7 +3,10 @@
 //! The change is a list of byte ranges with their new text; the result is parsed again and must say exactly what
 //! was meant, rule by rule, before anybody sees it.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use fleet_core::{Error, Result};
 
@@ -81,12 +84,12 @@ impl Rules {
         chosen: Option<&BTreeSet<usize>>,
     ) -> Result<Edited> {
         let mut definitions = Vec::new();
-        collect(self.root(), Home::Other, &mut definitions);
+        if let Some(root) = self.root() {
+            collect(root, Home::Other, &mut definitions);
+        }
         let new = change.recipient.map(Recipient::as_str);
         let mut known: BTreeSet<&str> = change.known.iter().map(Recipient::as_str).chain(new).collect();
-        known.extend(
-            self.keys_by_comment(self.root(), change.host, fleet).into_iter().filter_map(Node::scalar),
-        );
+        known.extend(self.keys_by_comment(change.host, fleet).into_iter().filter_map(Node::scalar));
         let is_ours = |node: &Node| {
             node.anchor.as_deref() == Some(change.host)
                 || node.scalar().is_some_and(|text| {
@@ -101,7 +104,9 @@ impl Rules {
         }
         // Definitions: an anchor that bears the host's name, or one of its keys under whatever anchor or none.
         let mut bare = Vec::new();
-        nameless(self.root(), &mut bare);
+        if let Some(root) = self.root() {
+            nameless(root, &mut bare);
+        }
         bare.retain(|d| !self.in_a_group(d.node));
         let ours: Vec<&Definition<'_>> =
             definitions.iter().chain(&bare).filter(|d| is_key(d.node) && is_ours(d.node)).collect();
@@ -182,6 +187,8 @@ impl Rules {
             }
             out
         };
+        // Lists that the key joins, and such that it must not, by their place: the rule.
+        let (mut joined, mut closed) = (BTreeMap::new(), BTreeMap::new());
         // In the order of the file, so that a name comes before its use.
         for (place, rule) in self.rules.iter().enumerate() {
             let verdict = self.verdict(rule, change.host, fleet);
@@ -213,7 +220,8 @@ impl Rules {
                         return Err(Error::failed(format!(
                             "{} has no age list to put the key into",
                             rule.name()
-                        )));
+                        ))
+                        .hint("write `age: []` beside its other keys"));
                     };
                     if done.insert(usize::MAX - list.node.start) {
                         self.append(list, &reference, new, &mut edits)?;
@@ -221,8 +229,11 @@ impl Rules {
                             reference = format!("*{}", change.host);
                         }
                     }
+                    joined.entry(list.node.start).or_insert_with(|| rule.name());
                     age.push(new.to_owned());
                     edited.gained.push(rule.name());
+                } else if !had {
+                    closed.extend(group.lists.iter().map(|list| (list.node.start, rule.name())));
                 }
                 if age.is_empty() && !group.age.is_empty() {
                     edited.emptied.push(rule.name());
@@ -232,6 +243,14 @@ impl Rules {
             if let (Verdict::Others(other), Some(_), None) = (&verdict, new, chosen) {
                 edited.withheld.push((rule.name(), other.clone()));
             }
+        }
+        let mut both = joined.into_iter().filter_map(|(list, rule)| Some((rule, closed.get(&list)?)));
+        if let Some((rule, other)) = both.next() {
+            return Err(Error::failed(format!(
+                "{} is for {rule} and not for {other}, and both use one list of keys",
+                change.host
+            ))
+            .hint("give each a list of its own"));
         }
         edited.text = edits.apply(&self.text)?;
         self.verify(&edited.text, &expected)?;
@@ -306,7 +325,10 @@ impl Rules {
         });
         for item in &items {
             if stays.is_none_or(|kept| kept.start != item.start) {
-                self.delete_of(host, &list.node, item, edits)?;
+                match self.made_a_pair(list, item) {
+                    Some(other) => edits.replace(list.node.start..list.node.end, format!("*{other}")),
+                    None => self.delete_of(host, &list.node, item, edits)?,
+                }
                 continue;
             }
             let Some(new) = new else { continue };

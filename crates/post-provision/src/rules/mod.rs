@@ -59,11 +59,13 @@ pub struct Group {
     lists: Vec<List>,
 }
 
-/// A place where recipients are listed.
+/// A place where recipients are listed: a list, a text with commas, or the name of one key where such a text may stand.
 #[derive(Debug, Clone)]
 struct List {
     node: Node,
     items: Vec<Item>,
+    /// It stands in the rule itself: a text may take its place.
+    direct: bool,
 }
 
 /// One element of a list, or the whole of a text with commas.
@@ -142,8 +144,11 @@ impl Rules {
 
     fn read(text: &str) -> Result<Rules> {
         let stream = Stream::parse(text)?;
-        let [root] = stream.documents.as_slice() else {
-            return Err(Error::failed("it must hold exactly one YAML document"));
+        let root = match stream.documents.as_slice() {
+            // Nothing but comments yet.
+            [] => return Ok(Rules { text: text.to_owned(), stream, rules: Vec::new() }),
+            [root] => root,
+            _ => return Err(Error::failed("it must hold exactly one YAML document")),
         };
         let mut rules = Vec::new();
         if let Some(list) = stream.get(root, "creation_rules").filter(|node| !node.is_nothing()) {
@@ -174,8 +179,9 @@ impl Rules {
         meant.map(|index| (index, by_sops != Some(index)))
     }
 
-    fn root(&self) -> &Node {
-        &self.stream.documents[0]
+    /// `None` for a file of nothing but comments.
+    fn root(&self) -> Option<&Node> {
+        self.stream.documents.first()
     }
 }
 
@@ -192,11 +198,13 @@ fn rule(stream: &Stream, node: &Node) -> Result<Rule> {
         at.wrong(format!("path_regex '{}' is not valid: {why}", path_regex.as_deref().unwrap_or_default()))
     })?;
     let groups = match stream.get(node, "key_groups").filter(|g| !g.is_nothing()) {
-        Some(list) => {
-            list.items().iter().map(|g| group(stream, stream.resolve(g), 0)).collect::<Result<Vec<_>>>()?
-        }
+        Some(list) => list
+            .items()
+            .iter()
+            .map(|g| group(stream, stream.resolve(g), false, 0))
+            .collect::<Result<Vec<_>>>()?,
         None => {
-            let group = group(stream, node, 0)?;
+            let group = group(stream, node, true, 0)?;
             if group.age.is_empty() && group.others.is_empty() && group.lists.is_empty() {
                 Vec::new()
             } else {
@@ -222,21 +230,21 @@ const OTHER_KEYS: [&str; 11] = [
     "aws_kms",
 ];
 
-fn group(stream: &Stream, node: &Node, depth: usize) -> Result<Group> {
+fn group(stream: &Stream, node: &Node, direct: bool, depth: usize) -> Result<Group> {
     let mut group = Group::default();
     if depth > 20 {
         return Err(node.wrong("merged too deep"));
     }
     if let Some(merged) = stream.get(node, "merge") {
         for item in merged.items() {
-            let inner = self::group(stream, stream.resolve(item), depth + 1)?;
+            let inner = self::group(stream, stream.resolve(item), false, depth + 1)?;
             group.others.extend(inner.others);
             group.foreign.extend(inner.foreign);
             group.lists.extend(inner.lists);
         }
     }
-    if let Some(value) = stream.get(node, "age") {
-        group.lists.push(list(stream, value)?);
+    if let Some(value) = stream.written(node, "age") {
+        group.lists.push(list(stream, value, direct)?);
     }
     for kind in OTHER_KEYS {
         if let Some(value) = stream.get(node, kind).filter(|value| !value.is_nothing()) {
@@ -277,8 +285,20 @@ fn foreign_keys(stream: &Stream, kind: &str, value: &Node) -> Vec<String> {
     }
 }
 
-fn list(stream: &Stream, node: &Node) -> Result<List> {
-    list_within(stream, node, 0)
+fn list(stream: &Stream, written: &Node, direct: bool) -> Result<List> {
+    let node = stream.resolve(written);
+    let mut list = list_within(stream, node, 0)?;
+    list.direct = direct;
+    if let (Data::Alias { name, .. }, [item]) = (&written.data, list.items.as_mut_slice())
+        && matches!(node.data, Data::Scalar(..))
+        && item.recipients.len() == 1
+    {
+        // The name of one key, which is not the place to list others.
+        (item.start, item.end, item.text_start) = (written.start, written.end, written.start);
+        (item.line, item.alias, item.anchor) = (written.line, Some(name.clone()), None);
+        list.node = written.clone();
+    }
+    Ok(list)
 }
 
 /// Lists in lists, through aliases: one that holds itself has no end.
@@ -321,5 +341,5 @@ fn list_within(stream: &Stream, node: &Node, depth: usize) -> Result<List> {
         }
         _ => return Err(node.wrong("age is neither a list nor a text")),
     };
-    Ok(List { node: node.clone(), items })
+    Ok(List { node: node.clone(), items, direct: false })
 }

@@ -10,9 +10,11 @@ use crate::yaml::{Data, Node};
 impl Rules {
     /// Keys that a comment gives to `host`: `- age1… # host`, or the comment on the
     /// line above. Only keys with a line of their own; a name or a comment that stands for another host goes first.
-    pub(super) fn keys_by_comment<'a>(&self, root: &'a Node, host: &str, fleet: &Fleet) -> Vec<&'a Node> {
+    pub(super) fn keys_by_comment(&self, host: &str, fleet: &Fleet) -> Vec<&Node> {
         let mut found = Vec::new();
-        elements(root, &mut found);
+        if let Some(root) = self.root() {
+            elements(root, &mut found);
+        }
         found.retain(|node| {
             let other = |anchor| {
                 fleet.host_of(node.scalar().unwrap_or_default(), anchor).is_some_and(|name| name != host)

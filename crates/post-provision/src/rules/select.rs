@@ -56,20 +56,22 @@ impl Fleet {
     /// The host that this anchor names.
     pub(super) fn named(&self, anchor: &str) -> Option<&str> {
         let exact = self.hosts.keys().find(|name| *name == anchor);
-        let named = exact.or_else(|| {
-            let word = host_in(anchor)?;
-            self.hosts.keys().find(|name| self.goes_by(name, &word))
+        let named = exact.or_else(|| self.hosts.keys().find(|name| alike(name, anchor))).or_else(|| {
+            hosts_in(anchor).find_map(|word| self.hosts.keys().find(|name| self.goes_by(name, word)))
         });
         named.map(String::as_str)
     }
 
     fn goes_by(&self, host: &str, word: &str) -> bool {
-        host.eq_ignore_ascii_case(word)
-            || self
-                .hosts
-                .get(host)
-                .is_some_and(|known| known.names.iter().any(|name| name.eq_ignore_ascii_case(word)))
+        alike(host, word)
+            || self.hosts.get(host).is_some_and(|known| known.names.iter().any(|name| alike(name, word)))
     }
+}
+
+/// Whether two names are one: host names have no `_`, anchors and files often have it for `-`.
+fn alike(a: &str, b: &str) -> bool {
+    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    a.len() == b.len() && a.bytes().zip(b.bytes()).all(|(a, b)| plain(a) == plain(b))
 }
 
 /// The recipient that an SSH key stands for: sops takes these as they are, too.
@@ -78,12 +80,16 @@ pub(super) fn converted(text: &str) -> Option<Recipient> {
     key.recipient().ok()
 }
 
-/// The name in an anchor that says of itself that it is a host's: `host_web`, `server-web`. Any other word beside a
-/// name may mean a person: `admin_web` is who looks after web.
-fn host_in(anchor: &str) -> Option<String> {
-    const WORDS: [&str; 8] = ["host", "server", "machine", "node", "vm", "system", "nixos", "srv"];
-    let (word, name) = anchor.split_once(['_', '-'])?;
-    WORDS.iter().any(|known| word.eq_ignore_ascii_case(known)).then(|| name.to_owned())
+/// The name in an anchor that says of itself that it is a host's: `host_web`, `server-web`, `web_host`. Any other word
+/// beside a name may mean a person: `admin_web` is who looks after web; and `web-server` may be another machine.
+fn hosts_in(anchor: &str) -> impl Iterator<Item = &str> {
+    const WORDS: [&str; 10] =
+        ["host", "server", "machine", "node", "vm", "system", "nixos", "srv", "device", "target"];
+    let before = anchor
+        .split_once(['_', '-'])
+        .filter(|(word, _)| WORDS.iter().any(|known| word.eq_ignore_ascii_case(known)));
+    let behind = anchor.rsplit_once(['_', '-']).filter(|(_, word)| word.eq_ignore_ascii_case("host"));
+    before.map(|(_, name)| name).into_iter().chain(behind.map(|(name, _)| name))
 }
 
 /// Why a rule gets a host's key, or does not.
@@ -169,10 +175,11 @@ mod tests {
             ["www".to_owned()],
             Some("age1fxhck9733ejghfn8ml3apz07l53rxr7ec8aeqvd8kvf2an5f8gvqdd7t2a".to_owned()),
         );
-        for anchor in ["web", "host_web", "server-web", "VM_www"] {
+        for anchor in ["web", "host_web", "server-web", "VM_www", "device_web", "web_host", "www-host", "WEB"]
+        {
             assert_eq!(fleet.host_of("age1other", Some(anchor)), Some("web"), "{anchor}");
         }
-        for anchor in ["admin_web", "www_host", "host_db", "web_admin", "hostweb"] {
+        for anchor in ["admin_web", "web_server", "host_db", "web_admin", "hostweb"] {
             assert_eq!(fleet.host_of("age1other", Some(anchor)), None, "{anchor}");
         }
         assert_eq!(

@@ -44,6 +44,12 @@ impl Edits {
     }
 }
 
+/// The list of a key's name, where it stood alone, and a reference to another. That there is no blank tells it from a
+/// list that somebody wrote: with the other gone it is one name again.
+fn pair(name: &str, reference: &str) -> String {
+    format!("[*{name},{reference}]")
+}
+
 impl Rules {
     pub(super) fn newline(&self) -> &'static str {
         if self.text.contains("\r\n") { "\r\n" } else { "\n" }
@@ -71,9 +77,6 @@ impl Rules {
         edits: &mut Edits,
     ) -> Result<()> {
         let Some(item) = list.items.first() else { return Ok(()) };
-        if item.alias.is_some() {
-            return Ok(());
-        }
         let written = self.text.get(item.text_start..item.end).unwrap_or_default();
         let mut kept = new.is_none();
         for recipient in item.recipients.iter().filter(|r| keys.contains(*r)) {
@@ -107,8 +110,21 @@ impl Rules {
         Ok(())
     }
 
+    /// The other name in a list that was one name before it was made a pair.
+    pub(super) fn made_a_pair<'a>(&self, list: &'a List, item: &Item) -> Option<&'a str> {
+        let [first, second] = list.items.as_slice() else { return None };
+        let (first, second) = (first.alias.as_deref()?, second.alias.as_deref()?);
+        let written = self.text.get(list.node.start..list.node.end)?;
+        let made = list.direct && written == pair(first, &format!("*{second}"));
+        made.then(|| if item.alias.as_deref() == Some(first) { second } else { first })
+    }
+
     /// Takes one element out of a list, with its line where it has one.
     pub(super) fn delete(&self, list: &Node, item: &Item, edits: &mut Edits) -> Result<()> {
+        if let Data::Alias { .. } = list.data {
+            edits.replace(item.start..item.end, "[]");
+            return Ok(());
+        }
         if list.flow {
             let behind = &self.text[item.end..];
             let after = behind.trim_start();
@@ -205,11 +221,11 @@ impl Rules {
             edits.replace(end..end, format!(",{indent}{new}"));
             return Ok(());
         }
-        let node = match list.node.data {
-            Data::Alias { .. } => self.stream.resolve(&list.node),
-            _ => &list.node,
-        };
-        self.insert(node, node.items().last(), reference, edits)
+        if let Data::Alias { name, .. } = &list.node.data {
+            edits.replace(list.node.start..list.node.end, pair(name, reference));
+            return Ok(());
+        }
+        self.insert(&list.node, list.node.items().last(), reference, edits)
     }
 
     /// Inserts `text` as an element of `list` behind `after`.
