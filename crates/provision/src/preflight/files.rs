@@ -66,33 +66,57 @@ pub(super) fn check(repo: &Repo, vm: &ManagedVm, commits: bool, faults: &mut Fau
 /// Whether some file of the host, or of what builds all hosts, speaks of the disk layout. A flake that reads
 /// directories imports it without a word: it is believed.
 fn imports_disko(repo: &Repo, dir: &Path) -> bool {
-    let nix = |dir: &Path| -> Vec<PathBuf> {
-        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-        entries.filter(|path| path.extension().is_some_and(|e| e == "nix")).collect()
-    };
-    let mut files = nix(dir);
-    for common in ["", "hosts", "lib", "modules", "nix", "flake", "parts"] {
-        files.extend(nix(&repo.root().join(common)));
-    }
-    files.retain(|path| path.file_name().is_none_or(|name| name != "disko.nix"));
+    let mut files = Vec::new();
+    nix_files(repo.root(), dir, 0, &mut files);
     files.iter().filter_map(|path| std::fs::read_to_string(path).ok()).any(|text| {
         fleet_core::nix::code_words(&text).iter().any(|word| {
             word.ends_with("disko.nix")
-                || ["readDir", "import-tree", "haumea", "umport"].contains(&word.as_str())
+                || ["readDir", "listFilesRecursive", "import-tree", "haumea", "umport"]
+                    .contains(&word.as_str())
         })
     })
 }
 
-/// How the host's disk layout boots: by the partitions that firmware looks for, sgdisk's type codes, as disko
-/// takes them. `EF00` is an EFI system partition, `EF02` one for a boot loader that the BIOS starts.
+/// Nix files below `dir`, but for disk layouts themselves and for other hosts' directories.
+fn nix_files(dir: &Path, host: &Path, depth: usize, found: &mut Vec<PathBuf>) {
+    const DEEPEST: usize = 8;
+    let of_a_host = ["configuration.nix", "disko.nix"].iter().all(|file| dir.join(file).is_file());
+    let of_another = of_a_host && !host.starts_with(dir);
+    if depth > DEEPEST || of_another {
+        return;
+    }
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let name = entry.file_name();
+        // Not followed: `result` leads into the store.
+        let Ok(kind) = entry.file_type() else { continue };
+        if kind.is_dir() && !name.as_encoded_bytes().starts_with(b".") {
+            nix_files(&path, host, depth + 1, found);
+        } else if kind.is_file() && path.extension().is_some_and(|e| e == "nix") && name != "disko.nix" {
+            found.push(path);
+        }
+    }
+}
+
+/// How the host's disk layout boots: by the partitions that firmware looks for, as disko takes their types. `EF00` is
+/// an EFI system partition, `EF02` one for a boot loader that the BIOS starts, both sgdisk's codes; their GUIDs say
+/// the same, and so does parted's flag in layouts of disko's older kind.
 pub(super) fn boots(repo: &Repo, vm: &ManagedVm) -> Boots {
     let file = repo.host_dir(&vm.nixos_config).join("disko.nix");
     let text = std::fs::read_to_string(file).unwrap_or_default();
-    let literals = fleet_core::nix::string_literals(&text);
-    let has = |code: &str| literals.iter().any(|text| text.eq_ignore_ascii_case(code));
-    match (has("EF00"), has("EF02")) {
+    boots_by(&text)
+}
+
+fn boots_by(layout: &str) -> Boots {
+    let literals = fleet_core::nix::string_literals(layout);
+    let has =
+        |codes: &[&str]| literals.iter().any(|text| codes.iter().any(|code| text.eq_ignore_ascii_case(code)));
+    let esp = has(&["EF00", "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"]);
+    let bios = has(&["EF02", "21686148-6449-6E6F-744E-656564454649", "bios_grub"]);
+    // What the older kind calls an ESP has no type there.
+    match (esp, bios) {
         (true, false) => Boots::Uefi,
-        (false, true) => Boots::Bios,
+        (false, true) if !has(&["ESP"]) => Boots::Bios,
         _ => Boots::Any,
     }
 }
@@ -159,5 +183,72 @@ pub(crate) fn would_change(repo: &Repo, tools: &Tools, args: &[&str], doing: &st
                 .hint(format!("git -C {} diff -- {first}", child::quote(&repo.root().to_string_lossy())))
                 .hint("commit or stash them first"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Boots, boots_by, nix_files};
+
+    #[test]
+    fn a_layout_boots_by_its_partitions_however_their_type_is_written() {
+        let disk = |partitions: &str| format!("{{ disko.devices.disk.main.content = {{ {partitions} }}; }}");
+        for (partitions, boots) in [
+            ("partitions.ESP.type = \"ef00\";", Boots::Uefi),
+            ("partitions.ESP.type = \"C12A7328-F81F-11D2-BA4B-00A0C93EC93B\";", Boots::Uefi),
+            ("partitions.boot.type = \"EF02\";", Boots::Bios),
+            ("partitions.boot.type = \"EF02\"; # type = \"EF00\"\n", Boots::Bios),
+            ("partitions.b.type = \"21686148-6449-6E6F-744E-656564454649\";", Boots::Bios),
+            // Both: either firmware finds its own.
+            ("partitions = { a.type = \"EF02\"; b.type = \"EF00\"; };", Boots::Any),
+            (
+                "partitions = { a.type = \"21686148-6449-6e6f-744e-656564454649\"; b.type = \"EF00\"; };",
+                Boots::Any,
+            ),
+            ("partitions = [ { name = \"boot\"; flags = [ \"bios_grub\" ]; } ];", Boots::Bios),
+            (
+                "partitions = [ { name = \"boot\"; flags = [ \"bios_grub\" ]; } { name = \"ESP\"; bootable = true; } ];",
+                Boots::Any,
+            ),
+            ("type = \"table\"; format = \"msdos\";", Boots::Any),
+        ] {
+            assert_eq!(boots_by(&disk(partitions)), boots, "{partitions}");
+        }
+        assert_eq!(boots_by("import ../common/disk.nix { device = \"/dev/sda\"; }"), Boots::Any);
+    }
+
+    #[test]
+    fn what_may_import_a_layout_is_every_file_that_is_not_another_hosts() {
+        let root = tempfile::tempdir().unwrap();
+        for file in [
+            "flake.nix",
+            "modules/nixos/hosts.nix",
+            "hosts/web/configuration.nix",
+            "hosts/web/disko.nix",
+            "hosts/web/hardware/default.nix",
+            "hosts/db/configuration.nix",
+            "hosts/db/disko.nix",
+            "hosts/db/parts/x.nix",
+            "modules/disko.nix",
+            ".direnv/flake.nix",
+            "README.md",
+        ] {
+            let path = root.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "{ }").unwrap();
+        }
+        std::os::unix::fs::symlink(root.path().join("hosts/db"), root.path().join("result")).unwrap();
+        let mut found = Vec::new();
+        nix_files(root.path(), &root.path().join("hosts/web"), 0, &mut found);
+        let mut found: Vec<_> =
+            found.iter().map(|path| path.strip_prefix(root.path()).unwrap().display().to_string()).collect();
+        found.sort();
+        let seen = [
+            "flake.nix",
+            "hosts/web/configuration.nix",
+            "hosts/web/hardware/default.nix",
+            "modules/nixos/hosts.nix",
+        ];
+        assert_eq!(found, seen);
     }
 }
