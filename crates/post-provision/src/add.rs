@@ -374,9 +374,10 @@ fn new_host(repo: &Repo, hosts: &Hosts, vm: &ManagedVm, key: &str) -> Result<New
     Ok(NewHost {
         configuration_file: file("configuration.nix"),
         home_file: file("home.nix"),
-        home_directory: Some(
-            shared(&|h| h.home_directory.as_ref()).unwrap_or_else(|| format!("/home/{user}")),
-        ),
+        home_directory: Some(shared(&|h| h.home_directory.as_ref()).unwrap_or_else(|| match user.as_str() {
+            "root" => "/root".to_owned(),
+            user => format!("/home/{user}"),
+        })),
         ssh_key_name: shared(&|h| h.ssh_key_name.as_ref()),
         user: Some(user),
         hostname: Some(vm.hostname.to_string()),

@@ -643,3 +643,11 @@ fn its_own_key_written_as_an_ssh_key_is_replaced_and_taken_out() {
         decrypt_file(&fleet.path("secrets/values.yaml"), &identity("c")).unwrap_err();
     }
 }
+
+#[test]
+fn root_is_at_home_in_its_own_directory() {
+    let fleet = Fleet::committed();
+    fleet.edit("vms/definitions.nix", "purpose = \"Tests | more\";", "user = \"root\";");
+    fleet.add(&["--allow-dirty"]);
+    assert!(fleet.read("hosts.nix").contains("homeDirectory = \"/root\";"), "{}", fleet.read("hosts.nix"));
+}
