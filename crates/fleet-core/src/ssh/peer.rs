@@ -9,6 +9,9 @@ use crate::{Error, Kind, Result, deadline::Deadline};
 
 /// How long a straight connection may take, login included, where the way through the first host is left.
 const STRAIGHT: Duration = Duration::from_secs(5);
+/// How long its address may take to answer then: where nobody answers at all, as outside of the cluster's network, each
+/// command would wait. Who answers later is reached through the first host.
+const ANSWERED: Duration = Duration::from_millis(500);
 /// The port of sshd where nothing else is known.
 const PORT: u16 = 22;
 
@@ -32,7 +35,7 @@ impl Session {
             let last = n + 1 == ways.len();
             let limit = if last { deadline } else { deadline.at_most(STRAIGHT) };
             let outcome = match way {
-                PeerWay::Straight => self.straight(peer, limit),
+                PeerWay::Straight => self.straight(peer, limit, !last),
                 PeerWay::Through => self.through(peer, relay, limit),
             };
             match outcome {
@@ -52,14 +55,19 @@ impl Session {
         Err(failed.unwrap_or_else(|| Error::unreachable(format!("no way to {} may be taken", peer.name))))
     }
 
-    fn straight(&self, peer: &Peer, deadline: Deadline) -> Result<Session> {
+    fn straight(&self, peer: &Peer, deadline: Deadline, is_way_left: bool) -> Result<Session> {
         let settings = self.settings();
         let fixed = settings.proxy_command.as_ref().is_some_and(|command| !command.contains("%h"));
         if fixed || self.is_carried() {
             return Err(Error::unreachable("the program that carries the bytes leads to one host only"));
         }
         let policy = HostKeyPolicy::Vouched(peer.vouched.clone());
-        self.sibling(settings.for_peer(peer, settings.port, None), policy, None, deadline)
+        let mut settings = settings.for_peer(peer, settings.port, None);
+        if is_way_left {
+            let asked = settings.connect_timeout.unwrap_or(ANSWERED);
+            settings.connect_timeout = Some(asked.min(ANSWERED));
+        }
+        self.sibling(settings, policy, None, deadline)
     }
 
     fn through(self: &Arc<Session>, peer: &Peer, relay: Relay, deadline: Deadline) -> Result<Session> {
