@@ -92,6 +92,7 @@ fn a_template_given_as_a_vm_and_a_vm_as_a_template() {
     let mut lines = of_each(CHANGES, "ubuntu-cloud-template");
     lines.push(vec!["restore", "local:backup/vzdump-qemu-110.vma.zst", "9002"]);
     lines.push(vec!["clone", "9002", "9002", "web"]);
+    lines.extend(["get-ip", "host-key", "connect"].map(|verb| vec![verb, "9002"]));
     lines.push(vec!["template", "110"]);
     lines.push(vec!["create-template", "110", "--import", "local:import/x.qcow2"]);
     let before = bench.sim.changes();

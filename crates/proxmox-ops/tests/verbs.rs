@@ -130,6 +130,28 @@ fn reading_imported_vms_and_strangers_is_allowed() {
 }
 
 #[test]
+fn a_host_name_does_not_take_away_what_proves_whose_a_vm_is() {
+    let by_hand = World::default().with_vm(110, false, &[("name", "test-automation"), ("memory", "512")]);
+    let bench = Bench::with(by_hand);
+    let ran = bench.run(&["cloudinit-config", "110", KEY, "web"]);
+    assert_eq!(ran.code, 3);
+    insta::assert_snapshot!(ran.err, @r"
+    ✗ refused to call VM 110 'web': only its name says that it is 'test-automation'
+      it does not carry the marker that these tools write into every VM they make
+      nothing was changed
+    hint: give no host name, or 'test-automation'; or --unmanaged 110 if you are sure it is yours
+    ");
+    assert_eq!(bench.sim.changes(), Vec::<String>::new());
+    bench.ok(&["cloudinit-config", "110", KEY, "test-automation"]);
+    bench.ok(&["cloudinit-config", "110", KEY, "web", "--unmanaged", "110"]);
+    // With the marker it stays ours whatever it is called.
+    let bench = Bench::new();
+    bench.clone_110();
+    bench.ok(&["cloudinit-config", "110", KEY, "web"]);
+    bench.ok(&["cloudinit-config", "110", KEY, "web2"]);
+}
+
+#[test]
 fn a_named_stranger_can_be_changed_but_not_destroyed() {
     let config =
         [("name", "stranger"), ("memory", "512"), ("scsi0", "nvmeprom:333/vm-333-disk-0.qcow2,size=2G")];

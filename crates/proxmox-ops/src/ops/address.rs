@@ -52,6 +52,12 @@ pub fn find(
     let once = deadline.passed();
     // Reads have their own limits; what passes here is the patience for an address.
     let config = config::read(node, vmid, Deadline::secs(30))?;
+    if config.settings.contains_key("template") {
+        return Err(Error::not_found(format!(
+            "VM {vmid} has no address: it is a template, which never runs"
+        ))
+        .hint("name a VM that was cloned from it"));
+    }
     let mac = config.mac.ok_or_else(|| {
         Error::not_found(format!("can not find the address of VM {vmid}: it has no network card net0"))
             .hint(format!("proxmox-ops config {vmid}"))

@@ -206,7 +206,9 @@ fn hinted(error: Error, vmid: Vmid) -> Error {
         return error.hint(format!("`qm set {vmid} --agent 1` on the node, then stop and start the VM"));
     }
     if said.contains("is not running") {
-        return error.with_kind(Kind::NotFound).hint(format!("proxmox-ops start {vmid}"));
+        return error
+            .with_kind(Kind::NotFound)
+            .hint(format!("proxmox-ops start {vmid}   # a template never runs"));
     }
     if said.contains("No such file") {
         return error.with_kind(Kind::NotFound).hint("sshd makes its keys at its first start: wait a little");

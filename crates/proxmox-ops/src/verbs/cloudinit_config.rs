@@ -13,8 +13,9 @@ use fleet_core::{
 
 use crate::{
     api::call::Call,
-    context::{ChangeOptions, Context},
+    context::{ChangeOptions, Context, read_deadline},
     keys,
+    node::Node,
     ops::{self, snippet},
 };
 
@@ -78,7 +79,8 @@ impl CloudinitConfig {
         }
         let done = format!("VM {}: cloud-init gives {} key(s) to {}", permit.vmid(), count, self.login);
         if documents.is_empty() && !self.no_documents {
-            return super::configure(cx, &permit, &self.options, &settings, &done);
+            let check = |node: &Node| self.leaves_it_ours(node, &permit);
+            return super::configure_after(cx, &permit, &self.options, &settings, &done, &check);
         }
         let settings: BTreeMap<String, String> =
             settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
@@ -87,6 +89,7 @@ impl CloudinitConfig {
         }
         let (cluster, deadline) = (cx.connect()?, self.options.deadline());
         let volumes = cluster.on(permit.vmid(), |node| {
+            self.leaves_it_ours(node, &permit)?;
             if documents.is_empty() {
                 ops::config::change(node, &permit, &settings, &[], None, deadline, &mut cx.progress())?;
                 snippet::remove(node, &permit, deadline, &mut cx.progress())?;
@@ -106,6 +109,23 @@ impl CloudinitConfig {
             cx.ui.done(format!("{volume} is on the node, for root alone"));
         }
         cx.changed(permit.vmid(), true, &done, &done)
+    }
+
+    /// The host name becomes the VM's name: where that alone proves whose it is, nothing could be changed any more.
+    fn leaves_it_ours(&self, node: &Node, permit: &Permit) -> Result<()> {
+        let (Some(hostname), Some(name)) = (&self.hostname, permit.name()) else { return Ok(()) };
+        if hostname.as_str() == name.as_str()
+            || ops::config::read(node, permit.vmid(), read_deadline())?.marker.is_some()
+        {
+            return Ok(());
+        }
+        let vmid = permit.vmid();
+        Err(Error::refused(format!(
+            "refused to call VM {vmid} '{hostname}': only its name says that it is '{name}'"
+        ))
+        .now("it does not carry the marker that these tools write into every VM they make")
+        .now("nothing was changed")
+        .hint(format!("give no host name, or '{name}'; or --unmanaged {vmid} if you are sure it is yours")))
     }
 
     /// The documents that are named, read and checked.
