@@ -170,26 +170,27 @@ fn send(
         Error::new(Kind::Unreachable, "the image could not be sent to the node whole").caused_by(e)
     };
     let mut stream = transport.open_exec_stream(command, Deadline::secs(30))?;
-    let mut chunk = vec![0; CHUNK];
+    let mut chunk = Vec::with_capacity(CHUNK);
     let mut sent = 0u64;
     let mut hash = Sha256::new();
     loop {
-        let amount =
-            source.read(&mut chunk).map_err(|e| Error::failed("can not read the image").caused_by(e))?;
+        // Whole pieces, also of the first bytes that were looked at before.
+        chunk.clear();
+        let piece = source.by_ref().take(CHUNK as u64).read_to_end(&mut chunk);
+        let amount = piece.map_err(|e| Error::failed("can not read the image").caused_by(e))?;
         if amount == 0 {
             break;
         }
         stream.set_deadline(Deadline::secs(120));
-        if let Err(e) = stream.write_all(&chunk[..amount]) {
+        if let Err(e) = stream.write_all(&chunk) {
             // Whoever takes no more may have said why.
             stream.set_deadline(Deadline::secs(5));
             return Err(said(&mut *stream).ok().and_then(|said| refused(&said)).unwrap_or_else(|| lost(e)));
         }
-        hash.update(&chunk[..amount]);
+        hash.update(&chunk);
         sent += amount as u64;
-        #[allow(clippy::cast_precision_loss, reason = "a percentage")]
-        let percent = sent as f64 / size.max(1) as f64 * 100.0;
-        progress(&format!("sent {sent} of {size} bytes ({percent:.2}%)"));
+        let percent = mib(sent) / mib(size.max(1)) * 100.0;
+        progress(&format!("sent {:.1} of {:.1} MiB ({percent:.2}%)", mib(sent), mib(size)));
     }
     if sent < size {
         return Err(Error::failed(format!("the image had {size} bytes, and has only {sent} now"))
@@ -209,6 +210,12 @@ fn send(
         ))
         .hint("send it once more; if it comes again, look at the node's memory")
     }))
+}
+
+/// In MiB, for people.
+#[allow(clippy::cast_precision_loss, reason = "for people, and a percentage")]
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1u32 << 20)
 }
 
 /// The next line of what the program on the node says, past whatever is not its own.
