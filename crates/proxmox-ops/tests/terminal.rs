@@ -5,6 +5,7 @@
 mod common;
 
 use common::Bench;
+use pve_sim::world::World;
 use rexpect::session::PtySession;
 
 fn sit_down(bench: &Bench, args: &[&str]) -> PtySession {
@@ -48,9 +49,8 @@ fn ctrl_c_at_a_question_is_an_answer() {
 #[test]
 fn a_typed_name_makes_no_strangers_vm_ours() {
     const MARKER: &str = "fleet-vm: name=web vmid=333 nonce=00112233445566778899aabbccddeeff";
-    let with = |vmid: u32, settings: &[(&str, &str)]| {
-        Bench::with(pve_sim::world::World::default().with_vm(vmid, false, settings))
-    };
+    let with =
+        |vmid: u32, settings: &[(&str, &str)]| Bench::with(World::default().with_vm(vmid, false, settings));
     for (vmid, settings) in [
         (333, &[("name", "stranger")][..]),
         (110, &[("name", "stranger")]),
@@ -125,6 +125,21 @@ fn a_console_is_entered_typed_into_and_left() {
     let mut session = sit_down(&bench, &["console", "test-automation"]);
     session.exp_string("starting serial terminal on interface serial0").unwrap();
     session.send_line("root of it").unwrap();
+    session.send_control('o').unwrap();
+    session.exp_eof().unwrap();
+    assert!(ended(&session).ends_with(", 0)"));
+    // On another node, from this one on.
+    let mut world = World {
+        node: "b".to_owned(),
+        address: "192.0.2.3".to_owned(),
+        containers: vec![],
+        ..World::default()
+    };
+    world.vms.clear();
+    let world = world.with_vm(333, true, &[("name", "web"), ("memory", "512"), ("serial0", "socket")]);
+    let _b = bench.sim.join(world);
+    let mut session = sit_down(&bench, &["console", "333", "--unmanaged", "333"]);
+    session.exp_string("starting serial terminal on interface serial0").unwrap();
     session.send_control('o').unwrap();
     session.exp_eof().unwrap();
     assert!(ended(&session).ends_with(", 0)"));

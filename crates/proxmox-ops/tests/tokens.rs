@@ -171,8 +171,9 @@ fn the_ssh_config_says_who_logs_in_where_nobody_else_does() {
     assert!(err.contains("the login 'fleet' can not make a ticket") && err.contains("--user root"), "{err}");
     assert_eq!(as_said(&["list"], &[("PROXMOX_USER", "root")]).2, ["root"]);
     assert_eq!(as_said(&["--user", "root", "list"], &token).2, ["root"]);
-    let (_, said, _) = as_said(&["console", "104", "--dry-run", "--unmanaged", "104"], &[]);
-    assert!(!said.is_empty());
+    let mut console = bench.command(&["console", "110", "--dry-run"]);
+    let shown = bench.finish(console.env("FLEET_SSH_CONFIG", &config)).out;
+    assert!(shown.contains(" -l fleet "), "{shown}");
     // No word for this host.
     std::fs::write(&config, "Host elsewhere\n User fleet\n").unwrap();
     assert_eq!(as_said(&["list"], &[]).2, ["root"]);

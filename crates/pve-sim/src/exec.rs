@@ -48,9 +48,18 @@ pub fn wants_input(command: &str) -> bool {
     command.contains("cat >") || command.contains("/dev/stdin")
 }
 
-/// The VM whose serial console a command opens.
-pub fn terminal_of(command: &str) -> Option<u32> {
-    command.strip_prefix("qm terminal ")?.parse().ok()
+/// The VM whose serial console a command opens, and its node: this one, or one that it goes on to by `ssh`.
+pub fn terminal_of(node: &Arc<Node>, command: &str) -> Option<(Arc<Node>, u32)> {
+    let vmid = |line: &str| line.strip_prefix("qm terminal ")?.parse().ok();
+    if let Some(vmid) = vmid(command) {
+        return Some((Arc::clone(node), vmid));
+    }
+    let words = shlex::split(command)?;
+    let [ssh, "-t", .., login, remote] = &*words.iter().map(String::as_str).collect::<Vec<_>>() else {
+        return None;
+    };
+    let peer = cluster::at_address(node, login.strip_prefix("root@").filter(|_| *ssh == "ssh")?)?;
+    Some((peer, vmid(remote)?))
 }
 
 /// What `qm terminal` says first where there is a console, or why there is none.

@@ -262,7 +262,7 @@ impl Handler for NodeHandler {
         }
         let node = Arc::clone(&self.node);
         let handle = session.handle();
-        if let Some(vmid) = exec::terminal_of(&command) {
+        if let Some((node, vmid)) = exec::terminal_of(&node, &command) {
             tokio::spawn(async move {
                 let left = match exec::terminal(&node, vmid) {
                     Ok(words) => {
