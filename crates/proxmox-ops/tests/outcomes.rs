@@ -6,7 +6,14 @@ mod common;
 use std::time::Duration;
 
 use common::Bench;
-use pve_sim::faults::Fault;
+use fleet_core::{
+    Kind,
+    child::Command,
+    deadline::Deadline,
+    protocol::{Op, Session, VmStatus},
+    types::Vmid,
+};
+use pve_sim::{faults::Fault, log::Record};
 
 #[test]
 fn what_a_vm_does_not_show_its_task_tells() {
@@ -41,6 +48,46 @@ fn what_a_vm_does_not_show_its_task_tells() {
     assert!(listed.contains("unfinished (prepare)"), "{listed}");
     let ran = bench.run(&["snapshot", "110", "before"]);
     assert_eq!(ran.code, 4, "{}", ran.err);
+}
+
+/// A worker of the daemon that is blocked reads what it was sent later, whether or not anybody waits for an answer.
+#[test]
+fn a_clone_that_lay_unread_is_not_asked_for_again() {
+    let bench = Bench::new();
+    let by = Duration::from_secs(3);
+    bench.sim.inject(Fault::ReadLate { method: "POST".into(), path: "/clone".into(), by });
+    bench.clone_110();
+    assert_eq!(bench.sim.changes().len(), 1, "asked for once: {:?}", bench.sim.changes());
+}
+
+#[test]
+fn of_two_clones_into_one_vmid_one_is_made() {
+    let bench = Bench::new();
+    let codes = std::thread::scope(|scope| {
+        let run = || bench.run(&["clone", "9002", "110", "test-automation"]).code;
+        [scope.spawn(run), scope.spawn(run)].map(|one| one.join().unwrap())
+    });
+    assert!(codes == [0, 4] || codes == [4, 0], "{codes:?}");
+}
+
+/// A connection to the daemon ends after a hundred requests, and after any that failed.
+#[test]
+fn more_is_asked_than_one_connection_takes() {
+    let bench = Bench::new();
+    let command = Command::new(assert_cmd::cargo::cargo_bin!("proxmox-ops"));
+    let command = bench.sim.env().into_iter().fold(command, |c, (k, v)| c.env(k, v));
+    let mut session = Session::start(&command.dir(bench.fleet.path()).args(["session"])).unwrap();
+    // One after the other, so over one connection as long as it lasts.
+    for n in 0..230 {
+        let vmid = Vmid::new(if n == 50 { 999 } else { 104 }).unwrap();
+        let told = session.ask::<VmStatus>(Op::Status { vmid }, Deadline::secs(60), |_| {});
+        match told {
+            Ok(status) => assert!(n != 50 && status.status == "running"),
+            Err(e) => assert!(n == 50 && e.kind() == Kind::NotFound, "{n}: {e:?}"),
+        }
+    }
+    let opened = |record: &Record| serde_json::to_value(record).unwrap()["kind"] == "open";
+    assert!(bench.sim.requests().iter().filter(|record| opened(record)).count() >= 3);
 }
 
 /// A reboot's task only shuts the VM down; another one starts it again.

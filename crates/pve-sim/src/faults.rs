@@ -45,6 +45,16 @@ pub enum Fault {
         /// Whether the request is carried out although its answer is lost.
         done: bool,
     },
+    /// The SSH connection is cut when this request has arrived, and a worker that was blocked carries it out later.
+    ReadLate {
+        /// `POST`, …
+        method: String,
+        /// Part of the path.
+        path: String,
+        /// How much later.
+        #[serde(with = "millis")]
+        by: Duration,
+    },
     /// A request is answered with this failure and not carried out.
     Answer {
         /// `POST`, …

@@ -312,6 +312,23 @@ impl Connection {
             node.cut.send_modify(|n| *n += 1);
             return Err(Fail::http(500, "dropped"));
         }
+        let late = node.fault(|f| match f {
+            Fault::ReadLate { method: m, path: p, by } if m == method && path.contains(p.as_str()) => {
+                Some((*by, true))
+            }
+            _ => None,
+        });
+        if let Some(by) = late {
+            let (node, call) = (Arc::clone(node), call.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(by).await;
+                // Nobody is there any more to be answered.
+                let _ = api::answer(&node, &call).await;
+            });
+            self.dropped.store(true, Ordering::Relaxed);
+            self.node.cut.send_modify(|n| *n += 1);
+            return Err(Fail::http(500, "dropped"));
+        }
         let canned = node.fault(|f| match f {
             Fault::Answer { method: m, path: p, status, message, times }
                 if m == method && path.contains(p.as_str()) =>

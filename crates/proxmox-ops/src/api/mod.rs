@@ -410,6 +410,21 @@ fn data_of(what: &str, answer: &Answer) -> Result<Value> {
 mod tests {
     use super::*;
 
+    /// The daemon closes a connection that was idle for 5 s: what is sent on it then may or may not be read.
+    #[test]
+    fn a_connection_that_was_idle_is_not_used_again() {
+        use crate::testing::{Fake, node};
+        let fake = Fake::new().get("/version", serde_json::json!({}));
+        let api = node(&fake).api;
+        let ask = || api.get("ask", "/version", &[], Deadline::secs(5)).unwrap();
+        ask();
+        ask();
+        assert_eq!(fake.opened(), 1);
+        api.connection.borrow_mut().as_mut().unwrap().age(Duration::from_millis(4500));
+        ask();
+        assert_eq!((fake.opened(), fake.requests("GET")), (2, 3));
+    }
+
     #[test]
     fn whose_a_vm_is_is_not_believed_for_the_life_of_a_session() {
         use crate::testing::{Fake, definitions, node};

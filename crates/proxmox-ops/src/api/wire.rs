@@ -102,6 +102,12 @@ impl Connection {
         self.usable && self.last_used.elapsed() < IDLE
     }
 
+    /// Makes it as if it had been idle for so long.
+    #[cfg(test)]
+    pub(crate) fn age(&mut self, by: Duration) {
+        self.last_used = self.last_used.checked_sub(by).unwrap_or(self.last_used);
+    }
+
     /// Sends one request and reads its whole answer.
     pub fn ask(
         &mut self,

@@ -246,12 +246,14 @@ mod tests {
     fn a_task_that_fails_later_is_a_failure_with_its_words() {
         let fake =
             fake().get(STATUS, json!({"status": "stopped"})).on("POST", START, 200, json!({"data": UPID}));
-        let error = start(&task(fake, "start failed: QEMU exited with code 1")).unwrap_err();
+        let error = start(&task(fake.clone(), "start failed: QEMU exited with code 1")).unwrap_err();
         assert_eq!(error.message(), "can not start VM 110: start failed: QEMU exited with code 1");
         assert_eq!(
             error.facts(),
             [format!("the node's task: {UPID}").as_str(), "its log says: kvm: what QEMU said"]
         );
+        // Else it would be its first 50 lines.
+        assert!(fake.log().iter().any(|line| line.ends_with("/log?start=0&limit=0")), "{:?}", fake.log());
     }
 
     #[test]

@@ -3,14 +3,18 @@
 use std::time::Duration;
 
 use fleet_core::{
-    Error, Result,
+    Error, Kind, Result,
     deadline::Deadline,
     guard::Permit,
     types::{DiskSize, DiskSlot},
 };
 
 use super::{Progress, config};
-use crate::{api::call::Call, node::Node, tasks};
+use crate::{
+    api::{call::Call, error},
+    node::Node,
+    tasks,
+};
 
 /// Grows a disk to `size`, and reads back that it has it. Whether there was anything to do.
 pub fn grow(
@@ -56,7 +60,17 @@ pub fn grow(
         Ok(after.settings.get(disk.as_str()).and_then(|setting| config::size_of(setting)))
     };
     let mut done = || Ok(Some(has_it()?.is_some_and(|after| after >= size)));
-    tasks::run_or_look(&node.api, permit, &call, (&["resize"], vmid, &name), deadline, progress, &mut done)?;
+    let subject = (&["resize"][..], vmid, &name);
+    tasks::run_or_look(&node.api, permit, &call, subject, deadline, progress, &mut done).map_err(|e| {
+        // Told by the task, not by the request.
+        if !error::is_edited(e.message()) {
+            return e;
+        }
+        e.with_kind(Kind::Conflict)
+            .now(format!("somebody else changed VM {vmid} since it was looked at"))
+            .now("nothing was changed by this request")
+            .hint("run the same command again: it looks first")
+    })?;
     match has_it()? {
         Some(after) if after >= size => Ok(true),
         after => Err(Error::failed(format!("{disk} of VM {vmid} did not grow to {size}"))
@@ -72,7 +86,6 @@ pub fn grow(
 mod tests {
     use super::*;
     use crate::testing::{Fake, node, permit};
-    use fleet_core::Kind;
     use serde_json::{Value, json};
 
     const CONFIG: &str = "/nodes/prom/qemu/110/config";
@@ -109,6 +122,23 @@ mod tests {
     fn success_that_changed_nothing_is_no_success() {
         let (outcome, _) = grow_to(&["2G"], "20G");
         assert_eq!(outcome.unwrap_err().facts(), ["its size is 2G"]);
+    }
+
+    #[test]
+    fn an_edit_meanwhile_is_a_conflict_which_only_the_task_tells() {
+        let upid = "UPID:prom:00000ED5:000AE788:6B03B82C:resize:110:root@pam:";
+        let path =
+            "/nodes/prom/tasks/UPID%3Aprom%3A00000ED5%3A000AE788%3A6B03B82C%3Aresize%3A110%3Aroot%40pam%3A";
+        let exit = "checksum mismatch (file change by other user?)";
+        let fake = Fake::new()
+            .get("/cluster/status", json!([{"type": "node", "name": "prom", "local": 1}]))
+            .get(CONFIG, json!({"digest": "d1", "scsi0": "nvmeprom:vm-110-disk-0,size=2G"}))
+            .on("PUT", "/nodes/prom/qemu/110/resize", 200, json!({ "data": upid }))
+            .get(&format!("{path}/status"), json!({"status": "stopped", "exitstatus": exit}))
+            .get(&format!("{path}/log"), json!([]));
+        let (disk, size) = ("scsi0".parse().unwrap(), "20G".parse().unwrap());
+        let outcome = grow(&node(&fake), &permit(110), &disk, size, Deadline::secs(5), &mut |_| {});
+        assert_eq!(outcome.unwrap_err().kind(), Kind::Conflict);
     }
 
     #[test]
