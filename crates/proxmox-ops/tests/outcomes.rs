@@ -130,6 +130,8 @@ fn what_the_ha_manager_was_asked_for_is_waited_for() {
     bench.ok(&["get-ip", "110", "--timeout", "20"]);
     bench.ok(&["shutdown", "110"]);
     assert!(!bench.sim.is_running(110));
+    // The manager takes its time, longer than what was lost is looked for.
+    bench.sim.inject(Fault::TaskSlow { kind: "ha-manager".into(), by: Duration::from_millis(2500) });
     bench.sim.inject(Fault::DropLinkAt { method: "POST".into(), path: "/status/start".into(), done: true });
     bench.ok(&["start", "110"]);
     assert!(bench.sim.is_running(110));

@@ -107,7 +107,7 @@ pub enum Fault {
     },
     /// Tasks of this type take so long.
     TaskSlow {
-        /// `qmclone`, …, or `any`.
+        /// `qmclone`, …, or `any`; `ha-manager` for what comes before that one's tasks.
         kind: String,
         /// How long.
         #[serde(with = "millis")]

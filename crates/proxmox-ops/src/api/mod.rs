@@ -328,7 +328,8 @@ impl Client {
         let opened = match (self.try_open(deadline), &self.reconnect) {
             (Err(e), Some(reconnect)) if self.answered.replace(false) && !deadline.passed() => {
                 self.ui.detail(format!("the way to the node is lost ({}); connecting again", e.message()));
-                *self.transport.borrow_mut() = reconnect()?;
+                let fresh = reconnect().inspect_err(|_| self.answered.set(true))?;
+                *self.transport.borrow_mut() = fresh;
                 self.try_open(deadline)
             }
             (opened, _) => opened,

@@ -108,7 +108,8 @@ fn from(
         };
         progress("the answer to the clone was lost: looking for it");
         let ours = Ours { cluster, source, request, sent, task };
-        match ours.look(deadline.at_most(unread), deadline, progress) {
+        let until = deadline.at_most(unread);
+        match tasks::patiently(deadline, || ours.look(until, deadline, progress)) {
             Ok(Found::Ours) => return Ok(()),
             Ok(Found::Others) => return Err(taken(cluster, request, lost.with_kind(Kind::Conflict))),
             Ok(Found::Failed(e)) => return Err(remains(cluster, source, request, e)),

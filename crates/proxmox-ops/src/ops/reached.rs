@@ -17,6 +17,12 @@ pub fn is_ha(status: &VmStatus) -> bool {
     status.other.get("ha").is_some_and(|ha| truth(ha.get("managed")))
 }
 
+/// Whether the HA manager has given a VM up: it does nothing more with it until somebody clears that.
+fn is_given_up(status: &VmStatus) -> bool {
+    let state = status.other.get("ha").and_then(|ha| ha.get("state"));
+    is_ha(status) && state.and_then(Value::as_str) == Some("error")
+}
+
 /// Whether the HA manager was asked for another state than the VM is in.
 pub fn is_leaving(status: &VmStatus) -> bool {
     let asked = status.other.get("ha").filter(|_| is_ha(status)).and_then(|ha| ha.get("state"));
@@ -73,6 +79,14 @@ pub fn state(
         let seen = look(cluster, vmid, deadline)?;
         if seen.as_ref().is_ok_and(|now| now.status == goal) {
             return Ok(());
+        }
+        if let Some(now) = seen.as_ref().ok().filter(|now| is_given_up(now)) {
+            return Err(Error::failed(format!(
+                "VM {vmid} is not {goal}: the HA manager has put it into its state 'error'"
+            ))
+            .now(format!("it is {} on the node '{}'", now.status, now.node))
+            .hint("`ha-manager status`, and the journal of pve-ha-lrm on that node, show why")
+            .hint(format!("what clears it: ha-manager set vm:{vmid} --state disabled")));
         }
         if last {
             let error = deadline

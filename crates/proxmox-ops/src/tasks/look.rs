@@ -6,6 +6,7 @@ use fleet_core::{
     Error, Kind, Result,
     deadline::Deadline,
     guard::Permit,
+    interrupt,
     types::{NodeName, Vmid},
 };
 
@@ -14,6 +15,25 @@ use super::{
     run::{Outcome, once, retried},
 };
 use crate::api::{Client, call::Call};
+
+/// How often a node that is not reached is tried again to be asked what became of a change. What lies between doubles,
+/// from half a second: about 8 s in all, enough for an sshd that is started anew.
+const TRIES: u32 = 5;
+
+/// Asks until an answer comes, or for long enough.
+pub fn patiently<T>(deadline: Deadline, mut ask: impl FnMut() -> Result<T>) -> Result<T> {
+    let mut pause = PAUSE;
+    for _ in 1..TRIES {
+        match ask() {
+            Err(e) if matches!(e.kind(), Kind::Unreachable | Kind::OutcomeUnknown) && !deadline.passed() => {}
+            told => return told,
+        }
+        interrupt::check()?;
+        deadline.sleep(pause);
+        pause *= 2;
+    }
+    ask()
+}
 
 /// How often is looked.
 const LOOKS: usize = 3;
@@ -43,10 +63,13 @@ pub fn run_or_look(
         progress(&format!("the answer to '{}' was lost: looking at what is there", call.what()));
         let short = || Deadline::secs(20).at_most(deadline.left().max(Duration::from_secs(5)));
         let looked = match &task {
-            Some(upid) => again(client, upid, call.what(), deadline, progress).map(Some),
+            // The way to the node was lost, and may be there again.
+            Some(upid) => {
+                patiently(deadline, || followed(client, upid, call.what(), deadline, progress)).map(Some)
+            }
             None => {
                 let begun = Begun { client, node, kinds, subject, sent };
-                begun.look(call.what(), deadline, &short, progress, done)
+                patiently(deadline, || begun.look(call.what(), deadline, &short, progress, done))
             }
         };
         match looked {
@@ -76,24 +99,6 @@ fn followed(
         Ok(()) => Ok(End::Well(Some(upid.clone()))),
         Err(e) if e.kind() == Kind::OutcomeUnknown => Err(e),
         Err(e) => Ok(End::Badly(e)),
-    }
-}
-
-/// Asks a task that is known once more: the way to the node was lost, and may be there again.
-fn again(
-    client: &Client,
-    upid: &Upid,
-    what: &str,
-    deadline: Deadline,
-    progress: &mut dyn FnMut(&str),
-) -> Result<End> {
-    let mut looks = 1;
-    loop {
-        match followed(client, upid, what, deadline, progress) {
-            Err(_) if looks < LOOKS => looks += 1,
-            told => return told,
-        }
-        deadline.sleep(PAUSE);
     }
 }
 

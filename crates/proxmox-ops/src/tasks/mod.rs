@@ -5,7 +5,7 @@ mod look;
 mod run;
 
 pub use list::{Listed, clones_into, find_clone_into, find_running, later, list, newest, sent_at};
-pub use look::run_or_look;
+pub use look::{patiently, run_or_look};
 pub use run::{Outcome, run};
 
 use std::time::{Duration, Instant};

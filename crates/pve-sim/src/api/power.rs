@@ -56,7 +56,11 @@ fn ha(node: &Arc<Node>, call: &Call, vmid: u32, verb: &str) -> Option<String> {
         worker.say(format!("Requesting HA {asked} for VM {vmid}"));
         manager.change(|d| d.ha.insert(vmid, state.to_owned()));
         tokio::spawn(async move {
-            tokio::time::sleep(manager.latency().task).await;
+            let slow = manager.fault(|f| match f {
+                Fault::TaskSlow { kind, by } if kind == "ha-manager" => Some((*by, false)),
+                _ => None,
+            });
+            tokio::time::sleep(slow.unwrap_or(manager.latency().task)).await;
             let upid = begin(&manager, &Who::root(), vmid, (&verb, own), &params);
             apart(&manager, &upid);
         });
