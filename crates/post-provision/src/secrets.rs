@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use fleet_core::{Error, Result, repo::Repo};
+use fleet_core::{Error, Result, faults::Fault, repo::Repo};
 use walkdir::WalkDir;
 
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     rules::{Rule, Rules},
     sops::{AgeEntry, SecretFile},
     through_sops,
+    yaml::in_secret,
 };
 
 /// Larger files are no secrets that sops would have made.
@@ -119,7 +120,7 @@ pub fn find(repo: &Repo, rules_file: &Path, rules: &Rules, warnings: &mut Vec<St
             let file = match SecretFile::parse(&bytes) {
                 Ok(file) => file,
                 Err(e) if SecretFile::has_usual_name(path) => {
-                    faults.push(e.context(path.display()));
+                    faults.push(in_secret(&e, path));
                     continue;
                 }
                 Err(e) => {
@@ -346,6 +347,10 @@ fn all_of(mut faults: Vec<Error>, done: &str) -> Error {
     for fault in &faults {
         facts.extend(fault.facts().iter().cloned());
         hints.extend(fault.hints().iter().cloned());
+    }
+    let located: Vec<Fault> = faults.iter().flat_map(fleet_core::faults::of).collect();
+    if located.len() == faults.len() {
+        error = error.details(serde_json::json!(located));
     }
     error = facts.into_iter().fold(error, Error::now);
     hints.into_iter().fold(error.now("nothing was changed"), Error::hint)

@@ -163,16 +163,33 @@ pub(crate) fn wrong(line: usize, column: usize, message: impl Into<String>) -> E
     Error::failed(format!("line {line}, column {}: {message}", column + 1)).details(details)
 }
 
+/// What [`wrong`] says.
+#[derive(Deserialize)]
+struct Place {
+    line: usize,
+    column: usize,
+    message: String,
+}
+
+fn place_of(error: &Error) -> Option<Place> {
+    serde_json::from_value(error.report().details?).ok()
+}
+
+/// The same fault with its file, of which nothing is shown: it holds secrets.
+pub(crate) fn in_secret(error: &Error, path: &Path) -> Error {
+    let mut fault = Fault::new(path, Path::new(""), None, "", error.chain());
+    if let Some(Place { line, column, message }) = place_of(error) {
+        (fault.line, fault.column, fault.message) = (Some(line), Some(column + 1), message);
+    }
+    fault.help = error.hints().first().cloned();
+    fault.error()
+}
+
 /// The same fault with the file and the line it is in, for a file without secrets.
 pub(crate) fn in_file(error: Error, text: &str, path: &Path) -> Error {
-    #[derive(Deserialize)]
-    struct Place {
-        line: usize,
-        column: usize,
-        message: String,
-    }
-    let place = error.report().details.and_then(|details| serde_json::from_value::<Place>(details).ok());
-    let Some(Place { line, column, message }) = place else { return error.context(path.display()) };
+    let Some(Place { line, column, message }) = place_of(&error) else {
+        return error.context(path.display());
+    };
     let text = text.lines().nth(line.saturating_sub(1)).unwrap_or_default().to_owned();
     let at = Location { file: path.to_owned(), line, column: column + 1, width: 1, text };
     Fault::new(path, Path::new(""), Some(&at), "", message).error()

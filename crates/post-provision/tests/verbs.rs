@@ -297,7 +297,7 @@ fn what_only_looks_like_a_secret_is_told_and_damaged_secrets_stop_it() {
     let snapshot = fleet.snapshot();
     let said = fails(fleet.tool(&["nas", "--host-key", "new.pub", "--yes"]), 1);
     assert!(said.contains("2 secrets can not be read"), "{said}");
-    for part in ["secrets/values.yaml: line ", "secrets/values.json: not valid JSON at line"] {
+    for part in ["secrets/values.yaml:", "secrets/values.json:"] {
         assert!(said.contains(part), "{part} in {said}");
     }
     assert!(said.contains("nothing was changed"), "{said}");

@@ -133,6 +133,18 @@ fn a_host_whose_key_is_another_in_the_rules_is_a_fault() {
 }
 
 #[test]
+fn a_damaged_secret_is_told_with_its_place_and_no_text() {
+    let bench = Bench::new();
+    let text = bench.fleet.read("secrets/common.yaml");
+    bench.fleet.write("secrets/common.yaml", &format!("<<<<<<< HEAD\n{text}"));
+    let output = bench.run(&["--json", "--quiet", "check"]);
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let fault = &answer["error"]["details"][0];
+    assert_eq!(fault["file"], "secrets/common.yaml", "{answer}");
+    assert!(fault["line"].is_u64() && fault["column"].is_u64() && fault["snippet"].is_null(), "{answer}");
+}
+
+#[test]
 fn plain_text_among_the_secrets_is_a_fault() {
     let bench = Bench::new();
     bench.fleet.write("secrets/README.md", "# About\n");

@@ -5,6 +5,7 @@ use indexmap::IndexMap;
 use serde_json::value::RawValue;
 
 use super::{AgeEntry, Metadata, Spot, foreign, is_other_keys, take_field};
+use crate::yaml::wrong;
 
 /// How the `age` array is written.
 #[derive(Debug, Clone)]
@@ -59,7 +60,7 @@ pub(super) fn read(text: &str) -> Result<Option<(Metadata, Vec<Spot>)>> {
         Ok(top) => top,
         // Damaged, or with the marks of a merge in it.
         Err(e) if text.contains("\"sops\":") && text.contains("\"mac\":") => {
-            return Err(Error::failed(format!("not valid JSON at line {}, column {}", e.line(), e.column())));
+            return Err(wrong(e.line(), e.column().saturating_sub(1), "not valid JSON"));
         }
         // Starts with a brace but is no JSON object: a template, a flow mapping. No secret that sops wrote.
         Err(_) => return Ok(None),

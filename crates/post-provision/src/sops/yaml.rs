@@ -1,6 +1,6 @@
 //! The `sops` block of YAML files: one in each document, all alike.
 
-use fleet_core::{Error, Result};
+use fleet_core::Result;
 use saphyr_parser::ScalarStyle;
 
 use super::{AgeEntry, Metadata, Spot, foreign, is_other_keys, take_field};
@@ -64,10 +64,7 @@ pub(super) fn read(text: &str) -> Result<Option<(Metadata, Vec<Spot>)>> {
         let Some((key, block)) = document.entries().iter().rev().find(|(k, _)| k.scalar() == Some("sops"))
         else {
             if first.is_some() {
-                return Err(Error::failed(format!(
-                    "line {}: a document without its sops block",
-                    document.line
-                )));
+                return Err(document.wrong("a document without its sops block"));
             }
             continue;
         };
@@ -79,7 +76,7 @@ pub(super) fn read(text: &str) -> Result<Option<(Metadata, Vec<Spot>)>> {
             None => first = Some(metadata),
             Some(first) if first.age == metadata.age && first.mac == metadata.mac => {}
             Some(_) => {
-                return Err(Error::failed(format!("line {}: the documents' sops blocks differ", key.line)));
+                return Err(key.wrong("the documents' sops blocks differ"));
             }
         }
         spots.extend(spot);
@@ -94,17 +91,14 @@ fn block_of(text: &str, sops_key: &Node, block: &Node) -> Result<(Metadata, Opti
         let Some(name) = key.scalar() else { continue };
         if name == "age" {
             if block.flow {
-                return Err(Error::failed(format!("line {}: a sops block in flow style", sops_key.line)));
+                return Err(sops_key.wrong("a sops block in flow style"));
             }
             for item in value.items() {
                 let field = |name: &str| item.get(name).and_then(Node::scalar).map(str::to_owned);
                 match (field("recipient"), field("enc")) {
                     (Some(recipient), Some(enc)) => metadata.age.push(AgeEntry { recipient, enc }),
                     _ => {
-                        return Err(Error::failed(format!(
-                            "line {}: an age entry without its key",
-                            item.line
-                        )));
+                        return Err(item.wrong("an age entry without its key"));
                     }
                 }
             }
