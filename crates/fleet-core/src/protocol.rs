@@ -17,8 +17,8 @@ use serde_json::Value;
 
 pub use self::{
     answers::{
-        Address, Backup, Candidate, ClusterConfig, NewDisk, NodeInfo, NodeRoom, Resource, ResourceKind,
-        Storage, UploadPlace, UploadedImage, VmConfig, VmStatus,
+        Address, AddressHolder, Backup, Candidate, ClusterConfig, NewDisk, NodeInfo, NodeRoom, Resource,
+        ResourceKind, Storage, UploadPlace, UploadedImage, VmConfig, VmStatus,
     },
     marker::Marker,
     op::{Op, six_hours},

@@ -146,9 +146,6 @@ pub struct PlanArgs {
     /// Compare every managed VM
     #[arg(long, conflicts_with = "names")]
     pub all: bool,
-    /// How many VMs to work on at once; the others wait for their turn
-    #[arg(long, value_name = "N", default_value = "4", value_parser = jobs)]
-    pub jobs: usize,
 }
 
 #[cfg(test)]

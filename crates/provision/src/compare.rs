@@ -93,6 +93,7 @@ pub fn survey(session: &mut Session) -> Result<World> {
         bridges: None,
         room: None,
         place: None,
+        holder: None,
         template: None,
         existing: None,
         remainder: None,

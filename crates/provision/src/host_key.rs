@@ -16,11 +16,12 @@ use zeroize::Zeroizing;
 /// How the names of private directories begin; the process follows.
 const PREFIX: &str = "fleet-run-";
 
-/// Removes the private directories of runs that were killed: what they held is of no use to anybody any more.
-fn sweep(place: &Path) {
+/// Removes what runs that were killed left in `place`: directories whose names begin with `prefix`, and then the process.
+/// What they held is of no use to anybody any more.
+pub(crate) fn sweep(place: &Path, prefix: &str) {
     for entry in fs::read_dir(place).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let of = |name: &str| name.strip_prefix(PREFIX)?.split('-').next()?.parse::<i32>().ok();
+        let of = |name: &str| name.strip_prefix(prefix)?.split('-').next()?.parse::<i32>().ok();
         let owner = name.to_str().and_then(of).and_then(rustix::process::Pid::from_raw);
         let gone = |owner| rustix::process::test_kill_process(owner) == Err(rustix::io::Errno::SRCH);
         if owner.is_some_and(gone) {
@@ -43,7 +44,7 @@ impl PrivateDir {
         let places = [runtime, Some(PathBuf::from("/dev/shm"))];
         let usable = |dir: &PathBuf| dir.is_dir() && !dir.to_string_lossy().contains(char::is_whitespace);
         for place in places.into_iter().flatten().filter(usable) {
-            sweep(&place);
+            sweep(&place, PREFIX);
             let prefix = format!("{PREFIX}{}-", std::process::id());
             if let Ok(dir) = tempfile::Builder::new().prefix(&prefix).tempdir_in(&place) {
                 return Ok(PrivateDir(dir));
@@ -163,7 +164,7 @@ mod tests {
             fs::create_dir(dir).unwrap();
             fs::write(dir.join("key"), "secret").unwrap();
         }
-        sweep(place.path());
+        sweep(place.path(), PREFIX);
         assert_eq!((dead.exists(), alive.exists(), other.exists()), (false, true, true));
     }
 

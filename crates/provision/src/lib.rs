@@ -78,7 +78,8 @@ fn provision(cli: &cli::Cli) -> Result<()> {
         missing => missing.iter().for_each(|text| ui.warn(text)),
     }
     let places = if cli.change.dry_run { place::Places::default() } else { place::Places::told() };
-    let run = Run { cli, repo: &repo, tools: &tools, places: &places };
+    let unlocked = login::Unlocked::default();
+    let run = Run { cli, repo: &repo, tools: &tools, places: &places, unlocked: &unlocked };
     match cli.names.as_slice() {
         [name] if !cli.all => provision_one::provision(&run, ui, name),
         _ => several::provision(&run, ui),

@@ -1,7 +1,11 @@
 //! The key that we log in to a VM with: its public half is among the fleet's keys, its private half at hand, in a
 //! file or in the agent.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
 
 use fleet_core::{
     Error, Result,
@@ -10,6 +14,7 @@ use fleet_core::{
     ui,
 };
 use ssh_key::PrivateKey;
+use zeroize::Zeroizing;
 
 use crate::host_key::PrivateDir;
 
@@ -40,7 +45,7 @@ impl KeyFile {
             std::fs::read_to_string(path).ok().and_then(|line| PublicKey::parse(line.trim()).ok())
         };
         let beside = PathBuf::from(format!("{}.pub", path.display()));
-        let Ok(text) = std::fs::read_to_string(path).map(zeroize::Zeroizing::new) else {
+        let Ok(text) = std::fs::read_to_string(path).map(Zeroizing::new) else {
             return KeyFile::None;
         };
         match ssh::keys::inspect_private(&text) {
@@ -80,9 +85,18 @@ impl<'a> Places<'a> {
     }
 }
 
+/// Keys that were opened with their passphrases; none where the person did not open it. Each is asked for once a run.
+#[derive(Default)]
+pub struct Unlocked(Mutex<BTreeMap<PathBuf, Option<Zeroizing<String>>>>);
+
 /// The first key at hand that is among `keys`: the named one; else an unlocked file of the usual ones, the agent's,
 /// a locked file. A locked one is unlocked once, into `private`, if there is a terminal to ask on.
-pub fn at_hand(places: &Places<'_>, keys: &[String], private: &PrivateDir) -> Result<Login> {
+pub fn at_hand(
+    places: &Places<'_>,
+    keys: &[String],
+    private: &PrivateDir,
+    unlocked: &Unlocked,
+) -> Result<Login> {
     // A line may have options before its key.
     let key = |line: &String| PublicKey::parse(&line.parse::<AuthorizedKey>().ok()?.key).ok();
     let allowed: Vec<PublicKey> = keys.iter().filter_map(key).collect();
@@ -111,7 +125,7 @@ pub fn at_hand(places: &Places<'_>, keys: &[String], private: &PrivateDir) -> Re
         }
         return match file {
             KeyFile::Locked(key) | KeyFile::Public(key) if places.agent.contains(&key) => from_agent(&key),
-            KeyFile::Locked(_) => unlock(path, private),
+            KeyFile::Locked(_) => unlock(path, private, unlocked),
             KeyFile::Public(_) => Err(Error::failed(format!(
                 "{} is a public key, and the agent has no private half of it",
                 path.display()
@@ -130,7 +144,7 @@ pub fn at_hand(places: &Places<'_>, keys: &[String], private: &PrivateDir) -> Re
         return from_agent(key);
     }
     if let Some((path, _)) = usual.iter().find(|(_, file)| matches!(file, KeyFile::Locked(_)) && fits(file)) {
-        return unlock(path, private);
+        return unlock(path, private, unlocked);
     }
     let looked: Vec<String> = places.usual.iter().map(|path| path.display().to_string()).collect();
     let agent = match places.agent.len() {
@@ -145,29 +159,46 @@ pub fn at_hand(places: &Places<'_>, keys: &[String], private: &PrivateDir) -> Re
     .hint("give a private key whose public half is in hosts.nix with --identity FILE, or put it into the agent: ssh-add"))
 }
 
-/// Asks for the passphrase of a key and puts the key without it where only memory is.
-fn unlock(path: &Path, private: &PrivateDir) -> Result<Login> {
-    let shown = path.display();
-    let locked = |why: &str| {
-        Error::failed(format!("the key {shown} is protected by a passphrase, {why}"))
-            .hint(format!("put it into the agent first: ssh-add {shown}"))
+/// Puts a key without its passphrase, which is asked for, where only memory is.
+fn unlock(path: &Path, private: &PrivateDir, unlocked: &Unlocked) -> Result<Login> {
+    // Who comes second waits for the answer.
+    let mut unlocked = unlocked.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let text = match unlocked.get(path) {
+        Some(Some(text)) => text.clone(),
+        Some(None) => return Err(locked(path, "and it was not opened")),
+        None => {
+            let opened = open(path);
+            unlocked.insert(path.to_owned(), opened.as_ref().ok().cloned());
+            opened?
+        }
     };
+    let file = private.write("fleet-key", text.as_bytes(), 0o600)?;
+    Ok(Login { file, name: path.display().to_string() })
+}
+
+fn locked(path: &Path, why: &str) -> Error {
+    let shown = path.display();
+    Error::failed(format!("the key {shown} is protected by a passphrase, {why}"))
+        .hint(format!("put it into the agent first: ssh-add {shown}"))
+}
+
+/// Asks for the passphrase of a key; gives the key without it.
+fn open(path: &Path) -> Result<Zeroizing<String>> {
+    let locked = |why: &str| locked(path, why);
     if !ui::can_ask() {
         return Err(locked("and there is no terminal to ask for it"));
     }
     let key = PrivateKey::read_openssh_file(path)
         .map_err(|e| locked("and its format is not OpenSSH's").caused_by(e))?;
     for _ in 0..3 {
-        let passphrase = ui::ask_secret(&format!("Passphrase for {shown}: "))?;
+        let passphrase = ui::ask_secret(&format!("Passphrase for {}: ", path.display()))?;
         if passphrase.is_empty() {
             break;
         }
         if let Ok(open) = key.decrypt(passphrase.as_bytes()) {
-            let text = open
+            return open
                 .to_openssh(ssh_key::LineEnding::LF)
-                .map_err(|e| Error::failed("can not write a key").caused_by(e))?;
-            let file = private.write("fleet-key", text.as_bytes(), 0o600)?;
-            return Ok(Login { file, name: shown.to_string() });
+                .map_err(|e| Error::failed("can not write a key").caused_by(e));
         }
     }
     Err(locked("and it was not opened"))
@@ -216,7 +247,8 @@ mod tests {
         }
 
         fn at_hand(&self, given: Option<&Path>, usual: Vec<PathBuf>, agent: Vec<PublicKey>) -> Result<Login> {
-            at_hand(&Places { given, usual, agent }, &[public(1)], &self.private)
+            let unlocked = Unlocked::default();
+            at_hand(&Places { given, usual, agent }, &[public(1)], &self.private, &unlocked)
         }
     }
 

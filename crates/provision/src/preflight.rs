@@ -21,6 +21,7 @@ use crate::{
     login::{self, Login, Places},
     plan::{self, Plan, Standing},
     provision_one::Run,
+    state::State,
     unfinished::{self, Became},
     world::{self, Survey, World},
 };
@@ -96,15 +97,19 @@ pub struct Ready {
     pub world: World,
     /// What will be done.
     pub plan: Plan,
+    /// A clone that an earlier run began goes on: it is to be looked at again when that has ended.
+    pub goes_on: bool,
 }
 
-/// Looks at everything. `private` is where a key may lie that had to be unlocked.
+/// Looks at everything. `private` is where a key may lie that had to be unlocked. With `waits`, until a clone that an
+/// earlier run began has ended.
 pub(crate) fn look(
     run: &Run<'_>,
     ui: Ui,
     definitions: &Definitions,
     vm: &ManagedVm,
     private: &PrivateDir,
+    waits: bool,
 ) -> Result<Ready> {
     let Run { cli, repo, tools, .. } = *run;
     let mut faults = Faults::default();
@@ -133,7 +138,7 @@ pub(crate) fn look(
     let keys = if tools.has("cloudinit-gen") { faults.keep(tools.ssh_keys(vm.name.as_str())) } else { None };
     let login = keys.as_ref().and_then(|keys| {
         let places = Places::of_user(cli.identity.as_deref());
-        faults.keep(login::at_hand(&places, keys, private))
+        faults.keep(login::at_hand(&places, keys, private, run.unlocked))
     });
     let flake = faults.keep(install::flake_of(repo.root(), &vm.nixos_config));
     let no_keys = Vec::new();
@@ -143,37 +148,64 @@ pub(crate) fn look(
         let asked = tools.session().and_then(|mut session| {
             let template = template?;
             let world = survey(
-                run,
-                ui,
+                (ui, waits && !cli.change.dry_run),
                 &mut session,
                 &Survey { template, vm, definitions, places: run.places },
                 &mut faults,
             )?;
             Ok((session, template, world))
         });
-        if let Some((session, template, world)) = faults.keep(asked) {
+        if let Some((session, template, (world, goes_on))) = faults.keep(asked) {
             let keys = keys.as_ref().unwrap_or(&no_keys);
             let plan = plan::plan(vm, template, keys, &world, install, boots, &mut faults)?;
-            if cli.resume && plan.as_ref().is_some_and(Plan::makes) {
+            if cli.resume && !goes_on && plan.as_ref().is_some_and(Plan::makes) {
                 faults.add(
                     Error::not_found(format!("there is nothing to resume: VM '{}' does not exist", vm.name))
                         .hint(format!("provision-vm {}   # makes it", vm.name)),
                 );
             }
-            there = plan.map(|plan| (session, world, plan));
+            there = plan.map(|plan| (session, world, (plan, goes_on)));
         }
     }
-    let creates = there.as_ref().is_some_and(|(_, _, plan): &(_, _, Plan)| plan.makes());
-    if install && creates && cli.integrate() != Integrate::Never && tools.has("post-provision-vm") {
+    let joins = |plan: &Plan| plan.makes() || !in_the_fleet(repo, cli, vm, plan);
+    if install
+        && there.as_ref().is_some_and(|(_, _, (plan, _))| joins(plan))
+        && cli.integrate() != Integrate::Never
+        && tools.has("post-provision-vm")
+    {
         faults.keep(files::can_integrate(repo, tools, vm, private));
     }
     faults.check(vm.name.as_str())?;
     match (keys, login, user, flake, there) {
-        (Some(keys), Some(login), Some(user), Some(flake), Some((session, world, plan))) => {
-            Ok(Ready { keys, login, user, flake, kexec, session, world, plan })
+        (Some(keys), Some(login), Some(user), Some(flake), Some((session, world, (plan, goes_on)))) => {
+            Ok(Ready { keys, login, user, flake, kexec, session, world, plan, goes_on })
         }
         _ => Err(Error::failed(format!("'{}' could not be looked at", vm.name)).now("nothing was changed")),
     }
+}
+
+/// Opens a key behind a passphrase before many VMs are looked at side by side: one question, while nothing else is said.
+/// What goes wrong is told for each VM that needs it.
+pub(crate) fn unlock(run: &Run<'_>, vm: &ManagedVm) {
+    if !fleet_core::ui::can_ask() || !run.tools.has("cloudinit-gen") {
+        return;
+    }
+    let places = Places::of_user(run.cli.identity.as_deref());
+    if let (Ok(keys), Ok(private)) = (run.tools.ssh_keys(vm.name.as_str()), PrivateDir::new()) {
+        drop(login::at_hand(&places, &keys, &private, run.unlocked));
+    }
+}
+
+/// Whether an earlier run has taken the VM into the fleet, as far as its host key tells: one that was made or read for
+/// this very VM, or that a run on another machine may have recorded.
+fn in_the_fleet(repo: &Repo, cli: &Cli, vm: &ManagedVm, plan: &Plan) -> bool {
+    let Ok(hosts) = Hosts::load(repo, cli.common.nix) else { return false };
+    let recorded = hosts.get(vm.name.as_str()).and_then(|host| host.public_key.as_deref());
+    let Some(recorded) = recorded.filter(|key| ssh_key::PublicKey::from_openssh(key).is_ok()) else {
+        return false;
+    };
+    let state = State::load(plan.marker());
+    state.host_keys.is_empty() || state.knows(recorded)
 }
 
 /// Whether this run installs NixOS.
@@ -181,26 +213,25 @@ pub fn installs(cli: &Cli, vm: &ManagedVm) -> bool {
     !cli.no_install && vm.install != Install::None
 }
 
-/// What is there; a clone that an earlier run began is waited for when nothing else stands in the way. What one left
-/// that was killed is looked at only: it is removed when the run goes on.
+/// What is there, and whether a clone goes on that an earlier run began: it is waited for, if at all, when nothing else
+/// stands in the way. What one left that was killed is looked at only: it is removed when the run goes on.
 fn survey(
-    run: &Run<'_>,
-    ui: Ui,
+    (ui, waits): (Ui, bool),
     session: &mut Session,
     survey: &Survey<'_>,
     faults: &mut Faults,
-) -> Result<World> {
+) -> Result<(World, bool)> {
     let mut found = survey.look(session, faults)?;
     let being_made = matches!(plan::standing(survey.vm, &found), Ok(Standing::BeingCloned));
     if !being_made || !faults.is_empty() {
-        return Ok(found);
+        return Ok((found, false));
     }
-    match unfinished::wait(session, survey.vm, ui, !run.cli.change.dry_run)? {
-        Became::Settled => survey.look(session, faults),
-        Became::GoesOn => Ok(found),
+    match unfinished::wait(session, survey.vm, ui, waits)? {
+        Became::Settled => Ok((survey.look(session, faults)?, false)),
+        Became::GoesOn => Ok((found, true)),
         Became::Left(task) => {
             found.remainder = Some(task);
-            Ok(found)
+            Ok((found, false))
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     execute::{self, Job},
     host_key::PrivateDir,
     journal::{Event, Journal, Watch},
+    login::Unlocked,
     place::Places,
     plan::{self, Plan},
     preflight::{self, Ready},
@@ -36,6 +37,8 @@ pub(crate) struct Run<'a> {
     pub(crate) tools: &'a Tools,
     /// Where the VMs go that it makes.
     pub(crate) places: &'a Places,
+    /// Keys that were opened with their passphrases.
+    pub(crate) unlocked: &'a Unlocked,
 }
 
 /// What a run left, for `--json`.
@@ -57,6 +60,15 @@ pub(crate) struct Prepared<'a> {
     private: PrivateDir,
     closure: Option<Closure>,
     _hold: Option<Hold>,
+}
+
+/// How a VM is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// It is its turn: what has to be waited for is.
+    Alone,
+    /// Beside others, none of which waits for it.
+    AmongOthers,
 }
 
 /// The definition of a VM that may be provisioned.
@@ -91,7 +103,7 @@ pub(crate) fn provision(run: &Run<'_>, ui: Ui, name: &str) -> Result<()> {
     ui.done("VM definition loaded");
 
     ui.step("Validating VM configuration...");
-    let mut prepared = Prepared::new(run, ui, &definitions, vm, true)?;
+    let mut prepared = Prepared::new(run, ui, &definitions, vm, Look::Alone)?;
     ui.done("VM configuration valid");
     describe(vm, ui);
     prepared.plan().placed.iter().for_each(|placed| ui.done(format!("Node: {placed}")));
@@ -137,26 +149,31 @@ fn build(run: &Run<'_>, vm: &ManagedVm) -> Closure {
 }
 
 impl<'a> Prepared<'a> {
-    /// Takes hold of the VM and looks at everything that could stand in its way. With `builds` its system is being
-    /// built meanwhile; else from when it is its turn.
+    /// Takes hold of the VM and looks at everything that could stand in its way. Alone its system is being built
+    /// meanwhile; among others from when it is its turn.
     pub(crate) fn new(
         run: &Run<'_>,
         ui: Ui,
         definitions: &Definitions,
         vm: &'a ManagedVm,
-        builds: bool,
+        look: Look,
     ) -> Result<Prepared<'a>> {
         let hold = if run.cli.change.dry_run { None } else { Some(Hold::take(&vm.name, vm.vmid)?) };
         let private = PrivateDir::new()?;
         // It takes the longest, and needs nothing of the node: it runs beside all that follows.
-        let closure = builds.then(|| build(run, vm));
-        let ready = preflight::look(run, ui, definitions, vm, &private)?;
+        let closure = (look == Look::Alone).then(|| build(run, vm));
+        let ready = preflight::look(run, ui, definitions, vm, &private, look == Look::Alone)?;
         Ok(Prepared { vm, install: preflight::installs(run.cli, vm), ready, private, closure, _hold: hold })
     }
 
     /// What will be done.
     pub(crate) fn plan(&self) -> &Plan {
         &self.ready.plan
+    }
+
+    /// Whether it is to be looked at again when it is its turn: a clone that an earlier run began goes on.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.ready.goes_on
     }
 
     /// The node's storages, as they were found.
@@ -185,7 +202,7 @@ impl<'a> Prepared<'a> {
     /// Does it. `watch` is told of the steps.
     pub(crate) fn carry_out(self, run: &Run<'_>, ui: Ui, watch: Option<Watch>) -> Result<Report> {
         let Prepared { vm, install, ready, private, closure, _hold } = self;
-        let Ready { keys, login, user, flake, kexec, mut session, world, plan } = ready;
+        let Ready { keys, login, user, flake, kexec, mut session, world, plan, .. } = ready;
         let cli = run.cli;
         let closure = Mutex::new(closure.unwrap_or_else(|| build(run, vm)));
         let recorded = Hosts::load(run.repo, cli.common.nix)?.get(vm.name.as_str()).cloned();

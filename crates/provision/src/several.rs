@@ -23,7 +23,10 @@ use self::{
     events::Events,
     summary::{Ended, Row},
 };
-use crate::provision_one::{self, Prepared, Run};
+use crate::{
+    preflight,
+    provision_one::{self, Look, Prepared, Run},
+};
 
 /// How many VMs are looked at at once. The node answers with three workers, and its SSH server drops connections
 /// when many log in at the same moment.
@@ -44,10 +47,11 @@ pub(crate) fn provision(run: &Run<'_>, ui: Ui) -> Result<()> {
     let events = Events::new(ui);
 
     ui.step("Validating VM configurations...");
+    vms.iter().take(1).for_each(|vm| preflight::unlock(run, vm));
     let lanes = ui.lanes(&names, false);
     let looked = side_by_side(vms.len(), cli.jobs.min(LOOKS), |at| {
         interrupt::check()?;
-        Prepared::new(run, lanes[at], &definitions, vms[at], false)
+        Prepared::new(run, lanes[at], &definitions, vms[at], Look::AmongOthers)
     });
     interrupt::check()?;
     let (ready, mut rows) = sorted(looked, &vms, &lanes, ui, &events)?;
@@ -73,7 +77,7 @@ pub(crate) fn provision(run: &Run<'_>, ui: Ui) -> Result<()> {
         }
     }
     ui.say("");
-    rows.extend(carry_out(run, ui, ready, &events));
+    rows.extend(carry_out(run, ui, &definitions, ready, &events));
     rows.sort_by_key(|row| row.at);
     summary::finish(&rows, ui, &events)
 }
@@ -151,7 +155,13 @@ fn show(ready: &Found<'_>, run: &Run<'_>, ui: Ui, lanes: &[Ui]) {
     provision_one::announce(fresh, run.cli, install, by_image, ui);
 }
 
-fn carry_out(run: &Run<'_>, ui: Ui, ready: Found<'_>, events: &Events) -> Vec<Row> {
+fn carry_out(
+    run: &Run<'_>,
+    ui: Ui,
+    definitions: &Definitions,
+    ready: Found<'_>,
+    events: &Events,
+) -> Vec<Row> {
     let names: Vec<String> = ready.iter().map(|(_, prepared)| prepared.vm.name.to_string()).collect();
     let lanes = ui.lanes(&names, true);
     let work: Vec<_> = ready.into_iter().map(|ready| Mutex::new(Some(ready))).collect();
@@ -163,7 +173,9 @@ fn carry_out(run: &Run<'_>, ui: Ui, ready: Found<'_>, events: &Events) -> Vec<Ro
         lane.lane_begins();
         let ended = match interrupt::check() {
             Err(_) => Ended::NotBegun,
-            Ok(()) => match prepared.carry_out(run, lane, events.watch(vm.name.as_str())) {
+            Ok(()) => match its_turn(run, lane, definitions, prepared)
+                .and_then(|prepared| prepared.carry_out(run, lane, events.watch(vm.name.as_str())))
+            {
                 Ok(report) => Ended::Done(report),
                 Err(error) => {
                     lane.error(&error);
@@ -177,6 +189,22 @@ fn carry_out(run: &Run<'_>, ui: Ui, ready: Found<'_>, events: &Events) -> Vec<Ro
         Some(row)
     });
     rows.into_iter().flatten().collect()
+}
+
+/// A VM that is being cloned is waited for now, and looked at again; nobody else had to wait for it.
+fn its_turn<'a>(
+    run: &Run<'_>,
+    lane: Ui,
+    definitions: &Definitions,
+    prepared: Prepared<'a>,
+) -> Result<Prepared<'a>> {
+    if !prepared.goes_on() {
+        return Ok(prepared);
+    }
+    let vm = prepared.vm;
+    // With it goes its hold on the VM.
+    drop(prepared);
+    Prepared::new(run, lane, definitions, vm, Look::Alone)
 }
 
 /// Does `work` for each number below `count`, `jobs` at once, in their order; gives what came of each.

@@ -5,14 +5,15 @@ use fleet_core::{
     deadline::Deadline,
     definitions::{Definitions, Install, ManagedVm, Placement},
     protocol::{
-        ClusterConfig, NodeInfo, NodeRoom, Op, Resource, ResourceKind, Session, Storage, UploadPlace,
-        VmConfig, VmStatus,
+        AddressHolder, ClusterConfig, NodeInfo, NodeRoom, Op, Resource, ResourceKind, Session, Storage,
+        UploadPlace, VmConfig, VmStatus,
     },
     types::{NodeName, Vmid},
 };
 
 use crate::{
     place::{Placed, Places},
+    plan,
     preflight::Faults,
 };
 
@@ -42,6 +43,8 @@ pub struct World {
     pub room: Option<NodeRoom>,
     /// Where that node takes an image, for a VM that is to be made of one.
     pub place: Option<UploadPlace>,
+    /// Who answers to the address that the definition fixes, for a VM that is to be made.
+    pub holder: Option<AddressHolder>,
     /// The template's configuration; `None` when there is no such VM.
     pub template: Option<VmConfig>,
     /// The VM's own configuration, when its VMID is a VM already.
@@ -109,6 +112,7 @@ impl Survey<'_> {
             bridges: None,
             room: None,
             place: None,
+            holder: None,
             existing: None,
             remainder: None,
             node,
@@ -127,6 +131,11 @@ impl Survey<'_> {
             if holder.is_none() && world.room.is_none() {
                 let rooms: Vec<NodeRoom> = session.ask(Op::Nodes, limit(), |_| {})?;
                 world.room = rooms.into_iter().find(|room| room.node == *target);
+            }
+            if let (Some(address), None) = (plan::fixed_address(vm), holder) {
+                let op = Op::AddressHolder { address, node: node.clone() };
+                // A node that can not be asked for it leaves what the configurations tell.
+                world.holder = session.ask(op, limit(), |_| {}).unwrap_or_default();
             }
             world.bridges = session.ask(Op::Bridges { node }, limit(), |_| {}).ok();
             world.beside = self.places.beside(vm, target, &world.resources, self.definitions);

@@ -229,3 +229,15 @@ fn files_that_could_not_be_committed_are_found_before_the_vm_is_made() {
     assert!(seen.contains("hosts.nix has uncommitted changes"), "{seen}");
     assert_eq!(bench.sim.changes(), [] as [String; 0]);
 }
+
+#[test]
+fn an_address_that_a_machine_answers_to_is_not_free() {
+    let bench = Bench::new();
+    let definition = "nixosConfig = \"test-automation\";";
+    let own = format!("{definition} ip = \"192.0.2.1/24\"; gateway = \"192.0.2.254\";");
+    bench.fleet.edit("vms/definitions.nix", definition, &own);
+    bench.fleet.commit("a fixed address");
+    let seen = harmless(&bench, &["test-automation", "--yes"]);
+    assert!(seen.contains("exit code: 4\n"), "{seen}");
+    assert!(seen.contains("✗ the address 192.0.2.1 is taken by node prom itself\n"), "{seen}");
+}

@@ -17,7 +17,7 @@ use pve_sim::{
     faults::Fault,
     guest::Os,
     testing::{Sim, tool},
-    world::World,
+    world::{Latency, World},
 };
 use serde_json::Value;
 
@@ -283,4 +283,57 @@ fn twenty_at_once_and_the_storage_is_asked_by_one_at_a_time() {
             "{between:?}"
         );
     }
+}
+
+#[test]
+fn a_passphrase_is_asked_for_once() {
+    let bench = three();
+    let locked = bench.sim.dir().join("locked");
+    std::fs::copy(bench.sim.dir().join("home/.ssh/id_ed25519"), &locked).unwrap();
+    let lock =
+        Command::new("ssh-keygen").args(["-q", "-p", "-P", "", "-N", "secret", "-f"]).arg(&locked).output();
+    assert!(lock.unwrap().status.success());
+    let mut command = Command::new(tool("provision-vm"));
+    command.args(["web", "db", "mail", "--no-install", "--yes", "--identity"]).arg(&locked);
+    command.current_dir(bench.fleet.path());
+    bench.sim.apply(&mut command);
+    command.env("TERM", "xterm").env_remove("SSH_AUTH_SOCK");
+    let mut session = rexpect::session::spawn_command(command, Some(120_000)).unwrap();
+    session.exp_string(&format!("Passphrase for {}: ", locked.display())).unwrap();
+    session.send_line("secret").unwrap();
+    let rest = session.exp_eof().unwrap();
+    assert!(!rest.contains("Passphrase"), "{rest}");
+    assert!(rest.contains("3 of 3 VM configurations valid"), "{rest}");
+    let status = session.process().wait().unwrap();
+    assert!(format!("{status:?}").ends_with(", 0)"), "{status:?}");
+}
+
+#[test]
+fn nobody_waits_for_a_clone_of_another_vm_before_the_question() {
+    let latency = Latency { full_clone: Duration::from_secs(6), ..Latency::fast() };
+    let bench = Bench::with(Sim::with(World { latency, ..World::default() }));
+    bench.define(&[("web", 120), ("db", 121)]);
+    let mut first = bench
+        .command(&["web", "--yes", "--no-install"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let limit = Instant::now() + Duration::from_secs(60);
+    while bench.sim.config(120).is_none() {
+        assert!(Instant::now() < limit, "the clone never began");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let output = bench.run(&["web", "db", "--yes", "--no-install"]);
+    let seen = bench.seen(&output);
+    assert!(output.status.success(), "{seen}");
+    let at = |text: &str| seen.find(text).unwrap_or_else(|| panic!("{text}: {seen}"));
+    assert!(
+        at("2 of 2 VM configurations valid") < at("web: ==> VM 120 is being made by an earlier run"),
+        "{seen}"
+    );
+    assert_eq!(bench.sim.changes().iter().filter(|c| c.contains("/clone")).count(), 2, "{seen}");
 }

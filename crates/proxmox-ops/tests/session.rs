@@ -215,6 +215,7 @@ fn the_schema_has_every_request_and_every_field() {
         Op::Status { vmid: v },
         Op::Storages { node: Some("b".parse().unwrap()) },
         Op::Bridges { node: Some("b".parse().unwrap()) },
+        Op::AddressHolder { address: "192.0.2.7".parse().unwrap(), node: Some("b".parse().unwrap()) },
         Op::Clone(CloneRequest { node: Some("b".parse().unwrap()), ..clone_request() }),
         Op::Create(CreateRequest {
             vmid: v,

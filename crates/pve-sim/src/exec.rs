@@ -188,6 +188,9 @@ pub async fn run(node: &Arc<Node>, command: &str, input: &[u8]) -> Outcome {
         ["ip", rest @ ..] if rest.contains(&"neigh") || rest.contains(&"neighbour") => {
             printed(guest::neighbours(node).to_string() + "\n")
         }
+        ["ip", "-j", "addr", "show"] => printed(
+            r#"[{"ifname":"lo","addr_info":[{"family":"inet","local":"127.0.0.1","prefixlen":8}]},{"ifname":"vmbr0","addr_info":[{"family":"inet","local":"192.0.2.1","prefixlen":24}]}]"#,
+        ),
         ["ip", "-j", "-4", "addr", "show", "dev", "vmbr0"] => printed(
             r#"[{"ifname":"vmbr0","addr_info":[{"family":"inet","local":"192.0.2.1","prefixlen":24}]}]"#,
         ),

@@ -55,6 +55,15 @@ pub struct NodeInfo {
     pub version: String,
 }
 
+/// A machine that answers to an address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressHolder {
+    /// The node that was asked.
+    pub node: NodeName,
+    /// The machine's MAC address; none when it is the node itself.
+    pub mac: Option<MacAddr>,
+}
+
 /// What a node of the cluster has room for, as the cluster last heard.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NodeRoom {

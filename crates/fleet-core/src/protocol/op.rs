@@ -1,6 +1,6 @@
 //! What can be asked.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,15 @@ pub enum Op {
     },
     /// Network bridges of a node. Gives a list of strings.
     Bridges {
+        /// Which node; the one where new VMs belong when not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<NodeName>,
+    },
+    /// Who has an address of a node's networks: the node is looked at, and the network is asked for this address alone.
+    /// Gives null where nobody answers to it.
+    AddressHolder {
+        /// The address.
+        address: IpAddr,
         /// Which node; the one where new VMs belong when not given.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         node: Option<NodeName>,

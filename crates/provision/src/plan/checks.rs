@@ -40,6 +40,7 @@ pub(super) fn add(
     }
     found.extend(taken_mac(vm, world));
     found.extend(taken_address(vm, world));
+    warnings.extend(unseen(vm, world));
     if creates {
         // Without a node for it there is nothing to look at.
         let target = world.target.as_ref();
@@ -83,14 +84,40 @@ fn taken_mac(vm: &ManagedVm, world: &World) -> Option<Error> {
     )
 }
 
-/// Somebody else with the defined address, as far as the cluster knows: in cloud-init's settings, or a container's.
+/// Somebody else with the defined address: in cloud-init's settings or a container's, or a machine that answers to it.
 fn taken_address(vm: &ManagedVm, world: &World) -> Option<Error> {
     let address = fixed_address(vm)?;
-    let other = others(vm, world).find(|other| addresses(other).any(|taken| taken == address))?;
+    let by_settings = others(vm, world).find(|other| addresses(other).any(|taken| taken == address));
+    let by_answer = || {
+        let holder = world.holder.as_ref()?;
+        let Some(mac) = holder.mac else { return Some(format!("node {} itself", holder.node)) };
+        if vm.mac == Some(mac) {
+            return None;
+        }
+        let known = others(vm, world).find(|other| other.macs.contains(&mac)).map(describe);
+        Some(known.unwrap_or_else(|| {
+            format!("a machine with the MAC address {mac}, which answered node {}", holder.node)
+        }))
+    };
+    let other = by_settings.map(describe).or_else(by_answer)?;
     Some(
-        conflict(format!("the address {address} is taken by {}", describe(other)))
+        conflict(format!("the address {address} is taken by {other}"))
             .hint(format!("give managed.{} another `ip`, or the other one", vm.name)),
     )
+}
+
+/// An account that may not read the cluster's files sees the configuration of this node's VMs alone.
+fn unseen(vm: &ManagedVm, world: &World) -> Option<String> {
+    if vm.mac.is_none() && fixed_address(vm).is_none() {
+        return None;
+    }
+    let seen = |vmid: Vmid| world.configs.iter().any(|config| config.vmid == vmid);
+    let count = world.resources.iter().filter(|resource| !seen(resource.vmid)).count();
+    (count > 0).then(|| {
+        format!(
+            "this account can not see the settings of {count} of the cluster's VMs and containers: whether they have the defined MAC or IP address is not known"
+        )
+    })
 }
 
 fn others<'a>(vm: &'a ManagedVm, world: &'a World) -> impl Iterator<Item = &'a ClusterConfig> {

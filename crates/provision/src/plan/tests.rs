@@ -1,7 +1,7 @@
 use super::*;
 use fleet_core::{
     Kind,
-    protocol::{NodeInfo, VmConfig, VmStatus},
+    protocol::{AddressHolder, NodeInfo, VmConfig, VmStatus},
 };
 use serde_json::json;
 
@@ -38,6 +38,7 @@ pub(crate) fn world() -> World {
         bridges: None,
         room: None,
         place: None,
+        holder: None,
         configs: Vec::new(),
         template: Some(config(9002, &[("template", "1"), ("bios", "ovmf"), ("scsi0", "nvmeprom:base-9002-disk-0,size=2G")], None)),
         existing: None,
@@ -211,6 +212,48 @@ fn an_address_or_a_mac_address_that_somebody_has_is_a_conflict() {
     // Its own configuration is nobody else's.
     world.configs = vec![other(110, "qemu", &[("ipconfig0", "ip=192.0.2.10/24")], &["02:00:00:00:00:07"])];
     plan_of(&vm, &[], &world, true, Boots::Uefi).unwrap();
+}
+
+#[test]
+fn who_answers_to_the_address_has_it() {
+    let mut vm = vm();
+    vm.addressing = Addressing::Static("192.0.2.10/24".parse().unwrap());
+    let mut world = world();
+    world.configs =
+        vec![other(104, "qemu", &[("name", "doc1"), ("ipconfig0", "ip=dhcp")], &["02:00:00:00:00:04"])];
+    for (mac, who) in [
+        (None, "node prom itself"),
+        (Some("02:00:00:00:00:04"), "VM 104 'doc1' on node b"),
+        (
+            Some("02:00:00:00:00:05"),
+            "a machine with the MAC address 02:00:00:00:00:05, which answered node prom",
+        ),
+    ] {
+        let mac = mac.map(|mac| mac.parse().unwrap());
+        world.holder = Some(AddressHolder { node: "prom".parse().unwrap(), mac });
+        let error = plan_of(&vm, &[], &world, true, Boots::Uefi).unwrap_err();
+        let message = format!("the address 192.0.2.10 is taken by {who}");
+        assert_eq!((error.kind(), error.message()), (Kind::Conflict, message.as_str()));
+    }
+    // The VM's own card, which the definition names: it is made anew.
+    vm.mac = Some("02:00:00:00:00:05".parse().unwrap());
+    plan_of(&vm, &[], &world, true, Boots::Uefi).unwrap();
+}
+
+#[test]
+fn what_an_account_can_not_see_is_not_called_free() {
+    let mut vm = vm();
+    let mut world = world();
+    world.resources = vec![resource(104, "qemu", "doc1", "b"), resource(201, "lxc", "pihole", "b")];
+    world.configs = vec![other(104, "qemu", &[], &[])];
+    let warnings =
+        |vm: &ManagedVm, world: &World| plan_of(vm, &[], world, true, Boots::Uefi).unwrap().warnings.concat();
+    assert_eq!(warnings(&vm, &world), "");
+    vm.mac = Some("02:00:00:00:00:07".parse().unwrap());
+    let told = warnings(&vm, &world);
+    assert!(told.starts_with("this account can not see the settings of 1 of the cluster's"), "{told}");
+    world.configs.push(other(201, "lxc", &[], &[]));
+    assert_eq!(warnings(&vm, &world), "");
 }
 
 #[test]

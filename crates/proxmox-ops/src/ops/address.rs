@@ -180,7 +180,7 @@ fn tried(node: &Node, mac: MacAddr, seen: &Seen) -> Vec<IpAddr> {
     fit(mac, &seen.neighbours).into_iter().map(|n| n.dst).filter(answers).collect()
 }
 
-fn neighbours(node: &Node) -> Vec<Neighbour> {
+pub(super) fn neighbours(node: &Node) -> Vec<Neighbour> {
     match node.api.transport().exec(NEIGHBOURS, b"", Deadline::secs(10)) {
         Ok(output) if output.status == ExecStatus::Code(0) => parse_neighbours(&output.stdout),
         Ok(output) => {

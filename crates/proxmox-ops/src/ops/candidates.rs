@@ -38,7 +38,11 @@ pub struct Neighbour {
 
 impl Neighbour {
     pub(super) fn has(&self, mac: MacAddr) -> bool {
-        self.lladdr.as_deref().and_then(|l| l.parse::<MacAddr>().ok()) == Some(mac)
+        self.mac() == Some(mac)
+    }
+
+    pub(super) fn mac(&self) -> Option<MacAddr> {
+        self.lladdr.as_deref()?.parse().ok()
     }
 
     /// How fresh it is: less is fresher; none when it is known not to answer.

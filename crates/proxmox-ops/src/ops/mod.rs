@@ -13,6 +13,7 @@ pub mod create;
 pub mod destroy;
 pub mod disk;
 pub mod host;
+pub mod in_use;
 pub mod power;
 pub mod queue;
 pub mod reached;

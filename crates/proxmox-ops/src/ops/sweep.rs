@@ -46,10 +46,13 @@ fn ranges(json: &[u8]) -> Vec<(Ipv4Addr, Ipv4Addr)> {
         .collect()
 }
 
-/// Asks for every address of the networks that `bridge` of the node is in, and leaves the machines a moment to
-/// answer. What goes wrong is only told as a detail: it was one more try.
-pub fn sweep(node: &Node, bridge: &BridgeName) {
-    let exec = |command: &str| match node.api.transport().exec(command, b"", Deadline::secs(15)) {
+/// Asks for one address; the answer ends up in the node's neighbour table.
+pub fn ask_for(node: &Node, address: Ipv4Addr) {
+    exec(node, &format!("perl -MSocket -e {} {1} {1}", quote(SEND), u32::from(address)));
+}
+
+fn exec(node: &Node, command: &str) -> Option<Vec<u8>> {
+    match node.api.transport().exec(command, b"", Deadline::secs(15)) {
         Ok(output) if output.status == ExecStatus::Code(0) => Some(output.stdout),
         Ok(output) => {
             node.ui.detail(format!("`{command}`: {}", String::from_utf8_lossy(&output.stderr).trim()));
@@ -59,12 +62,19 @@ pub fn sweep(node: &Node, bridge: &BridgeName) {
             node.ui.detail(error.chain());
             None
         }
+    }
+}
+
+/// Asks for every address of the networks that `bridge` of the node is in, and leaves the machines a moment to
+/// answer. What goes wrong is only told as a detail: it was one more try.
+pub fn sweep(node: &Node, bridge: &BridgeName) {
+    let Some(json) = exec(node, &format!("ip -j -4 addr show dev {}", quote(bridge.as_str()))) else {
+        return;
     };
-    let Some(json) = exec(&format!("ip -j -4 addr show dev {}", quote(bridge.as_str()))) else { return };
     let ranges = ranges(&json);
     for (first, last) in &ranges {
         node.ui.detail(format!("asking the network of {bridge} who has {first} to {last}"));
-        exec(&format!("perl -MSocket -e {} {} {}", quote(SEND), u32::from(*first), u32::from(*last)));
+        exec(node, &format!("perl -MSocket -e {} {} {}", quote(SEND), u32::from(*first), u32::from(*last)));
     }
     if !ranges.is_empty() {
         std::thread::sleep(Duration::from_millis(300));

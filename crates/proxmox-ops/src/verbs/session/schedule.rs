@@ -34,6 +34,7 @@ impl Nature {
             | Op::UploadPlace { .. }
             | Op::NextVmid { .. } => (None, false, false),
             Op::Config { vmid } | Op::Status { vmid } | Op::Snapshots { vmid } => (Some(*vmid), false, false),
+            Op::AddressHolder { .. } => (None, false, true),
             Op::Address { vmid, .. } | Op::HostKey { vmid, .. } => (Some(*vmid), false, true),
             Op::Clone(request) => (Some(request.vmid), true, true),
             Op::Create(request) => (Some(request.vmid), true, true),

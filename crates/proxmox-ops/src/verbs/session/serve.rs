@@ -18,8 +18,8 @@ use crate::{
     context::{Context, read_deadline},
     keys,
     ops::{
-        address, agent, backup, clone, config, configs, create, destroy, disk, host, power, remainder,
-        resize, snapshot, snippet, template, upload,
+        address, agent, backup, clone, config, configs, create, destroy, disk, host, in_use, power,
+        remainder, resize, snapshot, snippet, template, upload,
     },
 };
 
@@ -70,6 +70,7 @@ impl Server<'_> {
             | Op::Status { .. }
             | Op::Storages { .. }
             | Op::Bridges { .. }
+            | Op::AddressHolder { .. }
             | Op::Snapshots { .. }
             | Op::NextVmid { .. }
             | Op::UploadPlace { .. }
@@ -107,6 +108,9 @@ impl Server<'_> {
                 json(&cluster.on(*vmid, |node| power::status(node, *vmid, read_deadline()))?)
             }
             Op::Storages { node } => json(&host::storages(&*self.place(node.as_ref())?, read_deadline())?),
+            Op::AddressHolder { address, node } => {
+                json(&in_use::holder(&*self.place(node.as_ref())?, *address, read_deadline())?)
+            }
             Op::Bridges { node } => json(&host::bridges(&*self.place(node.as_ref())?, read_deadline())?),
             Op::Snapshots { vmid } => {
                 json(&cluster.on(*vmid, |node| snapshot::list(node, *vmid, read_deadline()))?)
