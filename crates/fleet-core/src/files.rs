@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{Access, FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -66,6 +66,26 @@ impl Lock {
             Err(e) => Err(Error::io("lock", &path, e.into())),
         }
     }
+}
+
+/// Whether `apply` could put these files (relative to `root`) in place, and keep its journal: every directory that it
+/// writes in lets this process write. Looks only.
+///
+/// # Errors
+/// The first directory that does not (a file system that is read-only, somebody else's directory), with the reason.
+pub fn changeable(root: &Path, paths: &[PathBuf]) -> Result<()> {
+    let state = state_dir(root);
+    let dirs = paths.iter().filter_map(|path| Some(root.join(path).parent()?.to_owned()));
+    for dir in std::iter::once(state).chain(dirs) {
+        let Some(there) = dir.ancestors().find(|dir| dir.exists()) else { continue };
+        rustix::fs::access(there, Access::WRITE_OK | Access::EXEC_OK).map_err(|e| {
+            Error::io("write in", there, e.into()).now("nothing was changed").hint(format!(
+                "let your user write there: ls -ld {0}; findmnt -T {0}",
+                crate::child::quote(&there.to_string_lossy())
+            ))
+        })?;
+    }
+    Ok(())
 }
 
 /// One file's change, as planned.

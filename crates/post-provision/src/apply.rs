@@ -55,11 +55,29 @@ pub struct Outcome {
     pub commit: Option<String>,
     /// Why there is none, if one was wanted.
     pub not_committed: Option<String>,
+    /// Of a dry run: files that an earlier run changed and could not commit. The next run commits them first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub due: Vec<PathBuf>,
 }
 
 /// Whether an interrupted run has to be finished before anything can be planned.
 pub fn interrupted(repo: &Repo) -> bool {
     files::interrupted(&files::state_dir(repo.root()))
+}
+
+/// The files whose commit an earlier run still owes, as it left them.
+pub fn due(repo: &Repo) -> Vec<PathBuf> {
+    let pending = pending_in(repo.root(), &files::state_dir(repo.root()));
+    pending.into_iter().flat_map(|pending| pending.files).map(|(path, _)| path).collect()
+}
+
+/// The commit that is still to be made, if the files are as they were left.
+fn pending_in(root: &Path, state: &Path) -> Option<Pending> {
+    let text = std::fs::read(state.join(PENDING)).ok()?;
+    let is_as_left = |(path, sum): &(PathBuf, String)| {
+        files::checksum_of(&root.join(path)).is_ok_and(|now| now.as_deref() == Some(sum))
+    };
+    serde_json::from_slice::<Pending>(&text).ok().filter(|pending| pending.files.iter().all(is_as_left))
 }
 
 /// Several VMs may be taken in side by side: the second waits for the first.
@@ -104,13 +122,7 @@ impl<'a> Desk<'a> {
 
     /// A commit that is still to be made; one that no longer fits the files is forgotten.
     fn read_pending(&self) -> Result<Option<Pending>> {
-        let Ok(text) = std::fs::read(self.pending_path()) else { return Ok(None) };
-        let fits = serde_json::from_slice::<Pending>(&text).ok().filter(|pending| {
-            let is_as_left = |(path, sum): &(PathBuf, String)| {
-                files::checksum_of(&self.repo.root().join(path)).is_ok_and(|now| now.as_deref() == Some(sum))
-            };
-            pending.files.iter().all(is_as_left)
-        });
+        let fits = pending_in(self.repo.root(), &self.state);
         if fits.is_none() {
             self.forget_pending()?;
         }
@@ -127,11 +139,8 @@ impl<'a> Desk<'a> {
     }
 
     /// Makes the commit that an earlier run could not make.
-    pub fn catch_up(&mut self, commit: bool) -> Result<Option<Outcome>> {
+    pub fn catch_up(&mut self) -> Result<Option<Outcome>> {
         let Some(pending) = self.pending.take() else { return Ok(None) };
-        if !commit {
-            return Ok(None);
-        }
         self.ui.step("Committing what an earlier run changed...");
         let mut outcome = Outcome {
             changed: pending.files.iter().map(|(path, _)| path.clone()).collect(),
@@ -146,7 +155,11 @@ impl<'a> Desk<'a> {
         let Ok(git) = &self.git else { return Ok(()) };
         let existing: Vec<PathBuf> =
             plan.paths().into_iter().filter(|path| self.repo.root().join(path).exists()).collect();
-        let dirty = git.dirty(&existing)?;
+        let mut dirty = git.dirty(&existing)?;
+        // What is left to be committed by us is nobody's work that could be lost.
+        let due: Vec<&PathBuf> =
+            self.pending.iter().flat_map(|pending| &pending.files).map(|(path, _)| path).collect();
+        dirty.retain(|path| !due.contains(&path));
         if dirty.is_empty() {
             return Ok(());
         }

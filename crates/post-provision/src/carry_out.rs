@@ -9,7 +9,7 @@ use fleet_core::{
 };
 
 use crate::{
-    apply::{Desk, Outcome, interrupted},
+    apply::{Desk, Outcome, due, interrupted},
     git::refuse_nameless,
     identity::{Identity, Places},
     plan::Plan,
@@ -63,19 +63,23 @@ pub fn carry_out<P: AsRef<Plan>>(
         if !ui.json() {
             ui.data(shown.diff())?;
         }
-        let outcome = Outcome { changed: shown.paths(), ..Outcome::default() };
+        let outcome = Outcome { changed: shown.paths(), due: due(repo), ..Outcome::default() };
         return Ok((planned, End::Shown(outcome)));
     }
     let mut desk = Desk::open(repo, ui)?;
+    // Whatever this run is for, what an earlier one owes comes first: its files would be in the way as changes that
+    // nobody committed.
+    let earlier = if commit.no_commit { None } else { desk.catch_up()? };
+    if let Some(name) = earlier.as_ref().and_then(|outcome| outcome.commit.as_ref()) {
+        ui.done(format!("Committed as {name}"));
+    }
     let planned = plan()?;
     let wanted = planned.as_ref();
     warn(wanted, ui);
     if wanted.is_empty() {
-        interrupt::install()?;
-        let outcome = desk.catch_up(!commit.no_commit)?.unwrap_or_default();
-        match &outcome.commit {
-            Some(commit) => ui.done(format!("Committed as {commit}")),
-            None => ui.done(nothing),
+        let outcome = earlier.unwrap_or_default();
+        if outcome.commit.is_none() {
+            ui.done(nothing);
         }
         return Ok((planned, End::Nothing(outcome)));
     }

@@ -55,6 +55,8 @@ pub struct Planned {
     pub retired: Vec<String>,
     /// Secrets that it could open.
     pub readable: Vec<PathBuf>,
+    /// Whether hosts.nix has its entry still.
+    pub left: bool,
 }
 
 impl AsRef<Plan> for Planned {
@@ -91,7 +93,7 @@ impl Remove {
             .now("nothing was changed"));
         }
         let words = (
-            format!("Nothing to do: '{}' is not in the fleet", self.name),
+            format!("Nothing to do: '{}' is not in the fleet: no secret is open for it", self.name),
             format!("'{}' is out of the fleet", self.name),
         );
         let (planned, end) = carry_out(&repo, ui, self.change, self.commit, (&words.0, &words.1), || {
@@ -104,6 +106,9 @@ impl Remove {
         };
         if let End::Nothing(_) | End::Done(_) = end {
             known::forget(&self.name, planned.key.as_ref(), ui);
+        }
+        if planned.left {
+            ui.say("  its entry in hosts.nix is left to you; --from-hosts takes that out, too");
         }
         if !planned.readable.is_empty() {
             ui.warn(format!(
@@ -191,6 +196,7 @@ pub fn plan(
     }
     plan_inventory(repo, definitions, &hosts_after, &mut planned.plan)?;
     planned.key = key;
+    planned.left = hosts_after.get(name).is_some();
     let mut message = format!("feat(vms): remove {name} from fleet\n\n");
     for key in &planned.retired {
         message.push_str(&format!("Retired recipient: {key}\n"));

@@ -360,6 +360,31 @@ fn a_commit_that_a_hook_refuses_is_made_by_the_next_run() {
     assert!(fleet.add(&[]).contains("Nothing to do"));
 }
 
+/// A rerun of `provision-vm` comes with another key: its changes are in the files that are still to be committed.
+#[test]
+fn what_an_earlier_run_owes_stands_in_the_way_of_no_other_change() {
+    for next in
+        [["nas", "--host-key", ".git/web.pub", "--rotate", "--yes"].as_slice(), &["remove", "nas", "--yes"]]
+    {
+        let fleet = Fleet::committed();
+        let hook = fleet.path(".git/hooks/pre-commit");
+        fleet.write(".git/hooks/pre-commit", "#!/bin/sh\nexit 1\n");
+        std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        fails(fleet.tool(&["nas", "--host-key", "new.pub", "--yes"]), 9);
+        std::fs::remove_file(hook).unwrap();
+        fleet.write(".git/web.pub", &host_key("a"));
+        let output = fleet.tool(next).assert().success().get_output().clone();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("Committing what an earlier run changed"), "{next:?}: {said}");
+        assert_eq!(fleet.git(&["status", "--porcelain"]), "", "{next:?}");
+        assert_eq!(
+            fleet.git(&["rev-list", "--count", "HEAD"]),
+            "3\n",
+            "the first, the one owed, and this one: {next:?}"
+        );
+    }
+}
+
 #[test]
 fn detached_or_busy_nothing_is_committed_and_the_files_are_kept() {
     for (merging, why) in [(false, "HEAD is detached"), (true, "a merge is in progress")] {

@@ -177,3 +177,15 @@ fn the_state_directory_of_a_worktree_is_its_own() {
     let bare = tempfile::tempdir().unwrap();
     assert_eq!(state_dir(bare.path()), bare.path().join(".fleet"));
 }
+
+#[test]
+fn whether_files_could_change_is_seen_without_changing_any() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("docs"), "a file where a directory is wanted").unwrap();
+    let could = |path: &str| changeable(dir.path(), &[PathBuf::from(path)]);
+    could("hosts.nix").unwrap();
+    could("new/below/hosts.nix").unwrap();
+    let error = could("docs/machines.md").unwrap_err().to_string();
+    assert!(error.contains("docs"), "{error}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "only looked");
+}

@@ -164,17 +164,21 @@ pub(crate) fn would_change(repo: &Repo, tools: &Tools, args: &[&str], doing: &st
     #[derive(serde::Deserialize)]
     struct Answer {
         changed: Vec<PathBuf>,
+        #[serde(default)]
+        due: Vec<PathBuf>,
     }
     let answer: Answer =
         tools.ask_post_provision(args).map_err(|error| error.context(format!("{doing} would fail")))?;
-    if !repo.root().join(".git").exists() {
+    fleet_core::files::changeable(repo.root(), &answer.changed)
+        .map_err(|error| error.context(format!("{doing} would fail")))?;
+    if !repo.root().join(".git").exists() || answer.changed.iter().all(|path| answer.due.contains(path)) {
         return Ok(());
     }
     // A run beside this one may be committing: nothing of git's is locked for a look.
     let git = Command::new("git")
         .dir(repo.root())
         .args(["--no-optional-locks", "status", "--porcelain", "--"])
-        .args(&answer.changed);
+        .args(answer.changed.iter().filter(|path| !answer.due.contains(path)));
     let dirty = git.output(Deadline::secs(30))?.checked()?.stdout_text();
     match dirty.lines().next().and_then(|line| line.get(3..)) {
         None => Ok(()),
