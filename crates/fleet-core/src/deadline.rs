@@ -76,39 +76,76 @@ pub fn poll<T>(
     waiting_for: impl std::fmt::Display,
     attempt: impl FnMut() -> Result<std::result::Result<T, String>>,
 ) -> Result<T> {
-    poll_with(LONGEST_PAUSE, deadline, waiting_for, attempt)
+    poll_with(LONGEST_PAUSE, false, deadline, waiting_for, attempt)
 }
 
-/// As [`poll`], with pauses up to 0.3 s: for attempts that wait themselves for most of what can hold them up.
+/// As [`poll`], with pauses up to 0.3 s: for attempts that wait themselves for most of what can hold them up. None is
+/// begun once the deadline has passed, and what one says that the deadline cut short does not take the place of what
+/// the one before it said.
 pub fn poll_often<T>(
     deadline: Deadline,
     waiting_for: impl std::fmt::Display,
     attempt: impl FnMut() -> Result<std::result::Result<T, String>>,
 ) -> Result<T> {
-    poll_with(SHORT_PAUSE, deadline, waiting_for, attempt)
+    poll_with(SHORT_PAUSE, true, deadline, waiting_for, attempt)
 }
 
 fn poll_with<T>(
     longest: Duration,
+    waits_itself: bool,
     deadline: Deadline,
     waiting_for: impl std::fmt::Display,
     mut attempt: impl FnMut() -> Result<std::result::Result<T, String>>,
 ) -> Result<T> {
     let mut pause = FIRST_PAUSE;
+    let mut whole: Option<String> = None;
     loop {
         crate::interrupt::check()?;
         let why = match attempt()? {
             Ok(value) => return Ok(value),
             Err(why) => why,
         };
+        let gave_up = |why: &str| deadline.error(&waiting_for).now(format!("last try: {why}"));
         if deadline.passed() {
-            return Err(deadline.error(waiting_for).now(format!("last try: {why}")));
+            return Err(gave_up(whole.as_deref().filter(|_| waits_itself).unwrap_or(&why)));
         }
         let pausing = deadline.at_most(pause);
         while !pausing.passed() {
             crate::interrupt::check()?;
             pausing.sleep(FIRST_PAUSE);
         }
+        if waits_itself && deadline.passed() {
+            return Err(gave_up(&why));
+        }
+        whole = Some(why);
         pause = (pause * 3 / 2).min(longest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The reason of a wait that came to its end is that of the last try that had its time.
+    #[test]
+    fn what_the_deadline_cut_short_does_not_hide_the_reason() {
+        let deadline = Deadline::after(Duration::from_millis(250));
+        let mut tries = 0;
+        let error = poll_often(deadline, "the VM", || {
+            tries += 1;
+            if tries == 1 {
+                return Ok(Err::<(), _>("it refused the key".to_owned()));
+            }
+            assert!(!deadline.passed(), "a try without any time");
+            deadline.sleep(deadline.limit());
+            Ok(Err("no answer within 0 s".to_owned()))
+        });
+        assert_eq!(error.unwrap_err().facts(), ["last try: it refused the key"]);
+        let mut tries = 0;
+        let error = poll(Deadline::secs(0), "the VM", || {
+            tries += 1;
+            Ok(Err::<(), _>(format!("try {tries}")))
+        });
+        assert_eq!(error.unwrap_err().facts(), ["last try: try 1"]);
     }
 }

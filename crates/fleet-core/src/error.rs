@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 /// The result of everything in this workspace's libraries.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// What the details of an error say where a host refused the login.
+pub(crate) const LOGIN_REFUSED: &str = "login-refused";
+
 /// What sort of failure it is. Decides the exit code, which is the same in every tool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -223,6 +226,11 @@ impl Error {
     /// Whether a host proved itself with another key than the expected one.
     pub fn is_host_key_mismatch(&self) -> bool {
         self.presented_host_key().is_some()
+    }
+
+    /// Whether a host that proved itself refused every key that was offered to it.
+    pub fn is_login_refused(&self) -> bool {
+        self.0.details.as_ref().and_then(|details| details.get("ssh")).is_some_and(|ssh| ssh == LOGIN_REFUSED)
     }
 
     /// An I/O failure on `path` while `doing` something to it ("read", "create").

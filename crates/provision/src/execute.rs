@@ -124,7 +124,7 @@ impl Job<'_> {
         let address = self.find_address(session)?;
         let guest = self.guest(Some(address));
         let known = self.host_keys(session, &guest, &state, given.as_ref())?;
-        let (login, system) = self.wait_for_ssh(&guest, &known).map_err(|error| match &given {
+        let (login, system) = self.wait_for_ssh(session, &guest, &known).map_err(|error| match &given {
             Some(_) if error.is_host_key_mismatch() => error
                 .now("the key was given to it through cloud-init, before it was started")
                 .hint("`cloud-init status --long` in the VM tells whether the image's cloud-init took its user-data"),

@@ -322,7 +322,8 @@ impl Login<'_> {
             Some(trouble) => Error::unreachable(format!(
                 "{alias} closed the connection while {user} was logging in: {trouble}"
             )),
-            None => Error::unreachable(format!("{alias} refused to let {user} log in")),
+            None => Error::unreachable(format!("{alias} refused to let {user} log in"))
+                .details(serde_json::json!({ "ssh": crate::error::LOGIN_REFUSED })),
         };
         for line in &self.story {
             error = error.now(line);

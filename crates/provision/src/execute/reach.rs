@@ -1,6 +1,9 @@
 //! Finding the VM, knowing it, and logging in to it.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use fleet_core::{
     Error, Kind, Result,
@@ -107,32 +110,72 @@ impl Job<'_> {
     /// NixOS. Gives the login and what runs there.
     pub(super) fn wait_for_ssh(
         &self,
+        session: &mut Session,
         guest: &Guest<'_>,
         known: &[String],
     ) -> Result<(fleet_core::ssh::Session, System)> {
         self.step(Step::Ssh, "Waiting for SSH", || {
             let deadline = Deadline::secs(limit::SSH);
-            let session = poll_often(deadline, format_args!("SSH on '{}'", self.vm.name), || {
-                let mut last = String::new();
+            let mut refusal = Refusal::default();
+            let login = poll_often(deadline, format_args!("SSH on '{}'", self.vm.name), || {
+                let (mut last, mut refused) = (None, true);
                 for user in [BOOTSTRAP_USER, self.user.as_ref()] {
+                    // What the deadline cuts short tells nothing.
+                    if last.is_some() && deadline.passed() {
+                        break;
+                    }
                     match guest.log_in_with_any(user, known, true, deadline.at_most(Duration::from_secs(20)))
                     {
                         Ok(session) => return Ok(Ok(session)),
                         Err(error) if error.is_host_key_mismatch() => return Err(error),
-                        Err(error) => last = error.chain(),
+                        Err(_) if last.is_some() && deadline.passed() => {}
+                        Err(error) => {
+                            refused &= error.is_login_refused();
+                            last = Some(error.chain());
+                        }
                     }
                 }
+                let last = last.unwrap_or_default();
                 self.ui.detail(format!("not yet: {last}"));
+                if !deadline.passed() && refusal.heard(refused, Instant::now()) {
+                    self.ui.warn(format!(
+                        "'{}' answers with its host key, but has refused the key '{}' for a minute",
+                        self.vm.name, self.login.name
+                    ));
+                }
                 Ok(Err(last))
+            })
+            .map_err(|error| {
+                if refusal.steady { self.made_with_other_keys(session, error) } else { error }
             })?;
-            let system = guest::system(&session)?;
+            let system = guest::system(&login)?;
             let said = match &system {
                 System::Nixos => "SSH works; NixOS is running".to_owned(),
                 System::Installer => "SSH works; the NixOS installer is running".to_owned(),
                 System::Other(id) => format!("SSH works; {id} is running"),
             };
-            Ok(((session, system), said))
+            Ok(((login, system), said))
         })
+    }
+
+    /// It is the right machine and up, but lets nobody in: most likely it was made with other keys than today's.
+    fn made_with_other_keys(&self, session: &mut Session, error: Error) -> Error {
+        let (name, ours) = (&self.vm.name, &self.login.name);
+        let error =
+            error.now(format!("it answers with its host key, and refuses the key '{ours}' all the time"));
+        let config = world::existing(session, self.vm.vmid).ok().flatten().map(|(config, _)| config);
+        let given = config.as_ref().and_then(|config| config.settings.get("sshkeys"));
+        let error = match given.map(|keys| names_of_keys(keys)) {
+            Some(names) if !names.is_empty() => {
+                error.now(format!("VM {} was made with these keys: {}", self.vm.vmid, names.join(", ")))
+            }
+            _ => error,
+        };
+        error
+            .hint("use the private half of one of these keys: put it into the agent, or name it with FLEET_IDENTITY")
+            .hint(format!(
+                "or make it anew, with the keys that hosts.nix has now: provision-vm destroy {name} && provision-vm {name}"
+            ))
     }
 
     /// Proves that NixOS runs, as the fleet user, with its own host key and name; gives its address now.
@@ -234,5 +277,67 @@ impl Job<'_> {
                 self.vm.nixos_config
             ));
         }
+    }
+}
+
+/// How long a machine that is up refuses a key before that is told: cloud-init may still put the keys in their place.
+const STEADY: Duration = Duration::from_secs(60);
+
+/// Whether every login is refused, and for how long.
+#[derive(Debug, Default)]
+struct Refusal {
+    since: Option<Instant>,
+    /// It has been so for [`STEADY`], up to the last try.
+    steady: bool,
+}
+
+impl Refusal {
+    /// Hears of a try. Whether this is the one with which it became steady.
+    fn heard(&mut self, refused: bool, now: Instant) -> bool {
+        if !refused {
+            *self = Refusal::default();
+            return false;
+        }
+        let steady = now.duration_since(*self.since.get_or_insert(now)) >= STEADY;
+        steady && !std::mem::replace(&mut self.steady, true)
+    }
+}
+
+/// What people call the keys of `sshkeys`: their comments, or else the end of the key.
+fn names_of_keys(lines: &str) -> Vec<String> {
+    let name = |line: &str| {
+        let key = line.parse::<fleet_core::authorized_keys::AuthorizedKey>().ok()?;
+        let mut words = key.line.split_whitespace().rev();
+        words.next().map(|last| match last.len() {
+            0..=60 => last.to_owned(),
+            long => format!("…{}", last.get(long - 12..).unwrap_or(last)),
+        })
+    };
+    lines.lines().filter_map(|line| name(line.trim())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_refused_steadily_after_a_minute_without_another_word() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut refusal = Refusal::default();
+        assert!(!refusal.heard(true, at(0)) && !refusal.heard(true, at(59)) && !refusal.steady);
+        // It went down in between.
+        assert!(
+            !refusal.heard(false, at(60)) && !refusal.heard(true, at(61)) && !refusal.heard(true, at(120))
+        );
+        assert!(refusal.heard(true, at(121)) && !refusal.heard(true, at(122)) && refusal.steady);
+        assert!(!refusal.heard(false, at(123)) && !refusal.steady);
+    }
+
+    #[test]
+    fn keys_are_called_by_their_comments() {
+        let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMhYXQSOgHE+oBScuahDN238BE0yAfY11SzzS2QJOHE6";
+        let names = names_of_keys(&format!("{key} me@laptop\n\n{key}\n# none\n"));
+        assert_eq!(names, ["me@laptop", "…1SzzS2QJOHE6"]);
     }
 }
