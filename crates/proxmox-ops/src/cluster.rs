@@ -13,7 +13,7 @@ use fleet_core::{
 
 use crate::{
     links::{Links, Whereabouts},
-    node::Node,
+    node::{Node, container},
     ops::rows::Rows,
     settings::Settings,
 };
@@ -161,12 +161,6 @@ impl Cluster {
             VmRef::Name(name) => self.first.by_name(name, Deadline::secs(LOOK)),
         }
     }
-}
-
-fn container(found: &Resource) -> Error {
-    Error::conflict(format!("{} is a container, not a VM", found.vmid))
-        .now(format!("it is on the node '{}'", found.node))
-        .hint("`proxmox-ops list` shows VMs and containers")
 }
 
 /// Another node over the links.

@@ -130,7 +130,11 @@ impl Node {
                 .now(format!("{} and {} are", one.vmid, other.vmid))
                 .hint("name it by its VMID")),
             (None, _) => {
-                let names = resources.iter().filter_map(|r| r.name.as_deref());
+                if let Some(other) = resources.iter().find(|r| r.name.as_deref() == Some(name.as_str())) {
+                    return Err(container(other));
+                }
+                let vms = resources.iter().filter(|r| r.kind == ResourceKind::Qemu);
+                let names = vms.filter_map(|r| r.name.as_deref());
                 let error = Error::not_found(format!("no VM '{name}' in the definitions or in the cluster"));
                 Err(match fleet_core::definitions::nearest(name.as_str(), names) {
                     Some(near) => error.hint(format!("did you mean '{near}'?")),
@@ -139,6 +143,14 @@ impl Node {
             }
         }
     }
+}
+
+/// That what is meant is no VM.
+pub(crate) fn container(found: &Resource) -> Error {
+    let name = found.name.as_deref().map(|name| format!(" ('{name}')")).unwrap_or_default();
+    Error::conflict(format!("{}{name} is a container, not a VM", found.vmid))
+        .now(format!("it is on the node '{}'", found.node))
+        .hint("`proxmox-ops list` shows VMs and containers")
 }
 
 /// A row of `/cluster/resources`; rows of other types are left out.
@@ -175,6 +187,21 @@ mod tests {
         assert_eq!((list[0].vmid.get(), list[0].kind, list[0].template), (201, ResourceKind::Lxc, false));
         assert!(list[1].template);
         assert_eq!(list[1].other["maxmem"], 5);
+    }
+
+    #[test]
+    fn a_container_s_name_is_no_vm_s() {
+        let fake = Fake::new().get(
+            "/cluster/resources",
+            json!([{"type": "lxc", "vmid": 201, "name": "dns", "node": "prom", "status": "running"}]),
+        );
+        let node = node(&fake);
+        let told = |name: &str| node.by_name(&name.parse().unwrap(), Deadline::secs(5)).unwrap_err();
+        let error = told("dns");
+        assert_eq!(error.message(), "201 ('dns') is a container, not a VM");
+        assert_eq!(error.kind(), Kind::Conflict);
+        // Nor is it what somebody meant who mistyped a VM's.
+        assert!(told("dnss").hints().iter().all(|hint| !hint.contains("did you mean")));
     }
 
     #[test]

@@ -19,6 +19,9 @@ use crate::{
     ops::{self, snippet},
 };
 
+/// The line in a description that says that cloud-init has done its part, written before NixOS is installed.
+const CLOUDINIT_DONE: &str = "fleet-cloud-init: done";
+
 /// Set what cloud-init gives a VM: SSH keys, login, address, host name
 ///
 /// The address is the definition's (DHCP where there is none). Give it before the first start: a later change
@@ -79,7 +82,10 @@ impl CloudinitConfig {
         }
         let done = format!("VM {}: cloud-init gives {} key(s) to {}", permit.vmid(), count, self.login);
         if documents.is_empty() && !self.no_documents {
-            let check = |node: &Node| self.leaves_it_ours(node, &permit);
+            let check = |node: &Node| {
+                self.leaves_it_ours(node, &permit)?;
+                self.is_read(cx, node, &permit)
+            };
             return super::configure_after(cx, &permit, &self.options, &settings, &done, &check);
         }
         let settings: BTreeMap<String, String> =
@@ -90,6 +96,7 @@ impl CloudinitConfig {
         let (cluster, deadline) = (cx.connect()?, self.options.deadline());
         let volumes = cluster.on(permit.vmid(), |node| {
             self.leaves_it_ours(node, &permit)?;
+            self.is_read(cx, node, &permit)?;
             if documents.is_empty() {
                 ops::config::change(node, &permit, &settings, &[], None, deadline, &mut cx.progress())?;
                 snippet::remove(node, &permit, deadline, &mut cx.progress())?;
@@ -126,6 +133,41 @@ impl CloudinitConfig {
         .now("it does not carry the marker that these tools write into every VM they make")
         .now("nothing was changed")
         .hint(format!("give no host name, or '{name}'; or --unmanaged {vmid} if you are sure it is yours")))
+    }
+
+    /// Where nothing reads the settings that is said; a VM with which cloud-init is done, and that has no drive for it
+    /// any more, is left as it is: these are not the keys that are in it.
+    fn is_read(&self, cx: &Context, node: &Node, permit: &Permit) -> Result<()> {
+        let vmid = permit.vmid();
+        let config = ops::config::read(node, vmid, read_deadline())?;
+        let drive = config.settings.values().any(|value| ops::config::is_cloudinit(value));
+        let text = config.settings.get("description").map_or("", String::as_str);
+        let done = text.lines().any(|line| line.trim_end() == CLOUDINIT_DONE);
+        match (drive, done) {
+            (true, false) => {}
+            // To take away what a run left is always right.
+            _ if self.no_documents => {}
+            (true, true) => cx.ui.warn(format!(
+                "cloud-init has done its part in VM {vmid}: with other settings it takes the VM for a new machine at \
+                 its next start, which gets new host keys"
+            )),
+            (false, false) => {
+                cx.ui.warn(format!("VM {vmid} has no cloud-init drive: nothing reads these settings"));
+                cx.ui.hint(format!("proxmox-ops cloudinit-drive {vmid}"));
+            }
+            (false, true) => {
+                return Err(Error::refused(format!(
+                    "refused to set cloud-init of VM {vmid}: it has done its part there"
+                ))
+                .now(format!("the description says `{CLOUDINIT_DONE}`, and no cloud-init drive is left"))
+                .now("nothing was changed")
+                .hint("whom an installed NixOS lets in its configuration says: nixos-rebuild switch")
+                .hint(format!(
+                    "to begin anew with cloud-init, give it a drive first: proxmox-ops cloudinit-drive {vmid}"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// The documents that are named, read and checked.

@@ -11,7 +11,7 @@ use super::cloudinit_drive::storage_for;
 use crate::{
     api::call::Call,
     context::{ChangeOptions, Context},
-    ops::disk,
+    ops::{disk, host},
 };
 
 /// Give a VM a new, empty disk
@@ -54,6 +54,9 @@ impl CreateDisk {
         let vmid = permit.vmid();
         let (cluster, deadline) = (cx.connect()?, self.options.deadline());
         let disk = cluster.on(vmid, |node| {
+            if let Some(storage) = &self.storage {
+                host::taking(&host::storages(node, deadline)?, storage, "images")?;
+            }
             disk::create(
                 node,
                 &permit,

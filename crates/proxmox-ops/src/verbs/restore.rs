@@ -24,7 +24,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub struct Restore {
     /// The backup, such as local:backup/vzdump-qemu-110-2026_01_31-00_00_00.vma.zst
-    #[arg(value_name = "ARCHIVE", value_parser = volume)]
+    #[arg(value_name = "ARCHIVE", value_parser = archive)]
     archive: String,
     /// VMID of the VM to make, or its name in the definitions
     #[arg(value_name = "VMID")]
@@ -36,6 +36,16 @@ pub struct Restore {
     keep_mac: bool,
     #[command(flatten)]
     options: ChangeOptions,
+}
+
+/// A backup's volume; a word that is none is told what one looks like.
+fn archive(text: &str) -> Result<String> {
+    volume(text).map_err(|_| {
+        Error::usage(format!(
+            "'{}' is not a valid backup: STORAGE:PATH, such as local:backup/vzdump-qemu-110-2026_01_31-00_00_00.vma.zst",
+            text.escape_debug()
+        ))
+    })
 }
 
 impl Restore {

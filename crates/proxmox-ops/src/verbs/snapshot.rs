@@ -5,8 +5,12 @@ use fleet_core::{Result, guard::Operation, types::VmRef};
 
 use crate::{
     api::call::SnapshotName,
-    context::{ChangeOptions, Context},
-    ops::snapshot::{Action, act},
+    context::{ChangeOptions, Context, read_deadline},
+    node::Node,
+    ops::{
+        power,
+        snapshot::{Action, act},
+    },
 };
 
 /// Take a snapshot of a VM
@@ -107,10 +111,22 @@ fn run(
     }
     let vmid = permit.vmid();
     let (cluster, deadline) = (cx.connect()?, options.deadline());
-    cluster.on(vmid, |node| act(node, &permit, name, action, deadline, &mut cx.progress()))?;
+    let runs =
+        |node: &Node| power::status(node, vmid, read_deadline()).is_ok_and(|now| now.status == "running");
+    let stopped = cluster.on(vmid, |node| {
+        // Only going back stops a VM, and only where its memory is not in the snapshot.
+        let ran = matches!(action, Action::Rollback { .. }) && runs(node);
+        act(node, &permit, name, action, deadline, &mut cx.progress())?;
+        Ok(ran && !runs(node))
+    })?;
     let text = match action {
         Action::Rollback { .. } => format!("VM {vmid} {done} the snapshot '{name}'"),
         _ => format!("snapshot '{name}' of VM {vmid} {done}"),
     };
+    if stopped {
+        cx.ui
+            .warn(format!("VM {vmid} was running and is stopped now: going back to a disk's state stops it"));
+        cx.ui.hint(format!("proxmox-ops start {vmid}"));
+    }
     cx.changed(vmid, true, &text, "")
 }

@@ -94,7 +94,8 @@ impl Session {
         let (cx, links) = match outcome {
             Ok(both) => both,
             Err(e) => {
-                reply(0, ReplyBody::Error(e.report()))?;
+                // Nobody reads it any more: the exit code still tells.
+                let _ = reply(0, ReplyBody::Error(e.report()));
                 return Err(silent_exit(e.kind()));
             }
         };
@@ -128,7 +129,8 @@ impl Session {
         });
         let state = desk.lock();
         if state.unread {
-            return Err(Error::failed("nobody reads the answers"));
+            // Whoever asked is gone: there is nobody to tell it to.
+            return Err(silent_exit(Kind::Failed));
         }
         if interrupt::asked() {
             return Err(silent_exit(Kind::Interrupted));
