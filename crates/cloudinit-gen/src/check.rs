@@ -1,6 +1,9 @@
 //! `check FILE…`: whether cloud-init and Proxmox will take documents, whoever wrote them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::{Read, Write},
+    path::{Path, PathBuf},
+};
 
 use fleet_core::{
     Error, Kind, Result,
@@ -11,6 +14,7 @@ use fleet_core::{
 };
 use serde::Serialize;
 use serde_json::Value;
+use tempfile::NamedTempFile;
 
 use crate::{keys, user_data::HEADER, yaml};
 
@@ -23,7 +27,8 @@ const SCHEMA_LIMIT: u64 = 60;
 /// Arguments of `check`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Documents: user-data, vendor-data, network-config or meta-data, told apart by what is in them
+    /// Documents: user-data, vendor-data, network-config or meta-data, told apart by what is in them; - for standard
+    /// input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 }
@@ -53,11 +58,11 @@ pub(crate) fn run(ui: Ui, args: &Args) -> Result<()> {
     let cloud_init = CloudInit::find()?;
     let mut reports = Vec::new();
     for file in &args.files {
-        let bytes = std::fs::read(file).map_err(|e| Error::io("read", file, e))?;
+        let (bytes, copy) = read(file)?;
         let (document, mut faults) = examine(&bytes);
         let schema = match &cloud_init {
             Some(cloud_init) if cloud_init.has_schema_of(document) && faults.is_empty() => {
-                faults.extend(cloud_init.faults(document, file)?);
+                faults.extend(cloud_init.faults(document, copy.as_ref().map_or(file, |copy| copy.path()))?);
                 true
             }
             _ => false,
@@ -81,6 +86,21 @@ pub(crate) fn run(ui: Ui, args: &Args) -> Result<()> {
     } else {
         Ok(())
     }
+}
+
+/// What is in the file, or on standard input for `-`: cloud-init is given a copy of that.
+fn read(file: &Path) -> Result<(Vec<u8>, Option<NamedTempFile>)> {
+    if file.as_os_str() != "-" {
+        return Ok((std::fs::read(file).map_err(|e| Error::io("read", file, e))?, None));
+    }
+    let mut bytes = Vec::new();
+    std::io::stdin()
+        .read_to_end(&mut bytes)
+        .map_err(|e| Error::failed("can not read standard input").caused_by(e))?;
+    let copy = NamedTempFile::new()
+        .and_then(|mut copy| copy.write_all(&bytes).and_then(|()| copy.flush()).map(|()| copy))
+        .map_err(|e| Error::failed("can not write a temporary file").caused_by(e))?;
+    Ok((bytes, Some(copy)))
 }
 
 fn describe(report: &Report) -> &'static str {

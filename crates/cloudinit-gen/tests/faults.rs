@@ -279,3 +279,14 @@ fn addresses() {
     hint: set `vlan` in managed.web, or leave --tagged out
     ");
 }
+
+#[test]
+fn a_document_on_standard_input_is_checked() {
+    let fleet = Fleet::web("");
+    let mut command = program();
+    command.current_dir(fleet.path()).args(["check", "-"]).write_stdin("instance-id: web-1\n");
+    command.assert().success().stderr("✓ -: meta-data\n");
+    let mut command = program();
+    command.current_dir(fleet.path()).args(["check", "-"]).write_stdin("hostname: x\n");
+    command.assert().code(1);
+}
