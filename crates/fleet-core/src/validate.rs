@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Result,
-    definitions::{Definitions, Install, nearest},
+    definitions::{Addressing, Definitions, Install, ManagedVm, nearest},
     faults::{self, Fault},
     hosts::{Hosts, doubts},
     nix::{NixMode, eval::Evaluated, source::Location},
@@ -115,6 +115,17 @@ fn host_dirs(repo: &Repo, definitions: &Definitions, evaluated: &Evaluated) -> V
         }
     }
     faults
+}
+
+/// Fixed addresses without a gateway: such a VM reaches its own network alone.
+pub fn without_gateway(vm: &ManagedVm) -> Option<String> {
+    let Addressing::Static(cidr) = vm.addressing else { return None };
+    vm.gateway.is_none().then(|| {
+        format!(
+            "managed.{}: the address {cidr} has no gateway: the VM reaches its own network alone; give `gateway`",
+            vm.name
+        )
+    })
 }
 
 /// Paths in hosts.nix that lead nowhere.

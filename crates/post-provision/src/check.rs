@@ -184,7 +184,11 @@ impl Inventory {
                 ui.done("The inventory is fresh");
                 return Ok(());
             }
-            ui.warn("docs/machines.md is not what the definitions and hosts.nix give");
+            ui.warn(if repo.inventory().exists() {
+                "docs/machines.md is not what the definitions and hosts.nix give"
+            } else {
+                "docs/machines.md does not exist"
+            });
             ui.hint("post-provision-vm inventory");
             return Err(silent_exit(Kind::Usage));
         }

@@ -50,6 +50,7 @@ pub fn run(cli: &Cli) -> Result<()> {
             definitions.imported.len(),
             hosts.hosts.len()
         ));
+        definitions.managed.iter().filter_map(validate::without_gateway).for_each(|warning| ui.warn(warning));
     }
     found.extend(secrets(&tools, &repo, ui));
     if models.is_some() {
@@ -100,6 +101,9 @@ fn secrets(tools: &Tools, repo: &Repo, ui: Ui) -> Vec<Fault> {
 fn inventory(tools: &Tools, repo: &Repo, ui: Ui) -> Vec<Fault> {
     let file = repo.inventory();
     let fault = |message: String| Fault::new(&file, repo.root(), None, "", message);
+    if !file.exists() {
+        return vec![fault("does not exist".to_owned()).help("`post-provision-vm inventory` writes it")];
+    }
     let fault = match tools.ask_post_provision::<Inventory>(&["inventory", "--check"]) {
         Ok(Inventory { fresh: true }) => {
             ui.done("Inventory: fresh");

@@ -44,6 +44,10 @@ use fleet_core::{Result, interrupt};
 
 use self::provision_one::Run;
 
+/// What is true for who leaves at once.
+const LEAVING: &str = "left at once: what the node was asked for goes on there, and what is done stays; \
+                       `provision-vm status` shows how far it is, the same command goes on from there";
+
 /// Runs the command line.
 pub fn run(cli: &cli::Cli) -> Result<()> {
     let ui = cli.common.ui();
@@ -52,8 +56,7 @@ pub fn run(cli: &cli::Cli) -> Result<()> {
         Some(cli::Verb::Man(args)) => return args.run(ui, cli::Cli::command()),
         _ => {}
     }
-    interrupt::install()?;
-    interrupt::announce(ui)?;
+    interrupt::announce(ui, LEAVING)?;
     match &cli.verb {
         Some(cli::Verb::Plan(args)) => compare::run(cli, args),
         Some(cli::Verb::Apply(args)) => apply::run(cli, args),
@@ -70,7 +73,8 @@ pub fn run(cli: &cli::Cli) -> Result<()> {
 fn provision(cli: &cli::Cli) -> Result<()> {
     let ui = cli.common.ui();
     ui.step("Checking prerequisites...");
-    let repo = cli.common.repo("provision-vm --repo DIR NAME")?;
+    let names = if cli.all { "--all".to_owned() } else { cli.names.join(" ") };
+    let repo = cli.common.repo(&format!("provision-vm --repo DIR {names}"))?;
     let tools = tools::Tools::look(cli, &repo);
     match tools.missing().map(|error| error.message().to_owned()).collect::<Vec<_>>() {
         missing if missing.is_empty() => ui.done("All prerequisites met"),

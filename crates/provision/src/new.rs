@@ -15,18 +15,22 @@ use fleet_core::{
     child::{self, Command, quote},
     deadline::Deadline,
     definitions::{Definitions, Entry, ManagedVm, VERBS},
-    faults,
+    faults::{self, Fault},
     hosts::Hosts,
     nix::edit,
     protocol::{Op, Resource},
     repo::Repo,
     types::{VmName, Vmid},
     ui::Ui,
+    validate,
 };
 
 pub use self::answers::NewArgs;
 use self::answers::{Attr, Ground};
 use crate::{cli::Cli, tools::Tools};
+
+/// What becomes of the inventory.
+const INVENTORY: &str = "the generated part is brought up to date";
 
 /// A file that is written.
 struct Written {
@@ -53,6 +57,8 @@ pub fn run(cli: &Cli, args: &NewArgs) -> Result<()> {
             |attrs: &[Attr]| would_be_valid(&repo, &before, name, attrs, &definitions, taken.as_ref());
         let ground = Ground { definitions: &definitions, cluster: taken.as_ref(), valid: &valid };
         let answers = answers::complete(ui, args, &ground)?;
+        // What is wrong is told by its name: the text that it would stand in is nowhere yet.
+        valid(&answers.attrs())?;
         let text = edit::insert_entry(&before, &file, "managed", name.as_str(), &answers.attrs())?;
         let after = Definitions::of_text(&text, &repo).map_err(|error| error.now("nothing was changed"))?;
         defined = after.managed.iter().find(|vm| vm.name == *name).cloned();
@@ -93,10 +99,17 @@ pub fn run(cli: &Cli, args: &NewArgs) -> Result<()> {
             .hint(format!("provision-vm {name}")));
     }
     show(ui, &repo, &written);
-    let paths: Vec<String> = written.iter().map(|file| relative(&repo, &file.path)).collect();
+    let inventory = repo.inventory();
+    let inventory = inventory.exists().then(|| relative(&repo, &inventory));
+    if let Some(inventory) = &inventory {
+        ui.step(format!("{inventory} ({INVENTORY})"));
+    }
+    let mut paths: Vec<String> = written.iter().map(|file| relative(&repo, &file.path)).collect();
     if args.change.dry_run {
         ui.step("Dry run: nothing is written.");
-        let value = serde_json::json!({ "name": name, "dry_run": true, "files": texts_of(&repo, &written) });
+        let mut files = texts_of(&repo, &written);
+        files.extend(inventory.map(|inventory| (inventory, INVENTORY.into())));
+        let value = serde_json::json!({ "name": name, "dry_run": true, "files": files });
         return ui.answer(&value, String::new);
     }
     if !args.change.yes && fleet_core::ui::can_ask() && !ui.confirm("Write this?")? {
@@ -105,13 +118,13 @@ pub fn run(cli: &Cli, args: &NewArgs) -> Result<()> {
     }
     write(&repo, cli, &written)?;
     introduce(&repo, &written)?;
+    paths.extend(inventory.filter(|_| bring_inventory(cli, ui, &repo)));
     ui.done(format!("Written: {}", paths.join(", ")));
-    let inventory = bring_inventory(cli, ui, &repo).then(|| relative(&repo, &repo.inventory()));
     check(ui, &repo, cli, name);
     ui.say("Then:");
     ui.say(format!(
         "  git add {} && git commit",
-        paths.iter().chain(&inventory).map(|path| quote(path)).collect::<Vec<_>>().join(" ")
+        paths.iter().map(|path| quote(path)).collect::<Vec<_>>().join(" ")
     ));
     ui.say(format!("  provision-vm {name}"));
     if ui.json() {
@@ -146,13 +159,20 @@ fn would_be_valid(
         return Ok(());
     };
     let Err(error) = Definitions::of_text(&text, repo) else { return Ok(()) };
+    let found = faults::of(&error);
     // One of the whole file is told with its place.
-    let Some(first) = faults::of(&error).into_iter().next().filter(|fault| !fault.path.is_empty()) else {
+    if found.is_empty() || found.iter().any(|fault| fault.path.is_empty()) {
         return Err(error);
+    }
+    let kind = if found.iter().all(|fault| fault.conflict) { Kind::Conflict } else { Kind::Failed };
+    let said = |fault: &Fault| match attrs {
+        // The one that was asked for just now needs no name.
+        [_] => fault.message.clone(),
+        _ => format!("{}: {}", fault.path, fault.message),
     };
-    let kind = if first.conflict { Kind::Conflict } else { Kind::Failed };
-    let error = Error::new(kind, first.message).now("nothing was changed");
-    Err(first.help.into_iter().fold(error, Error::hint))
+    let text = found.iter().map(said).collect::<Vec<_>>().join("; ");
+    let error = Error::new(kind, text).now("nothing was changed");
+    Err(found.into_iter().filter_map(|fault| fault.help).fold(error, Error::hint))
 }
 
 /// Whether the name may be used: nothing when it is free, the definition when a managed VM has it.
@@ -275,12 +295,9 @@ fn introduce(repo: &Repo, written: &[Written]) -> Result<()> {
     git.output(Deadline::secs(30))?.checked().map(drop)
 }
 
-/// Has `post-provision-vm` bring the inventory up to date, where there is one: `check` holds it against the
-/// definitions. Whether it did; the commit is the user's, with the other files.
+/// Has `post-provision-vm` bring the inventory up to date: `check` holds it against the definitions. Whether it did;
+/// the commit is the user's, with the other files.
 fn bring_inventory(cli: &Cli, ui: Ui, repo: &Repo) -> bool {
-    if !repo.inventory().exists() {
-        return false;
-    }
     let command = Tools::look(cli, repo).post_provision();
     let command = command.args(["inventory", "--yes", "--no-commit", "--allow-dirty"]);
     let outcome = command.run(Deadline::secs(60), |line| ui.detail(line)).and_then(child::Output::checked);
@@ -292,9 +309,14 @@ fn bring_inventory(cli: &Cli, ui: Ui, repo: &Repo) -> bool {
 
 /// Says what the repository's own check finds about the new VM.
 fn check(ui: Ui, repo: &Repo, cli: &Cli, name: &VmName) {
-    let report = fleet_core::validate::repository(repo, cli.common.nix);
+    let report = validate::repository(repo, cli.common.nix);
     match report.faults.len() {
-        0 => ui.done(format!("'{name}' is valid")),
+        0 => {
+            let vms = report.definitions.iter().flat_map(|definitions| &definitions.managed);
+            let warnings = vms.filter(|vm| vm.name == *name).filter_map(validate::without_gateway);
+            warnings.for_each(|warning| ui.warn(warning));
+            ui.done(format!("'{name}' is valid"));
+        }
         _ => report.faults.iter().for_each(|fault| ui.warn(fault.render())),
     }
 }

@@ -110,7 +110,13 @@ pub fn holder(vm: &ManagedVm, world: &World) -> Result<Standing> {
         {
             Ok(Standing::BeingCloned)
         }
-        _ => Err(taken().now("it does not carry the mark that these tools leave on the VMs that they make")),
+        Some(other) => Err(taken().now(format!(
+            "it carries the mark of '{}': these tools made it for that definition",
+            other.name
+        ))),
+        None => {
+            Err(taken().now("it does not carry the mark that these tools leave on the VMs that they make"))
+        }
     }
 }
 

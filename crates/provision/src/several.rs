@@ -42,7 +42,10 @@ pub(crate) fn provision(run: &Run<'_>, ui: Ui) -> Result<()> {
         ui.done("No managed VM is defined: there is nothing to do");
         return Ok(());
     }
-    ui.done(format!("{} VM definitions loaded", vms.len()));
+    ui.done(match vms.len() {
+        1 => "1 VM definition loaded".to_owned(),
+        count => format!("{count} VM definitions loaded"),
+    });
     let names: Vec<String> = vms.iter().map(|vm| vm.name.to_string()).collect();
     let events = Events::new(ui);
 
@@ -88,13 +91,40 @@ fn chosen<'a>(run: &Run<'_>, definitions: &'a Definitions) -> Result<Vec<&'a Man
         return Ok(definitions.managed.iter().filter(|vm| !vm.readonly).collect());
     }
     let mut vms: Vec<&ManagedVm> = Vec::new();
+    let mut wrong = Vec::new();
     for name in &run.cli.names {
-        let vm = provision_one::definition(definitions, name)?;
+        let vm = match provision_one::definition(definitions, name) {
+            Ok(vm) => vm,
+            Err(error) => {
+                wrong.push(error);
+                continue;
+            }
+        };
         if !vms.iter().any(|other| other.name == vm.name) {
             vms.push(vm);
         }
     }
-    Ok(vms)
+    all_wrong(wrong).map_or(Ok(vms), Err)
+}
+
+/// What is wrong with the names, as one error: of the kind of the first.
+fn all_wrong(mut wrong: Vec<Error>) -> Option<Error> {
+    if wrong.len() < 2 {
+        return wrong.pop();
+    }
+    let kind = wrong.first()?.kind();
+    let mut all =
+        Error::new(kind, format!("{} of the names are of no VM that can be provisioned", wrong.len()));
+    for error in &wrong {
+        all = all.now(format!("- {}", error.chain()));
+    }
+    let mut hints: Vec<&String> = Vec::new();
+    for hint in wrong.iter().flat_map(|error| error.hints()) {
+        if !hints.contains(&hint) {
+            hints.push(hint);
+        }
+    }
+    Some(hints.into_iter().fold(all.now("nothing was changed"), Error::hint))
 }
 
 /// VMs that nothing stands in the way of, by their place among all.
@@ -147,7 +177,10 @@ fn show(ready: &Found<'_>, run: &Run<'_>, ui: Ui, lanes: &[Ui]) {
     ready.iter().for_each(|(_, prepared)| ui.say(summary::about(prepared)));
     ui.say("");
     ready.iter().for_each(|(at, prepared)| prepared.warn(lanes[*at]));
-    ui.warn(format!("Ready to provision {} VMs, {} at once", ready.len(), run.cli.jobs.min(ready.len())));
+    ui.warn(match ready.len() {
+        1 => "Ready to provision 1 VM".to_owned(),
+        count => format!("Ready to provision {count} VMs, {} at once", run.cli.jobs.min(count)),
+    });
     ui.warn("This will, for each:");
     let install = ready.iter().any(|(_, prepared)| prepared.install);
     let fresh = "Clone template VM, or continue with the one that an earlier run made";
@@ -230,6 +263,17 @@ fn side_by_side<T: Send>(count: usize, jobs: usize, work: impl Fn(usize) -> T + 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_name_that_is_wrong_is_told() {
+        assert!(all_wrong(Vec::new()).is_none());
+        let unknown = || Error::not_found("no VM 'nosuch'").hint("add it");
+        assert_eq!(all_wrong(vec![unknown()]).unwrap().message(), "no VM 'nosuch'");
+        let both = all_wrong(vec![Error::refused("refused: 'doc1'"), unknown(), unknown()]).unwrap();
+        assert_eq!(both.kind(), fleet_core::Kind::Refused);
+        assert_eq!(both.facts()[..2], ["- refused: 'doc1'", "- no VM 'nosuch'"]);
+        assert_eq!(both.hints(), ["add it"]);
+    }
 
     #[test]
     fn all_is_done_once_in_order_and_no_more_at_once_than_allowed() {

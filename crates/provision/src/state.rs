@@ -156,6 +156,23 @@ impl Hold {
     }
 }
 
+/// The process that says of itself that it holds the VM, if it is alive.
+pub fn holder(name: &VmName, vmid: Vmid) -> Option<i32> {
+    holder_in(&directory(), name, vmid)
+}
+
+fn holder_in(dir: &Path, name: &VmName, vmid: Vmid) -> Option<i32> {
+    let text = fs::read_to_string(dir.join(format!("{name}-{vmid}.lock"))).ok()?;
+    let process: i32 = text.lines().next()?.strip_prefix("process ")?.trim().parse().ok()?;
+    lives(process).then_some(process)
+}
+
+/// Whether there is a process of this number. The lock itself would tell too, but to try it would be in the way of a
+/// run that begins.
+fn lives(process: i32) -> bool {
+    rustix::process::Pid::from_raw(process).is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
+}
+
 /// Where a run that is at work makes a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
@@ -199,10 +216,8 @@ fn kept_places_in(dir: &Path, me: u32) -> Vec<Kept> {
         let text = fs::read_to_string(&path).ok()?;
         let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
         let process: i32 = value("process")?.parse().ok()?;
-        // The lock itself would tell too, but to try it would be in the way of a run that begins.
-        let lives = rustix::process::test_kill_process(rustix::process::Pid::from_raw(process)?).is_ok();
         let node = value("node")?.parse().ok()?;
-        (lives && u32::try_from(process) != Ok(me)).then_some(Kept { vm, node })
+        (lives(process) && u32::try_from(process) != Ok(me)).then_some(Kept { vm, node })
     };
     entries.filter_map(kept).collect()
 }
@@ -223,8 +238,12 @@ mod tests {
         let error = Hold::take_in(dir.path(), &name, vmid).unwrap_err();
         let who = format!("another run is at work on 'web' (process {})", std::process::id());
         assert_eq!((error.kind(), error.message()), (fleet_core::Kind::Conflict, who.as_str()));
+        assert_eq!(holder_in(dir.path(), &name, vmid), i32::try_from(std::process::id()).ok());
         drop(held);
         Hold::take_in(dir.path(), &name, vmid).unwrap();
+        let lock = dir.path().join("web-110.lock");
+        fs::write(&lock, format!("process {}\n", i32::MAX)).unwrap();
+        assert_eq!(holder_in(dir.path(), &name, vmid), None);
     }
 
     #[test]

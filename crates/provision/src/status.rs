@@ -21,7 +21,7 @@ use crate::{
     cli::Cli,
     compare::{self, Comparison},
     journal::{Outcome, Past},
-    plan,
+    plan, state,
     tools::Tools,
     world::World,
 };
@@ -70,7 +70,7 @@ enum Secrets {
 #[derive(Debug, Serialize)]
 struct LastRun {
     time: String,
-    /// `done`, `failed`, or `cut short`.
+    /// `done`, `failed`, `stopped` (by the user), `at work`, or `cut short`.
     outcome: &'static str,
     /// The step it was in last.
     step: Option<crate::steps::Step>,
@@ -118,7 +118,10 @@ fn row(vm: &ManagedVm, hosts: &Hosts, node: &mut Option<(Session, World)>) -> Ro
         address: plan::fixed_address(vm),
         secrets: Secrets::NoKey,
         host_key: key(vm, hosts).map(|key| key.fingerprint()),
-        last_run: Past::last_of(&vm.name).map(|past| last_run(&past)),
+        last_run: Past::last_of(&vm.name).map(|past| {
+            let at_work = past.process().is_some_and(|it| state::holder(&vm.name, vm.vmid) == Some(it));
+            last_run(&past, at_work)
+        }),
     };
     let Some((_, world)) = node else { return row };
     world.existing = compare::existing(world, vm);
@@ -195,13 +198,16 @@ fn secrets(vm: &ManagedVm, repo: &Repo, tools: &Tools, key: &PublicKey) -> Secre
     }
 }
 
-fn last_run(past: &Past) -> LastRun {
+/// `at_work`: the process that wrote it holds the VM.
+fn last_run(past: &Past, at_work: bool) -> LastRun {
     let end = past.end();
     LastRun {
         time: past.records.first().map(|record| record.time.clone()).unwrap_or_default(),
         outcome: match end {
+            Some((Outcome::Failed, code)) if code == Kind::Interrupted.exit_code() => "stopped",
             Some((Outcome::Failed, _)) => "failed",
             Some(_) => "done",
+            None if at_work => "at work",
             None => "cut short",
         },
         step: past.last_step(),
@@ -274,6 +280,22 @@ fn table(rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::Event;
+
+    #[test]
+    fn a_run_that_is_at_work_or_was_stopped_is_called_so() {
+        let record = |event: Event| crate::journal::Record { time: "2026-11-26T22:25:06.123Z".into(), event };
+        let end = |exit_code| Event::End { outcome: Outcome::Failed, seconds: 1.0, exit_code, error: None };
+        let outcome = |events: Vec<Event>, at_work| {
+            let records = events.into_iter().map(record).collect();
+            last_run(&Past { path: "20261126T222506.123Z-77.jsonl".into(), records }, at_work).outcome
+        };
+        let started = || Event::Started { step: crate::steps::Step::Kexec };
+        assert_eq!(outcome(vec![started()], true), "at work");
+        assert_eq!(outcome(vec![started()], false), "cut short");
+        assert_eq!(outcome(vec![started(), end(130)], false), "stopped");
+        assert_eq!(outcome(vec![started(), end(8)], true), "failed");
+    }
 
     #[test]
     fn the_table_is_short_and_aligned() {

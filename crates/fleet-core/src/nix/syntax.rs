@@ -102,7 +102,10 @@ fn first_fault(errors: &[ParseError], text: &str) -> Option<SyntaxFault> {
 }
 
 fn names(kinds: &[SyntaxKind]) -> String {
-    let names: Vec<String> = kinds.iter().map(|kind| name(*kind)).collect();
+    // Both are names to the parser; nobody looks for them.
+    let told = kinds.iter().filter(|kind| !matches!(kind, SyntaxKind::TOKEN_OR | SyntaxKind::TOKEN_CUR_POS));
+    let mut names: Vec<String> = told.map(|kind| name(*kind)).collect();
+    names.dedup();
     match names.split_last() {
         Some((last, [])) => last.clone(),
         Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
@@ -137,6 +140,26 @@ fn name(kind: SyntaxKind) -> String {
         K::TOKEN_IN => "'in'",
         K::TOKEN_INHERIT => "'inherit'",
         K::TOKEN_REC => "'rec'",
+        K::TOKEN_OR => "'or'",
+        K::TOKEN_CUR_POS => "'__curPos'",
+        K::TOKEN_LET => "'let'",
+        K::TOKEN_WITH => "'with'",
+        K::TOKEN_ASSERT => "'assert'",
+        K::TOKEN_IF => "'if'",
+        K::TOKEN_ADD => "'+'",
+        K::TOKEN_CONCAT => "'++'",
+        K::TOKEN_UPDATE => "'//'",
+        K::TOKEN_SUB => "'-'",
+        K::TOKEN_MUL => "'*'",
+        K::TOKEN_DIV => "'/'",
+        K::TOKEN_EQUAL => "'=='",
+        K::TOKEN_NOT_EQUAL => "'!='",
+        K::TOKEN_LESS => "'<'",
+        K::TOKEN_LESS_OR_EQ => "'<='",
+        K::TOKEN_MORE => "'>'",
+        K::TOKEN_MORE_OR_EQ => "'>='",
+        K::TOKEN_IMPLICATION => "'->'",
+        K::TOKEN_INVERT => "'!'",
         K::TOKEN_INTEGER | K::TOKEN_FLOAT => "a number",
         K::TOKEN_ERROR => "text that is no part of Nix",
         other => return format!("{other:?}").trim_start_matches("TOKEN_").to_lowercase().replace('_', " "),
@@ -342,5 +365,30 @@ impl<'a> Node<'a> {
             }
         }
         node
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_expected_is_told_in_words() {
+        let told = |text: &str| match Tree::parse(text).unwrap_err() {
+            SyntaxFault::Wrong { message, .. } => message,
+            other => format!("{other:?}"),
+        };
+        for text in
+            ["{ a = ; }", "{ a = 1; b. = 2; }", "{ a = 1", "{ managed = { web = { vmid = 1; }; }", "[ 1"]
+        {
+            let message = told(text);
+            for odd in [" or or", "cur pos", "or,", "brack", "brace"] {
+                assert!(!message.contains(odd), "{text}: {message}");
+            }
+        }
+        assert_eq!(
+            names(&[SyntaxKind::TOKEN_IDENT, SyntaxKind::TOKEN_OR, SyntaxKind::TOKEN_CUR_POS]),
+            "a name"
+        );
     }
 }

@@ -55,7 +55,7 @@ impl Ui {
         });
         let width = names.iter().map(|name| console::measure_text_width(name)).max().unwrap_or_default();
         let lane = |name: &String| {
-            let bar = bars.map(|bars| bars.add(line(name, width)));
+            let bar = bars.map(|bars| dress(bars.add(ProgressBar::new_spinner()), name, width));
             let lane: &'static Lane = Box::leak(Box::new(Lane { name: name.clone(), bar }));
             Ui { lane: Some(lane), ..*self }
         };
@@ -70,6 +70,15 @@ impl Ui {
         }
     }
 
+    /// All works are over: the lines that change are taken away, for what tells the end of all of them instead.
+    pub fn lanes_end(&self) {
+        if let Some(bars) = BARS.get() {
+            // A terminal that can not be written to any more shows nothing anyway.
+            let _ = bars.clear();
+            bars.set_draw_target(ProgressDrawTarget::hidden());
+        }
+    }
+
     /// The work of this lane is over: its line stays as it is, with this text.
     pub fn lane_ends(&self, text: &str) {
         if let Some(bar) = self.lane.and_then(|lane| lane.bar.as_ref()) {
@@ -78,8 +87,8 @@ impl Ui {
     }
 }
 
-fn line(name: &str, width: usize) -> ProgressBar {
-    let bar = ProgressBar::new_spinner();
+/// A line as it is at first. It is among the others already: alone it would draw itself, and stay where it was drawn.
+fn dress(bar: ProgressBar, name: &str, width: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("{spinner} {prefix} {elapsed:>4} {wide_msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
     bar.set_prefix(format!("{name:width$}"));

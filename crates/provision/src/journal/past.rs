@@ -70,6 +70,11 @@ impl Past {
         Some(Past { path, records })
     }
 
+    /// The process that wrote it, by the file's name.
+    pub fn process(&self) -> Option<i32> {
+        self.path.file_stem()?.to_str()?.rsplit('-').next()?.parse().ok()
+    }
+
     /// How it ended; none when it was cut short, or is still going on.
     pub fn end(&self) -> Option<(Outcome, u8)> {
         self.records.iter().rev().find_map(|record| match &record.event {

@@ -6,7 +6,7 @@ use clap::Args;
 use fleet_core::{
     Error, Result,
     cli::ChangeArgs,
-    definitions::Definitions,
+    definitions::{Definitions, Entry},
     nix::edit::quote_string,
     protocol::Resource,
     types::{BridgeName, Cidr, DiskSize, MacAddr, NodeName, StorageId, Tag, UserName, VmName, Vmid},
@@ -290,10 +290,18 @@ where
 }
 
 fn free(vmid: Vmid, definitions: &Definitions, cluster: Option<&Vec<Resource>>) -> Result<()> {
-    let taken =
-        |by: String| Err(Error::conflict(format!("VMID {vmid} is taken by {by}")).now("nothing was changed"));
-    if definitions.by_vmid(vmid).is_some() {
-        return taken("another definition".to_owned());
+    let taken = |by: String| {
+        let error = Error::conflict(format!("VMID {vmid} is taken by {by}")).now("nothing was changed");
+        Err(match super::offered(definitions, None, cluster) {
+            Ok(next) => error.hint(format!("the next that is free is {next}")),
+            Err(_) => error,
+        })
+    };
+    match definitions.by_vmid(vmid) {
+        Some(Entry::Managed(vm)) => return taken(format!("managed.{}", vm.name)),
+        Some(Entry::Imported(vm)) => return taken(format!("imported.{}", vm.name)),
+        Some(Entry::Template(template)) => return taken(format!("the template '{}'", template.name)),
+        None => {}
     }
     match cluster.into_iter().flatten().find(|resource| resource.vmid == vmid) {
         Some(there) => taken(format!("'{}' on node {}", there.name.as_deref().unwrap_or("-"), there.node)),

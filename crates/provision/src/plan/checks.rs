@@ -7,6 +7,7 @@ use fleet_core::{
     definitions::{Install, ManagedVm},
     protocol::{ClusterConfig, IMAGES, ResourceKind, Storage, UploadPlace, VmConfig},
     types::{Cidr, NodeName, StorageId, Vmid},
+    validate,
 };
 
 use super::{Boots, conflict, fixed_address};
@@ -30,6 +31,7 @@ pub(super) fn add(
     warnings: &mut Vec<String>,
 ) {
     warnings.extend(release(world));
+    warnings.extend(validate::without_gateway(vm));
     let mut found = Vec::new();
     if install.is_some() && vm.install == Install::NixosAnywhere && vm.memory < INSTALLER_MEMORY {
         let fault = Error::failed(format!(

@@ -103,6 +103,7 @@ pub(super) fn finish(rows: &[Row], ui: Ui, events: &Events) -> Result<()> {
     if events.wanted() {
         events.summary(rows);
     } else {
+        ui.lanes_end();
         ui.say("");
         ui.data(table(rows))?;
     }
@@ -148,6 +149,7 @@ pub(super) fn verdict(rows: &[Row]) -> Result<()> {
     };
     let message = match stopped {
         true => format!("stopped by the user: {} of {} VMs are done", rows.len() - open.len(), rows.len()),
+        false if rows.len() == 1 => format!("the one VM is not done: {}", names(&open)),
         false => format!("{} of {} VMs are not done: {}", open.len(), rows.len(), names(&open)),
     };
     Err(Error::new(kind, message)
@@ -190,7 +192,7 @@ mod tests {
             |rows: &[Row]| verdict(rows).map_err(|error| (error.kind(), error.message().to_owned()));
         assert_eq!(verdict(&rows[..1]), Ok(()));
         assert_eq!(verdict(&rows[..2]), Err((Kind::PartlyDone, "1 of 2 VMs are not done: db".to_owned())));
-        assert_eq!(verdict(&rows[1..2]), Err((Kind::Conflict, "1 of 1 VMs are not done: db".to_owned())));
+        assert_eq!(verdict(&rows[1..2]), Err((Kind::Conflict, "the one VM is not done: db".to_owned())));
         assert_eq!(
             verdict(&rows),
             Err((Kind::Interrupted, "stopped by the user: 1 of 3 VMs are done".to_owned()))
