@@ -148,3 +148,18 @@ fn what_can_not_be_is_said_before_anything_is_changed() {
     assert_eq!((ran.code, bench.sim.connections()), (3, connections), "{}", ran.err);
     assert_eq!(bench.sim.changes(), before);
 }
+
+/// NixOS is on it, and its drive is gone: other keys would never get there.
+#[test]
+fn a_vm_with_which_cloud_init_is_done_is_left_as_it_is() {
+    let settings = [("name", "test-automation"), ("description", "mine\nfleet-cloud-init: done\n")];
+    let bench = Bench::with(World::default().with_vm(110, false, &settings));
+    let ran = bench.run(&["cloudinit-config", "110", KEY]);
+    assert_eq!(ran.code, 3, "{}", ran.err);
+    assert!(ran.err.contains("it has done its part there"), "{}", ran.err);
+    assert_eq!(bench.sim.config(110).unwrap().get("sshkeys"), None);
+    bench.ok(&["cloudinit-drive", "110"]);
+    let ran = bench.run(&["cloudinit-config", "110", KEY]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.err.contains("new host keys"), "{}", ran.err);
+}

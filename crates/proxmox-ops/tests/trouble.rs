@@ -96,13 +96,17 @@ fn a_missing_vm_is_not_found() {
       nothing was changed
     hint: is it up? or connect to it yourself: --host 192.0.2.3
     ");
-    let ran = bench.run(&["status", "200"]);
-    assert_eq!(ran.code, 4, "{}", ran.err);
-    insta::assert_snapshot!(ran.err, @r"
-    ✗ 200 is a container, not a VM
-      it is on the node 'prom'
-    hint: `proxmox-ops list` shows VMs and containers
-    ");
+    for container in ["200", "dns"] {
+        let ran = bench.run(&["status", container]);
+        assert_eq!(ran.code, 4, "{}", ran.err);
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(ran.err, @r"
+            ✗ 200 ('dns') is a container, not a VM
+              it is on the node 'prom'
+            hint: `proxmox-ops list` shows VMs and containers
+            ");
+        }
+    }
 }
 
 #[test]

@@ -96,7 +96,6 @@ impl CloudinitConfig {
         let (cluster, deadline) = (cx.connect()?, self.options.deadline());
         let volumes = cluster.on(permit.vmid(), |node| {
             self.leaves_it_ours(node, &permit)?;
-            self.is_read(cx, node, &permit)?;
             if documents.is_empty() {
                 ops::config::change(node, &permit, &settings, &[], None, deadline, &mut cx.progress())?;
                 snippet::remove(node, &permit, deadline, &mut cx.progress())?;
@@ -107,6 +106,7 @@ impl CloudinitConfig {
                     "`pvesm set local --content iso,vztmpl,backup,snippets` on the node lets 'local' take them",
                 )
             })?;
+            self.is_read(cx, node, &permit)?;
             snippet::give(node, &permit, &place, &documents, &settings, deadline, &mut cx.progress())
         })?;
         if volumes.is_empty() {
