@@ -110,7 +110,10 @@ fn a_passphrase_is_asked_for_on_a_terminal_only() {
         let error =
             connect(&Target { identities: vec![key.clone()], ..sshd.target() }, &sshd.env()).unwrap_err();
         assert_eq!(error.kind(), Kind::Unreachable);
-        let wanted = format!("{}: it needs a passphrase, and there is no terminal to ask on", key.display());
+        let wanted = format!(
+            "{0}: it needs a passphrase, and there is no terminal to ask on here: `ssh-add {0}` puts it into the agent",
+            key.display()
+        );
         assert!(error.facts().contains(&wanted), "{error:?}");
     }
 }

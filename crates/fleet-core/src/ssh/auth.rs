@@ -184,7 +184,11 @@ impl Login<'_> {
             return self.record(&name, None, file);
         }
         if !ui::can_ask() {
-            self.story.push(format!("{name}: it needs a passphrase, and there is no terminal to ask on"));
+            // A program that another one started has the terminal no more than one that a timer started.
+            let quoted = crate::child::quote(&name);
+            self.story.push(format!(
+                "{name}: it needs a passphrase, and there is no terminal to ask on here: `ssh-add {quoted}` puts it into the agent"
+            ));
             return Ok(false);
         }
         for _ in 0..3 {
