@@ -4,6 +4,9 @@
 //! own, so that a deadline or a dropped [`Running`] ends what the child started too.
 #![allow(clippy::disallowed_methods, reason = "the one place that spawns")]
 
+mod output;
+mod running;
+
 use std::{
     ffi::{OsStr, OsString},
     io::{BufRead, BufReader, Read, Write},
@@ -15,12 +18,12 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
-
+use self::output::tail;
+pub use self::{
+    output::{Output, describe},
+    running::Running,
+};
 use crate::{Error, Result, deadline::Deadline, interrupt};
-
-/// How long a child may take to leave after it was asked to, before it is killed.
-const GRACE: Duration = Duration::from_secs(3);
 
 /// So many looks in a row (five a second) must find nothing new before the pipes of a child that is gone are left.
 const QUIET: u32 = 10;
@@ -71,60 +74,6 @@ pub struct Command {
     silent: bool,
     tethered: bool,
     finishes: bool,
-}
-
-/// What a finished command left.
-#[derive(Debug)]
-pub struct Output {
-    /// How it ended.
-    pub status: ExitStatus,
-    /// Its standard output.
-    pub stdout: Vec<u8>,
-    /// Its standard error.
-    pub stderr: Vec<u8>,
-    command: String,
-}
-
-impl Output {
-    /// Whether it ended with exit code 0.
-    pub fn success(&self) -> bool {
-        self.status.success()
-    }
-
-    /// Standard output as text; invalid bytes are replaced.
-    pub fn stdout_text(&self) -> String {
-        String::from_utf8_lossy(&self.stdout).into_owned()
-    }
-
-    /// Standard error as text; invalid bytes are replaced.
-    pub fn stderr_text(&self) -> String {
-        String::from_utf8_lossy(&self.stderr).into_owned()
-    }
-
-    /// Itself if the exit code was 0, else an error with the command, how it ended and the end of what it said.
-    pub fn checked(self) -> Result<Output> {
-        if self.success() {
-            return Ok(self);
-        }
-        let said = tail(&self.stderr_text());
-        let said = if said.is_empty() { String::new() } else { format!(": {said}") };
-        Err(Error::failed(format!("`{}` {}{said}", self.command, describe(self.status))))
-    }
-}
-
-fn tail(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
-    lines[lines.len().saturating_sub(8)..].join("\n")
-}
-
-/// How a process ended, in words: "exited with 3", "was killed by signal 9".
-pub fn describe(status: ExitStatus) -> String {
-    use std::os::unix::process::ExitStatusExt;
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exited with {code}"),
-        (None, Some(signal)) => format!("was killed by signal {signal}"),
-        (None, None) => "ended in an unknown way".to_owned(),
-    }
 }
 
 impl Command {
@@ -290,7 +239,7 @@ impl Command {
             // A child that does not want its input closes the pipe: no error of ours.
             std::thread::spawn(move || drop(pipe.write_all(&bytes)))
         });
-        let mut running = Running { child, group: !self.foreground, reaped: None };
+        let mut running = Running::of(child, !self.foreground);
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let mut quiet = 0;
         loop {
@@ -340,7 +289,7 @@ impl Command {
         for reader in readers.into_iter().flatten().filter(JoinHandle::is_finished) {
             let _ = reader.join();
         }
-        Ok(Output { status, stdout, stderr, command: self.to_string() })
+        Ok(Output::of(status, stdout, stderr, self.to_string()))
     }
 
     /// Runs with this process's own standard streams until it ends.
@@ -358,9 +307,7 @@ impl Command {
             .spawn()
             .map_err(|e| self.spawn_error(e))?;
         match (child.stdin.take(), child.stdout.take()) {
-            (Some(stdin), Some(stdout)) => {
-                Ok((Running { child, group: !self.foreground, reaped: None }, stdin, stdout))
-            }
+            (Some(stdin), Some(stdout)) => Ok((Running::of(child, !self.foreground), stdin, stdout)),
             _ => Err(Error::failed(format!("`{self}` started without its pipes"))),
         }
     }
@@ -375,7 +322,7 @@ impl Command {
             .stderr(self.stderr())
             .spawn()
             .map_err(|e| self.spawn_error(e))?;
-        Ok(Running { child, group: !self.foreground, reaped: None })
+        Ok(Running::of(child, !self.foreground))
     }
 
     /// The program.
@@ -416,85 +363,6 @@ fn read_lines(
             }
         }
     })
-}
-
-/// A child that is running. Dropping it ends its whole process group.
-#[derive(Debug)]
-pub struct Running {
-    child: std::process::Child,
-    group: bool,
-    reaped: Option<ExitStatus>,
-}
-
-impl Running {
-    /// Its exit status if it has ended.
-    pub fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
-        if self.reaped.is_none() {
-            self.reaped =
-                self.child.try_wait().map_err(|e| Error::failed("can not wait for a child").caused_by(e))?;
-        }
-        Ok(self.reaped)
-    }
-
-    /// Waits for it to end by itself.
-    pub fn wait(&mut self, deadline: Deadline, what: impl std::fmt::Display) -> Result<ExitStatus> {
-        let mut pause = Duration::from_micros(500);
-        loop {
-            if let Some(status) = self.try_wait()? {
-                return Ok(status);
-            }
-            deadline.check(format_args!("`{what}` to end"))?;
-            deadline.sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(50));
-        }
-    }
-
-    fn signal(&self, signal: Signal) {
-        let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) else { return };
-        // Already gone is as good.
-        let _ = if self.group {
-            kill_process_group(pid, signal)
-        } else {
-            rustix::process::kill_process(pid, signal)
-        };
-    }
-
-    /// Asks it to end, and does not wait for it.
-    pub fn ask_to_end(&self) {
-        if self.reaped.is_none() {
-            self.signal(Signal::TERM);
-        }
-    }
-
-    /// Ends it and all it started: asks first, then kills.
-    pub fn end(&mut self) {
-        if !matches!(self.try_wait(), Ok(None)) {
-            return;
-        }
-        self.signal(Signal::TERM);
-        let deadline = Deadline::after(GRACE);
-        let left = self.wait(deadline, "child");
-        // What it started may be slower to leave than itself, or not heed the request at all.
-        while self.group && left.is_ok() && self.group_lives() && !deadline.passed() {
-            deadline.sleep(Duration::from_millis(10));
-        }
-        if left.is_err() || (self.group && self.group_lives()) {
-            self.signal(Signal::KILL);
-            let _ = self.wait(Deadline::after(GRACE), "child");
-        }
-    }
-
-    /// Whether any process of its group is left: the group's number can not belong to another one before.
-    fn group_lives(&self) -> bool {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        pid.is_some_and(|pid| test_kill_process_group(pid).is_ok())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.end();
-    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@
     reason = "a test stops at the first surprise, starts programs itself and says what it skips"
 )]
 
-#[allow(dead_code, reason = "shared with the other tests")]
 mod common;
 
 use std::process::{Child, Command, Stdio};

@@ -3,11 +3,6 @@
 
 mod common;
 
-use std::{
-    process::Stdio,
-    time::{Duration, Instant},
-};
-
 use common::Bench;
 use pve_sim::{conf::VmConf, faults::Fault, guest::Os};
 
@@ -92,20 +87,9 @@ fn one_that_runs_and_can_not_be_asked_is_left_as_it_is() {
 #[test]
 fn one_that_was_powered_off_before_its_drive_was_detached_keeps_its_key() {
     let bench = Bench::new();
-    let mut child = bench
-        .command(&[NAME, "--yes"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let limit = Instant::now() + Duration::from_secs(60);
-    while bench.sim.guest(110).is_none_or(|(os, _)| os != Os::Nixos) {
-        assert!(Instant::now() < limit, "NixOS never came");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    bench.killed_when(&[NAME, "--yes"], "NixOS", || {
+        bench.sim.guest(110).is_some_and(|(os, _)| os == Os::Nixos)
+    });
     stop(&bench);
     let changes = bench.sim.changes().len();
     run_well(&bench);

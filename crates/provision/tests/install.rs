@@ -379,20 +379,9 @@ fn a_run_by_an_image_that_was_killed_goes_on() {
     let bench = Bench::new();
     let definition = "nixosConfig = \"test-automation\";";
     bench.fleet.edit("vms/definitions.nix", definition, &format!("{definition} install = \"image\";"));
-    let mut child = bench
-        .command(&["test-automation", "--yes"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let limit = Instant::now() + Duration::from_secs(60);
-    while !bench.sim.changes().iter().any(|c| c == "POST /nodes/prom/qemu") {
-        assert!(Instant::now() < limit, "the creation never came");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    bench.killed_when(&["test-automation", "--yes"], "the creation", || {
+        bench.sim.changes().iter().any(|c| c == "POST /nodes/prom/qemu")
+    });
     let again = bench.run(&["test-automation", "--yes"]);
     assert!(again.status.success(), "{}", bench.seen(&again));
     let made = bench.sim.changes().iter().filter(|c| *c == "POST /nodes/prom/qemu").count();

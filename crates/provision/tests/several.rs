@@ -313,20 +313,7 @@ fn nobody_waits_for_a_clone_of_another_vm_before_the_question() {
     let latency = Latency { full_clone: Duration::from_secs(6), ..Latency::fast() };
     let bench = Bench::with(Sim::with(World { latency, ..World::default() }));
     bench.define(&[("web", 120), ("db", 121)]);
-    let mut first = bench
-        .command(&["web", "--yes", "--no-install"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let limit = Instant::now() + Duration::from_secs(60);
-    while bench.sim.config(120).is_none() {
-        assert!(Instant::now() < limit, "the clone never began");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    first.kill().unwrap();
-    first.wait().unwrap();
+    bench.killed_when(&["web", "--yes", "--no-install"], "the clone", || bench.sim.config(120).is_some());
     let output = bench.run(&["web", "db", "--yes", "--no-install"]);
     let seen = bench.seen(&output);
     assert!(output.status.success(), "{seen}");

@@ -161,21 +161,7 @@ fn plan_tells_what_would_be_made() {
 /// Kills the run as soon as `reached` holds, hard, and then runs the same command again.
 fn killed_when(what: &str, reached: impl Fn(&Bench) -> bool) {
     let bench = Bench::new();
-    let mut child = bench
-        .command(&["test-automation", "--yes"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let limit = Instant::now() + Duration::from_secs(60);
-    while !reached(&bench) {
-        assert!(Instant::now() < limit, "{what} never came");
-        assert!(child.try_wait().unwrap().is_none(), "the run ended before {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    bench.killed_when(&["test-automation", "--yes"], what, || reached(&bench));
     let again = bench.run(&["test-automation", "--yes"]);
     assert!(again.status.success(), "killed at {what}: {}", bench.seen(&again));
     assert_eq!(bench.fleet.status(), "", "killed at {what}");

@@ -13,7 +13,6 @@
 )]
 
 mod account;
-#[allow(dead_code, reason = "shared with the tests")]
 #[path = "../../tests/common/mod.rs"]
 mod common;
 mod shell;

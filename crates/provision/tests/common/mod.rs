@@ -1,5 +1,6 @@
 //! A simulated node, a scratch copy of the fleet, and `provision-vm` run against them.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![allow(dead_code, reason = "each test program uses some of it")]
 
 use std::process::{Command, Output};
 
@@ -46,6 +47,25 @@ impl Bench {
 
     pub(crate) fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
+    }
+
+    /// Starts a run and kills it hard as soon as `reached` holds; `what` names that.
+    pub(crate) fn killed_when(&self, args: &[&str], what: &str, mut reached: impl FnMut() -> bool) {
+        let null = std::process::Stdio::null;
+        let mut child = self.command(args).stdin(null()).stdout(null()).stderr(null()).spawn().unwrap();
+        let limit = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        let mut why = None;
+        while why.is_none() && !reached() {
+            if child.try_wait().unwrap().is_some() {
+                why = Some(format!("the run ended before {what}"));
+            } else if std::time::Instant::now() > limit {
+                why = Some(format!("{what} never came"));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(why, None);
     }
 
     /// What a person saw and the exit code, with what changes from run to run replaced.

@@ -4,10 +4,9 @@
 use std::{net::IpAddr, time::Duration};
 
 use fleet_core::{Result, deadline::Deadline, protocol::AddressHolder, ssh::ExecStatus};
-use serde::Deserialize;
 
 use super::{address, sweep};
-use crate::{api::encode, node::Node};
+use crate::node::Node;
 
 /// The node's own addresses.
 const OWN: &str = "ip -j addr show";
@@ -18,17 +17,6 @@ const ANSWER: Duration = Duration::from_millis(400);
 const CERTAINTY: Duration = Duration::from_secs(9);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(300);
-
-#[derive(Deserialize)]
-struct Link {
-    #[serde(default)]
-    addr_info: Vec<LinkAddress>,
-}
-
-#[derive(Deserialize)]
-struct LinkAddress {
-    local: Option<IpAddr>,
-}
 
 /// Who has `wanted`; nothing when nobody answers to it. A node that does not tell is an error.
 pub fn holder(node: &Node, wanted: IpAddr, deadline: Deadline) -> Result<Option<AddressHolder>> {
@@ -56,8 +44,7 @@ pub fn holder(node: &Node, wanted: IpAddr, deadline: Deadline) -> Result<Option<
 }
 
 fn is_own(json: &[u8], wanted: IpAddr) -> bool {
-    let links: Vec<Link> = encode::printed(json).unwrap_or_default();
-    links.into_iter().flat_map(|link| link.addr_info).any(|address| address.local == Some(wanted))
+    sweep::addresses(json).any(|address| address.local == Some(wanted))
 }
 
 #[cfg(test)]

@@ -4,7 +4,10 @@
 //! Only for when neither the agent nor the table has an address that answers: after kexec the installer has no
 //! agent, and in a network whose DHCP server is elsewhere the node hears nothing of its new lease.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use fleet_core::{child::quote, deadline::Deadline, ssh::ExecStatus, types::BridgeName};
 use serde::Deserialize;
@@ -26,21 +29,30 @@ struct Link {
 }
 
 #[derive(Deserialize)]
-struct LinkAddress {
-    local: Ipv4Addr,
+pub(super) struct LinkAddress {
+    pub(super) local: Option<IpAddr>,
+    #[serde(default)]
     prefixlen: u32,
+}
+
+/// The addresses that `ip -j addr show` tells of, of all links in its answer.
+pub(super) fn addresses(json: &[u8]) -> impl Iterator<Item = LinkAddress> {
+    let links: Vec<Link> = crate::api::encode::printed(json).unwrap_or_default();
+    links.into_iter().flat_map(|link| link.addr_info)
 }
 
 /// The ranges of addresses to ask for, first and last host of each network that the bridge is in, from
 /// `ip -j -4 addr show dev BRIDGE`. Networks larger than a /22 and point-to-point links are left out.
 fn ranges(json: &[u8]) -> Vec<(Ipv4Addr, Ipv4Addr)> {
-    let links: Vec<Link> = crate::api::encode::printed(json).unwrap_or_default();
-    let addresses = links.into_iter().flat_map(|link| link.addr_info);
-    addresses
-        .filter(|a| (LARGEST_PREFIX..=30).contains(&a.prefixlen) && !a.local.is_loopback())
-        .map(|a| {
-            let mask = u32::MAX << (32 - a.prefixlen);
-            let network = u32::from(a.local) & mask;
+    addresses(json)
+        .filter_map(|a| match a.local {
+            Some(IpAddr::V4(local)) => Some((local, a.prefixlen)),
+            _ => None,
+        })
+        .filter(|(local, prefix)| (LARGEST_PREFIX..=30).contains(prefix) && !local.is_loopback())
+        .map(|(local, prefix)| {
+            let mask = u32::MAX << (32 - prefix);
+            let network = u32::from(local) & mask;
             (Ipv4Addr::from(network + 1), Ipv4Addr::from((network | !mask) - 1))
         })
         .collect()
