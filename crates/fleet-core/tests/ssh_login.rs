@@ -132,8 +132,14 @@ fn a_login_that_is_refused_names_what_was_tried() {
     let Some(sshd) = Sshd::start("") else { return };
     let stranger = keygen(sshd.dir.path(), "stranger", "ed25519", "");
     let locked = keygen(sshd.dir.path(), "locked", "ed25519", "secret");
+    // Where no key was offered none was refused.
+    let target = Target { identities: vec![locked.clone()], ..sshd.target() };
+    let error = connect(&target, &sshd.env()).unwrap_err();
+    assert!(error.facts().iter().any(|fact| fact == "no key was offered to it"), "{error:?}");
+    assert!(!error.is_login_refused(), "{error:?}");
     let target = Target { identities: vec![stranger.clone(), locked], ..sshd.target() };
     let error = connect(&target, &sshd.env()).unwrap_err();
+    assert!(error.is_login_refused(), "{error:?}");
     assert_eq!(error.kind(), Kind::Unreachable);
     assert_eq!(error.message(), format!("127.0.0.1 refused to let {} log in", me()));
     let facts = error.facts().join("\n");

@@ -7,6 +7,7 @@ mod liveness;
 mod nixos;
 mod node;
 mod reach;
+mod refused;
 mod undo;
 
 use std::{

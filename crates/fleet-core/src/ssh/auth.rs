@@ -326,14 +326,15 @@ impl Login<'_> {
             Some(trouble) => Error::unreachable(format!(
                 "{alias} closed the connection while {user} was logging in: {trouble}"
             )),
-            None => Error::unreachable(format!("{alias} refused to let {user} log in"))
-                .details(serde_json::json!({ "ssh": crate::error::LOGIN_REFUSED })),
+            None => Error::unreachable(format!("{alias} refused to let {user} log in")),
         };
         for line in &self.story {
             error = error.now(line);
         }
         if self.tries == 0 {
             error = error.now("no key was offered to it");
+        } else if trouble.is_none() {
+            error = error.details(serde_json::json!({ "ssh": crate::error::LOGIN_REFUSED }));
         }
         error
             .hint(format!("see what it says to ssh: {}", self.settings.ssh_command("-v")))

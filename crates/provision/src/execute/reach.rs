@@ -12,7 +12,10 @@ use fleet_core::{
     protocol::{Address, Op, Session},
 };
 
-use super::{Job, fingerprint, limit};
+use super::{
+    Job, fingerprint, limit,
+    refused::{LetsIn, Refusal, names_of_keys, why_not},
+};
 use crate::{
     guest::{self, Guest, Health, System},
     host_key::HostKey,
@@ -131,7 +134,7 @@ impl Job<'_> {
                         Err(_) if last.is_some() && deadline.passed() => {}
                         Err(error) => {
                             refused &= error.is_login_refused();
-                            last = Some(error.chain());
+                            last = Some(why_not(&error));
                         }
                     }
                 }
@@ -146,7 +149,7 @@ impl Job<'_> {
                 Ok(Err(last))
             })
             .map_err(|error| {
-                if refusal.steady { self.made_with_other_keys(session, error) } else { error }
+                if refusal.explains(&error) { self.made_with_other_keys(session, error) } else { error }
             })?;
             let system = guest::system(&login)?;
             let said = match &system {
@@ -238,22 +241,20 @@ impl Job<'_> {
             return error
                 .hint(format!("does it boot? `proxmox-ops console {name}` shows what is on its screen"));
         }
-        let error = error.now(format!(
-            "it runs and has the host key that it was given, but does not let '{}' in",
-            self.user
-        ));
+        let login = guest.log_in(BOOTSTRAP_USER, host_key, Deadline::secs(limit::AS_BEFORE));
+        // The installer has the same host key where the VM was given it before.
+        let lets_in = match login.map(|login| guest::system(&login)) {
+            Ok(Ok(System::Installer)) => LetsIn::Installer,
+            Ok(_) => LetsIn::Root,
+            Err(error) if error.is_login_refused() => LetsIn::Nobody,
+            Err(error) => LetsIn::Untried(error),
+        };
         let mend = format!(
             "give users.users.{} in hosts/{}/ its openssh.authorizedKeys.keys",
             self.user, self.vm.nixos_config
         );
-        match guest.log_in(BOOTSTRAP_USER, host_key, Deadline::secs(limit::AS_BEFORE)) {
-            Ok(_) => error
-                .hint(format!("{mend}, then: {}", self.switch(guest, BOOTSTRAP_USER)))
-                .hint(format!("and then, for what remains: provision-vm {name}")),
-            Err(_) => error
-                .hint(format!("{mend}; nobody gets in to change it there, so make it anew"))
-                .hint(format!("provision-vm destroy {name} && provision-vm {name}")),
-        }
+        let switch = self.switch(guest, BOOTSTRAP_USER);
+        lets_in.told(error, name.as_str(), self.user.as_ref(), &mend, &switch)
     }
 
     /// Says what is not as it should be on a system that answers: units that failed, an agent that is not there.
@@ -277,67 +278,5 @@ impl Job<'_> {
                 self.vm.nixos_config
             ));
         }
-    }
-}
-
-/// How long a machine that is up refuses a key before that is told: cloud-init may still put the keys in their place.
-const STEADY: Duration = Duration::from_secs(60);
-
-/// Whether every login is refused, and for how long.
-#[derive(Debug, Default)]
-struct Refusal {
-    since: Option<Instant>,
-    /// It has been so for [`STEADY`], up to the last try.
-    steady: bool,
-}
-
-impl Refusal {
-    /// Hears of a try. Whether this is the one with which it became steady.
-    fn heard(&mut self, refused: bool, now: Instant) -> bool {
-        if !refused {
-            *self = Refusal::default();
-            return false;
-        }
-        let steady = now.duration_since(*self.since.get_or_insert(now)) >= STEADY;
-        steady && !std::mem::replace(&mut self.steady, true)
-    }
-}
-
-/// What people call the keys of `sshkeys`: their comments, or else the end of the key.
-fn names_of_keys(lines: &str) -> Vec<String> {
-    let name = |line: &str| {
-        let key = line.parse::<fleet_core::authorized_keys::AuthorizedKey>().ok()?;
-        let mut words = key.line.split_whitespace().rev();
-        words.next().map(|last| match last.len() {
-            0..=60 => last.to_owned(),
-            long => format!("…{}", last.get(long - 12..).unwrap_or(last)),
-        })
-    };
-    lines.lines().filter_map(|line| name(line.trim())).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_key_is_refused_steadily_after_a_minute_without_another_word() {
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let mut refusal = Refusal::default();
-        assert!(!refusal.heard(true, at(0)) && !refusal.heard(true, at(59)) && !refusal.steady);
-        // It went down in between.
-        assert!(
-            !refusal.heard(false, at(60)) && !refusal.heard(true, at(61)) && !refusal.heard(true, at(120))
-        );
-        assert!(refusal.heard(true, at(121)) && !refusal.heard(true, at(122)) && refusal.steady);
-        assert!(!refusal.heard(false, at(123)) && !refusal.steady);
-    }
-
-    #[test]
-    fn keys_are_called_by_their_comments() {
-        let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMhYXQSOgHE+oBScuahDN238BE0yAfY11SzzS2QJOHE6";
-        let names = names_of_keys(&format!("{key} me@laptop\n\n{key}\n# none\n"));
-        assert_eq!(names, ["me@laptop", "…1SzzS2QJOHE6"]);
     }
 }

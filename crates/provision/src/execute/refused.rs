@@ -1,0 +1,141 @@
+//! Who is let in to a VM, and what it means when nobody is.
+
+use std::time::{Duration, Instant};
+
+use fleet_core::{Error, Kind, child::Command};
+
+/// Whom a machine lets in that has the new system's host key, but does not let the fleet user in.
+#[derive(Debug)]
+pub(super) enum LetsIn {
+    /// Root, and it is still the installer.
+    Installer,
+    Root,
+    Nobody,
+    /// That could not be tried: the agent that has the key is locked, or gone.
+    Untried(Error),
+}
+
+impl LetsIn {
+    /// What that means, and what there is to do: `mend` what the configuration lacks, `switch` to it.
+    pub(super) fn told(self, error: Error, name: &str, user: &str, mend: &str, switch: &Command) -> Error {
+        let installed = |error: Error| {
+            error.now(format!("it runs and has the host key that it was given, but does not let '{user}' in"))
+        };
+        match self {
+            LetsIn::Installer => error
+                .now("the installer still runs on it: it did not reboot into the new system")
+                .hint(format!("proxmox-ops reboot {name}"))
+                .hint(format!("and then, for what remains: provision-vm {name}")),
+            LetsIn::Root => installed(error)
+                .hint(format!("{mend}, then: {switch}"))
+                .hint(format!("and then, for what remains: provision-vm {name}")),
+            LetsIn::Nobody => installed(error)
+                .hint(format!("{mend}; nobody gets in to change it there, so make it anew"))
+                .hint(format!("provision-vm destroy {name} && provision-vm {name}")),
+            LetsIn::Untried(why) => {
+                let error = error.now(format!(
+                    "it runs and has the host key that it was given; whom it lets in could not be tried: {}",
+                    why_not(&why)
+                ));
+                why.hints().iter().fold(error, Error::hint)
+            }
+        }
+    }
+}
+
+/// Why a login did not come about. Where the key was refused, that is all; else what was in its way tells more.
+pub(super) fn why_not(error: &Error) -> String {
+    let facts = error.facts().iter().filter(|_| !error.is_login_refused());
+    facts.fold(error.chain(), |said, fact| format!("{said}; {fact}"))
+}
+
+/// How long a machine that is up refuses a key before that is told: cloud-init may still put the keys in their place.
+const STEADY: Duration = Duration::from_secs(60);
+
+/// Whether every login is refused, and for how long.
+#[derive(Debug, Default)]
+pub(super) struct Refusal {
+    since: Option<Instant>,
+    /// It has been so for [`STEADY`], up to the last try.
+    steady: bool,
+}
+
+impl Refusal {
+    /// Hears of a try. Whether this is the one with which it became steady.
+    pub(super) fn heard(&mut self, refused: bool, now: Instant) -> bool {
+        if !refused {
+            *self = Refusal::default();
+            return false;
+        }
+        let steady = now.duration_since(*self.since.get_or_insert(now)) >= STEADY;
+        steady && !std::mem::replace(&mut self.steady, true)
+    }
+
+    /// Whether it is why the wait came to this end: not what the user stopped, nor another machine that answered.
+    pub(super) fn explains(&self, error: &Error) -> bool {
+        self.steady && error.kind() == Kind::DeadlinePassed
+    }
+}
+
+/// What people call the keys of `sshkeys`: their comments, or else the end of the key.
+pub(super) fn names_of_keys(lines: &str) -> Vec<String> {
+    let name = |line: &str| {
+        let key = line.parse::<fleet_core::authorized_keys::AuthorizedKey>().ok()?;
+        let mut words = key.line.split_whitespace().rev();
+        words.next().map(|last| match last.len() {
+            0..=60 => last.to_owned(),
+            long => format!("…{}", last.get(long - 12..).unwrap_or(last)),
+        })
+    };
+    lines.lines().filter_map(|line| name(line.trim())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_refused_steadily_after_a_minute_without_another_word() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut refusal = Refusal::default();
+        assert!(!refusal.heard(true, at(0)) && !refusal.heard(true, at(59)) && !refusal.steady);
+        // It went down in between.
+        assert!(
+            !refusal.heard(false, at(60)) && !refusal.heard(true, at(61)) && !refusal.heard(true, at(120))
+        );
+        assert!(refusal.heard(true, at(121)) && !refusal.heard(true, at(122)) && refusal.steady);
+        let explained = [Kind::DeadlinePassed, Kind::Interrupted, Kind::Unreachable]
+            .map(|kind| refusal.explains(&Error::new(kind, "the end of the wait")));
+        assert_eq!(explained, [true, false, false]);
+        assert!(!refusal.heard(false, at(123)) && !refusal.steady);
+        assert!(!refusal.explains(&Error::new(Kind::DeadlinePassed, "the end of the wait")));
+    }
+
+    #[test]
+    fn an_installer_that_did_not_reboot_is_not_told_as_a_system_that_lets_nobody_in() {
+        let told = |lets_in: LetsIn| {
+            let error = Error::new(Kind::DeadlinePassed, "no NixOS");
+            let error = lets_in.told(error, "web", "fleet", "mend it", &Command::new("switch"));
+            [error.facts(), error.hints()].concat()
+        };
+        let installed = "it runs and has the host key that it was given, but does not let 'fleet' in";
+        let rest = "and then, for what remains: provision-vm web";
+        let installer = "the installer still runs on it: it did not reboot into the new system";
+        assert_eq!(told(LetsIn::Installer), [installer, "proxmox-ops reboot web", rest]);
+        assert_eq!(told(LetsIn::Root), [installed, "mend it, then: switch", rest]);
+        let anew = "mend it; nobody gets in to change it there, so make it anew";
+        assert_eq!(told(LetsIn::Nobody), [installed, anew, "provision-vm destroy web && provision-vm web"]);
+        let locked = Error::unreachable("web refused").now("no key was offered to it").hint("ssh-add");
+        let untried = "it runs and has the host key that it was given; whom it lets in could not be tried: \
+                       web refused; no key was offered to it";
+        assert_eq!(told(LetsIn::Untried(locked)), [untried, "ssh-add"]);
+    }
+
+    #[test]
+    fn keys_are_called_by_their_comments() {
+        let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMhYXQSOgHE+oBScuahDN238BE0yAfY11SzzS2QJOHE6";
+        let names = names_of_keys(&format!("{key} me@laptop\n\n{key}\n# none\n"));
+        assert_eq!(names, ["me@laptop", "…1SzzS2QJOHE6"]);
+    }
+}
