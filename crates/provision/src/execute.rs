@@ -3,6 +3,7 @@
 mod build;
 mod farewell;
 mod image;
+mod image_dir;
 mod liveness;
 mod nixos;
 mod node;

@@ -10,30 +10,16 @@ use std::{
 
 use fleet_core::{Error, Result, types::VmName};
 use ssh_key::{LineEnding, PrivateKey, private::Ed25519Keypair};
-use tempfile::TempDir;
 use zeroize::Zeroizing;
 
-/// How the names of private directories begin; the process follows.
-const PREFIX: &str = "fleet-run-";
+use crate::scratch::{self, Scratch};
 
-/// Removes what runs that were killed left in `place`: directories whose names begin with `prefix`, and then the process.
-/// What they held is of no use to anybody any more.
-pub(crate) fn sweep(place: &Path, prefix: &str) {
-    for entry in fs::read_dir(place).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let of = |name: &str| name.strip_prefix(prefix)?.split('-').next()?.parse::<i32>().ok();
-        let owner = name.to_str().and_then(of).and_then(rustix::process::Pid::from_raw);
-        let gone = |owner| rustix::process::test_kill_process(owner) == Err(rustix::io::Errno::SRCH);
-        if owner.is_some_and(gone) {
-            // Another user's in /dev/shm can not be removed, and need not.
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
-}
+/// How the names of private directories begin.
+const PREFIX: &str = "fleet-run-";
 
 /// A private directory in memory for what must not reach a disk; gone when dropped.
 #[derive(Debug)]
-pub struct PrivateDir(TempDir);
+pub struct PrivateDir(Scratch);
 
 impl PrivateDir {
     /// In `XDG_RUNTIME_DIR` or else `/dev/shm`, both in memory; mode 0700.
@@ -44,9 +30,8 @@ impl PrivateDir {
         let places = [runtime, Some(PathBuf::from("/dev/shm"))];
         let usable = |dir: &PathBuf| dir.is_dir() && !dir.to_string_lossy().contains(char::is_whitespace);
         for place in places.into_iter().flatten().filter(usable) {
-            sweep(&place, PREFIX);
-            let prefix = format!("{PREFIX}{}-", std::process::id());
-            if let Ok(dir) = tempfile::Builder::new().prefix(&prefix).tempdir_in(&place) {
+            scratch::sweep(&place, PREFIX);
+            if let Ok(dir) = Scratch::new(&place, PREFIX) {
                 return Ok(PrivateDir(dir));
             }
         }
@@ -154,31 +139,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_killed_run_left_is_removed_and_what_a_living_one_has_is_not() {
-        let place = tempfile::tempdir().unwrap();
-        // No process has the largest number that there is.
-        let dead = place.path().join(format!("{PREFIX}{}-abc", i32::MAX));
-        let alive = place.path().join(format!("{PREFIX}{}-abc", std::process::id()));
-        let other = place.path().join("fleet-tools");
-        for dir in [&dead, &alive, &other] {
-            fs::create_dir(dir).unwrap();
-            fs::write(dir.join("key"), "secret").unwrap();
-        }
-        sweep(place.path(), PREFIX);
-        assert_eq!((dead.exists(), alive.exists(), other.exists()), (false, true, true));
-    }
-
-    #[test]
     fn the_pair_fits_and_only_its_owner_can_read_it() {
-        let dir = PrivateDir(tempfile::tempdir().unwrap());
+        let place = tempfile::tempdir().unwrap();
+        let dir = || PrivateDir(Scratch::new(place.path(), PREFIX).unwrap());
+        let (dir, elsewhere) = (dir(), dir());
         let key = HostKey::generate(&"web".parse().unwrap(), &dir).unwrap();
         let private_file = key.extra_files().join("etc/ssh/ssh_host_ed25519_key");
         assert_eq!(fs::metadata(&private_file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(dir.path()).unwrap().permissions().mode() & 0o077, 0);
         let private = PrivateKey::read_openssh_file(&private_file).unwrap();
         assert_eq!(private.public_key().to_openssh().unwrap(), key.public());
         assert_eq!(fs::read_to_string(key.public_file()).unwrap().trim_end(), key.public());
-        let other =
-            HostKey::generate(&"web".parse().unwrap(), &PrivateDir(tempfile::tempdir().unwrap())).unwrap();
+        let other = HostKey::generate(&"web".parse().unwrap(), &elsewhere).unwrap();
         assert_ne!(key.public(), other.public());
     }
 }

@@ -37,6 +37,7 @@ pub mod unfinished;
 pub mod world;
 
 mod provision_one;
+mod scratch;
 mod several;
 
 use clap::CommandFactory;

@@ -17,15 +17,14 @@ use fleet_core::{
     child::{Command, Output},
     deadline::Deadline,
     protocol::{CreateRequest, Marker, Op, Session, UploadedImage, image_path},
-    types::DiskSize,
 };
 
-use super::{Job, Outcome, limit};
+use super::{Job, Outcome, image_dir::ImageDir, limit};
 use crate::{
     build::Source,
     cli::Integrate,
     disk_image,
-    host_key::{self, HostKey},
+    host_key::HostKey,
     plan::{Origin, Plan},
     state::{Sent, State},
     steps::Step,
@@ -51,7 +50,7 @@ impl Job<'_> {
                 self.integrate(host_key.public_file(), true, "nothing was made on the node yet")?;
                 integrated = true;
             }
-            let dir = image_dir(self.vm.disk)?;
+            let dir = ImageDir::new(self.vm.disk)?;
             let image = self.image(&host_key, dir.path(), integrated)?;
             state.remember(&marker, host_key.public())?;
             self.create(session, request.clone(), clear, &image, &mut state)?;
@@ -175,37 +174,6 @@ fn script_command(script: &Path, host_key: &HostKey, dir: &Path, private: &Path)
     Ok(["ssh_host_ed25519_key", "ssh_host_ed25519_key.pub"].into_iter().fold(command, file))
 }
 
-/// How the names of the directories begin that images are built in; the process follows.
-const PREFIX: &str = "fleet-image-";
-/// A file system in memory, on every Linux.
-const MEMORY: &str = "/dev/shm";
-/// Its kind (statfs(2)).
-const TMPFS: u64 = 0x0102_1994;
-
-/// A directory that only we can read: in memory where an image as large as the VM's disk fits there, for the host key is
-/// in it. What runs that were killed have left goes first, whichever VMs they were about.
-fn image_dir(largest: DiskSize) -> Result<tempfile::TempDir> {
-    let (memory, disk) = (PathBuf::from(MEMORY), std::env::temp_dir());
-    [&memory, &disk].into_iter().for_each(|place| host_key::sweep(place, PREFIX));
-    let in_memory = room_in_memory(&memory).is_some_and(|room| largest.bytes() <= room);
-    let place = if in_memory { memory } else { disk };
-    tempfile::Builder::new()
-        .prefix(&format!("{PREFIX}{}-", std::process::id()))
-        .tempdir_in(&place)
-        .map_err(|e| Error::failed("can not make a temporary directory").caused_by(e))
-}
-
-/// Bytes that a file may take in a file system in memory: what it has free, and of the memory no more than half of what
-/// is available, since the image is built by a virtual machine that wants memory too.
-fn room_in_memory(place: &Path) -> Option<u64> {
-    let kind = rustix::fs::statfs(place).ok()?.f_type;
-    let free = rustix::fs::statvfs(place).ok()?;
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let available: u64 = line.split_whitespace().next()?.parse().ok()?;
-    (u64::try_from(kind) == Ok(TMPFS)).then(|| (free.f_bavail * free.f_frsize).min(available * 1024 / 2))
-}
-
 fn only_image(dir: &Path) -> Result<PathBuf> {
     let entries = std::fs::read_dir(dir).map_err(|e| Error::io("read", dir, e))?;
     let is_image = |path: &PathBuf| path.extension().is_some_and(|end| end == "raw" || end == "qcow2");
@@ -224,22 +192,6 @@ fn only_image(dir: &Path) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_a_killed_run_left_goes_before_the_next() {
-        // No process has this number.
-        let left = std::env::temp_dir().join(format!("{PREFIX}{}-x", i32::MAX));
-        std::fs::create_dir_all(&left).unwrap();
-        std::fs::write(left.join("main.raw"), "").unwrap();
-        let (small, large) = ("1M".parse().unwrap(), "900T".parse().unwrap());
-        let now = image_dir(small).unwrap();
-        let beside = image_dir(large).unwrap();
-        assert!(!left.exists() && now.path().is_dir());
-        assert!(beside.path().starts_with(std::env::temp_dir()));
-        if room_in_memory(MEMORY.as_ref()).is_some_and(|room| room > 64 << 20) {
-            assert!(now.path().starts_with(MEMORY), "{}", now.path().display());
-        }
-    }
 
     #[test]
     fn one_image_is_taken_and_more_are_none() {
