@@ -25,7 +25,7 @@ use fleet_core::{
 };
 use serde::Deserialize;
 
-use self::unknown::reads_hosts;
+use self::unknown::{Lacks, reads_hosts};
 pub use self::unknown::{Unknown, probe};
 
 /// How long a build may take, in seconds: a whole system, also where no binary cache has it.
@@ -89,6 +89,8 @@ enum Built {
     NotHere(String),
     /// The flake speaks of the VM only when the fleet knows it, as nix says it.
     NotYet(String),
+    /// The flake gives nothing for the VM: so it is too when its configuration lacks what is asked for.
+    NotGiven(String),
 }
 
 /// A build that runs beside everything else. Dropping it ends it, with all that it started.
@@ -288,15 +290,23 @@ impl Closure {
         let output = running.output()?;
         match read(command, &output, self.unknown.as_ref())? {
             Built::Here(source) => {
-                if let Source::Built(paths) = &source {
+                // Where it is built once more with its entry in hosts.nix, that may give it its name.
+                let last = self.unknown.as_ref().is_none_or(|unknown| !unknown.later);
+                if let (Source::Built(paths), true) = (&source, last) {
                     has_name(&paths.system, &self.hostname, &self.config)?;
                 }
                 self.source = Some(source);
             }
-            Built::NotYet(why) if !self.unknown.as_ref().is_some_and(Unknown::is_in_flake) => {
-                self.waits = Some(why);
-            }
-            Built::NotYet(_) => return Err(failed(command, &output)),
+            Built::NotYet(why) => self.waits = Some(why),
+            Built::NotGiven(why) => match self.unknown.as_ref().and_then(Unknown::is_in_flake) {
+                Some(false) => self.waits = Some(why),
+                Some(true) => return Err(failed(command, &output)),
+                None => {
+                    interrupt::check()?;
+                    let unsure = format!("whether the flake has '{}' could not be found out", self.config);
+                    return Err(failed(command, &output).now(unsure));
+                }
+            },
             Built::NotHere(why) if self.build_on == BuildOn::Local => {
                 return Err(Error::failed(format!("this machine can not build the system: {why}"))
                     .hint("leave --build-on local out: the VM builds it then")
@@ -339,16 +349,17 @@ fn read(command: &Command, output: &Output, unknown: Option<&Unknown>) -> Result
         if let Some(why) = said.lines().find(|line| is_for_another_system(line)) {
             return Ok(Built::NotHere(why.trim_start_matches("error: ").trim().to_owned()));
         }
-        let unknown = unknown.filter(|unknown| said.lines().any(|line| unknown.is_missing_in(line)));
-        return match unknown {
-            Some(unknown) if unknown.later => {
-                Ok(Built::NotYet(format!("the flake has no '{}' before", unknown.config)))
-            }
-            Some(unknown) => Err(failed(command, output).hint(format!(
+        let Some((unknown, lacks)) = unknown.and_then(|unknown| Some((unknown, unknown.lacks(&said)?)))
+        else {
+            return Err(failed(command, output));
+        };
+        return match lacks {
+            _ if !unknown.later => Err(failed(command, output).hint(format!(
                 "where the flake takes its systems from hosts.nix, '{}' has to be in it first: --integrate before",
                 unknown.name
             ))),
-            None => Err(failed(command, output)),
+            Lacks::Host => Ok(Built::NotYet(format!("the flake reads the entry of '{}' in hosts.nix", unknown.name))),
+            Lacks::System => Ok(Built::NotGiven(format!("the flake has no '{}' before", unknown.config))),
         };
     }
     #[derive(Deserialize)]
@@ -391,107 +402,4 @@ fn is_for_another_system(line: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn run(script: &str) -> Result<Built> {
-        run_for(script, None)
-    }
-
-    fn run_for(script: &str, unknown: Option<&Unknown>) -> Result<Built> {
-        let command = Command::new("sh").args(["-c", script]);
-        read(&command, &command.output(Deadline::secs(20)).unwrap(), unknown)
-    }
-
-    #[test]
-    fn what_a_flake_lacks_before_the_fleet_knows_the_vm_is_no_fault_of_its_own() {
-        let unknown = |later| Unknown {
-            name: "web".to_owned(),
-            config: "web-config".to_owned(),
-            later,
-            probe: Command::new("true"),
-        };
-        let said = |words: &str, later: bool| {
-            run_for(&format!("cat >&2 <<'END'\n{words}\nEND\nexit 1"), Some(&unknown(later)))
-        };
-        for words in [
-            "error: flake 'git+file:///f' does not provide attribute \
-             'packages.x86_64-linux.nixosConfigurations.\"web-config\".config.system.build.diskoScript', or x",
-            "error: attribute 'web' missing\n  at /nix/store/x/flake.nix:1:2:",
-            "       error: attribute '\"web\"' missing",
-        ] {
-            assert!(matches!(said(words, true), Ok(Built::NotYet(_))), "{words}");
-            let error = said(words, false).unwrap_err();
-            assert!(error.hints()[1].ends_with(": --integrate before"), "{error:?}");
-        }
-        for words in ["error: attribute 'webb' missing", "error: undefined variable 'web'"] {
-            let error = said(words, true).unwrap_err();
-            assert_eq!((error.facts(), error.hints().len()), ([words.to_owned()].as_slice(), 1));
-        }
-    }
-
-    #[test]
-    fn a_system_of_another_name_is_told_before_it_is_installed() {
-        let dir = tempfile::tempdir().unwrap();
-        has_name(dir.path(), "web", "web").unwrap();
-        std::fs::create_dir(dir.path().join("etc")).unwrap();
-        for (text, fits) in [("web\n", true), ("", true), ("nixos\n", false)] {
-            std::fs::write(dir.path().join("etc/hostname"), text).unwrap();
-            assert_eq!(has_name(dir.path(), "web", "web").is_ok(), fits, "{text}");
-        }
-    }
-
-    #[test]
-    fn the_order_of_nix_is_not_ours() {
-        let dir = tempfile::tempdir().unwrap();
-        let (system, disko) = (dir.path().join("nixos-system-web"), dir.path().join("disko"));
-        std::fs::create_dir(&system).unwrap();
-        std::fs::write(&disko, "").unwrap();
-        let row = |path: &Path| format!(r#"{{"drvPath":"/x.drv","outputs":{{"out":"{}"}}}}"#, path.display());
-        for rows in [[row(&system), row(&disko)], [row(&disko), row(&system)]] {
-            let built = run(&format!("echo '[{}]'", rows.join(","))).unwrap();
-            let paths = StorePaths { disko: disko.clone(), system: system.clone() };
-            assert_eq!(built, Built::Here(Source::Built(paths)));
-        }
-        assert!(run("echo '[]'").is_err());
-        assert!(run(&format!("echo '[{}]'", row(&system))).is_err());
-        let script = run(&format!("echo '[{}]'", row(&disko))).unwrap();
-        assert_eq!(script, Built::Here(Source::Script(disko)));
-    }
-
-    #[test]
-    fn another_kind_of_machine_is_told_apart_from_a_broken_configuration() {
-        for words in [
-            "error: a 'x86_64-linux' with features {} is required to build '/nix/store/x-disko.drv', but I am a \
-             'aarch64-darwin' with features {benchmark}",
-            "error: Cannot build '/nix/store/x.drv'.\n  Reason: required system or feature not available",
-        ] {
-            assert!(
-                matches!(run(&format!("echo \"{words}\" >&2; exit 1")), Ok(Built::NotHere(_))),
-                "{words}"
-            );
-        }
-        let error = run("echo 'error: attribute '\"'\"'web'\"'\"' missing' >&2; exit 1").unwrap_err();
-        assert_eq!(error.message(), "the system can not be built: nix exited with 1");
-        assert_eq!(error.facts(), ["error: attribute 'web' missing"]);
-    }
-
-    #[test]
-    fn a_build_that_is_not_needed_any_more_ends_with_all_that_it_started() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("pids");
-        // One of them heeds no request.
-        let script = "(trap '' TERM; echo $$ >> \"$0\"; exec sleep 300) & echo $$ >> \"$0\"; echo on; wait";
-        let build = Background::start(Command::new("bash").args(["-c", script]).arg(&file));
-        assert_eq!(build.next_line(Duration::from_secs(20)).as_deref(), Some("on"));
-        drop(build);
-        let group = std::fs::read_to_string(&file).unwrap();
-        let group = rustix::process::Pid::from_raw(group.lines().next().unwrap().parse().unwrap()).unwrap();
-        let gone = || rustix::process::test_kill_process_group(group).is_err();
-        // Who was killed is gone once its new parent has noticed.
-        fleet_core::deadline::poll(Deadline::secs(20), "the group to be gone", || {
-            Ok(if gone() { Ok(()) } else { Err("something of it still runs".to_owned()) })
-        })
-        .unwrap();
-    }
-}
+mod tests;

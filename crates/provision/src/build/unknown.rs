@@ -34,23 +34,34 @@ pub fn probe(root: &Path, config: &str) -> Command {
         .args(["--apply", &format!("all: all ? \"{config}\"")])
 }
 
+/// What is missing, as nix says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lacks {
+    /// The VM's own entry in hosts.nix.
+    Host,
+    /// Its configuration, or something in it.
+    System,
+}
+
 impl Unknown {
-    /// Whether the flake has the configuration all the same: then it lacks something else.
-    pub(super) fn is_in_flake(&self) -> bool {
-        let said = self.probe.output(Deadline::secs(PROBE)).and_then(Output::checked);
-        said.is_ok_and(|output| output.stdout_text().trim() == "true")
+    /// Whether the flake has the configuration all the same: then it lacks something else. None where nix does not say.
+    pub(super) fn is_in_flake(&self) -> Option<bool> {
+        let said = self.probe.output(Deadline::secs(PROBE)).and_then(Output::checked).ok()?;
+        said.stdout_text().trim().parse().ok()
     }
 
-    /// Whether nix says in this line that the flake has nothing for the VM.
-    pub(super) fn is_missing_in(&self, line: &str) -> bool {
-        let named = |name: &str| {
-            line.contains(&format!("attribute '{name}' missing"))
-                || line.contains(&format!("attribute '\"{name}\"' missing"))
+    /// What the flake lacks for the VM by what nix says; none where that is about something else.
+    pub(super) fn lacks(&self, said: &str) -> Option<Lacks> {
+        let missing = |name: &str| {
+            said.contains(&format!("attribute '{name}' missing"))
+                || said.contains(&format!("attribute '\"{name}\"' missing"))
         };
-        named(&self.name)
-            || named(&self.config)
-            || line.contains("does not provide attribute")
-                && line.contains(&format!("nixosConfigurations.\"{}\".", self.config))
+        let system = format!("nixosConfigurations.\"{}\".", self.config);
+        let not_provided = |line: &str| line.contains("does not provide attribute") && line.contains(&system);
+        if missing(&self.name) {
+            return Some(Lacks::Host);
+        }
+        (missing(&self.config) || said.lines().any(not_provided)).then_some(Lacks::System)
     }
 }
 
