@@ -58,10 +58,11 @@ pub(crate) fn run(ui: Ui, args: &Args) -> Result<()> {
     let cloud_init = CloudInit::find()?;
     let mut reports = Vec::new();
     for file in &args.files {
-        let (bytes, copy) = read(file)?;
+        let bytes = read(file)?;
         let (document, mut faults) = examine(&bytes);
         let schema = match &cloud_init {
             Some(cloud_init) if cloud_init.has_schema_of(document) && faults.is_empty() => {
+                let copy = if is_stdin(file) { Some(in_memory(&bytes)?) } else { None };
                 faults.extend(cloud_init.faults(document, copy.as_ref().map_or(file, |copy| copy.path()))?);
                 true
             }
@@ -88,19 +89,36 @@ pub(crate) fn run(ui: Ui, args: &Args) -> Result<()> {
     }
 }
 
-/// What is in the file, or on standard input for `-`: cloud-init is given a copy of that.
-fn read(file: &Path) -> Result<(Vec<u8>, Option<NamedTempFile>)> {
-    if file.as_os_str() != "-" {
-        return Ok((std::fs::read(file).map_err(|e| Error::io("read", file, e))?, None));
+/// Whether standard input is meant.
+fn is_stdin(file: &Path) -> bool {
+    file.as_os_str() == "-"
+}
+
+/// What is in the file, or on standard input for `-`.
+fn read(file: &Path) -> Result<Vec<u8>> {
+    if !is_stdin(file) {
+        return std::fs::read(file).map_err(|e| Error::io("read", file, e));
     }
     let mut bytes = Vec::new();
     std::io::stdin()
         .read_to_end(&mut bytes)
         .map_err(|e| Error::failed("can not read standard input").caused_by(e))?;
-    let copy = NamedTempFile::new()
-        .and_then(|mut copy| copy.write_all(&bytes).and_then(|()| copy.flush()).map(|()| copy))
-        .map_err(|e| Error::failed("can not write a temporary file").caused_by(e))?;
-    Ok((bytes, Some(copy)))
+    Ok(bytes)
+}
+
+/// What came on standard input, as a file for cloud-init: a document may have a host key in it, which must not reach a
+/// disk. Mode 0600; gone when dropped.
+fn in_memory(bytes: &[u8]) -> Result<NamedTempFile> {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let mut places = runtime.into_iter().chain([PathBuf::from("/dev/shm")]);
+    let copy = places.find_map(|place| NamedTempFile::new_in(place).ok()).ok_or_else(|| {
+        Error::failed("no place in memory for what came on standard input, which cloud-init is to look at")
+            .now("neither XDG_RUNTIME_DIR nor /dev/shm is a directory that can be written")
+            .hint("set XDG_RUNTIME_DIR to a directory on a tmpfs, or give the document as a file")
+    })?;
+    let written = copy.as_file().write_all(bytes);
+    written.map_err(|e| Error::io("write", copy.path(), e))?;
+    Ok(copy)
 }
 
 fn describe(report: &Report) -> &'static str {

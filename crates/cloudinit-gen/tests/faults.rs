@@ -289,4 +289,27 @@ fn a_document_on_standard_input_is_checked() {
     let mut command = program();
     command.current_dir(fleet.path()).args(["check", "-"]).write_stdin("hostname: x\n");
     command.assert().code(1);
+    // A host key may be in it: it is written nowhere where cloud-init does not look at it, else in memory.
+    let (bin, memory) = (fleet.path().join("bin"), fleet.path().join("run"));
+    [&bin, &memory].into_iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
+    let check = |text: &'static str| {
+        let mut command = program();
+        command.current_dir(fleet.path()).args(["check", "-"]).write_stdin(text);
+        command.env("PATH", &bin).env("XDG_RUNTIME_DIR", &memory).env("TMPDIR", fleet.path().join("nowhere"));
+        command
+    };
+    let text = "#cloud-config\nhostname: web\n";
+    let unchecked = "✓ -: a cloud-config; its schema was not checked, cloud-init is not installed\n";
+    check(text).assert().success().stderr(unchecked);
+    // In the place of cloud-init: tells where the copy is, with which mode, and what is in it.
+    let script = "#!/bin/sh\nPATH=/usr/bin:/bin\n[ $2 = --help ] && exit\n\
+                  stat -c '%a %n' $3; cat $3; exit 1\n";
+    std::fs::write(bin.join("cloud-init"), script).unwrap();
+    std::fs::set_permissions(bin.join("cloud-init"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
+    let output = check(text).output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains(&format!("schema: 600 {}/", memory.display())), "{told}");
+    assert!(told.contains("schema: hostname: web"), "{told}");
+    assert_eq!(std::fs::read_dir(&memory).unwrap().count(), 0);
 }
