@@ -133,6 +133,13 @@ impl Ui {
         }
     }
 
+    /// A plain line that is still needed when all is over: it stands above the lines that change, where there are any.
+    pub fn keep(&self, text: impl AsRef<str>) {
+        if !self.quiet {
+            self.line(text.as_ref());
+        }
+    }
+
     /// What another program wrote to its standard error: as it is, and with `--quiet` too.
     pub fn foreign(&self, text: impl AsRef<str>) {
         self.line(text.as_ref().trim_end());

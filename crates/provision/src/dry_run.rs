@@ -8,7 +8,7 @@ use fleet_core::{
     Error, Result,
     child::Command,
     deadline::Deadline,
-    definitions::ManagedVm,
+    definitions::{Install, ManagedVm},
     protocol::{CreateRequest, Document, Op, Session},
     repo::Repo,
     ui::Ui,
@@ -129,7 +129,13 @@ impl Dry<'_> {
             changes: String::new(),
             note: String::new(),
         };
-        if found.did(step) || (!plan.makes() && matches!(step, Step::Clone | Step::Upload | Step::Create)) {
+        let made = match step {
+            Step::Clone | Step::Upload | Step::Create => true,
+            // An image is built to make a VM of it, and for nothing else.
+            Step::Build => self.vm.install == Install::Image,
+            _ => false,
+        };
+        if found.did(step) || (!plan.makes() && made) {
             "done already".clone_into(&mut shown.note);
             return Ok(Shown { already: true, ..shown });
         }

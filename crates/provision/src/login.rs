@@ -85,9 +85,12 @@ impl<'a> Places<'a> {
     }
 }
 
-/// Keys that were opened with their passphrases; none where the person did not open it. Each is asked for once a run.
+/// Keys that were opened with their passphrases, or why they were not. Each is asked for once a run.
 #[derive(Default)]
-pub struct Unlocked(Mutex<BTreeMap<PathBuf, Option<Zeroizing<String>>>>);
+pub struct Unlocked(Mutex<BTreeMap<PathBuf, Opened>>);
+
+/// A key without its passphrase, or why it stays behind it.
+type Opened = std::result::Result<Zeroizing<String>, String>;
 
 /// The first key at hand that is among `keys`: the named one; else an unlocked file of the usual ones, the agent's,
 /// a locked file. A locked one is unlocked once, into `private`, if there is a terminal to ask on.
@@ -163,15 +166,15 @@ pub fn at_hand(
 fn unlock(path: &Path, private: &PrivateDir, unlocked: &Unlocked) -> Result<Login> {
     // Who comes second waits for the answer.
     let mut unlocked = unlocked.0.lock().unwrap_or_else(PoisonError::into_inner);
-    let text = match unlocked.get(path) {
-        Some(Some(text)) => text.clone(),
-        Some(None) => return Err(locked(path, "and it was not opened")),
+    let opened = match unlocked.get(path) {
+        Some(opened) => opened.clone(),
         None => {
-            let opened = open(path);
-            unlocked.insert(path.to_owned(), opened.as_ref().ok().cloned());
-            opened?
+            let opened = open(path)?;
+            unlocked.insert(path.to_owned(), opened.clone());
+            opened
         }
     };
+    let text = opened.map_err(|why| locked(path, &why))?;
     let file = private.write("fleet-key", text.as_bytes(), 0o600)?;
     Ok(Login { file, name: path.display().to_string() })
 }
@@ -182,26 +185,26 @@ fn locked(path: &Path, why: &str) -> Error {
         .hint(format!("put it into the agent first: ssh-add {shown}"))
 }
 
-/// Asks for the passphrase of a key; gives the key without it.
-fn open(path: &Path) -> Result<Zeroizing<String>> {
-    let locked = |why: &str| locked(path, why);
+/// Asks for the passphrase of a key; gives the key without it, or why it was not opened.
+fn open(path: &Path) -> Result<Opened> {
     if !ui::can_ask() {
-        return Err(locked("and there is no terminal to ask for it"));
+        return Ok(Err("and there is no terminal to ask for it".to_owned()));
     }
-    let key = PrivateKey::read_openssh_file(path)
-        .map_err(|e| locked("and its format is not OpenSSH's").caused_by(e))?;
+    let key = match PrivateKey::read_openssh_file(path) {
+        Ok(key) => key,
+        Err(error) => return Ok(Err(format!("and its format is not OpenSSH's: {error}"))),
+    };
     for _ in 0..3 {
         let passphrase = ui::ask_secret(&format!("Passphrase for {}: ", path.display()))?;
         if passphrase.is_empty() {
             break;
         }
         if let Ok(open) = key.decrypt(passphrase.as_bytes()) {
-            return open
-                .to_openssh(ssh_key::LineEnding::LF)
-                .map_err(|e| Error::failed("can not write a key").caused_by(e));
+            let text = open.to_openssh(ssh_key::LineEnding::LF);
+            return text.map(Ok).map_err(|e| Error::failed("can not write a key").caused_by(e));
         }
     }
-    Err(locked("and it was not opened"))
+    Ok(Err("and it was not opened".to_owned()))
 }
 
 #[cfg(test)]

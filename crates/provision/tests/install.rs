@@ -11,10 +11,9 @@ use std::{
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::PathBuf,
     process::Stdio,
-    time::{Duration, Instant},
 };
 
-use common::Bench;
+use common::{Bench, until};
 use pve_sim::{faults::Fault, guest::Os, testing::Sim, world::World};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
 
@@ -122,22 +121,14 @@ impl Hanging {
 
     /// Waits for it to run; gives its process group.
     fn running(&self) -> Pid {
-        let limit = Instant::now() + Duration::from_secs(60);
-        while !self.pid.exists() {
-            assert!(Instant::now() < limit, "nixos-anywhere was never started");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        until("the start of nixos-anywhere", 60, || self.pid.exists());
         Pid::from_raw(std::fs::read_to_string(&self.pid).unwrap().trim().parse().unwrap()).unwrap()
     }
 }
 
 /// Nothing of it is left; whoever was killed is gone once its new parent has noticed.
 fn is_gone(group: Pid) {
-    let limit = Instant::now() + Duration::from_secs(20);
-    while test_kill_process_group(group).is_ok() {
-        assert!(Instant::now() < limit, "something of it still runs");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until("the end of all of it", 20, || test_kill_process_group(group).is_err());
 }
 
 #[test]
@@ -201,11 +192,7 @@ fn ctrl_c_at_a_terminal_lets_the_integration_come_to_its_end() {
         .process_group(0)
         .spawn()
         .unwrap();
-    let limit = Instant::now() + Duration::from_secs(120);
-    while !begun.exists() {
-        assert!(Instant::now() < limit, "nothing was committed");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until("the commit", 120, || begun.exists());
     // A terminal sends it to all that are in the foreground.
     let group = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     kill_process_group(group, Signal::INT).unwrap();
@@ -272,10 +259,14 @@ fn the_genuine_nix_builds_what_gets_installed_once_hosts_nix_makes_it() {
         eprintln!("skipped: nix is not installed");
         return;
     }
-    let bench = Bench::new();
-    std::fs::remove_file(bench.sim.dir().join("bin/nix")).unwrap();
-    let system = format!("\"{}-linux\"", std::env::consts::ARCH);
-    let run = || {
+    let genuine = || {
+        let bench = Bench::new();
+        std::fs::remove_file(bench.sim.dir().join("bin/nix")).unwrap();
+        bench
+    };
+    let run = |bench: &Bench, flake: &str| {
+        bench.fleet.write("flake.nix", flake);
+        bench.fleet.commit("a flake without inputs");
         let mut command = bench.command(&["test-automation", "--yes"]);
         // No store of anybody else's is touched.
         command
@@ -287,24 +278,29 @@ fn the_genuine_nix_builds_what_gets_installed_once_hosts_nix_makes_it() {
         (bench.seen(&output), output.status.success())
     };
     // A system of that name which is broken is a fault, and one that hosts.nix makes is there when that has it.
-    let flake = FLAKE.replace("SYSTEM", &system);
-    let named = "nixosConfigurations.test-automation.config.system.build =";
-    let broken = flake.replace("diskoScript = make", "disko = make");
-    bench.fleet.write("flake.nix", &broken);
-    bench.fleet.commit("a flake that lacks something");
-    let (seen, success) = run();
+    let flake = FLAKE.replace("SYSTEM", &format!("\"{}-linux\"", std::env::consts::ARCH));
+    let bench = genuine();
+    let (seen, success) = run(&bench, &flake.replace("diskoScript = make", "disko = make"));
     assert!(!success && seen.contains("✗ the system can not be built: nix exited with 1\n"), "{seen}");
     assert!(!bench.fleet.read("hosts.nix").contains("test-automation"), "{seen}");
-    let of_hosts = "nixosConfigurations = builtins.mapAttrs (_: _: { config.system.build = self.common; }) \
-                    (import ./hosts.nix);\n    common =";
-    bench.fleet.write("flake.nix", &flake.replace(named, of_hosts));
-    bench.fleet.commit("a flake without inputs");
-    let (seen, success) = run();
-    let later = "✓ It is built when the VM is in the fleet: the flake has no 'test-automation' before";
-    assert!(success && seen.contains(later), "{seen}");
-    assert_eq!(seen.matches("✓ Built: DIR/nix/store/").count(), 1, "{seen}");
-    assert_eq!(bench.sim.guest(110).unwrap().0, Os::Nixos);
-    assert_eq!(bench.fleet.status(), "");
+    let of_hosts = flake.replace(
+        "nixosConfigurations.test-automation.config.system.build =",
+        "nixosConfigurations = builtins.mapAttrs (_: _: { config.system.build = self.common; }) (import ./hosts.nix);\n\
+         common =",
+    );
+    // So is one that is listed by its name, and reads its entry.
+    let listed = flake.replace(" or { user = \"nobody\"; authorizedKeys = [ ]; }", "");
+    for (bench, flake, why) in [
+        (bench, of_hosts, "the flake has no 'test-automation' before"),
+        (genuine(), listed, "the flake reads the entry of 'test-automation' in hosts.nix"),
+    ] {
+        let (seen, success) = run(&bench, &flake);
+        let later = format!("✓ It is built when the VM is in the fleet: {why}");
+        assert!(success && seen.contains(&later), "{seen}");
+        assert_eq!(seen.matches("✓ Built: DIR/nix/store/").count(), 1, "{seen}");
+        assert_eq!(bench.sim.guest(110).unwrap().0, Os::Nixos);
+        assert_eq!(bench.fleet.status(), "");
+    }
 }
 
 #[test]
@@ -354,6 +350,16 @@ fn an_image_becomes_a_member_of_the_fleet_without_template_and_installer() {
     let again = bench.run(&["test-automation", "--yes"]);
     assert!(again.status.success(), "{}", bench.seen(&again));
     assert_eq!(bench.sim.changes().len(), changes.len(), "{:?}", bench.sim.changes());
+
+    // One that is off is no other: it is not built once more.
+    let stopped = bench.sim.command("proxmox-ops", &bench.fleet).args(["stop", "110"]).output().unwrap();
+    assert!(stopped.status.success(), "{}", bench.seen(&stopped));
+    let dry = bench.run(&["test-automation", "--dry-run", "--json"]);
+    assert!(dry.status.success(), "{}", bench.seen(&dry));
+    let shown: serde_json::Value = serde_json::from_slice(&dry.stdout).unwrap();
+    let steps = shown["steps"].as_array().unwrap().iter();
+    let already: Vec<_> = steps.filter(|step| step["already"] == true).map(|step| &step["step"]).collect();
+    assert_eq!(already, ["build", "upload", "create"], "{shown}");
 }
 
 #[test]

@@ -20,10 +20,10 @@ use std::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use common::Bench;
+use common::{Bench, until};
 use post_provision::{identity::Identity, sops};
 use pve_sim::{faults::Fault, guest::Os, testing::operator_identity};
 use rustix::process::{Pid, Signal, kill_process};
@@ -138,15 +138,8 @@ fn struck(strike: Strike, step: &str, when: When) {
     let whole = TO_FLEET.contains(&step);
     let args: &[&str] = if whole { &[NAME, "--yes"] } else { &[NAME, "--yes", "--no-install"] };
     let mut child = start(&bench, args);
-    let limit = Instant::now() + Duration::from_secs(120);
-    while !reached(&bench, step, when) {
-        assert!(Instant::now() < limit, "it never came so far");
-        if child.try_wait().unwrap().is_some() {
-            // `After` the last step there may be nothing left to strike.
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    // `After` the last step there may be nothing left to strike.
+    until(step, 120, || reached(&bench, step, when) || child.try_wait().unwrap().is_some());
     strike.strike(&bench, &child);
     let first = child.wait_with_output().unwrap();
     if matches!(strike, Strike::CtrlC) && first.status.code() == Some(130) {
@@ -361,11 +354,10 @@ fn struck_while_the_template_is_copied() {
         node.hold_tasks(true);
         let mut child = start(&bench, args);
         // The first disk is there, and waits to be copied; the other one is not allocated yet.
-        let limit = Instant::now() + Duration::from_secs(60);
-        while !node.read(|d| d.volumes.values().any(|volume| volume.vmid == Some(VMID))) {
-            assert!(Instant::now() < limit && child.try_wait().unwrap().is_none(), "it was never cloned");
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        until("the clone", 60, || {
+            assert!(child.try_wait().unwrap().is_none(), "it was never cloned");
+            node.read(|d| d.volumes.values().any(|volume| volume.vmid == Some(VMID)))
+        });
         match *case {
             "full" => bench.sim.inject(Fault::StorageFull { storage: "nvmeprom".to_owned() }),
             _ => node.restart_daemon(),

@@ -7,12 +7,9 @@
 
 mod common;
 
-use std::{
-    process::Stdio,
-    time::{Duration, Instant},
-};
+use std::process::Stdio;
 
-use common::Bench;
+use common::{Bench, until};
 use pve_sim::{
     testing::{ScratchFleet, Sim},
     world::World,
@@ -93,11 +90,10 @@ fn two_runs_at_once_know_of_each_other() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let limit = Instant::now() + Duration::from_secs(60);
-    while !bench.sim.changes().iter().any(|change| change.contains("/clone")) {
-        assert!(Instant::now() < limit && first.try_wait().unwrap().is_none(), "it was never cloned");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    until("the clone", 60, || {
+        assert!(first.try_wait().unwrap().is_none(), "it was never cloned");
+        bench.sim.changes().iter().any(|change| change.contains("/clone"))
+    });
     let seen = bench.seen(&bench.run(&["db", "--dry-run"]));
     assert!(seen.contains("✓ Node: prom (auto: most free memory: "), "{seen}");
     bench.sim.node().hold_tasks(false);

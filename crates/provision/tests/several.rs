@@ -8,11 +8,12 @@
 mod common;
 
 use std::{
+    path::PathBuf,
     process::{Command, Output, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use common::Bench;
+use common::{Bench, until};
 use pve_sim::{
     faults::Fault,
     guest::Os,
@@ -176,7 +177,7 @@ fn a_vm_that_another_run_holds_is_left_to_it() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    until("the clone", || bench.sim.changes().iter().any(|c| c.contains("/clone")));
+    until("the clone", 60, || bench.sim.changes().iter().any(|c| c.contains("/clone")));
     let second = bench.run(&["--all", "--yes", "--no-install"]);
     let seen = bench.seen(&second);
     assert_eq!(second.status.code(), Some(9), "{seen}");
@@ -190,14 +191,6 @@ fn a_vm_that_another_run_holds_is_left_to_it() {
     assert_eq!(clones, 4);
 }
 
-fn until(what: &str, reached: impl Fn() -> bool) {
-    let limit = Instant::now() + Duration::from_secs(60);
-    while !reached() {
-        assert!(Instant::now() < limit, "{what} never came");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
 #[test]
 fn ctrl_c_stops_all_of_them_at_a_safe_point() {
     let bench = three();
@@ -208,7 +201,7 @@ fn ctrl_c_stops_all_of_them_at_a_safe_point() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    until("a start", || bench.sim.changes().iter().any(|c| c.contains("/status/start")));
+    until("a start", 60, || bench.sim.changes().iter().any(|c| c.contains("/status/start")));
     let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let output = child.wait_with_output().unwrap();
@@ -235,10 +228,15 @@ fn on_a_terminal_one_question_and_one_line_each() {
     session.exp_string("Continue? (y/N) ").unwrap();
     session.send_line("y").unwrap();
     // One line each that changes: the lines of single steps are not printed below each other.
-    session.exp_string("web").unwrap();
-    session.exp_regex("done: ").unwrap();
     let rest = session.exp_eof().unwrap();
-    assert!(rest.contains("NAME") && rest.contains("OUTCOME"), "{rest}");
+    assert!(rest.contains("done: ") && rest.contains("NAME") && rest.contains("OUTCOME"), "{rest}");
+    // What is needed afterwards stays, and says whose it is.
+    for (name, vmid) in [("web", 120), ("db", 121)] {
+        let address = bench.sim.guest(vmid).unwrap().1;
+        assert!(rest.contains(&format!("{name}: Two commands remain:\r\n")), "{rest}");
+        let last = format!("{name}:   post-provision-vm {name} {address} {vmid}\r\n");
+        assert!(rest.contains(&last), "{rest}");
+    }
     assert!(!rest.contains("web: ==>"), "{rest}");
     let status = session.process().wait().unwrap();
     assert!(format!("{status:?}").ends_with(", 0)"), "{status:?}");
@@ -285,14 +283,34 @@ fn twenty_at_once_and_the_storage_is_asked_by_one_at_a_time() {
     }
 }
 
-#[test]
-fn a_passphrase_is_asked_for_once() {
-    let bench = three();
+/// The operator's key behind a passphrase, `secret`.
+fn locked_key(bench: &Bench) -> PathBuf {
     let locked = bench.sim.dir().join("locked");
     std::fs::copy(bench.sim.dir().join("home/.ssh/id_ed25519"), &locked).unwrap();
     let lock =
         Command::new("ssh-keygen").args(["-q", "-p", "-P", "", "-N", "secret", "-f"]).arg(&locked).output();
     assert!(lock.unwrap().status.success());
+    locked
+}
+
+#[test]
+fn a_locked_key_that_nobody_can_be_asked_about_is_the_same_for_all() {
+    let bench = three();
+    let locked = locked_key(&bench);
+    let mut command = bench.command(&["web", "db", "mail", "--yes", "--identity"]);
+    let output = command.arg(&locked).stdin(Stdio::null()).output().unwrap();
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(1), "{seen}");
+    assert_eq!(seen.matches("✗").count(), 1, "{seen}");
+    let why = "✗ the key DIR/locked is protected by a passphrase, and there is no terminal to ask for it\n";
+    assert!(seen.contains(why) && seen.contains("it is the same for all 3 VMs\n"), "{seen}");
+    assert_eq!(bench.sim.changes(), [] as [String; 0]);
+}
+
+#[test]
+fn a_passphrase_is_asked_for_once() {
+    let bench = three();
+    let locked = locked_key(&bench);
     let mut command = Command::new(tool("provision-vm"));
     command.args(["web", "db", "mail", "--no-install", "--yes", "--identity"]).arg(&locked);
     command.current_dir(bench.fleet.path());
@@ -300,6 +318,9 @@ fn a_passphrase_is_asked_for_once() {
     command.env("TERM", "xterm").env_remove("SSH_AUTH_SOCK");
     let mut session = rexpect::session::spawn_command(command, Some(120_000)).unwrap();
     session.exp_string(&format!("Passphrase for {}: ", locked.display())).unwrap();
+    // It is asked before any of them is looked at, and therefore held.
+    let held = bench.sim.dir().join("home/.local/state/fleet/vms");
+    assert_eq!(std::fs::read_dir(&held).map_or(0, Iterator::count), 0);
     session.send_line("secret").unwrap();
     let rest = session.exp_eof().unwrap();
     assert!(!rest.contains("Passphrase"), "{rest}");

@@ -10,10 +10,9 @@ mod common;
 use std::{
     io::{BufRead, BufReader, Read},
     process::{Command, Stdio},
-    time::{Duration, Instant},
 };
 
-use common::Bench;
+use common::{Bench, until};
 use pve_sim::{guest::Os, testing::tool};
 
 #[test]
@@ -228,11 +227,7 @@ fn ctrl_c_stops_at_a_safe_point_and_the_same_command_goes_on() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let limit = Instant::now() + Duration::from_secs(60);
-    while bench.sim.guest(110).is_none_or(|(os, _)| os != Os::Installer) {
-        assert!(Instant::now() < limit, "the installer never came");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    until("the installer", 60, || bench.sim.guest(110).is_some_and(|(os, _)| os == Os::Installer));
     let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let output = child.wait_with_output().unwrap();
@@ -322,11 +317,7 @@ fn two_runs_of_one_vm_do_not_meet() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let limit = Instant::now() + Duration::from_secs(60);
-    while !requested(&bench, "/clone") {
-        assert!(Instant::now() < limit, "the clone never came");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    until("the clone", 60, || requested(&bench, "/clone"));
     let second = bench.run(&["test-automation", "--yes"]);
     assert_eq!(second.status.code(), Some(4), "{}", bench.seen(&second));
     assert!(bench.seen(&second).contains("another run is at work on 'test-automation' (process "));

@@ -22,7 +22,7 @@ use std::{process::Command, time::Duration};
 use common::Bench;
 use pve_sim::{
     ledger::Party,
-    testing::Sim,
+    testing::{Sim, tool},
     world::{Latency, World},
 };
 
@@ -35,6 +35,11 @@ fn main() {
     // The shell way's `ssh-to-age`.
     if std::env::args().any(|arg| arg == "--ssh-to-age") {
         return shell::ssh_to_age();
+    }
+    // `cargo bench` builds `provision-vm` alone.
+    for name in ["proxmox-ops", "cloudinit-gen", "post-provision-vm", "pve-sim"] {
+        let beside = tool("provision-vm").with_file_name(name);
+        assert!(beside.exists(), "{name} is not there: cargo build --release --workspace --bins");
     }
     let part = std::env::var("FLEET_BENCH").unwrap_or_default();
     let wanted = |name: &str| part.is_empty() || part == name;

@@ -21,9 +21,9 @@ impl Job<'_> {
         let (ui, vm) = (self.ui, self.vm);
         ui.done(format!("VM '{}' (VMID {}) runs at {address}; NixOS is not installed", vm.name, vm.vmid));
         ui.say("");
-        ui.say("Two commands remain:");
-        ui.say(format!("  {}", self.by_hand(address)));
-        ui.say(format!("  post-provision-vm {} {address} {}", vm.name, vm.vmid));
+        ui.keep("Two commands remain:");
+        ui.keep(format!("  {}", self.by_hand(address)));
+        ui.keep(format!("  post-provision-vm {} {address} {}", vm.name, vm.vmid));
     }
 
     /// What is there to install with is looked at now: a run that stops here needs none of it.
@@ -63,8 +63,8 @@ impl Job<'_> {
         ui.say(format!("  seconds: {}", steps.join(", ")));
         ui.say(format!("  ssh {}@{address}", self.user));
         if self.cli.integrate() == Integrate::Never {
-            ui.say("One command remains:");
-            ui.say(format!("  post-provision-vm {} {address} {}", vm.name, vm.vmid));
+            ui.keep("One command remains:");
+            ui.keep(format!("  post-provision-vm {} {address} {}", vm.name, vm.vmid));
         }
     }
 }

@@ -2,9 +2,31 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![allow(dead_code, reason = "each test program uses some of it")]
 
-use std::process::{Command, Output};
+use std::{
+    process::{Command, Output},
+    time::{Duration, Instant},
+};
 
 use pve_sim::testing::{ScratchFleet, Sim};
+
+/// Waits until `reached` holds, looking often, for so many seconds at most: whether it did.
+fn comes(seconds: u64, mut reached: impl FnMut() -> bool) -> bool {
+    let limit = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        if reached() {
+            return true;
+        }
+        if Instant::now() > limit {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Waits for `what`, for so many seconds at most: until `reached` holds.
+pub(crate) fn until(what: &str, seconds: u64, reached: impl FnMut() -> bool) {
+    assert!(comes(seconds, reached), "{what} never came");
+}
 
 /// One test's surroundings.
 pub(crate) struct Bench {
@@ -53,19 +75,15 @@ impl Bench {
     pub(crate) fn killed_when(&self, args: &[&str], what: &str, mut reached: impl FnMut() -> bool) {
         let null = std::process::Stdio::null;
         let mut child = self.command(args).stdin(null()).stdout(null()).stderr(null()).spawn().unwrap();
-        let limit = std::time::Instant::now() + std::time::Duration::from_secs(60);
-        let mut why = None;
-        while why.is_none() && !reached() {
-            if child.try_wait().unwrap().is_some() {
-                why = Some(format!("the run ended before {what}"));
-            } else if std::time::Instant::now() > limit {
-                why = Some(format!("{what} never came"));
-            }
-            std::thread::sleep(std::time::Duration::from_millis(2));
-        }
+        let mut ended = false;
+        let came = comes(60, || {
+            let reached = reached();
+            ended = !reached && child.try_wait().unwrap().is_some();
+            reached || ended
+        });
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(why, None);
+        assert!(came && !ended, "{what} never came, or the run ended before");
     }
 
     /// What a person saw and the exit code, with what changes from run to run replaced.
