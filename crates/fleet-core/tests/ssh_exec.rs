@@ -119,7 +119,8 @@ fn a_killed_server_leaves_the_outcome_unknown_and_the_next_command_connects_agai
     let command = format!("touch {}; {FOREVER}", begun.display());
     let error = std::thread::scope(|scope| {
         let running = scope.spawn(|| session.exec(&command, b"", limit()).unwrap_err());
-        while !begun.exists() {
+        let patience = limit();
+        while !begun.exists() && !patience.passed() {
             std::thread::sleep(Duration::from_millis(5));
         }
         sshd.kill_servers();

@@ -6,6 +6,7 @@ mod ssh_support;
 
 use std::{
     fs,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -42,17 +43,32 @@ struct Agent {
 impl Agent {
     fn start(dir: &Path, keys: &[PathBuf]) -> Agent {
         let socket = dir.join("agent");
-        let child =
-            Command::new("ssh-agent").args(["-D", "-a"]).arg(&socket).stdout(Stdio::null()).spawn().unwrap();
-        while !socket.exists() {
+        let (null, none) = (Stdio::null(), Stdio::null());
+        let child = Command::new("ssh-agent")
+            .args(["-D", "-a"])
+            .arg(&socket)
+            .stdout(null)
+            .stderr(none)
+            .spawn()
+            .unwrap();
+        // Whatever happens from here on, the agent ends with the test.
+        let agent = Agent { child, socket };
+        // Its socket has a name before it takes connections.
+        let patience = Deadline::secs(30);
+        while UnixStream::connect(&agent.socket).is_err() {
+            assert!(!patience.passed(), "the agent never listened");
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
         for key in keys {
-            let added =
-                Command::new("ssh-add").arg("-q").arg(key).env("SSH_AUTH_SOCK", &socket).output().unwrap();
+            let added = Command::new("ssh-add")
+                .arg("-q")
+                .arg(key)
+                .env("SSH_AUTH_SOCK", &agent.socket)
+                .output()
+                .unwrap();
             assert!(added.status.success(), "{added:?}");
         }
-        Agent { child, socket }
+        agent
     }
 }
 

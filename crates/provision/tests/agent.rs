@@ -42,7 +42,8 @@ fn agent(bench: &Bench) -> Option<Agent> {
     };
     let agent = Agent { child, socket };
     for _ in 0..500 {
-        if agent.socket.exists() {
+        // Its socket has a name before it takes connections.
+        if std::os::unix::net::UnixStream::connect(&agent.socket).is_ok() {
             return Some(agent);
         }
         std::thread::sleep(std::time::Duration::from_millis(10));
