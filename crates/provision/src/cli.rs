@@ -61,6 +61,10 @@ pub struct Cli {
     /// Give the installation up when nothing new is said for so long and the VM does not answer either
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     pub stall_limit: u64,
+    /// Give up when a system that boots has let nobody in for so long [default: 300 for the bootstrap system, 600 for
+    /// the new one]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub boot_limit: Option<u64>,
 
     /// --yes, --dry-run.
     #[command(flatten)]

@@ -14,8 +14,8 @@ use fleet_core::{
 
 use crate::tools::Tools;
 
-/// One try to log in may take this long, in seconds.
-const TRY_LIMIT: u64 = 20;
+/// One try to log in may take this long.
+pub const TRY_LIMIT: Duration = Duration::from_secs(20);
 /// What is left of that for the login itself, once somebody listens there.
 const LOGIN: u64 = 8;
 /// How often a login that is under way is looked at.
@@ -82,7 +82,7 @@ impl Guest<'_> {
     /// Whether who answers there has `host_key`, whomever it lets in.
     pub fn shows(&self, host_key: &str) -> bool {
         let target = self.target(crate::settings::BOOTSTRAP_USER, host_key, 0);
-        Session::check_host_key(&target, self.ui, Deadline::secs(TRY_LIMIT)).is_ok()
+        Session::check_host_key(&target, self.ui, Deadline::after(TRY_LIMIT)).is_ok()
     }
 
     /// Logs in as `user`; the VM must prove itself with `host_key`. Left when the user asks to stop: nothing has been
@@ -150,7 +150,7 @@ impl Guest<'_> {
 
     /// Whether anything answers there: also somebody who lets nobody in.
     pub fn answers(&self, host_key: &str) -> bool {
-        let deadline = Deadline::secs(TRY_LIMIT);
+        let deadline = Deadline::after(TRY_LIMIT);
         match self.log_in(crate::settings::BOOTSTRAP_USER, host_key, deadline) {
             Ok(_) => true,
             Err(error) => {
@@ -167,7 +167,7 @@ impl Guest<'_> {
     /// because sshd may answer before the keys are in place.
     pub fn wait(&self, user: &str, host_key: &str, deadline: Deadline) -> Result<Session> {
         poll_often(deadline, format_args!("SSH on '{}' as {user}", self.name), || {
-            match self.log_in_when_up(user, host_key, deadline.at_most(Duration::from_secs(TRY_LIMIT))) {
+            match self.log_in_when_up(user, host_key, deadline.at_most(TRY_LIMIT)) {
                 Ok(session) => Ok(Ok(session)),
                 Err(error) if is_final(&error) => Err(error),
                 Err(error) => {
@@ -188,7 +188,7 @@ impl Guest<'_> {
         deadline: Deadline,
     ) -> Result<Session> {
         poll_often(deadline, format_args!("NixOS on '{}' to boot and to answer as {user}", self.name), || {
-            let limit = deadline.at_most(Duration::from_secs(TRY_LIMIT));
+            let limit = deadline.at_most(TRY_LIMIT);
             match self.log_in_when_up(user, host_key, limit) {
                 // It may have had the same key.
                 Ok(session) if system(&session)? == System::Installer => {

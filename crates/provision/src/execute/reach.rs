@@ -1,9 +1,6 @@
 //! Finding the VM, knowing it, and logging in to it.
 
-use std::{
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::{net::IpAddr, time::Instant};
 
 use fleet_core::{
     Error, Kind, Result,
@@ -14,7 +11,7 @@ use fleet_core::{
 
 use super::{
     Job, fingerprint, limit,
-    refused::{LetsIn, Refusal, names_of_keys, why_not},
+    refused::{End, LetsIn, Refusal, names_of_keys, why_not},
 };
 use crate::{
     guest::{self, Guest, Health, System},
@@ -118,8 +115,8 @@ impl Job<'_> {
         known: &[String],
     ) -> Result<(fleet_core::ssh::Session, System)> {
         self.step(Step::Ssh, "Waiting for SSH", || {
-            let deadline = Deadline::secs(limit::SSH);
-            let mut refusal = Refusal::default();
+            let limit = self.cli.boot_limit.unwrap_or(limit::SSH);
+            let (deadline, mut refusal) = (Deadline::secs(limit), Refusal::within(limit));
             let login = poll_often(deadline, format_args!("SSH on '{}'", self.vm.name), || {
                 let (mut last, mut refused) = (None, true);
                 for user in [BOOTSTRAP_USER, self.user.as_ref()] {
@@ -127,8 +124,7 @@ impl Job<'_> {
                     if last.is_some() && deadline.passed() {
                         break;
                     }
-                    match guest.log_in_with_any(user, known, true, deadline.at_most(Duration::from_secs(20)))
-                    {
+                    match guest.log_in_with_any(user, known, true, deadline.at_most(guest::TRY_LIMIT)) {
                         Ok(session) => return Ok(Ok(session)),
                         Err(error) if error.is_host_key_mismatch() => return Err(error),
                         Err(_) if last.is_some() && deadline.passed() => {}
@@ -142,14 +138,18 @@ impl Job<'_> {
                 self.ui.detail(format!("not yet: {last}"));
                 if !deadline.passed() && refusal.heard(refused, Instant::now()) {
                     self.ui.warn(format!(
-                        "'{}' answers with its host key, but has refused the key '{}' for a minute",
-                        self.vm.name, self.login.name
+                        "'{}' answers with its host key, but has refused the key '{}' for {} s",
+                        self.vm.name,
+                        self.login.name,
+                        refusal.patience.as_secs()
                     ));
                 }
                 Ok(Err(last))
             })
-            .map_err(|error| {
-                if refusal.explains(&error) { self.made_with_other_keys(session, error) } else { error }
+            .map_err(|error| match refusal.end(&error) {
+                End::Refused => self.made_with_other_keys(session, error),
+                End::Silent | End::AnotherKey => self.not_reached(error),
+                End::Other => error,
             })?;
             let system = guest::system(&login)?;
             let said = match &system {
@@ -161,9 +161,22 @@ impl Job<'_> {
         })
     }
 
+    /// The VM is ours, and nobody gets in to it: it may be slow, or have to be made anew.
+    fn not_reached(&self, error: Error) -> Error {
+        let name = &self.vm.name;
+        error
+            .hint(format!("`proxmox-ops console {name}` shows what is on its screen"))
+            .hint(format!("`provision-vm {name}` continues from here"))
+            .hint(self.anew("or make it anew"))
+    }
+
+    fn anew(&self, words: &str) -> String {
+        format!("{words}: provision-vm destroy {0} && provision-vm {0}", self.vm.name)
+    }
+
     /// It is the right machine and up, but lets nobody in: most likely it was made with other keys than today's.
     fn made_with_other_keys(&self, session: &mut Session, error: Error) -> Error {
-        let (name, ours) = (&self.vm.name, &self.login.name);
+        let ours = &self.login.name;
         let error =
             error.now(format!("it answers with its host key, and refuses the key '{ours}' all the time"));
         let config = world::existing(session, self.vm.vmid).ok().flatten().map(|(config, _)| config);
@@ -176,9 +189,7 @@ impl Job<'_> {
         };
         error
             .hint("use the private half of one of these keys: put it into the agent, or name it with FLEET_IDENTITY")
-            .hint(format!(
-                "or make it anew, with the keys that hosts.nix has now: provision-vm destroy {name} && provision-vm {name}"
-            ))
+            .hint(self.anew("or make it anew, with the keys that hosts.nix has now"))
     }
 
     /// Proves that NixOS runs, as the fleet user, with its own host key and name; gives its address now.
@@ -190,10 +201,10 @@ impl Job<'_> {
         old_key: Option<&str>,
     ) -> Result<IpAddr> {
         self.step(Step::Verify, "Verifying the new system", || {
-            let deadline = Deadline::secs(limit::BOOT);
+            let deadline = Deadline::secs(self.cli.boot_limit.unwrap_or(limit::BOOT));
             let login = guest
                 .wait_for_new_key(self.user.as_ref(), host_key, old_key, deadline)
-                .map_err(|error| self.nobody_let_in(guest, host_key, error))?;
+                .map_err(|error| self.nobody_let_in(guest, host_key, old_key, error))?;
             let system = guest::system(&login)?;
             if system != System::Nixos {
                 return Err(Error::failed(format!(
@@ -232,22 +243,28 @@ impl Job<'_> {
     }
 
     /// The fleet user did not get in within the time: was the machine there at all, and does it let root in?
-    fn nobody_let_in(&self, guest: &Guest<'_>, host_key: &str, error: Error) -> Error {
+    ///
+    /// What ran before the reboot is told by its own host key, or, where the VM had got the new system's before, by what
+    /// it says of itself.
+    fn nobody_let_in(&self, guest: &Guest<'_>, host_key: &str, old_key: Option<&str>, error: Error) -> Error {
         if error.kind() != Kind::DeadlinePassed {
             return error;
         }
         let name = &self.vm.name;
-        if !guest.shows(host_key) {
+        let lets_in = if guest.shows(host_key) {
+            let login = guest.log_in(BOOTSTRAP_USER, host_key, Deadline::secs(limit::AS_BEFORE));
+            match login.and_then(|login| guest::system(&login)) {
+                Ok(System::Nixos) => LetsIn::Root,
+                Ok(System::Installer) => LetsIn::Before("the installer".to_owned()),
+                Ok(System::Other(id)) => LetsIn::Before(id),
+                Err(error) if error.is_login_refused() => LetsIn::Nobody,
+                Err(error) => LetsIn::Untried(error),
+            }
+        } else if old_key.is_some_and(|old| guest.shows(old)) {
+            LetsIn::Before("what ran before".to_owned())
+        } else {
             return error
                 .hint(format!("does it boot? `proxmox-ops console {name}` shows what is on its screen"));
-        }
-        let login = guest.log_in(BOOTSTRAP_USER, host_key, Deadline::secs(limit::AS_BEFORE));
-        // The installer has the same host key where the VM was given it before.
-        let lets_in = match login.map(|login| guest::system(&login)) {
-            Ok(Ok(System::Installer)) => LetsIn::Installer,
-            Ok(_) => LetsIn::Root,
-            Err(error) if error.is_login_refused() => LetsIn::Nobody,
-            Err(error) => LetsIn::Untried(error),
         };
         let mend = format!(
             "give users.users.{} in hosts/{}/ its openssh.authorizedKeys.keys",

@@ -7,8 +7,8 @@ use fleet_core::{Error, Kind, child::Command};
 /// Whom a machine lets in that has the new system's host key, but does not let the fleet user in.
 #[derive(Debug)]
 pub(super) enum LetsIn {
-    /// Root, and it is still the installer.
-    Installer,
+    /// Whoever it was before, for what ran before the reboot still answers: what that is.
+    Before(String),
     Root,
     Nobody,
     /// That could not be tried: the agent that has the key is locked, or gone.
@@ -22,8 +22,8 @@ impl LetsIn {
             error.now(format!("it runs and has the host key that it was given, but does not let '{user}' in"))
         };
         match self {
-            LetsIn::Installer => error
-                .now("the installer still runs on it: it did not reboot into the new system")
+            LetsIn::Before(what) => error
+                .now(format!("{what} still runs on it: it did not reboot into the new system"))
                 .hint(format!("proxmox-ops reboot {name}"))
                 .hint(format!("and then, for what remains: provision-vm {name}")),
             LetsIn::Root => installed(error)
@@ -49,31 +49,53 @@ pub(super) fn why_not(error: &Error) -> String {
     facts.fold(error.chain(), |said, fact| format!("{said}; {fact}"))
 }
 
-/// How long a machine that is up refuses a key before that is told: cloud-init may still put the keys in their place.
-const STEADY: Duration = Duration::from_secs(60);
-
 /// Whether every login is refused, and for how long.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Refusal {
+    /// How long a machine that is up refuses a key before that is told: cloud-init may still put the keys in their place.
+    pub(super) patience: Duration,
     since: Option<Instant>,
-    /// It has been so for [`STEADY`], up to the last try.
+    /// It has been so for that long, up to the last try.
     steady: bool,
 }
 
+/// How a wait for a login came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// Its key was refused all the time, up to its deadline or until the user had enough of it.
+    Refused,
+    /// Nobody answered, or not for long enough to tell.
+    Silent,
+    /// Another host key was shown.
+    AnotherKey,
+    /// Something else, which tells for itself.
+    Other,
+}
+
 impl Refusal {
+    /// In a wait of so many seconds.
+    pub(super) fn within(seconds: u64) -> Refusal {
+        Refusal { patience: Duration::from_secs(seconds) / 5, since: None, steady: false }
+    }
+
     /// Hears of a try. Whether this is the one with which it became steady.
     pub(super) fn heard(&mut self, refused: bool, now: Instant) -> bool {
         if !refused {
-            *self = Refusal::default();
+            (self.since, self.steady) = (None, false);
             return false;
         }
-        let steady = now.duration_since(*self.since.get_or_insert(now)) >= STEADY;
+        let steady = now.duration_since(*self.since.get_or_insert(now)) >= self.patience;
         steady && !std::mem::replace(&mut self.steady, true)
     }
 
-    /// Whether it is why the wait came to this end: not what the user stopped, nor another machine that answered.
-    pub(super) fn explains(&self, error: &Error) -> bool {
-        self.steady && error.kind() == Kind::DeadlinePassed
+    /// What the wait came to that ended with this error.
+    pub(super) fn end(&self, error: &Error) -> End {
+        match error.kind() {
+            _ if error.is_host_key_mismatch() => End::AnotherKey,
+            Kind::DeadlinePassed | Kind::Interrupted if self.steady => End::Refused,
+            Kind::DeadlinePassed => End::Silent,
+            _ => End::Other,
+        }
     }
 }
 
@@ -98,22 +120,24 @@ mod tests {
     fn a_key_is_refused_steadily_after_a_minute_without_another_word() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut refusal = Refusal::default();
+        let mut refusal = Refusal::within(300);
         assert!(!refusal.heard(true, at(0)) && !refusal.heard(true, at(59)) && !refusal.steady);
         // It went down in between.
         assert!(
             !refusal.heard(false, at(60)) && !refusal.heard(true, at(61)) && !refusal.heard(true, at(120))
         );
         assert!(refusal.heard(true, at(121)) && !refusal.heard(true, at(122)) && refusal.steady);
-        let explained = [Kind::DeadlinePassed, Kind::Interrupted, Kind::Unreachable]
-            .map(|kind| refusal.explains(&Error::new(kind, "the end of the wait")));
-        assert_eq!(explained, [true, false, false]);
+        let ends = |refusal: &Refusal| {
+            [Kind::DeadlinePassed, Kind::Interrupted, Kind::Unreachable]
+                .map(|kind| refusal.end(&Error::new(kind, "the end of the wait")))
+        };
+        assert_eq!(ends(&refusal), [End::Refused, End::Refused, End::Other]);
         assert!(!refusal.heard(false, at(123)) && !refusal.steady);
-        assert!(!refusal.explains(&Error::new(Kind::DeadlinePassed, "the end of the wait")));
+        assert_eq!(ends(&refusal), [End::Silent, End::Other, End::Other]);
     }
 
     #[test]
-    fn an_installer_that_did_not_reboot_is_not_told_as_a_system_that_lets_nobody_in() {
+    fn a_machine_that_did_not_reboot_is_not_told_as_a_system_that_lets_nobody_in() {
         let told = |lets_in: LetsIn| {
             let error = Error::new(Kind::DeadlinePassed, "no NixOS");
             let error = lets_in.told(error, "web", "fleet", "mend it", &Command::new("switch"));
@@ -122,7 +146,10 @@ mod tests {
         let installed = "it runs and has the host key that it was given, but does not let 'fleet' in";
         let rest = "and then, for what remains: provision-vm web";
         let installer = "the installer still runs on it: it did not reboot into the new system";
-        assert_eq!(told(LetsIn::Installer), [installer, "proxmox-ops reboot web", rest]);
+        assert_eq!(
+            told(LetsIn::Before("the installer".to_owned())),
+            [installer, "proxmox-ops reboot web", rest]
+        );
         assert_eq!(told(LetsIn::Root), [installed, "mend it, then: switch", rest]);
         let anew = "mend it; nobody gets in to change it there, so make it anew";
         assert_eq!(told(LetsIn::Nobody), [installed, anew, "provision-vm destroy web && provision-vm web"]);
