@@ -16,7 +16,7 @@ use crate::{
     compare,
     differences::{self, Difference, differences},
     plan::{self, Standing},
-    settings,
+    settings::Settings,
     state::Hold,
     tools::Tools,
     world::{self, World},
@@ -134,7 +134,7 @@ fn apply(ui: Ui, args: &ApplyArgs, session: &mut Session, vm: &ManagedVm) -> Res
 }
 
 /// The settings of the VM, which must be ours, and those that come with its next start.
-fn ours(vm: &ManagedVm, world: &World) -> Result<(settings::Settings, settings::Settings)> {
+fn ours(vm: &ManagedVm, world: &World) -> Result<(Settings, Settings)> {
     let name = &vm.name;
     match (plan::standing(vm, world)?, &world.existing) {
         (Standing::Ours(_), Some((config, _))) => {
@@ -151,11 +151,13 @@ fn ours(vm: &ManagedVm, world: &World) -> Result<(settings::Settings, settings::
 }
 
 /// What is sent, in this order; `digest` is of the configuration that it was decided on.
-fn requests(vm: &ManagedVm, settled: &settings::Settings, digest: Option<String>) -> Vec<Op> {
-    let changes = differences::changes(vm, settled);
+fn requests(vm: &ManagedVm, settled: &Settings, digest: Option<String>) -> Vec<Op> {
+    let (gone, settings): (Settings, Settings) =
+        differences::changes(vm, settled).into_iter().partition(|(_, value)| value.is_empty());
+    let delete: Vec<String> = gone.into_keys().collect();
     let mut requests = Vec::new();
-    if !changes.is_empty() {
-        requests.push(Op::Configure { vmid: vm.vmid, settings: changes, delete: Vec::new(), digest });
+    if !settings.is_empty() || !delete.is_empty() {
+        requests.push(Op::Configure { vmid: vm.vmid, settings, delete, digest });
     }
     let grows = differences::growth(vm, settled).into_iter();
     requests.extend(grows.map(|(disk, size)| Op::Resize { vmid: vm.vmid, disk, size }));

@@ -13,6 +13,7 @@ use fleet_core::{
 use serde::Serialize;
 
 use crate::{
+    description::{self, Owned},
     meaning,
     settings::{self, Settings},
 };
@@ -72,7 +73,15 @@ const APPLIED: [&str; 7] = ["cores", "cpu", "description", "memory", "onboot", "
 /// The fields that differ once `coming` holds, and the names of those that it changes.
 pub fn differences(vm: &ManagedVm, now: &Settings, coming: &Settings) -> (Vec<Difference>, Vec<String>) {
     let settled = settled(now, coming);
-    let mut fields: Vec<Difference> = changes(vm, &settled)
+    let mut changes = changes(vm, &settled);
+    // Whose they are goes without saying where they are told themselves.
+    let bare = |settings: &Settings| settings.get("description").map(|text| description::without_owned(text));
+    if ["tags", "protection"].iter().any(|name| changes.contains_key(*name))
+        && bare(&changes) == bare(&settled)
+    {
+        changes.remove("description");
+    }
+    let mut fields: Vec<Difference> = changes
         .into_iter()
         .map(|(field, defined)| {
             Difference::applied(field.clone(), settled.get(&field).cloned().unwrap_or_default(), defined)
@@ -87,10 +96,16 @@ pub fn differences(vm: &ManagedVm, now: &Settings, coming: &Settings) -> (Vec<Di
     (fields, pending.into_iter().collect())
 }
 
-/// What `apply` has to change so that the VM says what the definition says.
+/// What `apply` has to change so that the VM says what the definition says. What is empty is taken out.
 pub fn changes(vm: &ManagedVm, settled: &Settings) -> Settings {
     let mut changes = settings::changes(vm, &[], settled);
-    changes.extend(settings::protection(vm, settled));
+    changes.extend(description::protection(vm, settled));
+    changes.extend(description::remaining_tags(vm, settled).map(|tags| ("tags".to_owned(), tags)));
+    changes.remove("description");
+    let text = description::text(vm, settled, &Owned::of(vm));
+    let differs =
+        |text: &String| !meaning::same("description", settled.get("description").map(String::as_str), text);
+    changes.extend(text.filter(differs).map(|text| ("description".to_owned(), text)));
     changes.retain(|name, _| APPLIED.contains(&name.as_str()));
     changes
 }
@@ -266,7 +281,7 @@ mod tests {
         ]);
         same.insert(
             "description".into(),
-            format!("{MARKER}\nfleet-purpose: Testing automated provisioning\nmine"),
+            format!("{MARKER}\nfleet-purpose: Testing automated provisioning\nfleet-owns: tags=a;b\nmine"),
         );
         same
     }
@@ -308,7 +323,7 @@ mod tests {
             [
                 "cores: 2 -> 4",
                 &format!(
-                    "description: {MARKER} | fleet-purpose: Testing automated provisioning | mine -> {MARKER} | fleet-purpose: Web | mine"
+                    "description: {MARKER} | fleet-purpose: Testing automated provisioning | fleet-owns: tags=a;b | mine -> {MARKER} | fleet-purpose: Web | fleet-owns: protection tags=a;b | mine"
                 ),
                 "onboot: (not set) -> 1",
                 "protection: (not set) -> 1",
@@ -320,6 +335,28 @@ mod tests {
             ]
         );
         assert_eq!(growth(&vm, &same()), [("scsi0".parse().unwrap(), "32G".parse().unwrap())]);
+    }
+
+    #[test]
+    fn what_the_definition_has_no_more_is_a_difference_and_what_people_set_is_none() {
+        let mut vm = defined();
+        vm.tags.clear();
+        let mut now = same();
+        now.insert("tags".into(), "a;b;mine".into());
+        now.insert("protection".into(), "1".into());
+        assert_eq!(shown(&vm, &now, &Settings::new()), ["tags: a;b;mine -> mine"]);
+        let changed = changes(&vm, &now);
+        assert_eq!(changed.keys().collect::<Vec<_>>(), ["description", "tags"]);
+        now.extend(changed);
+        assert_eq!(shown(&vm, &now, &Settings::new()), [""; 0]);
+        assert!(!now["description"].contains("fleet-owns"), "{}", now["description"]);
+        // Taken over by the definition, and left by it.
+        vm.protection = true;
+        let taken = changes(&vm, &now);
+        assert_eq!(taken.keys().collect::<Vec<_>>(), ["description"]);
+        now.extend(taken);
+        vm.protection = false;
+        assert_eq!(shown(&vm, &now, &Settings::new()), ["protection: 1 -> 0"]);
     }
 
     #[test]

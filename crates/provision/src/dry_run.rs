@@ -154,7 +154,7 @@ impl Dry<'_> {
             Step::Configure if plan.configure => Some(self.with_host_key(host_key, plan)?),
             Step::Grow => plan.grow.clone().map(|(disk, size)| Op::Resize { vmid, disk, size }),
             Step::Start => plan.start.then_some(Op::Start { vmid }),
-            Step::Detach => settings::finish(self.vm, plan.cloudinit.as_deref(), &self.current()),
+            Step::Detach => settings::finish(self.vm, plan.cloudinit.as_deref(), &self.current(plan)),
             _ => None,
         };
         match (step, change) {

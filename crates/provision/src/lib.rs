@@ -12,6 +12,7 @@ pub mod build;
 pub mod check;
 pub mod cli;
 pub mod compare;
+pub mod description;
 pub mod destroy;
 pub mod differences;
 pub mod disk_image;

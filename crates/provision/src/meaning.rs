@@ -49,7 +49,7 @@ pub fn properties<'a>(text: &'a str, short: &'a str) -> BTreeMap<&'a str, &'a st
 }
 
 /// Proxmox keeps tags sorted, each once, and tells their case apart only where a cluster was told to.
-fn tags(text: &str) -> BTreeSet<String> {
+pub fn tags(text: &str) -> BTreeSet<String> {
     text.split([';', ',', ' ']).filter(|tag| !tag.is_empty()).map(str::to_lowercase).collect()
 }
 

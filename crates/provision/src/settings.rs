@@ -7,11 +7,14 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use fleet_core::{
     definitions::{Addressing, FurtherDisk, Install, ManagedVm},
-    protocol::{Marker, Op, VmConfig},
+    protocol::{Op, VmConfig},
     types::{DiskSize, DiskSlot, MacAddr, Vmid},
 };
 
-use crate::meaning;
+use crate::{
+    description::{self, Owned},
+    meaning,
+};
 
 /// The login of the bootstrap system that nixos-anywhere starts from.
 pub const BOOTSTRAP_USER: &str = "root";
@@ -53,7 +56,7 @@ fn wanted(vm: &ManagedVm, keys: &[String], current: &Settings) -> Settings {
     for (slot, volume) in further_disks(vm, current) {
         set(&slot, volume);
     }
-    if let Some(description) = description(vm, current) {
+    if let Some(description) = description::text(vm, current, &owned_on_the_way(vm, current)) {
         set("description", description);
     }
     if let Some(cpu) = &vm.cpu {
@@ -66,6 +69,13 @@ fn wanted(vm: &ManagedVm, keys: &[String], current: &Settings) -> Settings {
         set("tags", vm.tags.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join(";"));
     }
     settings
+}
+
+/// What is the definition's on the way to NixOS. Nothing is taken away there: that is for `apply` and [`finish`].
+fn owned_on_the_way(vm: &ManagedVm, current: &Settings) -> Owned {
+    let recorded = Owned::recorded(current);
+    let tags = if vm.tags.is_empty() { recorded.tags } else { Owned::of(vm).tags };
+    Owned { tags, ..recorded }
 }
 
 fn cloud_init<T>(
@@ -100,42 +110,27 @@ pub fn cloudinit_is_done(current: &Settings) -> bool {
     said || (ours && !has_cloudinit_drive(current))
 }
 
+/// Writes so into a description; whether it did not say so yet.
+pub fn say_cloudinit_is_done(description: &mut String) -> bool {
+    if description.lines().any(|line| line == CLOUDINIT_DONE) {
+        return false;
+    }
+    *description = format!("{}\n{CLOUDINIT_DONE}", description.trim_end());
+    true
+}
+
 /// The request that writes down that cloud-init has done its part; nothing where that is written already.
 pub fn cloudinit_done(config: &VmConfig) -> Option<Op> {
-    let text = config.settings.get("description").map_or("", String::as_str).trim_end();
-    if text.lines().any(|line| line == CLOUDINIT_DONE) {
+    let mut text = config.settings.get("description").cloned().unwrap_or_default();
+    if !say_cloudinit_is_done(&mut text) {
         return None;
     }
     Some(Op::Configure {
         vmid: config.vmid,
-        settings: [("description".to_owned(), format!("{text}\n{CLOUDINIT_DONE}"))].into(),
+        settings: [("description".to_owned(), text)].into(),
         delete: Vec::new(),
         digest: Some(config.digest.clone()),
     })
-}
-
-/// What `description` has to say beside our marker, a line of its own.
-const PURPOSE: &str = "fleet-purpose: ";
-
-/// The description with the definition's purpose in it; what people wrote there stays. Nothing for a VM without our
-/// marker: its description is not ours.
-fn description(vm: &ManagedVm, current: &Settings) -> Option<String> {
-    let now = current.get("description")?;
-    Marker::find(now)?;
-    let purpose = vm.purpose.as_ref().map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "));
-    let mut purpose = purpose.map(|text| format!("{PURPOSE}{text}"));
-    let mut lines: Vec<String> = Vec::new();
-    for line in now.lines() {
-        match line.starts_with(PURPOSE) {
-            true => lines.extend(purpose.take()),
-            false => lines.push(line.to_owned()),
-        }
-    }
-    if let Some(purpose) = purpose {
-        let after = lines.iter().position(|line| Marker::find(line).is_some()).map_or(0, |at| at + 1);
-        lines.insert(after, purpose);
-    }
-    Some(lines.join("\n"))
 }
 
 /// The further disks of the definition with their slots: those after the boot disk's, on its bus.
@@ -154,12 +149,6 @@ pub fn further_disks(vm: &ManagedVm, current: &Settings) -> Vec<(String, String)
         (slot, format!("{storage}:{}", disk.size.gib_ceil()))
     };
     slots(vm, current).into_iter().filter(|(slot, _)| !current.contains_key(slot)).map(volume).collect()
-}
-
-/// The protection that the definition asks for, when it is not set yet.
-pub fn protection(vm: &ManagedVm, current: &Settings) -> Option<(String, String)> {
-    let set = meaning::same("protection", current.get("protection").map(String::as_str), "1");
-    (vm.protection && !set).then(|| ("protection".to_owned(), "1".to_owned()))
 }
 
 fn ipconfig(vm: &ManagedVm) -> String {
@@ -206,10 +195,14 @@ pub fn configure(vmid: Vmid, settings: Settings) -> Op {
     Op::Configure { vmid, settings, delete: Vec::new(), digest: None }
 }
 
-/// The request at the end: it takes the cloud-init drive away, and protects the VM when the definition says so.
-/// Nothing when there is nothing to do.
+/// The request at the end: it takes the cloud-init drive away, and protects the VM when the definition says so, or no
+/// more when it did. Nothing when there is nothing to do.
 pub fn finish(vm: &ManagedVm, drive: Option<&str>, current: &Settings) -> Option<Op> {
-    let settings: Settings = protection(vm, current).into_iter().collect();
+    let mut settings: Settings = description::protection(vm, current).into_iter().collect();
+    let owned = Owned { protection: vm.protection, ..owned_on_the_way(vm, current) };
+    if owned.protection != Owned::recorded(current).protection {
+        settings.extend(description::text(vm, current, &owned).map(|text| ("description".to_owned(), text)));
+    }
     let delete: Vec<String> = drive.into_iter().map(str::to_owned).collect();
     (!settings.is_empty() || !delete.is_empty()).then_some(Op::Configure {
         vmid: vm.vmid,

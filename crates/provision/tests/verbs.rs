@@ -98,8 +98,9 @@ fn apply_brings_a_vm_in_line_and_says_what_waits_for_a_reboot() {
     assert!(all["scsi0"].contains("size=32G"), "{all:?}");
     assert!(all["description"].contains("fleet-vm: "), "{all:?}");
     assert!(
-        all["description"]
-            .contains("\nfleet-purpose: Testing\nfleet-cloud-init: done\nby hand: do not touch"),
+        all["description"].contains(
+            "\nfleet-owns: tags=web\nfleet-purpose: Testing\nfleet-cloud-init: done\nby hand: do not touch"
+        ),
         "{all:?}"
     );
     assert!(seen.contains("pending until it is rebooted: cores"), "{seen}");
@@ -116,6 +117,45 @@ fn apply_brings_a_vm_in_line_and_says_what_waits_for_a_reboot() {
     assert!(seen.contains("scsi0: 32G -> 10G (not by `apply`)"), "{seen}");
     assert!(seen.contains("a disk is not shrunk: write 32G in the definition"), "{seen}");
     assert_eq!(bench.sim.changes().len(), before + 2);
+}
+
+/// Tags and protection that the definition had go when it has them no more; those that people set stay.
+#[test]
+fn what_is_taken_out_of_the_definition_is_taken_off_the_vm() {
+    let bench = Bench::new();
+    let set = "vmid = 110; tags = [ \"web\" \"edge\" ]; protection = true;";
+    bench.fleet.edit("vms/definitions.nix", "vmid = 110;", set);
+    made(&bench, &["--integrate", "never"]);
+    let is = |name: &str| bench.sim.config(110).unwrap().with_pending().get(name).cloned();
+    let both = || (is("tags").unwrap_or_default(), is("protection").unwrap_or_default());
+    assert_eq!(both(), ("edge;web".to_owned(), "1".to_owned()));
+    let code = |args: &[&str], code: i32, words: &[&str]| {
+        let output = bench.run(args);
+        let seen = bench.seen(&output);
+        assert_eq!(output.status.code(), Some(code), "{seen}");
+        words.iter().for_each(|words| assert!(seen.contains(words), "{words}: {seen}"));
+        assert!(!seen.contains("fleet-owns"), "{seen}");
+    };
+    code(&["plan"], 0, &[]);
+    bench.sim.edit(110, |conf| drop(conf.main.insert("tags".into(), "edge;mine;web".into())));
+    bench.fleet.edit("vms/definitions.nix", set, "vmid = 110;");
+    let told = &["tags: edge;mine;web -> mine\n", "protection: 1 -> 0\n"];
+    code(&["plan"], 2, told);
+    code(&["apply", "test-automation", "--yes"], 0, told);
+    assert_eq!(both(), ("mine".to_owned(), "0".to_owned()));
+    code(&["plan"], 0, &[]);
+    // What people set is theirs; and of what the definition sets alone nothing is left.
+    bench.sim.edit(110, |conf| {
+        conf.main.insert("protection".into(), "1".into());
+        conf.main.remove("tags");
+    });
+    code(&["plan"], 0, &[]);
+    bench.fleet.edit("vms/definitions.nix", "vmid = 110;", "vmid = 110; tags = [ \"web\" ];");
+    code(&["apply", "test-automation", "--yes"], 0, &["tags: (not set) -> web\n"]);
+    bench.fleet.edit("vms/definitions.nix", " tags = [ \"web\" ];", "");
+    code(&["apply", "test-automation", "--yes"], 0, &["tags: web -> (not set)\n"]);
+    assert_eq!((is("tags"), is("protection").as_deref()), (None, Some("1")));
+    code(&["plan"], 0, &[]);
 }
 
 /// What `plan` finds and `apply` does not change is told by both with what does, and then they agree.

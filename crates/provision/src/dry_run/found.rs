@@ -14,7 +14,7 @@ use crate::{
     execute::limit,
     guest::{self, Guest, System},
     host_key::PrivateDir,
-    plan::{self, Plan},
+    plan::{self, Origin, Plan},
     settings::{self, BOOTSTRAP_USER, Settings},
     state::State,
     steps::Step,
@@ -65,12 +65,21 @@ impl Found {
 
 impl Dry<'_> {
     /// The VM's settings as they will be when it was powered off and on.
-    pub(super) fn current(&self) -> Settings {
+    pub(super) fn current(&self, plan: &Plan) -> Settings {
         let own = self.world.configs.iter().find(|config| config.vmid == self.vm.vmid);
         match (own, &self.world.existing) {
             (Some(own), _) => differences::settled(&own.settings, &own.pending),
             (None, Some((config, _))) => config.settings.clone(),
-            (None, None) => Settings::new(),
+            (None, None) => {
+                let mut made = match &plan.origin {
+                    Origin::Create(request) => request.settings.clone(),
+                    Origin::Clone(_) | Origin::Continue(_) => plan.settings.clone(),
+                };
+                if let Some(description) = made.get_mut("description") {
+                    settings::say_cloudinit_is_done(description);
+                }
+                made
+            }
         }
     }
 
