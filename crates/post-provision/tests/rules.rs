@@ -304,6 +304,41 @@ fn the_name_of_one_key_where_a_text_may_stand() {
     assert_eq!(short(&remove(own).text), own.replace("  - &new @O\n", "").replace("*new", "[]"));
 }
 
+/// What an alias stands for may be another rule's own list: it is changed where it is written, and there only.
+#[test]
+fn the_name_of_a_list_that_is_another_rules_own() {
+    let rule = |regex: &str, age: &str| format!("  - path_regex: {regex}\n    age: {age}\n");
+    // The name stands for both keys then, also as one element of several.
+    for (second, behind) in [("*web", "*web"), ("[*web, @D]", "[*web, @D, &new @N]")] {
+        for third in ["", "*web", "'@D'"] {
+            let file = |web: &str, second: &str, third: &str| {
+                let third = if third.is_empty() { String::new() } else { rule("c", third) };
+                format!("creation_rules:\n{}{}{third}# end\n", rule("a", web), rule("b", second))
+            };
+            let joined = if third == "'@D'" { "'@D,@N'" } else { third };
+            gives(&file("&web @W", second, third), &file("&web @W,@N", behind, joined));
+        }
+    }
+    // The rule with the name before the one with the list.
+    let file = |web: &str| {
+        format!("lists:\n  - &rule\n    path_regex: z\n    age: &web {web}\ncreation_rules:\n{}  - *rule\n", rule("a", "*web"))
+    };
+    gives(&file("@W"), &file("@W,@N"));
+    // A list of several, which another one holds.
+    let file = |new: &str, second: &str| format!("creation_rules:\n{}{}", rule("a", &format!("&all [@W, @D{new}]")), rule("b", second));
+    gives(&file("", "[*all, @A]"), &file(", &new @N", "[*all, @A, *new]"));
+    // The other name of a pair is the one that has the key.
+    let file = |second: &str| format!("creation_rules:\n{}{}", rule("hosts/web/.*", "[&web @W]"), rule("b", second));
+    gives(&file("*web"), &file("[*web,&new @N]"));
+    // The key that has the name changes later.
+    let after = format!("creation_rules:\n{}{}", rule("a", "&web @W,@N"), rule("b", "*web"));
+    let rules = Rules::parse(&full(&after), Path::new(".sops.yaml")).unwrap();
+    let key = key("@P");
+    let change = HostChange { host: "web", recipient: Some(&key), known: &["@W"].map(self::key) };
+    let edited = rules.with_host(&change, &fleet(), Path::new(".sops.yaml")).unwrap();
+    assert_eq!(short(&edited.text), after.replace("@W", "@P"));
+}
+
 #[test]
 fn a_file_of_nothing_but_comments_has_no_rules() {
     for text in ["", "# not yet\n", "---\n# not yet"] {

@@ -99,6 +99,7 @@ impl Rules {
         };
         if let Some(taken) =
             definitions.iter().find(|d| d.node.anchor.as_deref() == Some(change.host) && !is_key(d.node))
+            && !self.is_a_list(taken.node.start)
         {
             return Err(Error::failed(format!("line {}: &{} is no age key", taken.node.line, change.host)));
         }
@@ -141,7 +142,7 @@ impl Rules {
                 self.replace_value(node, new, &mut edits)?;
             } else if !self.in_a_group(node) {
                 match definition.home {
-                    Home::List(list) => self.delete_of(change.host, list, &spot(node), &mut edits)?,
+                    Home::List(list) => self.delete_of(change.host, list, &Item::of(node, Vec::new(), node), &mut edits)?,
                     Home::Entry(key) => self.delete_lines(key.start, node.end, node.line, &mut edits)?,
                     Home::Other => {
                         return Err(Error::failed(format!(
@@ -283,7 +284,9 @@ impl Rules {
                 return wrong(&old.name());
             }
             for (a, b) in old.groups.iter().zip(&new.groups) {
-                if a.others != b.others || expected.next() != Some(&b.age) {
+                // In any order: what a name stands for may have grown in front of others.
+                let set = |age: &[String]| age.iter().cloned().collect::<BTreeSet<String>>();
+                if a.others != b.others || expected.next().map(|age| set(age)) != Some(set(&b.age)) {
                     return wrong(&format!("the keys of {} in another way than meant", old.name()));
                 }
             }
@@ -294,6 +297,12 @@ impl Rules {
     fn in_a_group(&self, node: &Node) -> bool {
         let mut lists = self.rules.iter().flat_map(|rule| &rule.groups).flat_map(|group| &group.lists);
         lists.any(|list| list.node.start <= node.start && node.end <= list.node.end)
+    }
+
+    /// Whether what begins here is a rule's own list.
+    fn is_a_list(&self, start: usize) -> bool {
+        let mut lists = self.rules.iter().flat_map(|rule| &rule.groups).flat_map(|group| &group.lists);
+        lists.any(|list| list.node.start == start)
     }
 
     /// Brings the items of one list that are the host's down to at most one, which is its key.
@@ -308,8 +317,11 @@ impl Rules {
         gone: &BTreeSet<usize>,
         edits: &mut Edits,
     ) -> Result<()> {
-        let mine =
-            |item: &&Item| item.recipients.iter().any(|r| keys.contains(r)) && !gone.contains(&item.start);
+        // What stands for another rule's list of several is changed there.
+        let elsewhere = |item: &Item| item.recipients.len() > 1 && item.alias.is_some() && self.is_a_list(item.target);
+        let mine = |item: &&Item| {
+            item.recipients.iter().any(|r| keys.contains(r)) && !gone.contains(&item.start) && !elsewhere(item)
+        };
         if matches!(list.node.data, Data::Scalar(..)) {
             return self.change_text(list, keys, new, edits);
         }
@@ -389,24 +401,14 @@ fn lists_hosts(rules: &Rules, rule: &super::Rule, index: usize, host: &str, flee
 }
 
 pub(super) fn is_key(node: &Node) -> bool {
-    node.scalar().is_some_and(|text| text.starts_with("age1") || text.starts_with("ssh-ed25519 "))
+    node.scalar().is_some_and(|text| {
+        (text.starts_with("age1") || text.starts_with("ssh-ed25519 ")) && !text.contains(',')
+    })
 }
 
 /// Whether a key is one of these, also where it is written as the SSH key that it comes from.
 fn is_one_of(text: &str, known: &BTreeSet<&str>) -> bool {
     known.contains(text) || super::select::converted(text).is_some_and(|key| known.contains(key.as_str()))
-}
-
-fn spot(node: &Node) -> Item {
-    Item {
-        start: node.start,
-        end: node.end,
-        text_start: node.text_start,
-        line: node.line,
-        alias: None,
-        anchor: node.anchor.clone(),
-        recipients: Vec::new(),
-    }
 }
 
 /// A line without its comment.

@@ -11,7 +11,7 @@ mod ours;
 mod select;
 mod splice;
 
-use std::path::Path;
+use std::{collections::HashSet, path::Path};
 
 use fleet_core::{Error, Result};
 use regex::Regex;
@@ -77,8 +77,29 @@ struct Item {
     line: usize,
     /// Name of the alias, if it is one.
     alias: Option<String>,
+    /// Where what it stands for begins: itself, unless it is an alias.
+    target: usize,
     anchor: Option<String>,
     recipients: Vec<String>,
+}
+
+impl Item {
+    /// An element as it is written, with what it stands for.
+    fn of(node: &Node, recipients: Vec<String>, resolved: &Node) -> Item {
+        Item {
+            start: node.start,
+            end: node.end,
+            text_start: node.text_start,
+            line: node.line,
+            alias: match &node.data {
+                Data::Alias { name, .. } => Some(name.clone()),
+                _ => None,
+            },
+            target: resolved.start,
+            anchor: node.anchor.clone(),
+            recipients,
+        }
+    }
 }
 
 impl Rule {
@@ -159,7 +180,30 @@ impl Rules {
                 rules.push(rule(&stream, stream.resolve(item))?);
             }
         }
-        Ok(Rules { text: text.to_owned(), stream, rules })
+        let mut rules = Rules { text: text.to_owned(), stream, rules };
+        rules.name_no_lists();
+        Ok(rules)
+    }
+
+    /// A name that stands for a list of another rule is no name of one key, although that list holds only one now: what
+    /// joins the list joins the name.
+    fn name_no_lists(&mut self) {
+        let lists = |rules: &Rules| -> HashSet<usize> {
+            let lists = rules.rules.iter().flat_map(|rule| &rule.groups).flat_map(|group| &group.lists);
+            lists
+                .filter(|list| !matches!(list.node.data, Data::Alias { .. }))
+                .map(|list| list.node.start)
+                .collect()
+        };
+        let own = lists(self);
+        let groups = self.rules.iter_mut().flat_map(|rule| &mut rule.groups);
+        for list in groups.flat_map(|group| &mut group.lists) {
+            let node = self.stream.resolve(&list.node);
+            if node.start != list.node.start && own.contains(&node.start) {
+                list.items = list.items.iter().map(|item| Item::of(node, item.recipients.clone(), node)).collect();
+                list.node = node.clone();
+            }
+        }
     }
 
     /// The file's text.
@@ -289,13 +333,12 @@ fn list(stream: &Stream, written: &Node, direct: bool) -> Result<List> {
     let node = stream.resolve(written);
     let mut list = list_within(stream, node, 0)?;
     list.direct = direct;
-    if let (Data::Alias { name, .. }, [item]) = (&written.data, list.items.as_mut_slice())
+    if let (Data::Alias { .. }, [item]) = (&written.data, list.items.as_mut_slice())
         && matches!(node.data, Data::Scalar(..))
         && item.recipients.len() == 1
     {
         // The name of one key, which is not the place to list others.
-        (item.start, item.end, item.text_start) = (written.start, written.end, written.start);
-        (item.line, item.alias, item.anchor) = (written.line, Some(name.clone()), None);
+        *item = Item::of(written, std::mem::take(&mut item.recipients), node);
         list.node = written.clone();
     }
     Ok(list)
@@ -310,29 +353,18 @@ fn list_within(stream: &Stream, node: &Node, depth: usize) -> Result<List> {
     }
     let split =
         |text: &str| text.split(',').map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned).collect();
-    let item = |node: &Node, recipients: Vec<String>| Item {
-        start: node.start,
-        end: node.end,
-        text_start: node.text_start,
-        line: node.line,
-        alias: match &node.data {
-            Data::Alias { name, .. } => Some(name.clone()),
-            _ => None,
-        },
-        anchor: node.anchor.clone(),
-        recipients,
-    };
     let items = match &node.data {
-        Data::Scalar(text, _) => vec![item(node, split(text))],
+        Data::Scalar(text, _) => vec![Item::of(node, split(text), node)],
         Data::Seq(items) => {
             let mut all = Vec::new();
             for element in items {
                 let resolved = stream.resolve(element);
                 match &resolved.data {
-                    Data::Scalar(text, _) => all.push(item(element, split(text))),
+                    Data::Scalar(text, _) => all.push(Item::of(element, split(text), resolved)),
                     Data::Seq(_) => {
                         let inner = list_within(stream, resolved, depth + 1)?;
-                        all.push(item(element, inner.items.into_iter().flat_map(|i| i.recipients).collect()));
+                        let recipients = inner.items.into_iter().flat_map(|item| item.recipients).collect();
+                        all.push(Item::of(element, recipients, resolved));
                     }
                     _ => return Err(element.wrong("not an age recipient")),
                 }

@@ -78,10 +78,7 @@ pub(super) fn elements<'a>(node: &'a Node, found: &mut Vec<&'a Node>) {
         Data::Scalar(..) | Data::Alias { .. } => return,
     };
     for node in inner {
-        if super::edit::is_key(node)
-            && (listed || node.anchor.is_some())
-            && node.scalar().is_some_and(|text| !text.contains(','))
-        {
+        if super::edit::is_key(node) && (listed || node.anchor.is_some()) {
             found.push(node);
         }
         elements(node, found);

@@ -113,10 +113,10 @@ impl Rules {
     /// The other name in a list that was one name before it was made a pair.
     pub(super) fn made_a_pair<'a>(&self, list: &'a List, item: &Item) -> Option<&'a str> {
         let [first, second] = list.items.as_slice() else { return None };
-        let (first, second) = (first.alias.as_deref()?, second.alias.as_deref()?);
+        let (name, reference) = (first.alias.as_deref()?, self.text.get(second.start..second.end)?);
         let written = self.text.get(list.node.start..list.node.end)?;
-        let made = list.direct && written == pair(first, &format!("*{second}"));
-        made.then(|| if item.alias.as_deref() == Some(first) { second } else { first })
+        let made = list.direct && written == pair(name, reference);
+        if made && item.start == first.start { second.alias.as_deref() } else { Some(name).filter(|_| made) }
     }
 
     /// Takes one element out of a list, with its line where it has one.
