@@ -48,6 +48,11 @@ fn main() {
         "100 VMs and 100 hosts: {read_small}; a hundred times as many take {times:.0} times as long (processor time)"
     );
 
+    let check = |repo: &Repo| validate::repository(repo, NixMode::Embedded).faults.len();
+    let (check_large, check_small) = (measure(4, || check(&large)), measure(200, || check(&small)));
+    println!("  with every doubt about them, as `provision-vm check` has it: {check_large}");
+    println!("  a hundred times as many take {:.0} times as long", check_large.cpu / check_small.cpu);
+
     let text = fs::read_to_string(large.hosts()).unwrap();
     let read_hosts = measure(8, || Hosts::load(&large, NixMode::Embedded).unwrap().hosts.len());
     let file = large.hosts();
@@ -145,7 +150,7 @@ fn fleet(root: &Path, count: u32) -> Repo {
         write!(
             hosts,
             "  vm-{n} = {{\n    configurationFile = ./hosts/vm-{n}/configuration.nix;\n    homeFile = ./hosts/vm-{n}/home.nix;\n    \
-             user = \"fleet\";\n    homeDirectory = \"/home/fleet\";\n    hostname = \"vm-{n}\";\n    sshAlias = \"vm-{n}\";\n    \
+             user = \"fleet\";\n    homeDirectory = \"/home/fleet\";\n    hostName = \"vm-{n}\";\n    sshAlias = \"vm-{n}\";\n    \
              sshKeyName = \"id_ed25519\";\n    publicKey = \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDemoDemoDemoDemoDemoDemoDemoDemoDemo{n:06} \
              root@vm-{n}\"; # since its reinstall\n    authorizedKeys = masterKeys;\n  }};\n\n"
         )

@@ -1,6 +1,9 @@
 //! `post-provision-vm secrets` and `inventory`: what people edit by hand brought in line, or only looked at.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use fleet_core::{
@@ -27,7 +30,7 @@ use crate::{
 #[derive(Debug, Clone, Args)]
 pub struct Secrets {
     /// Only say what is not as the rules say: files that differ, that no rule governs or that are not encrypted, and
-    /// keys that are not their host's; exit code 0 when all is right, else 2
+    /// keys that are no recipients or another host's; exit code 0 when all is right, else 2
     #[arg(long)]
     pub check: bool,
     /// What to commit.
@@ -150,8 +153,10 @@ fn faults(
     if known.is_none() {
         warnings.push("hosts' keys were not compared: the definitions or hosts.nix are not valid".to_owned());
     }
-    let is_vm = |name: &str| models.as_ref().is_ok_and(|(_, defined, _)| defined.by_name(name).is_some());
-    let mut faults = rules.faults(path, repo.root(), known, is_vm);
+    let vms: HashSet<&str> = models.iter().flat_map(|(_, defined, _)| defined.names()).collect();
+    let doubts = rules.doubts(path, repo.root(), known, |name| vms.contains(name));
+    warnings.extend(doubts.warnings);
+    let mut faults = doubts.faults;
     faults.extend(secrets::plain(repo, path, rules).into_iter().map(|(file, rule)| {
         let message = format!("not encrypted, although {} governs it", rules.rules[rule].name());
         let help =

@@ -321,14 +321,20 @@ fn the_name_of_a_list_that_is_another_rules_own() {
     }
     // The rule with the name before the one with the list.
     let file = |web: &str| {
-        format!("lists:\n  - &rule\n    path_regex: z\n    age: &web {web}\ncreation_rules:\n{}  - *rule\n", rule("a", "*web"))
+        format!(
+            "lists:\n  - &rule\n    path_regex: z\n    age: &web {web}\ncreation_rules:\n{}  - *rule\n",
+            rule("a", "*web")
+        )
     };
     gives(&file("@W"), &file("@W,@N"));
     // A list of several, which another one holds.
-    let file = |new: &str, second: &str| format!("creation_rules:\n{}{}", rule("a", &format!("&all [@W, @D{new}]")), rule("b", second));
+    let file = |new: &str, second: &str| {
+        format!("creation_rules:\n{}{}", rule("a", &format!("&all [@W, @D{new}]")), rule("b", second))
+    };
     gives(&file("", "[*all, @A]"), &file(", &new @N", "[*all, @A, *new]"));
     // The other name of a pair is the one that has the key.
-    let file = |second: &str| format!("creation_rules:\n{}{}", rule("hosts/web/.*", "[&web @W]"), rule("b", second));
+    let file =
+        |second: &str| format!("creation_rules:\n{}{}", rule("hosts/web/.*", "[&web @W]"), rule("b", second));
     gives(&file("*web"), &file("[*web,&new @N]"));
     // The key that has the name changes later.
     let after = format!("creation_rules:\n{}{}", rule("a", "&web @W,@N"), rule("b", "*web"));

@@ -107,6 +107,59 @@ fn secrets_without_a_rule_do_not_pass_a_check() {
     assert!(said.contains("secrets/plain.yaml: not encrypted, although rule"), "{said}");
 }
 
+/// A host may read its secrets with an age key of its own: only the key of another one is wrong for certain.
+#[test]
+fn keys_under_a_hosts_name_that_are_not_its_own() {
+    let other = "age1krft2zq7ldcwwg43rkf7s4xygl9m3jxtcvmgh5mm2k65mnd8ufys4080zs";
+    for name in [
+        format!("  - &host_web {other}\n"),
+        format!("  - {other} # web\n"),
+        format!("  # web\n  - {other}\n"),
+    ] {
+        let fleet = Fleet::new();
+        fleet.edit("secrets/.sops.yaml", "creation_rules:", &format!("{name}creation_rules:"));
+        let (_, said) = says(&fleet, &["secrets", "--check"]);
+        let place =
+            fleet.read("secrets/.sops.yaml").lines().position(|line| line.contains(other)).unwrap() + 1;
+        assert!(said.contains(&format!("⚠ secrets/.sops.yaml:{place}:")), "{said}");
+        let told = format!(
+            ": not the key that web's publicKey gives (hosts.nix:9): right only if web has an age key of its own; its \
+             publicKey gives {}\n",
+            recipient("b")
+        );
+        assert!(said.contains(&told), "{said}");
+    }
+    // Another host's own, in either form.
+    for key in [recipient("c"), format!("{} root@db", host_key("c"))] {
+        let fleet = Fleet::new();
+        let db = format!("  db = {{ publicKey = \"{}\"; }};\n}}\n", host_key("c"));
+        fleet.edit("hosts.nix", "\n}\n", &format!("\n{db}"));
+        fleet.edit("secrets/.sops.yaml", "creation_rules:", &format!("  - &host_web {key}\ncreation_rules:"));
+        let said = fails(fleet.tool(&["secrets", "--check"]), 2);
+        let told =
+            "secrets/.sops.yaml:4:15: the key of db, not the key that web's publicKey gives (hosts.nix:9)";
+        assert!(said.contains(told), "{said}");
+    }
+}
+
+#[test]
+fn what_a_rule_lists_and_is_no_key_is_told_where_it_is_written() {
+    for (key, list, told) in [
+        ("  - &op aage1typo\n", "[*operator, *web, *op]", "4:9: 'aage1typo'"),
+        ("  - &op aage1typo\n", "*op", "4:9: 'aage1typo'"),
+        ("  - &all [*web, typo]\n", "[*operator, *all]", "4:17: 'typo'"),
+        ("", "'age1zzz, typo'", "14:10: 'typo'"),
+    ] {
+        let fleet = Fleet::new();
+        fleet.edit("secrets/.sops.yaml", "creation_rules:", &format!("{key}creation_rules:"));
+        let rules = fleet.read("secrets/.sops.yaml");
+        fleet.write("secrets/.sops.yaml", &format!("{rules}  - path_regex: none\n    age: {list}\n"));
+        let said = fails(fleet.tool(&["secrets", "--check"]), 2);
+        let told = format!("secrets/.sops.yaml:{told} is no age recipient\n");
+        assert_eq!(said.matches(&told).count(), 1, "{list}: {said}");
+    }
+}
+
 #[test]
 fn nobody_locks_himself_out() {
     let fleet = Fleet::committed();

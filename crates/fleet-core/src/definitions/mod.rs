@@ -296,6 +296,13 @@ impl Definitions {
         imported.chain(self.managed.iter().map(|vm| vm.vmid)).chain(self.template.iter().map(|t| t.vmid))
     }
 
+    /// Every name in these definitions: imported, managed, template.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let imported = self.imported.iter().map(|vm| vm.name.as_str());
+        let managed = self.managed.iter().map(|vm| vm.name.as_str());
+        imported.chain(managed).chain(self.template.iter().map(|template| template.name.as_str()))
+    }
+
     /// The ranges that managed VMs may take their VMIDs from.
     pub fn ranges_for_vms(&self) -> impl Iterator<Item = &VmidRange> {
         self.vmid_ranges.iter().filter(|range| !rules::is_reserved(&range.name))

@@ -1,7 +1,7 @@
 //! What is most likely a mistake in `hosts.nix`, although it can be read and worked with: told by a check only, for
 //! nothing else depends on it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{Host, Hosts};
 use crate::{
@@ -32,9 +32,9 @@ pub(crate) fn faults(
     }
     misspelt(&mut reader, &all);
     // A machine that is still to be made may have anything in place of its key.
-    let to_be_made = |host: &Host| {
-        definitions.is_some_and(|known| known.managed.iter().any(|vm| vm.name.as_str() == host.name))
-    };
+    let managed: HashSet<&str> =
+        definitions.iter().flat_map(|known| &known.managed).map(|vm| vm.name.as_str()).collect();
+    let to_be_made = |host: &Host| managed.contains(host.name.as_str());
     let mut owners: HashMap<String, &Host> = HashMap::new();
     for (host, fields) in &all {
         let Some(line) = host.public_key.as_deref() else { continue };
@@ -79,7 +79,11 @@ fn looks_like_a_key(line: &str) -> bool {
 /// Fields that no tool knows are their owner's own, but for one that looks like a known field, holds what that one
 /// holds, stands where that one is absent, and is no habit of the file.
 fn misspelt(reader: &mut Reader<'_>, hosts: &[(&Host, Fields<'_>)]) {
-    let having = |name: &str| hosts.iter().filter(|(_, fields)| fields.get(name).is_some()).count();
+    let mut having: HashMap<&str, usize> = HashMap::new();
+    for attr in hosts.iter().flat_map(|(_, fields)| Reader::in_order(fields)) {
+        *having.entry(attr.name.as_ref()).or_default() += 1;
+    }
+    let having = |name: &str| having.get(name).copied().unwrap_or_default();
     for (_, fields) in hosts {
         for attr in Reader::in_order(fields) {
             if ORDER.contains(&attr.name.as_ref()) {
@@ -101,7 +105,8 @@ fn misspelt(reader: &mut Reader<'_>, hosts: &[(&Host, Fields<'_>)]) {
 /// Whether one is the other with a slip of the finger or two, or in other capitals.
 fn is_near(name: &str, known: &str) -> bool {
     let slips = if known.len() < 6 { 1 } else { 2 };
-    name.eq_ignore_ascii_case(known) || strsim::damerau_levenshtein(name, known) <= slips
+    name.eq_ignore_ascii_case(known)
+        || (name.chars().count().abs_diff(known.len()) <= slips && strsim::damerau_levenshtein(name, known) <= slips)
 }
 
 /// Whether a known field can hold this.

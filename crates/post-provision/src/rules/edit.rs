@@ -142,7 +142,9 @@ impl Rules {
                 self.replace_value(node, new, &mut edits)?;
             } else if !self.in_a_group(node) {
                 match definition.home {
-                    Home::List(list) => self.delete_of(change.host, list, &Item::of(node, Vec::new(), node), &mut edits)?,
+                    Home::List(list) => {
+                        self.delete_of(change.host, list, &Item::of(node, Vec::new(), node), &mut edits)?
+                    }
                     Home::Entry(key) => self.delete_lines(key.start, node.end, node.line, &mut edits)?,
                     Home::Other => {
                         return Err(Error::failed(format!(
@@ -318,9 +320,12 @@ impl Rules {
         edits: &mut Edits,
     ) -> Result<()> {
         // What stands for another rule's list of several is changed there.
-        let elsewhere = |item: &Item| item.recipients.len() > 1 && item.alias.is_some() && self.is_a_list(item.target);
+        let elsewhere =
+            |item: &Item| item.recipients.len() > 1 && item.alias.is_some() && self.is_a_list(item.target);
         let mine = |item: &&Item| {
-            item.recipients.iter().any(|r| keys.contains(r)) && !gone.contains(&item.start) && !elsewhere(item)
+            item.recipients.iter().any(|r| keys.contains(r))
+                && !gone.contains(&item.start)
+                && !elsewhere(item)
         };
         if matches!(list.node.data, Data::Scalar(..)) {
             return self.change_text(list, keys, new, edits);

@@ -16,6 +16,7 @@ use std::{collections::HashSet, path::Path};
 use fleet_core::{Error, Result};
 use regex::Regex;
 
+pub use doubts::Doubts;
 pub use edit::{Edited, HostChange};
 pub use select::Fleet;
 
@@ -200,7 +201,8 @@ impl Rules {
         for list in groups.flat_map(|group| &mut group.lists) {
             let node = self.stream.resolve(&list.node);
             if node.start != list.node.start && own.contains(&node.start) {
-                list.items = list.items.iter().map(|item| Item::of(node, item.recipients.clone(), node)).collect();
+                list.items =
+                    list.items.iter().map(|item| Item::of(node, item.recipients.clone(), node)).collect();
                 list.node = node.clone();
             }
         }
@@ -296,13 +298,9 @@ fn group(stream: &Stream, node: &Node, direct: bool, depth: usize) -> Result<Gro
             group.foreign.extend(foreign_keys(stream, kind, value));
         }
     }
-    for list in &group.lists {
-        for recipient in list.items.iter().flat_map(|item| &item.recipients) {
-            if !group.age.contains(recipient) {
-                group.age.push(recipient.clone());
-            }
-        }
-    }
+    let listed = group.lists.iter().flat_map(|list| &list.items).flat_map(|item| &item.recipients);
+    let mut seen = HashSet::new();
+    group.age = listed.filter(|recipient| seen.insert(*recipient)).cloned().collect();
     Ok(group)
 }
 

@@ -33,6 +33,21 @@ impl Rules {
         found
     }
 
+    /// The host of the fleet that a comment gives a key to, as [`Rules::keys_by_comment`] has it for one host.
+    pub(super) fn host_by_comment<'f>(&self, node: &Node, fleet: &'f Fleet) -> Option<&'f str> {
+        if !self.first_on_its_line(node) {
+            return None;
+        }
+        let key = node.scalar().unwrap_or_default();
+        let behind = self.comment_behind(node);
+        let host = behind.and_then(|comment| fleet.exactly(comment)).or_else(|| {
+            let above = fleet.exactly(self.comment_above(node.start)?.0)?;
+            let other = behind.and_then(|comment| fleet.host_of(key, Some(comment)));
+            other.is_none_or(|name| name == above).then_some(above)
+        })?;
+        fleet.host_of(key, node.anchor.as_deref()).is_none_or(|name| name == host).then_some(host)
+    }
+
     /// Takes an element out, with the line above it that says only whose it is.
     pub(super) fn delete_of(&self, host: &str, list: &Node, item: &Item, edits: &mut Edits) -> Result<()> {
         if let Some(comment) = self.named_above(item.start, host) {
@@ -52,16 +67,21 @@ impl Rules {
         comment(line.strip_prefix(',').unwrap_or(line).trim_start())
     }
 
-    /// The comment on the line above the one that byte `at` is on, if it is exactly this host's name: its bytes from
+    /// The comment on the line above the one that byte `at` is on, if that is all of it: its text, and its bytes from
     /// the line break before it to the one behind it.
-    fn named_above(&self, at: usize, host: &str) -> Option<Range<usize>> {
+    fn comment_above(&self, at: usize) -> Option<(&str, Range<usize>)> {
         let before = |text: &str| {
             let rest = &text[..text.rfind('\n')?];
             Some(rest.strip_suffix('\r').unwrap_or(rest).len())
         };
         let end = before(&self.text[..at])?;
         let start = before(&self.text[..end])?;
-        (comment(self.text[start..end].trim()) == Some(host)).then_some(start..end)
+        Some((comment(self.text[start..end].trim())?, start..end))
+    }
+
+    /// The bytes of that comment, if it is exactly this host's name.
+    fn named_above(&self, at: usize, host: &str) -> Option<Range<usize>> {
+        self.comment_above(at).filter(|(comment, _)| *comment == host).map(|(_, bytes)| bytes)
     }
 }
 

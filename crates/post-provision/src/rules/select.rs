@@ -1,6 +1,6 @@
 //! Which rules a host's key belongs into.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::{Rule, Rules};
 use crate::recipient::{HostKey, Recipient};
@@ -8,70 +8,86 @@ use crate::recipient::{HostKey, Recipient};
 /// What is known about the fleet besides the rules: hosts by name, with every name they go by and their recipient.
 #[derive(Debug, Clone, Default)]
 pub struct Fleet {
-    hosts: BTreeMap<String, Known>,
-    people: Vec<String>,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Known {
-    names: Vec<String>,
-    recipient: Option<String>,
+    /// Every host's recipient.
+    hosts: BTreeMap<String, Option<String>>,
+    people: HashSet<String>,
+    /// Hosts by their own name, as [`plain`] has it.
+    by_own_name: HashMap<String, BTreeSet<String>>,
+    /// Hosts by every name that they go by, likewise.
+    by_name: HashMap<String, BTreeSet<String>>,
+    by_recipient: HashMap<String, BTreeSet<String>>,
 }
 
 impl Fleet {
     /// Adds a host, or more about one.
     pub fn add(&mut self, host: &str, names: impl IntoIterator<Item = String>, recipient: Option<String>) {
         let known = self.hosts.entry(host.to_owned()).or_default();
-        known.names.extend(names);
-        if recipient.is_some() {
-            known.recipient = recipient;
+        if let Some(recipient) = recipient {
+            if let Some(hosts) =
+                known.replace(recipient.clone()).and_then(|old| self.by_recipient.get_mut(&old))
+            {
+                hosts.remove(host);
+            }
+            self.by_recipient.entry(recipient).or_default().insert(host.to_owned());
+        }
+        self.by_own_name.entry(plain(host)).or_default().insert(host.to_owned());
+        for name in names.into_iter().chain([host.to_owned()]) {
+            self.by_name.entry(plain(&name)).or_default().insert(host.to_owned());
         }
     }
 
     /// Adds the recipient of a person: somebody who may log in on the hosts.
     pub fn add_person(&mut self, recipient: String) {
-        self.people.push(recipient);
+        self.people.insert(recipient);
     }
 
     /// Whose key this is, if it is known to be somebody else's than `host`'s.
     pub fn owner_besides(&self, host: &str, recipient: &str) -> Option<String> {
-        if self.people.iter().any(|key| key == recipient) {
+        if self.people.contains(recipient) {
             return Some("a person who may log in on the hosts".to_owned());
         }
-        let has = |known: &Known| known.recipient.as_deref() == Some(recipient);
-        self.hosts
-            .iter()
-            .find(|(name, known)| *name != host && has(known))
-            .map(|(name, _)| format!("host '{name}'"))
+        self.host_besides(host, recipient).map(|name| format!("host '{name}'"))
+    }
+
+    /// The host that has this key, if another one than `host` has it.
+    pub(super) fn host_besides(&self, host: &str, recipient: &str) -> Option<&str> {
+        let mut hosts = self.by_recipient.get(recipient)?.iter();
+        hosts.find(|name| *name != host).map(String::as_str)
     }
 
     /// The host that this recipient or this anchor stands for.
     pub(super) fn host_of(&self, recipient: &str, anchor: Option<&str>) -> Option<&str> {
         let converted = converted(recipient);
         let recipient = converted.as_ref().map_or(recipient, Recipient::as_str);
-        let by_key = self.hosts.iter().find(|(_, known)| known.recipient.as_deref() == Some(recipient));
-        by_key.map(|(name, _)| name.as_str()).or_else(|| self.named(anchor?))
+        let by_key = self.by_recipient.get(recipient).and_then(BTreeSet::first);
+        by_key.map(String::as_str).or_else(|| self.named(anchor?))
+    }
+
+    /// The host of exactly this name.
+    pub(super) fn exactly(&self, name: &str) -> Option<&str> {
+        self.hosts.get_key_value(name).map(|(name, _)| name.as_str())
     }
 
     /// The host that this anchor names.
     pub(super) fn named(&self, anchor: &str) -> Option<&str> {
-        let exact = self.hosts.keys().find(|name| *name == anchor);
-        let named = exact.or_else(|| self.hosts.keys().find(|name| alike(name, anchor))).or_else(|| {
-            hosts_in(anchor).find_map(|word| self.hosts.keys().find(|name| self.goes_by(name, word)))
-        });
-        named.map(String::as_str)
+        let alike = || self.by_own_name.get(&plain(anchor))?.first().map(String::as_str);
+        let known_as = |word: &str| self.known_as(word).next();
+        self.exactly(anchor).or_else(alike).or_else(|| hosts_in(anchor).find_map(known_as))
+    }
+
+    /// Every host that goes by this name.
+    fn known_as(&self, word: &str) -> impl Iterator<Item = &str> {
+        self.by_name.get(&plain(word)).into_iter().flatten().map(String::as_str)
     }
 
     fn goes_by(&self, host: &str, word: &str) -> bool {
-        alike(host, word)
-            || self.hosts.get(host).is_some_and(|known| known.names.iter().any(|name| alike(name, word)))
+        plain(host) == plain(word) || self.known_as(word).any(|name| name == host)
     }
 }
 
-/// Whether two names are one: host names have no `_`, anchors and files often have it for `-`.
-fn alike(a: &str, b: &str) -> bool {
-    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-    a.len() == b.len() && a.bytes().zip(b.bytes()).all(|(a, b)| plain(a) == plain(b))
+/// A name as it is compared with others: host names have no `_` and no capitals, anchors and files often do.
+fn plain(name: &str) -> String {
+    name.replace('_', "-").to_ascii_lowercase()
 }
 
 /// The recipient that an SSH key stands for: sops takes these as they are, too.
@@ -133,27 +149,19 @@ impl Rules {
         if words.iter().any(|word| fleet.goes_by(host, word)) {
             return Verdict::Own;
         }
-        let mut listed: Vec<&str> = Vec::new();
+        let mut listed: BTreeSet<&str> = BTreeSet::new();
         for item in rule.groups.iter().flat_map(|group| &group.lists).flat_map(|list| &list.items) {
             let anchor = item.alias.as_deref().or(item.anchor.as_deref());
-            for recipient in &item.recipients {
-                if let Some(name) =
-                    fleet.host_of(recipient, anchor).filter(|name| *name != host && !listed.contains(name))
-                {
-                    listed.push(name);
-                }
-            }
+            let hosts = item.recipients.iter().filter_map(|recipient| fleet.host_of(recipient, anchor));
+            listed.extend(hosts.filter(|name| *name != host));
         }
         // A path that names another host is that host's, whoever is listed.
-        let named = fleet
-            .hosts
-            .keys()
-            .find(|other| *other != host && words.iter().any(|word| fleet.goes_by(other, word)));
+        let named = words.iter().flat_map(|word| fleet.known_as(word)).filter(|other| *other != host).min();
         if let Some(other) = named {
-            return Verdict::Others(other.clone());
+            return Verdict::Others(other.to_owned());
         }
         // One host listed and its name within a word ("db-backup" of db): its own as well.
-        if let [only] = listed.as_slice()
+        if let (Some(only), 1) = (listed.first(), listed.len())
             && words.iter().any(|word| word.split(['-', '_']).any(|part| fleet.goes_by(only, part)))
         {
             return Verdict::Others((*only).to_owned());
