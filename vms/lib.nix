@@ -467,35 +467,10 @@ let
     name:
     let
       range = ranges.${name};
-      path = "vmidRanges.${name}";
-      bounded = range: isVmid (range.start or null) && isVmid (range.end or null);
-      # It begins in another, which begins before it (or in alphabetical order where both begin alike).
-      overlaps =
-        other: bounded other.range && (other.range.start < range.start || other.range.start == range.start && other.name < name) && within other.range range.start;
-      others = map (name: {
-        inherit name;
-        range = ranges.${name};
-      }) (attrNames ranges);
-      overlapped = sort (a: b: a.range.start < b.range.start) (filter overlaps others);
-      # The lowest VMID that a VM may have is where the range begins, or behind a reserved one.
-      lowest = [
-        range.start
-      ]
-      ++ map (range: range.end + 1) (filter bounded (map (name: ranges.${name} or { }) reservedRanges));
-      isOfUse =
-        builtins.any (vmid: within range vmid && vmid <= 9999 && !(isReserved vmid)) lowest
-        || builtins.any (within range) (vmidsOf (attrValues imported));
     in
-    if !(bounded range) then
-      [ ]
-    else if range.end < range.start then
-      fault path true "the range ends (${toString range.end}) before it starts (${toString range.start})"
-    else
-      concatMap (
-        other:
-        fault path true "the range overlaps '${other.name}' (${toString other.range.start} to ${toString other.range.end})"
-      ) overlapped
-      ++ fault path (!(elem name reservedRanges) && !isOfUse) "the range has no VMID that a managed VM may have";
+    fault "vmidRanges.${name}" (
+      isVmid (range.start or null) && isVmid (range.end or null) && range.end < range.start
+    ) "the range ends (${toString range.end}) before it starts (${toString range.start})";
 
   lower =
     replaceStrings (genList (i: builtins.substring i 1 "ABCDEFGHIJKLMNOPQRSTUVWXYZ") 26)

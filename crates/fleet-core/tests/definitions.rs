@@ -278,7 +278,7 @@ fn the_next_vmid_in_odd_ranges() {
     let vmid = |n: u32| fleet_core::types::Vmid::new(n).unwrap();
     let ranges = "managed.a = { vmid = 100; cores = 1; memory = 512; disk = \"1G\"; storage = \"local\"; };
         vmidRanges = { lab = { start = 9998; end = 12000; }; containers = { start = 101; end = 9000; };
-        templates = { start = 20000; end = 999999999; }; };";
+        templates = { start = 20000; end = 999999999; }; others = { start = 10000; end = 30100; }; };";
     let text = format!("{{ proxmox.host = \"prom\"; {ranges} }}");
     let definitions = Definitions::of_text(&text, &own_repo()).unwrap();
     let none = Default::default();
@@ -287,6 +287,8 @@ fn the_next_vmid_in_odd_ranges() {
     let taken = [9998, 9999].map(vmid).into();
     assert_eq!(definitions.suggest_vmid(None, &taken).unwrap_err().kind(), Kind::Conflict);
     assert_eq!(definitions.suggest_vmid(Some("lab"), &taken).unwrap_err().kind(), Kind::Conflict);
+    let error = definitions.suggest_vmid(Some("others"), &none).unwrap_err();
+    assert_eq!(error.message(), "the range 'others' (10000 to 30100) is above 9999");
     // Over what is reserved, however long that is.
     let between = |start, end| definitions.suggest_vmid_between(vmid(start), vmid(end), &none);
     assert_eq!(between(100, 999_999_999).unwrap(), vmid(9001));

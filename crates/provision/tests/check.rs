@@ -136,7 +136,11 @@ fn a_host_with_the_key_of_another_in_the_rules_is_a_fault() {
 fn an_age_key_of_a_hosts_own_is_no_fault() {
     let bench = Bench::new();
     let operator = "age1hx2am6r0q9g7yuwxqjm7sqr0hfxhuhckelksphkjcmyuw83tt36qfa0w8z";
-    bench.fleet.edit("secrets/.sops.yaml", "\ncreation_rules:", &format!("  - &host_igp {operator}\n\ncreation_rules:"));
+    bench.fleet.edit(
+        "secrets/.sops.yaml",
+        "\ncreation_rules:",
+        &format!("  - &host_igp {operator}\n\ncreation_rules:"),
+    );
     let seen = check(&bench);
     assert!(seen.starts_with("exit code: 0\n"), "{seen}");
     assert!(seen.contains("⚠ secrets/.sops.yaml:9:15: not the key that igp's publicKey gives"), "{seen}");

@@ -129,7 +129,7 @@ fn read<'a>(reader: &mut Reader<'a>, file: &Path) -> Option<Definitions> {
         let name = fields.get("name").and_then(|attr| attr.value.as_str()).unwrap_or_default().to_owned();
         defined.push(Defined { fields, name, section: Section::Template });
     }
-    let vmid_ranges = ranges::read(reader, &top, &imported);
+    let vmid_ranges = ranges::read(reader, &top);
     rules::across(reader, &defined, &vmid_ranges);
     Some(Definitions {
         path: file.to_owned(),

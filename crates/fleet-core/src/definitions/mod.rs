@@ -256,8 +256,18 @@ impl Definitions {
     pub fn suggest_vmid(&self, range: Option<&str>, taken: &BTreeSet<Vmid>) -> Result<Vmid> {
         let (start, end, any) = match range.map(|name| self.range(name)).transpose()? {
             Some(range) if rules::is_reserved(&range.name) => (range.start, range.end, true),
-            // No managed VM has a higher one.
-            Some(range) => (range.start, range.end.min(Vmid::new(9999)?), false),
+            Some(range) => {
+                let most = Vmid::new(9999)?;
+                if range.start > most {
+                    let (name, start, end) = (&range.name, range.start, range.end);
+                    return Err(Error::conflict(format!(
+                        "the range '{name}' ({start} to {end}) is above {most}"
+                    ))
+                    .now(format!("no managed VM has a VMID above {most}"))
+                    .hint(format!("name another range of `vmidRanges` in {}", self.path.display())));
+                }
+                (range.start, range.end.min(most), false)
+            }
             None => {
                 let (start, end) = self.range_for_vms()?;
                 (start, end, false)

@@ -106,7 +106,8 @@ fn misspelt(reader: &mut Reader<'_>, hosts: &[(&Host, Fields<'_>)]) {
 fn is_near(name: &str, known: &str) -> bool {
     let slips = if known.len() < 6 { 1 } else { 2 };
     name.eq_ignore_ascii_case(known)
-        || (name.chars().count().abs_diff(known.len()) <= slips && strsim::damerau_levenshtein(name, known) <= slips)
+        || (name.chars().count().abs_diff(known.len()) <= slips
+            && strsim::damerau_levenshtein(name, known) <= slips)
 }
 
 /// Whether a known field can hold this.
