@@ -218,6 +218,18 @@ fn what_a_formatter_keeps_on_one_line_is_left_as_it_is() {
     }
 }
 
+/// No set that begins below `in` stood on one line, whatever its entries look like.
+#[test]
+fn below_code_no_set_is_put_on_one_line() {
+    for head in ["let\n  k = 1;\nin\n", "let\n  k = 1;\nin\nrec ", "with { z = 1; };\n", "assert true;\n"] {
+        let text = format!("{head}{{\n  a = {{ }};\n\n  b.user = \"x\";\n}}\n");
+        let gone = format!("{head}{{\n  a = {{ }};\n}}\n");
+        check_formatted("nixfmt", &text);
+        check_formatted("nixfmt", &gone);
+        assert_eq!(remove_host(&text, "b").unwrap(), gone);
+    }
+}
+
 #[track_caller]
 fn check_formatted(formatter: &str, text: &str) {
     if formatter != "nixfmt" {

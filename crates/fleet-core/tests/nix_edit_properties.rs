@@ -296,10 +296,11 @@ fn edit_of_a_formatted_file() -> impl Strategy<Value = EditOfFile> {
     )
 }
 
-/// Whether a `/* … */` is left alone on its line: `nixfmt` takes one before an entry on its line, and nowhere else; a
-/// comment that an entry leaves behind stays as it is written.
-fn left_alone(text: &str) -> bool {
-    text.lines().any(|line| line.trim_start().starts_with("/*") && !line.contains(" = "))
+/// Whether a `/* … */` is left alone on its line and was not: `nixfmt` takes one before an entry on its line, and nowhere
+/// else; a comment that an entry leaves behind stays as it is written.
+fn left_alone(before: &str, after: &str) -> bool {
+    let alone = |line: &&str| line.trim_start().starts_with("/*") && !line.contains(" = ");
+    after.lines().filter(alone).count() > before.lines().filter(alone).count()
 }
 
 /// Every edit of a file that a formatter accepts: it accepts the outcome, and the inverse gives the file back.
@@ -319,7 +320,12 @@ fn formatted_edits(
     if !accepted(text) || ["let ", "with ", "assert "].iter().any(|word| line.starts_with(word)) {
         return Ok(());
     }
-    if let Ok(after) = insert_host(text, name, host) {
+    let before = eval_text(text, Path::new(FILE), Budget::default()).unwrap();
+    let all = before.value.attrs().unwrap();
+    let inserted = insert_host(text, name, host);
+    // Only a name that is there already is refused.
+    prop_assert_eq!(inserted.is_err(), all.iter().any(|host| host.name.as_ref() == name), "{}", text);
+    if let Ok(after) = inserted {
         prop_assert!(
             accepted(&after),
             "insert\n{text}\n---\n{after}\n--- {formatter}:\n{:?}",
@@ -329,8 +335,6 @@ fn formatted_edits(
         prop_assert!(verified(text, &after, Path::new(FILE), &change).is_ok(), "{text}\n---\n{after}");
         prop_assert_eq!(&remove_host(&after, name).unwrap(), text, "after:\n{}", after);
     }
-    let before = eval_text(text, Path::new(FILE), Budget::default()).unwrap();
-    let all = before.value.attrs().unwrap();
     if all.is_empty() {
         return Ok(());
     }
@@ -346,14 +350,20 @@ fn formatted_edits(
         None => remove_attr(&after, name, attr).unwrap(),
     };
     prop_assert_eq!(&back, text, "after:\n{}", after);
-    if let Ok(after) = remove_attr(text, name, attr) {
-        let accepted = left_alone(&after) || accepted(&after);
-        prop_assert!(accepted, "unset\n{text}\n---\n{after}\n--- {formatter}:\n{:?}", format(&after));
+    let removed = remove_attr(text, name, attr);
+    // Only the last `NAME.attr` is refused, for there would be no host any more.
+    prop_assert!(removed.is_ok() || host.value.attrs().unwrap().len() == 1, "{text}");
+    if let Ok(after) = removed {
+        prop_assert!(
+            (formatter == "nixfmt" && left_alone(text, &after)) || accepted(&after),
+            "unset\n{text}\n---\n{after}\n--- {formatter}:\n{:?}",
+            format(&after)
+        );
     }
     let after = remove_host(text, name).unwrap();
     let joins = ["with { z = 1; };\n{ }\n", "assert true;\n{ }\n"].contains(&after.as_str());
     prop_assert!(
-        joins || left_alone(&after) || accepted(&after),
+        joins || (formatter == "nixfmt" && left_alone(text, &after)) || accepted(&after),
         "remove\n{text}\n---\n{after}\n--- {formatter}:\n{:?}",
         format(&after)
     );

@@ -175,10 +175,20 @@ pub(super) fn folds(text: &str, set: &Set<'_>) -> bool {
     match set.bindings.as_slice() {
         [entry] if set.items.len() == 1 && set.comments.is_empty() && held(text, entry) => {
             let body = &text[entry.start..entry.end];
-            inside == around(body)
+            inside == around(body) && !below_code(text, set)
         }
         _ => false,
     }
+}
+
+/// Whether a set begins a line below `in`, `with …;` or `assert …;`: `nixfmt` leaves none on one line there, and
+/// `alejandra` leaves none there.
+fn below_code(text: &str, set: &Set<'_>) -> bool {
+    let before = text[..braces(set).0].trim_end_matches([' ', '\t']);
+    let before = before.strip_suffix("rec").unwrap_or(before);
+    let mut lines = before.trim_end_matches([' ', '\t']).strip_suffix('\n').unwrap_or_default().lines();
+    let above = lines.rfind(|line| !line.trim().is_empty()).unwrap_or_default().trim();
+    !above.starts_with('#') && (above == "in" || above.ends_with(" in") || above.ends_with(';'))
 }
 
 /// An entry as it stands between the braces of a set on one line.
@@ -203,6 +213,6 @@ pub(super) fn folded_again(text: &str, set: &Set<'_>, gone: &Binding<'_>) -> Opt
     let lines = text[set.open..kept.start].contains('\n') && text[last.end..set.close].contains('\n');
     let added = last.start == gone.start && last.path.len() > 1 && set.items.len() == 2;
     let body = &text[kept.start..kept.end];
-    (added && blank && lines && set.comments.is_empty() && held(text, kept))
+    (added && blank && lines && set.comments.is_empty() && held(text, kept) && !below_code(text, set))
         .then(|| splice(text, set.open, set.close, &around(body)))
 }
