@@ -9,6 +9,7 @@ use fleet_core::{
     Error, Kind, Result,
     deadline::Deadline,
     files::{self, Lock, Recovery},
+    interrupt,
     repo::Repo,
     ui::Ui,
 };
@@ -53,6 +54,9 @@ pub struct Outcome {
     pub changed: Vec<PathBuf>,
     /// Short name of the commit.
     pub commit: Option<String>,
+    /// Short name of the commit of what an earlier run changed, where this one made that first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub earlier_commit: Option<String>,
     /// Why there is none, if one was wanted.
     pub not_committed: Option<String>,
     /// Of a dry run: files that an earlier run changed and could not commit. The next run commits them first.
@@ -138,6 +142,11 @@ impl<'a> Desk<'a> {
         }
     }
 
+    /// The files whose commit an earlier run still owes.
+    pub fn owed(&self) -> Vec<PathBuf> {
+        self.pending.iter().flat_map(|pending| &pending.files).map(|(path, _)| path.clone()).collect()
+    }
+
     /// Makes the commit that an earlier run could not make.
     pub fn catch_up(&mut self) -> Result<Option<Outcome>> {
         let Some(pending) = self.pending.take() else { return Ok(None) };
@@ -157,9 +166,8 @@ impl<'a> Desk<'a> {
             plan.paths().into_iter().filter(|path| self.repo.root().join(path).exists()).collect();
         let mut dirty = git.dirty(&existing)?;
         // What is left to be committed by us is nobody's work that could be lost.
-        let due: Vec<&PathBuf> =
-            self.pending.iter().flat_map(|pending| &pending.files).map(|(path, _)| path).collect();
-        dirty.retain(|path| !due.contains(&path));
+        let owed = self.owed();
+        dirty.retain(|path| !owed.contains(path));
         if dirty.is_empty() {
             return Ok(());
         }
@@ -202,6 +210,12 @@ impl<'a> Desk<'a> {
                 Ok(Committed::As(name)) => outcome.commit = Some(name),
                 Ok(Committed::Before) => {}
                 Ok(Committed::Ignored) => outcome.not_committed = Some(Reason::Ignored.describe()),
+                Err(error) if interrupt::asked() => {
+                    return Err(Error::interrupted("stopped by the user while git made the commit")
+                        .caused_by(error)
+                        .now(format!("the files are in place, and not committed: {}", shown(&paths)))
+                        .hint("run the same command again: it commits them"));
+                }
                 Err(error) => {
                     return Err(error
                         .context("the files are in place, but git would not commit them")
@@ -220,7 +234,7 @@ impl<'a> Desk<'a> {
 }
 
 /// Names for a message: all of a few, the first of many.
-fn shown(paths: &[PathBuf]) -> String {
+pub(crate) fn shown(paths: &[PathBuf]) -> String {
     const MOST: usize = 12;
     let names: Vec<String> = paths.iter().take(MOST).map(|path| path.display().to_string()).collect();
     match paths.len().saturating_sub(MOST) {

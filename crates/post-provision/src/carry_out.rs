@@ -9,7 +9,7 @@ use fleet_core::{
 };
 
 use crate::{
-    apply::{Desk, Outcome, due, interrupted},
+    apply::{Desk, Outcome, due, interrupted, shown},
     git::refuse_nameless,
     identity::{Identity, Places},
     plan::Plan,
@@ -25,6 +25,9 @@ pub struct CommitArgs {
     #[arg(long)]
     pub allow_dirty: bool,
 }
+
+/// What is true after a second Ctrl-C, said before leaving.
+const LEAVING: &str = "left at once: all files are in place or none, the commit is not made yet; the same command does the rest";
 
 /// How a run ended.
 #[derive(Debug)]
@@ -67,17 +70,11 @@ pub fn carry_out<P: AsRef<Plan>>(
         return Ok((planned, End::Shown(outcome)));
     }
     let mut desk = Desk::open(repo, ui)?;
-    // Whatever this run is for, what an earlier one owes comes first: its files would be in the way as changes that
-    // nobody committed.
-    let earlier = if commit.no_commit { None } else { desk.catch_up()? };
-    if let Some(name) = earlier.as_ref().and_then(|outcome| outcome.commit.as_ref()) {
-        ui.done(format!("Committed as {name}"));
-    }
     let planned = plan()?;
     let wanted = planned.as_ref();
     warn(wanted, ui);
     if wanted.is_empty() {
-        let outcome = earlier.unwrap_or_default();
+        let outcome = earlier(&mut desk, commit, ui)?.unwrap_or_default();
         if outcome.commit.is_none() {
             ui.done(nothing);
         }
@@ -91,19 +88,34 @@ pub fn carry_out<P: AsRef<Plan>>(
     }
     ui.say(format!("This will change {}:", files(wanted.paths().len())));
     wanted.summary().iter().for_each(|line| ui.say(line));
+    let owed = desk.owed();
+    if !commit.no_commit && !owed.is_empty() {
+        ui.say(format!("and commits what an earlier run changed: {}", shown(&owed)));
+    }
     if !change.yes && !ui.confirm("Continue?")? {
         ui.say("Nothing was changed.");
         return Ok((planned, End::Declined));
     }
     // Until now Ctrl-C leaves, with nothing changed. What begins here is brought to its end; twice leaves at once.
-    interrupt::install()?;
-    let outcome = desk.apply(wanted, !commit.no_commit)?;
+    interrupt::announce(ui, LEAVING)?;
+    // Of two commits each has its own changes.
+    let earlier = earlier(&mut desk, commit, ui)?.and_then(|outcome| outcome.commit);
+    let outcome = Outcome { earlier_commit: earlier, ..desk.apply(wanted, !commit.no_commit)? };
     ui.done(format!("Changed {}", files(outcome.changed.len())));
     if let Some(commit) = &outcome.commit {
         ui.done(format!("Committed as {commit}"));
     }
     ui.done(done);
     Ok((planned, End::Done(outcome)))
+}
+
+/// Makes the commit that an earlier run owes, unless none is wanted.
+fn earlier(desk: &mut Desk<'_>, commit: CommitArgs, ui: Ui) -> Result<Option<Outcome>> {
+    let outcome = if commit.no_commit { None } else { desk.catch_up()? };
+    if let Some(name) = outcome.as_ref().and_then(|outcome| outcome.commit.as_ref()) {
+        ui.done(format!("Committed as {name}"));
+    }
+    Ok(outcome)
 }
 
 /// An error when files may be half-changed.

@@ -211,11 +211,10 @@ impl Git {
                 .output(Deadline::secs(LIMIT))?
                 .checked()?;
         }
-        let signs = self.command().args(["config", "--type=bool", "--get", "commit.gpgsign"]);
-        let signs = signs.output(Deadline::secs(LIMIT))?.stdout_text().trim() == "true";
-        // Signing may ask for a passphrase on the terminal. Else Ctrl-C there is none of git's business.
-        let command = if signs { self.command().foreground() } else { self.command() };
-        let committed = command
+        // Hooks and signing may ask on the terminal; Ctrl-C there ends them too.
+        let committed = self
+            .command()
+            .foreground()
             .arg("--literal-pathspecs")
             .args(["commit", "--quiet", "--only", "--file=-", "--"])
             .args(&paths)

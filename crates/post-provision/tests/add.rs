@@ -351,6 +351,8 @@ fn a_commit_that_a_hook_refuses_is_made_by_the_next_run() {
     );
     assert!(fleet.git(&["status", "--porcelain"]).contains("?? docs/"), "the index is as it was");
     std::fs::remove_file(hook).unwrap();
+    // As a run leaves it that somebody ended at once.
+    fleet.git(&["add", "--intent-to-add", "docs/machines.md"]);
     let said = fleet.add(&[]);
     assert!(
         said.contains("Committing what an earlier run changed") && said.contains("✓ Committed as"),
@@ -373,9 +375,17 @@ fn what_an_earlier_run_owes_stands_in_the_way_of_no_other_change() {
         fails(fleet.tool(&["nas", "--host-key", "new.pub", "--yes"]), 9);
         std::fs::remove_file(hook).unwrap();
         fleet.write(".git/web.pub", &host_key("a"));
-        let output = fleet.tool(next).assert().success().get_output().clone();
+        // Not before the question: nobody is there to answer it.
+        let said = fails(fleet.tool(&next[..next.len() - 1]), 2);
+        assert!(said.contains("and commits what an earlier run changed: hosts.nix, "), "{next:?}: {said}");
+        assert!(said.contains("there is no terminal"), "{next:?}: {said}");
+        assert_eq!(fleet.git(&["rev-list", "--count", "HEAD"]), "1\n", "{next:?}: {said}");
+        let output = fleet.tool(&[next, &["--json"]].concat()).assert().success().get_output().clone();
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(said.contains("Committing what an earlier run changed"), "{next:?}: {said}");
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(answer["earlierCommit"], fleet.git(&["rev-parse", "--short", "HEAD~"]).trim(), "{answer}");
+        assert_eq!(answer["commit"], fleet.git(&["rev-parse", "--short", "HEAD"]).trim(), "{answer}");
         assert_eq!(fleet.git(&["status", "--porcelain"]), "", "{next:?}");
         assert_eq!(
             fleet.git(&["rev-list", "--count", "HEAD"]),

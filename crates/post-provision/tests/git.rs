@@ -3,9 +3,14 @@
 
 mod common;
 
-use std::os::unix::fs::PermissionsExt;
+use std::{
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use common::{Fleet, fails};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 fn hook(fleet: &Fleet, name: &str, script: &str) {
     let path = format!(".git/hooks/{name}");
@@ -115,4 +120,59 @@ fn a_worktree_and_a_submodule_are_repositories_too() {
         assert!(!place.join(".fleet").exists());
     }
     assert_eq!(fleet.git(&["rev-list", "--count", "main"]), "1\n");
+}
+
+#[test]
+fn a_hook_may_ask_on_the_terminal() {
+    let fleet = Fleet::committed();
+    hook(
+        &fleet,
+        "pre-commit",
+        "exec </dev/tty >/dev/tty\nprintf 'Ticket? '\nread -r ticket\ntest \"$ticket\" = 42",
+    );
+    let command = fleet.process(&["nas", "--host-key", "new.pub", "--yes"]);
+    let mut terminal = rexpect::session::spawn_command(command, Some(60_000)).unwrap();
+    terminal.exp_string("Ticket? ").unwrap();
+    terminal.send_line("42").unwrap();
+    let rest = terminal.exp_eof().unwrap();
+    assert!(rest.contains("Committed as"), "{rest}");
+    assert_eq!(fleet.git(&["rev-list", "--count", "HEAD"]), "2\n");
+}
+
+/// It is in the foreground there, and so Ctrl-C ends it.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "it has to be signalled, which assert_cmd does not do")]
+fn ctrl_c_at_a_terminal_ends_a_hook_and_the_next_run_commits() {
+    let fleet = Fleet::committed();
+    let begun = fleet.home().join("begun");
+    std::fs::remove_file(fleet.path("docs/machines.md")).unwrap();
+    fleet.git(&["commit", "-qam", "no inventory"]);
+    hook(&fleet, "pre-commit", &format!("echo > {}\nexec sleep 60", begun.display()));
+    let child = fleet
+        .process(&["nas", "--host-key", "new.pub", "--yes"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    let limit = Instant::now() + Duration::from_secs(120);
+    while !begun.exists() {
+        assert!(Instant::now() < limit, "nothing was committed");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // A terminal sends it to all that are in the foreground.
+    let group = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    kill_process_group(group, Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains("⚠ stopping at the next safe point; once more leaves at once"), "{said}");
+    assert!(said.contains("✗ stopped by the user while git made the commit: "), "{said}");
+    assert!(said.contains("  the files are in place, and not committed: hosts.nix, "), "{said}");
+    assert_eq!(fleet.git(&["rev-list", "--count", "HEAD"]), "2\n");
+    assert!(fleet.git(&["status", "--porcelain"]).contains("?? docs/"), "the index is as it was");
+    std::fs::remove_file(fleet.path(".git/hooks/pre-commit")).unwrap();
+    assert!(fleet.add(&[]).contains("Committing what an earlier run changed"));
+    assert_eq!(fleet.git(&["status", "--porcelain"]), "");
 }

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Fleet, fixtures, identity};
+use common::{Fleet, identity};
 use post_provision::sops::decrypt_file;
 
 const SECRETS: [&str; 5] = [
@@ -23,19 +23,8 @@ const SECRETS: [&str; 5] = [
 
 #[expect(clippy::disallowed_methods, reason = "it has to be killed, which assert_cmd does not do")]
 fn start(fleet: &Fleet) -> Child {
-    std::process::Command::new(env!("CARGO_BIN_EXE_post-provision-vm"))
-        .args(["nas", "--host-key", "new.pub", "--yes"])
-        .current_dir(fleet.root())
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap())
-        .env("HOME", fleet.home())
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_AUTHOR_NAME", "Somebody")
-        .env("GIT_AUTHOR_EMAIL", "somebody@example.org")
-        .env("GIT_COMMITTER_NAME", "Somebody")
-        .env("GIT_COMMITTER_EMAIL", "somebody@example.org")
-        .env("SOPS_AGE_KEY_FILE", fixtures().join("identity-a-TEST-FIXTURE.txt"))
+    fleet
+        .process(&["nas", "--host-key", "new.pub", "--yes"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -167,6 +167,26 @@ impl Fleet {
         command
     }
 
+    /// The tool, for tests that need more of a process than assert_cmd gives.
+    #[expect(clippy::disallowed_methods, reason = "it gets signals, or a terminal")]
+    pub(crate) fn process(&self, args: &[&str]) -> std::process::Command {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_post-provision-vm"));
+        command
+            .args(args)
+            .current_dir(self.root())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap())
+            .env("HOME", self.home())
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_AUTHOR_NAME", "Somebody")
+            .env("GIT_AUTHOR_EMAIL", "somebody@example.org")
+            .env("GIT_COMMITTER_NAME", "Somebody")
+            .env("GIT_COMMITTER_EMAIL", "somebody@example.org")
+            .env("SOPS_AGE_KEY_FILE", fixtures().join("identity-a-TEST-FIXTURE.txt"));
+        command
+    }
+
     /// Adds `nas`; must succeed. Gives what the tool said.
     pub(crate) fn add(&self, more: &[&str]) -> String {
         let args = [&["nas", "192.0.2.10", "110", "--host-key", "new.pub", "--yes"], more].concat();
