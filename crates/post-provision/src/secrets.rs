@@ -95,26 +95,12 @@ pub fn find(repo: &Repo, rules_file: &Path, rules: &Rules, warnings: &mut Vec<St
     }
     let (mut found, mut faults) = (Vec::new(), Vec::new());
     for place in places.iter().filter(|place| place.is_dir()) {
-        let walk = WalkDir::new(place).follow_links(false).sort_by_file_name().into_iter();
         let mut own_rules = Vec::new();
-        let mut wanted = |entry: &walkdir::DirEntry| {
-            let nested = entry.depth() > 0 && entry.path().join(".sops.yaml").is_file();
-            if nested && entry.path().join(".sops.yaml") != rules_file {
-                own_rules.push(entry.path().strip_prefix(repo.root()).unwrap_or(entry.path()).to_owned());
-                return false;
-            }
-            entry.depth() == 0 || !is_foreign(entry)
-        };
-        for entry in walk.filter_entry(|entry| wanted(entry)) {
+        let with_rules = |dir: &Path| own_rules.push(dir.strip_prefix(repo.root()).unwrap_or(dir).to_owned());
+        for entry in walk(place, rules_file, with_rules) {
             let entry = entry.map_err(|e| {
                 Error::failed(format!("can not look through {}", place.display())).caused_by(e)
             })?;
-            if !entry.file_type().is_file() || entry.path() == rules_file {
-                continue;
-            }
-            if entry.metadata().is_ok_and(|meta| meta.len() > LARGEST) {
-                continue;
-            }
             let Ok(path) = entry.path().strip_prefix(repo.root()) else { continue };
             let bytes = std::fs::read(entry.path()).map_err(|e| Error::io("read", path, e))?;
             let file = match SecretFile::parse(&bytes) {
@@ -156,16 +142,10 @@ pub fn find(repo: &Repo, rules_file: &Path, rules: &Rules, warnings: &mut Vec<St
 /// forms that sops knows by their names, and private keys.
 pub fn plain(repo: &Repo, rules_file: &Path, rules: &Rules) -> Vec<(PathBuf, usize)> {
     let rules_dir = rules_file.parent().unwrap_or_else(|| repo.root());
-    let walk = WalkDir::new(repo.secrets()).follow_links(false).sort_by_file_name().into_iter();
-    let others_rules =
-        |entry: &walkdir::DirEntry| entry.depth() > 0 && entry.path().join(".sops.yaml").is_file();
     let mut found = Vec::new();
-    for entry in walk.filter_entry(|entry| !is_foreign(entry) && !others_rules(entry)).flatten() {
+    for entry in walk(&repo.secrets(), rules_file, |_| {}).flatten() {
         let usual = entry.path().extension().is_some() && SecretFile::has_usual_name(entry.path());
-        if !entry.file_type().is_file()
-            || entry.file_name() == ".sops.yaml"
-            || entry.metadata().is_ok_and(|meta| meta.len() > LARGEST)
-        {
+        if entry.file_name() == ".sops.yaml" {
             continue;
         }
         let Ok(path) = entry.path().strip_prefix(repo.root()) else { continue };
@@ -183,6 +163,33 @@ pub fn plain(repo: &Repo, rules_file: &Path, rules: &Rules) -> Vec<(PathBuf, usi
         }
     }
     found
+}
+
+/// The files at `place` that may be secrets under these rules, in the order of their names. `with_rules` hears of
+/// every directory that is passed over as it has rules of its own.
+fn walk(
+    place: &Path,
+    rules_file: &Path,
+    mut with_rules: impl FnMut(&Path),
+) -> impl Iterator<Item = walkdir::Result<walkdir::DirEntry>> {
+    let wanted = move |entry: &walkdir::DirEntry| {
+        let rules = entry.path().join(".sops.yaml");
+        let nested = entry.depth() > 0 && rules != rules_file && rules.is_file();
+        if nested {
+            with_rules(entry.path());
+        }
+        // The place itself may be a repository, and called as it likes.
+        !nested && (entry.depth() == 0 || !is_foreign(entry))
+    };
+    let is_one = |entry: &walkdir::DirEntry| {
+        entry.file_type().is_file() && entry.metadata().map_or(true, |meta| meta.len() <= LARGEST)
+    };
+    WalkDir::new(place)
+        .follow_links(false)
+        .sort_by_file_name()
+        .into_iter()
+        .filter_entry(wanted)
+        .filter(move |entry| entry.as_ref().map_or(true, |entry| entry.path() != rules_file && is_one(entry)))
 }
 
 fn holds_private_key(text: &str) -> bool {

@@ -105,6 +105,10 @@ fn secrets_without_a_rule_do_not_pass_a_check() {
     fleet.write("secrets/plain.yaml", "a: 1\n");
     let said = fails(fleet.tool(&["secrets", "--check"]), 2);
     assert!(said.contains("secrets/plain.yaml: not encrypted, although rule"), "{said}");
+    // Also where the secrets are a submodule.
+    fleet.write("secrets/.git", "gitdir: ../.git/modules/secrets\n");
+    let said = fails(fleet.tool(&["secrets", "--check"]), 2);
+    assert!(said.contains("secrets/plain.yaml: not encrypted, although rule"), "{said}");
 }
 
 /// A host may read its secrets with an age key of its own: only the key of another one is wrong for certain.
