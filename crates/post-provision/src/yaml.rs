@@ -12,7 +12,7 @@ use saphyr_parser::{Event, Parser, ScalarStyle};
 
 pub(crate) use self::fault::{in_file, in_secret, wrong};
 use self::{
-    build::{Builder, Offsets},
+    build::{Builder, Offsets, Places},
     fault::scan_error,
     joined::brackets_joined,
 };
@@ -114,7 +114,8 @@ impl Stream {
 
     /// Parses `text`, of which each byte stands for the one at its place in `original`.
     fn parse_as(text: &str, original: &str) -> Result<Stream> {
-        let mut builder = Builder { text, original, offsets: Offsets::new(text), anchored: HashMap::new() };
+        let (offsets, places) = (Offsets::new(text), Places::new(original));
+        let mut builder = Builder { text, offsets, places, anchored: HashMap::new() };
         let mut documents = Vec::new();
         let mut events = Parser::new_from_str(text);
         while let Some(event) = events.next_event() {
@@ -183,6 +184,19 @@ mod tests {
         let flow = keys.items()[1].get("flow").unwrap();
         assert!(flow.flow);
         assert_eq!((flow.anchor.as_deref(), &text[flow.start..flow.end]), (Some("f"), "[*x, 'q' ]"));
+    }
+
+    #[test]
+    fn places_are_those_of_the_text_as_it_is_written() {
+        let text = "a: [\n  x, # é\n  {b: 'é', c: y},\n  &l [\n    z\n]\n]\n";
+        let stream = Stream::parse(text).unwrap();
+        let items = stream.documents[0].get("a").unwrap().items();
+        let place = |node: &Node| (node.line, node.column);
+        assert_eq!(place(&items[0]), (2, 2));
+        assert_eq!(place(&items[1]), (3, 2));
+        assert_eq!(place(items[1].get("c").unwrap()), (3, 14));
+        assert_eq!(place(&items[2]), (4, 5));
+        assert_eq!(place(&items[2].items()[0]), (5, 4));
     }
 
     #[test]

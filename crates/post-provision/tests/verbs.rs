@@ -341,7 +341,8 @@ fn what_only_looks_like_a_secret_is_told_and_damaged_secrets_stop_it() {
 
     // With the marks of a merge in them: every such file is named, nothing changes.
     let fleet = Fleet::committed();
-    for name in ["values.yaml", "values.json"] {
+    let places = [("values.yaml", "22:1: not valid YAML: "), ("values.json", "18:1: not valid JSON\n")];
+    for (name, _) in places {
         let name = format!("secrets/{name}");
         let text = fleet.read(&name);
         let half = text[..text.len() / 2].rfind('\n').unwrap() + 1;
@@ -354,9 +355,11 @@ fn what_only_looks_like_a_secret_is_told_and_damaged_secrets_stop_it() {
     let snapshot = fleet.snapshot();
     let said = fails(fleet.tool(&["nas", "--host-key", "new.pub", "--yes"]), 1);
     assert!(said.contains("2 secrets can not be read"), "{said}");
-    for part in ["secrets/values.yaml:", "secrets/values.json:"] {
-        assert!(said.contains(part), "{part} in {said}");
+    for (name, place) in places {
+        let told = format!("secrets/{name}:{place}");
+        assert!(said.contains(&told), "{told} in {said}");
     }
+    assert!(!said.contains("<<<<<<<") && !said.contains("ENC["), "{said}");
     assert!(said.contains("nothing was changed"), "{said}");
     assert_eq!(fleet.snapshot(), snapshot);
 }

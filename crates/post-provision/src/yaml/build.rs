@@ -26,12 +26,37 @@ impl Offsets {
     }
 }
 
+/// Lines and columns in the text as people have it, of which the parser may have got another form, byte for byte.
+pub(super) struct Places<'t> {
+    text: &'t str,
+    /// Where each line begins.
+    starts: Vec<usize>,
+    ascii: bool,
+}
+
+impl<'t> Places<'t> {
+    pub(super) fn new(text: &'t str) -> Places<'t> {
+        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Places { text, starts, ascii: text.is_ascii() }
+    }
+
+    /// The line of a byte, from 1, and its column in characters, from 0.
+    fn of(&self, at: usize) -> (usize, usize) {
+        let line = self.starts.partition_point(|start| *start <= at).max(1);
+        let start = self.starts.get(line - 1).copied().unwrap_or(0);
+        let column = match self.text.get(start..at) {
+            Some(before) if !self.ascii => before.chars().count(),
+            _ => at - start,
+        };
+        (line, column)
+    }
+}
+
 /// Makes nodes of events.
 pub(super) struct Builder<'t> {
     pub(super) text: &'t str,
-    /// What the lines are counted in.
-    pub(super) original: &'t str,
     pub(super) offsets: Offsets,
+    pub(super) places: Places<'t>,
     pub(super) anchored: HashMap<usize, Node>,
 }
 
@@ -41,12 +66,16 @@ impl<'t> Builder<'t> {
         (self.offsets.byte(span.start.index(), end), self.offsets.byte(span.end.index(), end))
     }
 
-    /// The line of a byte, which the parser takes for `line`.
-    fn line(&self, start: usize, line: usize) -> usize {
-        if std::ptr::eq(self.text, self.original) {
-            return line;
-        }
-        self.original.as_bytes().iter().take(start).filter(|byte| **byte == b'\n').count() + 1
+    /// A fault where a span begins.
+    fn wrong(&self, span: Span, message: &str) -> Error {
+        let (line, column) = self.places.of(self.range(span).0);
+        wrong(line, column, message)
+    }
+
+    /// Puts the beginning of a collection at this byte.
+    fn begin(&self, node: &mut Node, at: usize) {
+        (node.start, node.text_start) = (at, at);
+        (node.line, node.column) = self.places.of(at);
     }
 
     pub(super) fn node<T: saphyr_parser::Input>(
@@ -57,16 +86,17 @@ impl<'t> Builder<'t> {
         depth: usize,
     ) -> Result<Node> {
         if depth > DEEPEST {
-            return Err(wrong(span.start.line(), span.start.col(), "nested too deep"));
+            return Err(self.wrong(span, "nested too deep"));
         }
         let (start, raw_end) = self.range(span);
+        let (line, column) = self.places.of(start);
         let mut node = Node {
             data: Data::Seq(Vec::new()),
             start,
             end: raw_end,
             text_start: start,
-            column: span.start.col(),
-            line: self.line(start, span.start.line()),
+            column,
+            line,
             anchor: None,
             flow: false,
         };
@@ -132,7 +162,7 @@ impl<'t> Builder<'t> {
                 }
                 node.data = Data::Map(entries);
             }
-            _ => return Err(wrong(span.start.line(), span.start.col(), "unexpected YAML")),
+            _ => return Err(self.wrong(span, "unexpected YAML")),
         }
         if anchor_id != 0 {
             self.anchored.insert(anchor_id, node.clone());
@@ -146,21 +176,15 @@ impl<'t> Builder<'t> {
         let (anchor, skipped) = properties(&self.text[start..raw_end]);
         if skipped > 0 {
             node.anchor = anchor;
-            node.start = start + skipped;
-            node.column = span.start.col() + self.text[start..node.start].chars().count();
-            if !self.text[node.start..].starts_with(bracket) {
-                (node.start, node.column, node.line) = (raw_end, span.end.col(), span.end.line());
-            }
-            node.text_start = node.start;
+            let flow = self.text[start + skipped..].starts_with(bracket);
+            self.begin(node, if flow { start + skipped } else { raw_end });
         }
         node.flow = self.text[node.start..].starts_with(bracket);
         if bracket == '[' && !node.flow && !self.text[node.start..].starts_with('-') {
             // A list that is indented no deeper than its key begins, for the parser, behind its first dash.
             let line = self.text[..node.start].rfind('\n').map_or(0, |at| at + 1);
             if let Some(dash) = self.text[line..node.start].rfind('-') {
-                node.start = line + dash;
-                node.text_start = node.start;
-                node.column = self.text[line..node.start].chars().count();
+                self.begin(node, line + dash);
             }
         }
     }

@@ -27,7 +27,8 @@ pub(super) fn brackets_joined(text: &str) -> String {
             '\t' if text[..at].trim_end_matches('\t').ends_with(':') => bytes[at] = b' ',
             ' ' | '\t' | '\r' => {}
             '"' | '\'' if begins => {
-                length = quoted_length(&text[at..], c);
+                let style = if c == '"' { ScalarStyle::DoubleQuoted } else { ScalarStyle::SingleQuoted };
+                length = scalar_length(&text[at..], style);
                 begins = false;
             }
             '[' | '{' if begins || depth > 0 => (depth, begins) = (depth + 1, true),
@@ -43,12 +44,6 @@ pub(super) fn brackets_joined(text: &str) -> String {
     }
     // Whole characters were replaced by as many spaces as they have bytes.
     String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
-}
-
-/// How long a text in quotes is, the quotes included.
-fn quoted_length(text: &str, quote: char) -> usize {
-    let style = if quote == '"' { ScalarStyle::DoubleQuoted } else { ScalarStyle::SingleQuoted };
-    scalar_length(text, style)
 }
 
 /// How long a block text is whose `|` or `>` is at `at`: up to the first line that is indented no deeper than what it
