@@ -21,7 +21,6 @@ const SECRETS: [&str; 5] = [
     "secrets/hosts/web/own.yaml",
 ];
 
-#[expect(clippy::disallowed_methods, reason = "it has to be killed, which assert_cmd does not do")]
 fn start(fleet: &Fleet) -> Child {
     fleet
         .process(&["nas", "--host-key", "new.pub", "--yes"])

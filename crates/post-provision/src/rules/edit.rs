@@ -143,7 +143,7 @@ impl Rules {
             } else if !self.in_a_group(node) {
                 match definition.home {
                     Home::List(list) => {
-                        self.delete_of(change.host, list, &Item::of(node, Vec::new(), node), &mut edits)?
+                        self.delete_of(change.host, list, &Item::of(node, Vec::new(), node), &mut edits)?;
                     }
                     Home::Entry(key) => self.delete_lines(key.start, node.end, node.line, &mut edits)?,
                     Home::Other => {
