@@ -141,7 +141,6 @@ fn a_hook_may_ask_on_the_terminal() {
 
 /// It is in the foreground there, and so Ctrl-C ends it.
 #[test]
-#[expect(clippy::disallowed_methods, reason = "it has to be signalled, which assert_cmd does not do")]
 fn ctrl_c_at_a_terminal_ends_a_hook_and_the_next_run_commits() {
     let fleet = Fleet::committed();
     let begun = fleet.home().join("begun");
