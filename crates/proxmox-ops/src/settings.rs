@@ -1,4 +1,5 @@
-//! How to reach the node: options over the environment over the definitions, and the ssh_config for what none of them says.
+//! How to reach the node: options over the environment over the definitions, and the ssh_config for what none of them
+//! says.
 
 use std::time::Duration;
 
