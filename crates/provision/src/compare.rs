@@ -94,6 +94,7 @@ pub fn survey(session: &mut Session) -> Result<World> {
         room: None,
         place: None,
         holder: None,
+        unasked: None,
         template: None,
         existing: None,
         remainder: None,

@@ -45,6 +45,8 @@ pub struct World {
     pub place: Option<UploadPlace>,
     /// Who answers to the address that the definition fixes, for a VM that is to be made.
     pub holder: Option<AddressHolder>,
+    /// Why that is not known, where the node could not be asked.
+    pub unasked: Option<String>,
     /// The template's configuration; `None` when there is no such VM.
     pub template: Option<VmConfig>,
     /// The VM's own configuration, when its VMID is a VM already.
@@ -113,6 +115,7 @@ impl Survey<'_> {
             room: None,
             place: None,
             holder: None,
+            unasked: None,
             existing: None,
             remainder: None,
             node,
@@ -134,8 +137,12 @@ impl Survey<'_> {
             }
             if let (Some(address), None) = (plan::fixed_address(vm), holder) {
                 let op = Op::AddressHolder { address, node: node.clone() };
-                // A node that can not be asked for it leaves what the configurations tell.
-                world.holder = session.ask(op, limit(), |_| {}).unwrap_or_default();
+                match session.ask(op, limit(), |_| {}) {
+                    Ok(holder) => world.holder = holder,
+                    Err(e) if e.kind() == Kind::Interrupted => return Err(e),
+                    // That leaves what the configurations tell.
+                    Err(e) => world.unasked = Some(e.message().to_owned()),
+                }
             }
             world.bridges = session.ask(Op::Bridges { node }, limit(), |_| {}).ok();
             world.beside = self.places.beside(vm, target, &world.resources, self.definitions);

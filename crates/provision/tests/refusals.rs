@@ -240,4 +240,9 @@ fn an_address_that_a_machine_answers_to_is_not_free() {
     let seen = harmless(&bench, &["test-automation", "--yes"]);
     assert!(seen.contains("exit code: 4\n"), "{seen}");
     assert!(seen.contains("✗ the address 192.0.2.1 is taken by node prom itself\n"), "{seen}");
+    // A node that can not tell is not taken for one that has nobody there.
+    bench.sim.inject(Fault::NoProgram { name: "ip".to_owned() });
+    let seen = harmless(&bench, &["test-automation", "--dry-run"]);
+    assert!(seen.contains("answers to 192.0.2.1 could not be asked"), "{seen}");
+    assert!(seen.contains("ip: command not found") && !seen.contains("is taken by"), "{seen}");
 }

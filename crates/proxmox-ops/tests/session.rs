@@ -416,6 +416,28 @@ fn a_session_that_nobody_reads_ends() {
 }
 
 #[test]
+fn who_has_an_address_is_found_out() {
+    let bench = Bench::new();
+    let taken = bench.sim.node().read(|d| d.guests[&104].running.as_ref().unwrap().address.clone());
+    let mut s = session(&bench);
+    let mut mac = |address: &str| {
+        let op = Op::AddressHolder { address: address.parse().unwrap(), node: None };
+        let holder: Option<AddressHolder> = ask(&mut s, op).unwrap();
+        holder.map(|holder| holder.mac.map(|mac| mac.to_string()))
+    };
+    assert_eq!(mac(&taken), Some(Some("BC:24:11:00:01:04".to_owned())));
+    assert_eq!(mac("192.0.2.1"), Some(None), "the node's own");
+    assert_eq!(mac("192.0.2.250"), None);
+    for program in ["ip", "perl"] {
+        bench.sim.inject(Fault::NoProgram { name: program.to_owned() });
+        let op = Op::AddressHolder { address: taken.parse().unwrap(), node: None };
+        let error = ask::<Option<AddressHolder>>(&mut s, op).unwrap_err();
+        assert!(error.message().contains(&format!("{program}: command not found")), "{error:?}");
+        bench.sim.clear_faults();
+    }
+}
+
+#[test]
 fn what_a_run_made_it_may_remove_and_nothing_else() {
     let bench = Bench::new();
     let mut s = session(&bench);

@@ -184,6 +184,11 @@ pub async fn run(node: &Arc<Node>, command: &str, input: &[u8]) -> Outcome {
         return mint(node, short);
     }
     let words: Vec<&str> = command.split_whitespace().collect();
+    let missing =
+        || failed(format!("bash: line 1: {}: command not found", words.first().unwrap_or(&"")), 127);
+    if node.has_fault(|f| matches!(f, Fault::NoProgram { name } if words.first() == Some(&name.as_str()))) {
+        return missing();
+    }
     match words.as_slice() {
         ["ip", rest @ ..] if rest.contains(&"neigh") || rest.contains(&"neighbour") => {
             printed(guest::neighbours(node).to_string() + "\n")
@@ -204,7 +209,7 @@ pub async fn run(node: &Arc<Node>, command: &str, input: &[u8]) -> Outcome {
         ["hostname"] => printed(format!("{}\n", node.name())),
         ["true"] | [":"] => Outcome::default(),
         ["pveversion"] => printed("pve-manager/9.2.11/14a22df35955d97d (running kernel: 6.17.2-1-pve)\n"),
-        _ => failed(format!("bash: line 1: {}: command not found", words.first().unwrap_or(&"")), 127),
+        _ => missing(),
     }
 }
 

@@ -173,6 +173,11 @@ pub enum Fault {
         /// How many.
         free: u64,
     },
+    /// The node's shell does not find a program.
+    NoProgram {
+        /// Which (`ip`, `perl`, …).
+        name: String,
+    },
     /// Nothing listens on port 85.
     ApiDown,
     /// The node's SSH server forbids forwarding.

@@ -42,8 +42,8 @@ pub enum Op {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         node: Option<NodeName>,
     },
-    /// Who has an address of a node's networks: the node is looked at, and the network is asked for this address alone.
-    /// Gives null where nobody answers to it.
+    /// Who has an address of a node's networks: the node is looked at, and the network is asked for this address alone,
+    /// where it is an IPv4 one; of IPv6 counts what the node has heard lately. Gives null where nobody answers to it.
     AddressHolder {
         /// The address.
         address: IpAddr,

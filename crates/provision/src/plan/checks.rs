@@ -43,6 +43,7 @@ pub(super) fn add(
     found.extend(taken_mac(vm, world));
     found.extend(taken_address(vm, world));
     warnings.extend(unseen(vm, world));
+    warnings.extend(unasked(vm, world));
     if creates {
         // Without a node for it there is nothing to look at.
         let target = world.target.as_ref();
@@ -120,6 +121,14 @@ fn unseen(vm: &ManagedVm, world: &World) -> Option<String> {
             "this account can not see the settings of {count} of the cluster's VMs and containers: whether they have the defined MAC or IP address is not known"
         )
     })
+}
+
+/// A node that can not ask the network leaves what the configurations tell.
+fn unasked(vm: &ManagedVm, world: &World) -> Option<String> {
+    let (address, why) = (fixed_address(vm)?, world.unasked.as_ref()?);
+    Some(format!(
+        "whether another machine answers to {address} could not be asked, and is not known: {why}; only the configurations in the cluster were looked at"
+    ))
 }
 
 fn others<'a>(vm: &'a ManagedVm, world: &'a World) -> impl Iterator<Item = &'a ClusterConfig> {

@@ -39,6 +39,7 @@ pub(crate) fn world() -> World {
         room: None,
         place: None,
         holder: None,
+        unasked: None,
         configs: Vec::new(),
         template: Some(config(9002, &[("template", "1"), ("bios", "ovmf"), ("scsi0", "nvmeprom:base-9002-disk-0,size=2G")], None)),
         existing: None,
@@ -235,7 +236,17 @@ fn who_answers_to_the_address_has_it() {
         let message = format!("the address 192.0.2.10 is taken by {who}");
         assert_eq!((error.kind(), error.message()), (Kind::Conflict, message.as_str()));
     }
+    // Nobody's, and not known to be anybody's.
+    world.holder = None;
+    let warnings = |world: &World| plan_of(&vm, &[], world, true, Boots::Uefi).unwrap().warnings.join("\n");
+    assert!(!warnings(&world).contains("could not be asked"));
+    world.unasked = Some("can not find out who has 192.0.2.10: `ip` on the node: not found".to_owned());
+    let told = warnings(&world);
+    assert!(told.contains("whether another machine answers to 192.0.2.10 could not be asked"), "{told}");
+    assert!(told.contains("`ip` on the node: not found"), "{told}");
     // The VM's own card, which the definition names: it is made anew.
+    let own = "02:00:00:00:00:05".parse().unwrap();
+    world.holder = Some(AddressHolder { node: "prom".parse().unwrap(), mac: Some(own) });
     vm.mac = Some("02:00:00:00:00:05".parse().unwrap());
     plan_of(&vm, &[], &world, true, Boots::Uefi).unwrap();
 }

@@ -14,7 +14,6 @@ use fleet_core::{
     Error, Result,
     deadline::Deadline,
     protocol::{Address, Candidate, VmConfig},
-    ssh::ExecStatus,
     types::{BridgeName, MacAddr, Vmid},
 };
 use serde_json::Value;
@@ -180,21 +179,21 @@ fn tried(node: &Node, mac: MacAddr, seen: &Seen) -> Vec<IpAddr> {
     fit(mac, &seen.neighbours).into_iter().map(|n| n.dst).filter(answers).collect()
 }
 
-pub(super) fn neighbours(node: &Node) -> Vec<Neighbour> {
-    match node.api.transport().exec(NEIGHBOURS, b"", Deadline::secs(10)) {
-        Ok(output) if output.status == ExecStatus::Code(0) => parse_neighbours(&output.stdout),
-        Ok(output) => {
-            node.ui.detail(format!(
-                "`{NEIGHBOURS}` on the node: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            ));
-            Vec::new()
-        }
-        Err(e) => {
-            node.ui.detail(e.chain());
-            Vec::new()
-        }
-    }
+/// The node's neighbours, as it tells them.
+pub(super) fn list_neighbours(node: &Node, deadline: Deadline) -> Result<Vec<Neighbour>> {
+    let what = "list the node's neighbours";
+    let json = sweep::told(node, what, NEIGHBOURS, deadline)?;
+    parse_neighbours(&json).map_err(|e| {
+        Error::failed(format!("can not {what}: `{NEIGHBOURS}` printed something else")).caused_by(e)
+    })
+}
+
+/// The same for one try among others: that it went wrong is a detail.
+fn neighbours(node: &Node) -> Vec<Neighbour> {
+    list_neighbours(node, Deadline::secs(10)).unwrap_or_else(|e| {
+        node.ui.detail(e.chain());
+        Vec::new()
+    })
 }
 
 /// The guest agent's side of the race: never more than one question under way.

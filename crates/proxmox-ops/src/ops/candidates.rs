@@ -162,9 +162,9 @@ fn better<'a>(taken: &'a str, this: &str) -> &'a str {
 }
 
 /// Entries that are not of the usual form are left out.
-pub(super) fn parse_neighbours(json: &[u8]) -> Vec<Neighbour> {
-    let rows: Vec<Value> = encode::printed(json).unwrap_or_default();
-    rows.into_iter().filter_map(|row| serde_json::from_value(row).ok()).collect()
+pub(super) fn parse_neighbours(json: &[u8]) -> serde_json::Result<Vec<Neighbour>> {
+    let rows: Vec<Value> = encode::printed(json)?;
+    Ok(rows.into_iter().filter_map(|row| serde_json::from_value(row).ok()).collect())
 }
 
 #[cfg(test)]
@@ -196,7 +196,7 @@ pub(super) mod tests {
     fn seen(agent: Value, neighbours: &str) -> Seen {
         Seen {
             agent: serde_json::from_value(agent).unwrap(),
-            neighbours: parse_neighbours(neighbours.as_bytes()),
+            neighbours: parse_neighbours(neighbours.as_bytes()).unwrap_or_default(),
             ..Seen::default()
         }
     }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use fleet_core::{child::quote, deadline::Deadline, ssh::ExecStatus, types::BridgeName};
+use fleet_core::{Error, Result, child::quote, deadline::Deadline, ssh::ExecStatus, types::BridgeName};
 use serde::Deserialize;
 
 use crate::node::Node;
@@ -36,15 +36,17 @@ pub(super) struct LinkAddress {
 }
 
 /// The addresses that `ip -j addr show` tells of, of all links in its answer.
-pub(super) fn addresses(json: &[u8]) -> impl Iterator<Item = LinkAddress> {
-    let links: Vec<Link> = crate::api::encode::printed(json).unwrap_or_default();
-    links.into_iter().flat_map(|link| link.addr_info)
+pub(super) fn addresses(json: &[u8]) -> serde_json::Result<impl Iterator<Item = LinkAddress>> {
+    let links: Vec<Link> = crate::api::encode::printed(json)?;
+    Ok(links.into_iter().flat_map(|link| link.addr_info))
 }
 
 /// The ranges of addresses to ask for, first and last host of each network that the bridge is in, from
 /// `ip -j -4 addr show dev BRIDGE`. Networks larger than a /22 and point-to-point links are left out.
 fn ranges(json: &[u8]) -> Vec<(Ipv4Addr, Ipv4Addr)> {
     addresses(json)
+        .into_iter()
+        .flatten()
         .filter_map(|a| match a.local {
             Some(IpAddr::V4(local)) => Some((local, a.prefixlen)),
             _ => None,
@@ -58,35 +60,42 @@ fn ranges(json: &[u8]) -> Vec<(Ipv4Addr, Ipv4Addr)> {
         .collect()
 }
 
-/// Asks for one address; the answer ends up in the node's neighbour table.
-pub fn ask_for(node: &Node, address: Ipv4Addr) {
-    exec(node, &format!("perl -MSocket -e {} {1} {1}", quote(SEND), u32::from(address)));
+/// What asks for the addresses from the first to the last one.
+pub(super) fn asking(first: Ipv4Addr, last: Ipv4Addr) -> String {
+    format!("perl -MSocket -e {} {} {}", quote(SEND), u32::from(first), u32::from(last))
 }
 
-fn exec(node: &Node, command: &str) -> Option<Vec<u8>> {
-    match node.api.transport().exec(command, b"", Deadline::secs(15)) {
-        Ok(output) if output.status == ExecStatus::Code(0) => Some(output.stdout),
-        Ok(output) => {
-            node.ui.detail(format!("`{command}`: {}", String::from_utf8_lossy(&output.stderr).trim()));
-            None
-        }
-        Err(error) => {
-            node.ui.detail(error.chain());
-            None
-        }
+/// What a command on the node printed; one that fails is an error. `what` says what it is for: "list the neighbours".
+pub(super) fn told(node: &Node, what: &str, command: &str, deadline: Deadline) -> Result<Vec<u8>> {
+    let output = node.api.transport().exec(command, b"", deadline)?;
+    if output.status == ExecStatus::Code(0) {
+        return Ok(output.stdout);
     }
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let said = stderr.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::to_owned);
+    let said = said.unwrap_or_else(|| match &output.status {
+        ExecStatus::Code(code) => format!("it ended with {code}"),
+        ExecStatus::Signal(name) => format!("it was ended by SIG{name}"),
+    });
+    let program = command.split(' ').next().unwrap_or_default();
+    Err(Error::failed(format!("can not {what}: `{program}` on the node: {said}")))
 }
 
 /// Asks for every address of the networks that `bridge` of the node is in, and leaves the machines a moment to
 /// answer. What goes wrong is only told as a detail: it was one more try.
 pub fn sweep(node: &Node, bridge: &BridgeName) {
-    let Some(json) = exec(node, &format!("ip -j -4 addr show dev {}", quote(bridge.as_str()))) else {
+    let exec = |command: &str| {
+        told(node, "look for machines", command, Deadline::secs(15))
+            .map_err(|error| node.ui.detail(error.chain()))
+            .ok()
+    };
+    let Some(json) = exec(&format!("ip -j -4 addr show dev {}", quote(bridge.as_str()))) else {
         return;
     };
     let ranges = ranges(&json);
     for (first, last) in &ranges {
         node.ui.detail(format!("asking the network of {bridge} who has {first} to {last}"));
-        exec(node, &format!("perl -MSocket -e {} {} {}", quote(SEND), u32::from(*first), u32::from(*last)));
+        exec(&asking(*first, *last));
     }
     if !ranges.is_empty() {
         std::thread::sleep(Duration::from_millis(300));
