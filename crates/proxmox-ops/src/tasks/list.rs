@@ -83,7 +83,7 @@ pub fn sent_at(client: &Client, node: &NodeName, sent: Instant, deadline: Deadli
 }
 
 /// The newest task of these `kinds` of a VM that began at `since` (see [`sent_at`]) or later, without `others`; where
-/// `since` is not known, of those that run.
+/// `since` is not known, of those that run by their own word.
 pub fn newest(
     client: &Client,
     node: &NodeName,
@@ -99,10 +99,15 @@ pub fn newest(
     let tasks = list(client, node, only, Some(vmid), deadline)?;
     let fits = |task: &&Listed| {
         kinds.contains(&task.kind.as_str())
-            && since.map_or_else(|| task.may_run(), |since| task.starttime >= since)
+            && since.is_none_or(|since| task.starttime >= since)
             && !others.contains(&task.upid())
     };
-    Ok(tasks.iter().filter(fits).map(Listed::upid).max_by_key(Upid::began))
+    let mut fitting: Vec<&Listed> = tasks.iter().filter(fits).collect();
+    fitting.sort_by_key(|task| std::cmp::Reverse(task.upid().began()));
+    match since {
+        Some(_) => Ok(fitting.first().map(|task| task.upid())),
+        None => first_running(client, fitting.into_iter(), deadline),
+    }
 }
 
 /// The tasks of this kind that began with or after `task`, without itself; nothing when the list does not reach back

@@ -43,8 +43,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// As [`run`](super::run), and what was lost is looked for: the task that was known before, else the newest one of
 /// these `kinds` on `subject` that began since the request was sent, running or ended. Its end is the change's.
 ///
-/// Gives the task that did it, where it is known. Where there is none `done` is asked whether the change is there after all; it says nothing where the VM looks the
-/// same before and after. What nothing tells of stays [`Kind::OutcomeUnknown`].
+/// Gives the task that did it, where it is known. Where there is none `done` is asked whether the change is there after
+/// all; it says nothing where the VM looks the same before and after. What nothing tells of stays
+/// [`Kind::OutcomeUnknown`].
 pub fn run_or_look(
     client: &Client,
     permit: &Permit,
@@ -240,6 +241,21 @@ mod tests {
         // Of several within a second the newest.
         let fake = fake(json!([listed(UPID, 2000), listed(LATER, 2000)])).drops("POST", START);
         start(&ended(ended(fake, UPID, "no quorum"), LATER, "OK"), None).unwrap();
+    }
+
+    /// The list may say for some time that a task runs which has ended.
+    #[test]
+    fn without_the_nodes_clock_an_ended_task_is_not_taken_for_the_changes_own() {
+        let list = json!([{"upid": UPID, "type": "qmstart", "id": "110", "starttime": 1990}]);
+        let fake = || {
+            let forbidden = json!({"message": "Permission check failed (/nodes/prom, Sys.Audit)\n"});
+            Fake::new().on("GET", "/nodes/prom/time", 403, forbidden).get("/nodes/prom/tasks", list.clone())
+        };
+        let told = start(&ended(fake().drops("POST", START), UPID, "OK"), None);
+        assert_eq!(told.err().map(|e| e.kind()), Some(Kind::OutcomeUnknown));
+        // One that runs is followed.
+        let fake = fake().get(&path(UPID, "/status"), json!({"status": "running"})).drops("POST", START);
+        start(&ended(fake, UPID, "OK"), None).unwrap();
     }
 
     #[test]
