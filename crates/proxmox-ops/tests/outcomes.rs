@@ -135,14 +135,106 @@ fn what_the_ha_manager_was_asked_for_is_waited_for() {
     bench.sim.inject(Fault::DropLinkAt { method: "POST".into(), path: "/status/start".into(), done: true });
     bench.ok(&["start", "110"]);
     assert!(bench.sim.is_running(110));
-    // What the manager does not do in time is told as such.
+    // What the manager gives up is told as such.
     bench.sim.inject(Fault::TaskFails { kind: "qmstop".into(), message: "no quorum".into() });
-    let ran = bench.run(&["stop", "110", "--wait", "3"]);
-    assert_eq!(ran.code, 8, "{}", ran.err);
-    assert!(ran.err.contains("the HA manager to have VM 110 stopped"), "{}", ran.err);
-    assert!(ran.err.contains("ha-manager status"), "{}", ran.err);
+    let ran = bench.run(&["stop", "110"]);
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    assert!(ran.err.contains("the HA manager has put it into its state 'error'"), "{}", ran.err);
+    assert!(ran.err.contains("ha-manager set vm:110 --state disabled"), "{}", ran.err);
+    // Somebody clears it.
+    bench.sim.clear_faults();
+    bench.sim.node().change(|d| d.ha.insert(110, "started".to_owned()));
     bench.ok(&["destroy", "110", "yes", "--stop"]);
     assert!(bench.sim.config(110).is_none());
+}
+
+/// The manager first ends what it is at: a VM that runs may be on its way to be stopped, and the other way round.
+#[test]
+fn what_the_ha_manager_is_still_at_is_not_taken_for_the_end() {
+    let bench = Bench::new();
+    bench.clone_110();
+    bench.sim.node().change(|d| d.ha.insert(110, "stopped".to_owned()));
+    bench.ok(&["start", "110"]);
+    let posted = |path: &str| bench.sim.changes().iter().filter(|change| change.ends_with(path)).count();
+    // Until it is let go.
+    let held =
+        || bench.sim.inject(Fault::TaskSlow { kind: "ha-manager".into(), by: Duration::from_secs(600) });
+    // What is asked for meanwhile is sent, and waited for.
+    let meanwhile = |args: &[&str], path: &str, count: usize| {
+        let mut child = bench.std_command(args).spawn().unwrap();
+        while posted(path) < count && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        bench.sim.clear_faults();
+        assert!(child.wait().unwrap().success(), "{args:?}");
+        assert_eq!(posted(path), count, "{args:?}");
+    };
+    held();
+    let ran = bench.run(&["stop", "110", "--wait", "1"]);
+    assert_eq!(ran.code, 8, "{}", ran.err);
+    assert!(ran.err.contains("the HA manager to have VM 110 stopped"), "{}", ran.err);
+    assert!(ran.err.contains("ha-manager status") && bench.sim.is_running(110), "{}", ran.err);
+    meanwhile(&["start", "110"], "/status/start", 2);
+    assert!(bench.sim.is_running(110));
+    // The mirror case.
+    bench.ok(&["stop", "110"]);
+    held();
+    assert_eq!(bench.run(&["start", "110", "--wait", "1"]).code, 8);
+    meanwhile(&["stop", "110"], "/status/stop", 3);
+    assert!(!bench.sim.is_running(110));
+}
+
+/// The task of a rollback only begins the start, which goes on as a task of its own.
+#[test]
+fn a_rollback_with_a_start_is_over_when_the_vm_runs() {
+    let bench = Bench::new();
+    bench.clone_110();
+    bench.ok(&["snapshot", "110", "before"]);
+    bench.ok(&["start", "110"]);
+    let back = |args: &[&str]| bench.run(&[&["rollback", "110", "before", "--yes"], args].concat());
+    let slow = || Fault::TaskSlow { kind: "qmstart".into(), by: Duration::from_millis(700) };
+    bench.sim.inject(slow());
+    for lost in [false, true] {
+        if lost {
+            let path = "/rollback".to_owned();
+            bench.sim.inject(Fault::DropLinkAt { method: "POST".into(), path, done: true });
+        }
+        let ran = back(&["--start"]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        assert!(bench.sim.is_running(110), "lost={lost}: {}", ran.err);
+        assert!(!ran.err.contains("stopped"), "{}", ran.err);
+        assert!(ran.err.contains("VM 110 is what it was at the snapshot 'before', and runs"), "{}", ran.err);
+    }
+    // Without it the VM is stopped, and that is said.
+    let ran = back(&[]);
+    assert!(ran.code == 0 && !bench.sim.is_running(110), "{}", ran.err);
+    assert!(ran.err.contains("was running and is stopped now"), "{}", ran.err);
+    // A start that fails is told.
+    bench.sim.inject(Fault::TaskFails { kind: "qmstart".into(), message: "no quorum".into() });
+    let ran = back(&["--start"]);
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    let words = "✗ VM 110 is back at its snapshot, and not started: can not start VM 110: no quorum";
+    assert!(ran.err.contains(words) && ran.err.contains("it is stopped"), "{}", ran.err);
+    assert!(ran.err.contains("proxmox-ops start 110") && !bench.sim.is_running(110), "{}", ran.err);
+    // The HA manager is only told, by the task that the rollback begins.
+    bench.sim.node().change(|d| d.ha.insert(110, "stopped".to_owned()));
+    assert_eq!(back(&["--start"]).code, 0);
+    assert!(bench.sim.is_running(110));
+}
+
+#[test]
+fn a_vm_whose_memory_is_in_the_snapshot_runs_after_going_back() {
+    let bench = Bench::new();
+    bench.clone_110();
+    bench.ok(&["start", "110"]);
+    bench.ok(&["snapshot", "110", "live", "--memory"]);
+    bench.ok(&["stop", "110"]);
+    for args in [&["--start"][..], &[]] {
+        let ran = bench.run(&[&["rollback", "110", "live", "--yes"], args].concat());
+        assert!(ran.code == 0 && bench.sim.is_running(110), "{}", ran.err);
+        assert!(!ran.err.contains("stopped"), "{}", ran.err);
+    }
+    assert_eq!(bench.sim.changes().iter().filter(|change| change.ends_with("/status/start")).count(), 1);
 }
 
 #[test]

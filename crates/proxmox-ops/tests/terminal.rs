@@ -43,6 +43,11 @@ fn ctrl_c_at_a_question_is_an_answer() {
     session.exp_string("is what it was at the snapshot 'before'").unwrap();
     session.exp_eof().unwrap();
     assert!(ended(&session).ends_with(", 0)"));
+    // Nobody is asked about a snapshot that there is not.
+    let mut session = sit_down(&bench, &["rollback", "110", "befor"]);
+    let said = session.exp_eof().unwrap();
+    assert!(said.contains("VM 110 has no snapshot 'befor'") && !said.contains("(y/N)"), "{said}");
+    assert!(ended(&session).ends_with(", 5)"));
 }
 
 /// Whoever types a name says whose VM it is only where the definitions, or the marker, say so too.

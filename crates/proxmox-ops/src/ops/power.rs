@@ -183,7 +183,7 @@ fn send(
         Ok(match action {
             // A VM that runs and is not known to be anew proves nothing.
             Action::Reboot { .. } => before.is_anew(&now).then_some(true),
-            _ if now.status == action.goal() => Some(true),
+            _ if now.status == action.goal() && !reached::is_leaving(&now) => Some(true),
             // The HA manager, once told, does it when it next looks: that is waited for later.
             _ if reached::is_ha(&now) => None,
             _ => Some(false),

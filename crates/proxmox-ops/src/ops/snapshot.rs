@@ -1,15 +1,18 @@
 //! Snapshots of a VM.
 
+use std::time::{Duration, Instant};
+
 use fleet_core::{Error, Result, deadline::Deadline, guard::Permit, types::Vmid};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::Progress;
+use super::{Progress, power, reached};
 use crate::{
     api::{
         call::{Call, SnapshotName, vm_path},
         encode::truth,
     },
+    cluster::Cluster,
     node::Node,
     tasks,
 };
@@ -67,7 +70,7 @@ pub enum Action {
         /// Whether to keep the memory of a running VM in it.
         memory: bool,
     },
-    /// Put the VM back to it.
+    /// Put the VM back to it. Where its memory is in it, the VM runs then; else it is stopped.
     Rollback {
         /// Whether to start the VM then.
         start: bool,
@@ -89,25 +92,48 @@ impl Action {
     }
 }
 
-/// Takes, goes back to, or removes a snapshot.
+/// Takes, goes back to, or removes a snapshot; a VM that is to start then is waited for. Whether that has stopped a VM
+/// which ran.
 ///
 /// Proxmox takes a name twice without a word until its task fails, and goes back past newer snapshots where the
 /// storage can: the list is looked at first, so that both are told before anything is sent.
 pub fn act(
-    node: &Node,
+    cluster: &Cluster,
     permit: &Permit,
     name: &SnapshotName,
     action: &Action,
     deadline: Deadline,
     progress: Progress<'_>,
-) -> Result<()> {
+) -> Result<bool> {
     let vmid = permit.vmid();
-    let here = node.name(deadline)?.clone();
-    let find = || -> Result<Option<Snapshot>> {
-        Ok(list(node, vmid, deadline)?.into_iter().find(|s| s.name == name.to_string()))
-    };
-    let call = action.call(permit, &here, name);
-    let there = find()?;
+    let short = || deadline.at_most(Duration::from_secs(20));
+    let runs = |node: &Node| power::status(node, vmid, short()).is_ok_and(|now| now.status == "running");
+    let (stopped, sent) = cluster.on(vmid, |node| {
+        // Only going back stops a VM, and only where its memory is not in the snapshot.
+        let ran = matches!(action, Action::Rollback { start: false }) && runs(node);
+        let sent = Instant::now();
+        send(node, permit, name, action, deadline, progress)?;
+        Ok((ran && !runs(node), sent))
+    })?;
+    if matches!(action, Action::Rollback { start: true }) {
+        reached::rolled_back(cluster, vmid, sent, deadline, progress)?;
+    }
+    Ok(stopped)
+}
+
+fn find(node: &Node, vmid: Vmid, name: &SnapshotName, deadline: Deadline) -> Result<Option<Snapshot>> {
+    Ok(list(node, vmid, deadline)?.into_iter().find(|s| s.name == name.to_string()))
+}
+
+/// Whether the VM's snapshots let this be done; what stands against it is the error. Sends no change.
+pub fn check(
+    node: &Node,
+    vmid: Vmid,
+    name: &SnapshotName,
+    action: &Action,
+    deadline: Deadline,
+) -> Result<()> {
+    let there = find(node, vmid, name, deadline)?;
     match (action, there.as_ref().map(Snapshot::unfinished)) {
         (Action::Take { .. } | Action::Rollback { .. }, Some(Some(state))) => {
             return Err(Error::conflict(format!("VM {vmid} has an unfinished snapshot '{name}' ({state})"))
@@ -130,6 +156,23 @@ pub fn act(
         }
         _ => {}
     }
+    Ok(())
+}
+
+/// Sends the change and follows its task.
+fn send(
+    node: &Node,
+    permit: &Permit,
+    name: &SnapshotName,
+    action: &Action,
+    deadline: Deadline,
+    progress: Progress<'_>,
+) -> Result<()> {
+    let vmid = permit.vmid();
+    check(node, vmid, name, action, deadline)?;
+    let here = node.name(deadline)?.clone();
+    let find = || find(node, vmid, name, deadline);
+    let call = action.call(permit, &here, name);
     let kind = match action {
         Action::Take { .. } => "qmsnapshot",
         Action::Rollback { .. } => "qmrollback",
@@ -154,7 +197,7 @@ pub fn act(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Fake, node, permit};
+    use crate::testing::{Fake, alone, permit};
     use fleet_core::Kind;
     use serde_json::json;
 
@@ -162,7 +205,7 @@ mod tests {
 
     fn run(fake: &Fake, action: &Action) -> Result<()> {
         let name = "before".parse().unwrap();
-        act(&node(fake), &permit(110), &name, action, Deadline::secs(20), &mut |_| {})
+        act(&alone(fake), &permit(110), &name, action, Deadline::secs(20), &mut |_| {}).map(drop)
     }
 
     fn fake() -> Fake {

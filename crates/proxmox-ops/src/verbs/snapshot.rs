@@ -6,11 +6,7 @@ use fleet_core::{Result, guard::Operation, types::VmRef};
 use crate::{
     api::call::SnapshotName,
     context::{ChangeOptions, Context, read_deadline},
-    node::Node,
-    ops::{
-        power,
-        snapshot::{Action, act},
-    },
+    ops::snapshot::{Action, act, check},
 };
 
 /// Take a snapshot of a VM
@@ -49,7 +45,7 @@ pub struct Rollback {
     /// Name of the snapshot
     #[arg(value_name = "NAME")]
     name: SnapshotName,
-    /// Start the VM then
+    /// Start the VM then, and wait until it runs
     #[arg(long)]
     start: bool,
     #[command(flatten)]
@@ -59,18 +55,6 @@ pub struct Rollback {
 impl Rollback {
     /// Runs it.
     pub fn run(&self, cx: &Context) -> Result<()> {
-        let permit = cx.permit(&self.vm, &self.options, Operation::Change, "roll back")?;
-        if !self.options.change.dry_run
-            && !self.options.change.yes
-            && !cx.ui.confirm(&format!(
-                "VM {} goes back to '{}', and what came after is lost. Continue?",
-                permit.vmid(),
-                self.name
-            ))?
-        {
-            cx.ui.say("Nothing was changed.");
-            return Ok(());
-        }
         let action = Action::Rollback { start: self.start };
         run(cx, &self.vm, &self.name, &self.options, &action, "roll back", "is what it was at")
     }
@@ -110,16 +94,24 @@ fn run(
         return cx.show(&[action.call(&permit, &cx.node_name()?, name)]);
     }
     let vmid = permit.vmid();
-    let (cluster, deadline) = (cx.connect()?, options.deadline());
-    let runs =
-        |node: &Node| power::status(node, vmid, read_deadline()).is_ok_and(|now| now.status == "running");
-    let stopped = cluster.on(vmid, |node| {
-        // Only going back stops a VM, and only where its memory is not in the snapshot.
-        let ran = matches!(action, Action::Rollback { .. }) && runs(node);
-        act(node, &permit, name, action, deadline, &mut cx.progress())?;
-        Ok(ran && !runs(node))
-    })?;
+    let cluster = cx.connect()?;
+    if matches!(action, Action::Rollback { .. }) && !options.change.yes {
+        // Nobody is asked about what can not be.
+        cluster.on(vmid, |node| check(node, vmid, name, action, read_deadline()))?;
+        if !cx
+            .ui
+            .confirm(&format!("VM {vmid} goes back to '{name}', and what came after is lost. Continue?"))?
+        {
+            cx.ui.say("Nothing was changed.");
+            return Ok(());
+        }
+    }
+    let deadline = options.deadline();
+    let stopped = act(&cluster, &permit, name, action, deadline, &mut cx.progress())?;
     let text = match action {
+        Action::Rollback { start: true } => {
+            format!("VM {vmid} {done} the snapshot '{name}', and runs")
+        }
         Action::Rollback { .. } => format!("VM {vmid} {done} the snapshot '{name}'"),
         _ => format!("snapshot '{name}' of VM {vmid} {done}"),
     };

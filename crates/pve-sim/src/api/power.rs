@@ -44,28 +44,65 @@ pub(super) fn change(node: &Arc<Node>, call: &Call, vmid: u32, verb: &str) -> Re
 /// A VM that is the HA manager's is not started or stopped here: the task only tells the manager, which acts when it
 /// next looks, by a task of its own.
 fn ha(node: &Arc<Node>, call: &Call, vmid: u32, verb: &str) -> Option<String> {
-    let (asked, kind, own, state) = match verb {
-        "start" => ("start", "hastart", "qmstart", "started"),
-        "stop" => ("stop", "hastop", "qmstop", "stopped"),
-        "shutdown" => ("stop", "hastop", "qmshutdown", "stopped"),
+    let (asked, kind) = match verb {
+        "start" => ("start", "hastart"),
+        "stop" | "shutdown" => ("stop", "hastop"),
         _ => return None,
     };
     node.read(|d| d.ha.contains_key(&vmid)).then_some(())?;
     let (manager, params, verb) = (Arc::clone(node), call.params.clone(), verb.to_owned());
     Some(task::spawn(node, &call.who, kind, vmid, move |worker| async move {
         worker.say(format!("Requesting HA {asked} for VM {vmid}"));
-        manager.change(|d| d.ha.insert(vmid, state.to_owned()));
-        tokio::spawn(async move {
-            let slow = manager.fault(|f| match f {
-                Fault::TaskSlow { kind, by } if kind == "ha-manager" => Some((*by, false)),
-                _ => None,
-            });
-            tokio::time::sleep(slow.unwrap_or(manager.latency().task)).await;
-            let upid = begin(&manager, &Who::root(), vmid, (&verb, own), &params);
-            apart(&manager, &upid);
-        });
+        tokio::spawn(manage(manager, vmid, verb, params));
         Ok(())
     }))
+}
+
+/// What the HA manager does about a wish, and the states that it is in meanwhile: its own, not what was wished.
+async fn manage(node: Arc<Node>, vmid: u32, verb: String, params: Params) {
+    let enter = |state: &str| {
+        node.change(|d| d.ha.get_mut(&vmid).map(|now| state.clone_into(now)));
+    };
+    let asked = if verb == "start" { "request_start" } else { "request_stop" };
+    // One thing after the other; in its state 'error' it does nothing before somebody clears that.
+    let begins = || {
+        node.change(|d| {
+            let now = d.ha.get_mut(&vmid).filter(|now| *now != "error")?;
+            let free = !now.starts_with("request_");
+            if free {
+                asked.clone_into(now);
+            }
+            Some(free)
+        })
+    };
+    loop {
+        match begins() {
+            None => return,
+            Some(true) => break,
+            Some(false) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    }
+    let slow = || {
+        node.fault(|f| match f {
+            Fault::TaskSlow { kind, by } if kind == "ha-manager" => Some((*by, false)),
+            _ => None,
+        })
+    };
+    // For as long as the fault is there, at most.
+    let begun = tokio::time::Instant::now();
+    tokio::time::sleep(node.latency().task).await;
+    while slow().is_some_and(|by| begun.elapsed() < by) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    if verb == "start" {
+        enter("started");
+    }
+    let upid = begin(&node, &Who::root(), vmid, (&verb, &format!("qm{verb}")), &params);
+    apart(&node, &upid);
+    if verb != "start" {
+        let ended = task::wait(&node, &upid, Duration::from_secs(600)).await;
+        enter(if ended.is_some_and(|exit| exit == "OK") { "stopped" } else { "error" });
+    }
 }
 
 /// A task of somebody else than the API daemon.
@@ -103,6 +140,13 @@ fn begin(node: &Arc<Node>, who: &Who, vmid: u32, (verb, kind): (&str, &str), p: 
             }
         }
     })
+}
+
+/// A rollback only begins the start that it is asked for, by a task of its own or the HA manager's.
+pub(super) fn start_after(node: &Arc<Node>, call: &Call, vmid: u32) {
+    if ha(node, call, vmid, "start").is_none() {
+        begin(node, &call.who, vmid, ("start", "qmstart"), &Params::default());
+    }
 }
 
 /// A reboot only shuts a VM down. Its end is noticed by qmeventd, whose clean-up starts it again, by a task of its own.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{Call, Fail, Reply, config, no_vm, vm::need};
+use super::{Call, Fail, Reply, config, no_vm, power, vm::need};
 use crate::{
     conf, guest, keys,
     node::{Node, now},
@@ -154,16 +154,17 @@ fn one(node: &Arc<Node>, call: &Call, vmid: u32, name: &str, rest: &[&str]) -> R
         }),
         ("POST", ["rollback"]) => {
             call.check(&[schema::ROLLBACK])?;
-            let start = call.params.flag("start");
+            let asked = call.clone();
             Ok(json!(task::spawn(node, &call.who, "qmrollback", vmid, move |_| async move {
                 work.works(work.latency().task).await;
                 if !work.read(|d| d.vms.get(&vmid).is_some_and(|c| c.snapshots.contains_key(&name))) {
                     return Err(missing);
                 }
                 guest::power_off(&work, vmid);
-                work.change(|d| {
+                let memory = work.change(|d| {
                     let conf = d.vms.get_mut(&vmid).ok_or_else(|| no_vm(&work, vmid))?;
                     let mut section = conf.snapshots.get(&name).cloned().ok_or(missing)?;
+                    let memory = section.contains_key("vmstate");
                     for key in
                         ["snaptime", "vmstate", "runningcpu", "runningmachine", "running-nets-host-mtu"]
                     {
@@ -177,9 +178,16 @@ fn one(node: &Arc<Node>, call: &Call, vmid: u32, name: &str, rest: &[&str]) -> R
                         conf.main.iter().filter(|(k, _)| *k == "description" || k.starts_with("unused"));
                     section.extend(kept.map(|(k, v)| (k.clone(), v.clone())));
                     conf.main = section;
-                    Ok::<(), String>(())
+                    Ok::<bool, String>(memory)
                 })?;
-                if start { guest::power_on(&work, vmid) } else { Ok(()) }
+                if memory {
+                    // It goes on from there.
+                    work.works(work.latency().start).await;
+                    guest::power_on(&work, vmid)?;
+                } else if asked.params.flag("start") {
+                    power::start_after(&work, &asked, vmid);
+                }
+                Ok(())
             })))
         }
         ("DELETE", []) => {

@@ -323,7 +323,7 @@ impl Server<'_> {
         progress: &mut dyn FnMut(&str),
     ) -> Result<()> {
         let name: SnapshotName = name.parse()?;
-        self.cluster.on(permit.vmid(), |node| snapshot::act(node, permit, &name, action, deadline, progress))
+        snapshot::act(self.cluster, permit, &name, action, deadline, progress).map(drop)
     }
 }
 
