@@ -9,6 +9,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What the details of an error say where a host refused the login.
 pub(crate) const LOGIN_REFUSED: &str = "login-refused";
+/// The same where no key was offered to it: each one that there is has to be unlocked first.
+pub(crate) const LOGIN_UNTRIED: &str = "login-untried";
+/// What begins those in which the host's key is not believed: unknown, changed, revoked, another than the pinned one.
+const HOST_KEY: &str = "host-key-";
 
 /// What sort of failure it is. Decides the exit code, which is the same in every tool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -231,6 +235,21 @@ impl Error {
     /// Whether a host that proved itself refused every key that was offered to it.
     pub fn is_login_refused(&self) -> bool {
         self.0.details.as_ref().and_then(|details| details.get("ssh")).is_some_and(|ssh| ssh == LOGIN_REFUSED)
+    }
+
+    /// Whether a host answered, and either it let nobody in or its key is none that we believe: trying again changes
+    /// nothing, somebody who is asked may.
+    pub fn is_ssh_refusal(&self) -> bool {
+        let said = self.0.details.as_ref().and_then(|details| details.get("ssh")?.as_str());
+        said.is_some_and(|said| [LOGIN_REFUSED, LOGIN_UNTRIED].contains(&said) || said.starts_with(HOST_KEY))
+    }
+
+    /// Whether what was asked of another machine may go on there: its end was not seen.
+    pub fn may_go_on(&self) -> bool {
+        matches!(
+            self.kind(),
+            Kind::DeadlinePassed | Kind::Interrupted | Kind::OutcomeUnknown | Kind::Unreachable
+        )
     }
 
     /// An I/O failure on `path` while `doing` something to it ("read", "create").

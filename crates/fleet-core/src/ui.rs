@@ -5,6 +5,7 @@
 mod lanes;
 
 use std::{
+    cell::Cell,
     io::{IsTerminal, Write},
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -337,9 +338,24 @@ pub fn ask_secret(prompt: &str) -> Result<zeroize::Zeroizing<String>> {
     Ok(zeroize::Zeroizing::new(typed?.unwrap_or_default()))
 }
 
-/// Whether a question can be asked: standard input is a terminal and messages are seen on one.
+thread_local! {
+    /// Whether this thread asks nothing.
+    static UNASKED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does something in which this thread asks nothing: where several threads work there is one terminal, and who asks is
+/// the one that the program waits for.
+pub fn unasked<T>(work: impl FnOnce() -> T) -> T {
+    let before = UNASKED.replace(true);
+    let done = work();
+    UNASKED.set(before);
+    done
+}
+
+/// Whether a question can be asked: standard input is a terminal and messages are seen on one, and this thread may
+/// (see [`unasked`]).
 pub fn can_ask() -> bool {
-    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+    !UNASKED.get() && std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 
 #[cfg(test)]

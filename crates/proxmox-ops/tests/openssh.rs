@@ -7,15 +7,17 @@ mod ssh_support;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use assert_cmd::Command;
+use rustix::net::{self, AddressFamily, SocketType};
 use ssh_support::{Sshd, me};
 
 const TOKEN: &str = "fleet@pve!ops=12345678-1234-1234-1234-123456789abc";
@@ -113,7 +115,7 @@ fn command(sshd: &Sshd, daemon: &Daemon, args: &[&str]) -> Command {
         .env_remove("SSH_AUTH_SOCK")
         .env_remove("PROXMOX_TOKEN_FILE")
         .env_remove("PROXMOX_NODE")
-        .timeout(std::time::Duration::from_secs(60));
+        .timeout(Duration::from_secs(60));
     command
 }
 
@@ -224,10 +226,14 @@ fn a_port_is_waited_for_on_the_node() {
     for more in ["", "AllowTcpForwarding no", "ForceCommand echo For backups only"] {
         let Some(sshd) = Sshd::start(more) else { return };
         let daemon = Daemon::start();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
+        // Known, and closed until the tool has been at it for a while.
+        let socket = net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let port = SocketAddr::try_from(net::getsockname(&socket).unwrap()).unwrap().port();
         std::thread::spawn(move || {
-            for peer in listener.incoming() {
+            std::thread::sleep(Duration::from_millis(1500));
+            net::listen(&socket, 16).unwrap();
+            for peer in TcpListener::from(socket).incoming() {
                 drop(peer.unwrap().write_all(b"SSH-2.0-late\r\n"));
             }
         });
@@ -235,5 +241,8 @@ fn a_port_is_waited_for_on_the_node() {
         let output = command(&sshd, &daemon, &args).output().unwrap();
         let err = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && err.contains("it says: SSH-2.0-late"), "{more}: {err}");
+        // Where a command may be run there it is what waits.
+        let by_relay = err.contains("what waits on the node has connected");
+        assert_eq!(by_relay, !more.starts_with("ForceCommand"), "{more}: {err}");
     }
 }

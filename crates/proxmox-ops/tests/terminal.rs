@@ -149,3 +149,70 @@ fn a_console_is_entered_typed_into_and_left() {
     session.exp_eof().unwrap();
     assert!(ended(&session).ends_with(", 0)"));
 }
+
+/// The node asks before anything is tried, or where the straight way is not open; in each once.
+#[test]
+fn waiting_for_ssh_asks_about_the_node_once() {
+    let bench = Bench::new();
+    bench.sim.forget_host_key();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    for (route, connections, code) in [("node", 1, 6), ("auto", 2, 8)] {
+        let before = bench.sim.connections();
+        let mut command = bench.std_command(&["wait-ssh", "127.0.0.1", "2", "--port", &port]);
+        command.env("FLEET_ROUTE", route);
+        let mut session = rexpect::session::spawn_command(command, Some(20_000)).unwrap();
+        session.exp_string("own console shows? (y/N) ").unwrap();
+        session.send_line("n").unwrap();
+        let said = session.exp_eof().unwrap();
+        assert!(said.contains("you did not say yes") || said.contains("through the node: "), "{said}");
+        assert!(!said.contains("(y/N)"), "{said}");
+        assert!(ended(&session).ends_with(&format!(", {code})")), "{route}: {said}");
+        assert_eq!(bench.sim.connections() - before, connections, "{route}");
+    }
+    // How long somebody thinks is not counted.
+    let address = bench.sim.guest(104).unwrap().1;
+    let mut session = sit_down(&bench, &["wait-ssh", &address, "2"]);
+    session.exp_string("own console shows? (y/N) ").unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    session.send_line("y").unwrap();
+    session.exp_string("SSH answers on").unwrap();
+    session.exp_eof().unwrap();
+}
+
+#[test]
+fn whoever_stops_at_a_passphrase_sees_again_what_they_type() {
+    let bench = Bench::new();
+    let Some(keygen) = fleet_core::child::find_program("ssh-keygen") else {
+        assert!(
+            std::env::var_os("FLEET_REQUIRE_ORACLES").is_none_or(|v| v != "1"),
+            "ssh-keygen is not installed, and FLEET_REQUIRE_ORACLES=1 asks for it"
+        );
+        return;
+    };
+    let locked = bench.fleet.path().join("locked");
+    let mut make = std::process::Command::new(keygen);
+    make.args(["-q", "-t", "ed25519", "-N", "open sesame", "-f"]).arg(&locked);
+    assert!(make.status().unwrap().success());
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    // No key without one is let in, or there is none: somebody has to be asked.
+    bench.sim.inject(pve_sim::faults::Fault::LoginRefused);
+    for (route, other_keys) in [("node", true), ("auto", true), ("auto", false)] {
+        if !other_keys {
+            std::fs::remove_file(bench.sim.identity()).unwrap();
+        }
+        let inner = bench.std_command(&["wait-ssh", "127.0.0.1", "60", "--port", &port]);
+        let mut shell = std::process::Command::new("sh");
+        bench.sim.apply(&mut shell);
+        shell.env("FLEET_IDENTITY", &locked).env("FLEET_ROUTE", route).current_dir(bench.fleet.path());
+        shell
+            .args(["-c", "stty echo; trap : INT; \"$@\"; stty -a", "sh"])
+            .arg(inner.get_program())
+            .args(inner.get_args());
+        let mut session = rexpect::session::spawn_command(shell, Some(20_000)).unwrap();
+        session.exp_string("Passphrase for ").unwrap();
+        session.send_control('c').unwrap();
+        session.exp_string("stopped by the user").unwrap();
+        let said = session.exp_eof().unwrap();
+        assert!(said.contains(" echo ") && !said.contains("-echo "), "{route}, {other_keys}: {said}");
+    }
+}

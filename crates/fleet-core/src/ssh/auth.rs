@@ -19,6 +19,7 @@ use super::{
 use crate::{
     Error, Result,
     deadline::Deadline,
+    error::{LOGIN_REFUSED, LOGIN_UNTRIED},
     ui::{self, Ui},
 };
 
@@ -333,8 +334,10 @@ impl Login<'_> {
         }
         if self.tries == 0 {
             error = error.now("no key was offered to it");
-        } else if trouble.is_none() {
-            error = error.details(serde_json::json!({ "ssh": crate::error::LOGIN_REFUSED }));
+        }
+        if trouble.is_none() {
+            let how = if self.tries == 0 { LOGIN_UNTRIED } else { LOGIN_REFUSED };
+            error = error.details(serde_json::json!({ "ssh": how }));
         }
         error
             .hint(format!("see what it says to ssh: {}", self.settings.ssh_command("-v")))

@@ -72,7 +72,8 @@ pub fn find(
             let state = power::status(node, vmid, Deadline::secs(30))?;
             if state.status != "running" {
                 return Err(Error::not_found(format!("VM {vmid} has no address: it is {}", state.status))
-                    .hint(format!("proxmox-ops start {vmid}")));
+                    .hint(format!("proxmox-ops start {vmid}"))
+                    .details(serde_json::json!({ NONE_YET: true })));
             }
             next_status = Instant::now() + Duration::from_secs(3);
         }
@@ -133,7 +134,15 @@ fn none_yet(vmid: Vmid, mac: MacAddr, agent: &Agent, candidates: &[Candidate]) -
     error
         .hint(format!("wait a little and run `proxmox-ops get-ip {vmid}` again"))
         .hint(format!("does it boot? `qm terminal {vmid}` on the node shows its console"))
-        .details(serde_json::json!({ "candidates": candidates }))
+        .details(serde_json::json!({ NONE_YET: true, "candidates": candidates }))
+}
+
+/// What the details say of a VM that has no address now, and may have one soon.
+const NONE_YET: &str = "none_yet";
+
+/// Whether a VM that is there has no address now, and may have one soon.
+pub fn is_none_yet(error: &Error) -> bool {
+    error.report().details.is_some_and(|details| details.get(NONE_YET).is_some())
 }
 
 /// Whether a neighbour with this MAC answered the node just now.

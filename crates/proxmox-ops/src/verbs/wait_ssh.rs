@@ -19,12 +19,13 @@ use fleet_core::{
     deadline::Deadline,
     ssh::{HostKeyPolicy, Session, Stream, Target},
     types::UserName,
-    ui::Ui,
+    ui::{self, Ui},
 };
 
 use crate::{
     cluster::Cluster,
     context::Context,
+    links::Links,
     node::Node,
     relay, route,
     settings::{Route, Settings},
@@ -37,6 +38,11 @@ const TRY: Duration = Duration::from_secs(2);
 /// How soon a straight try that is not answered has the next one beside it: who drops what is not welcome yet would
 /// be heard only when TCP repeats itself, after a second.
 const NEXT: Duration = Duration::from_millis(150);
+/// How soon a node that is lost is connected to again, at first and at most: who comes more often is shut out by a
+/// newer sshd (PerSourcePenalties).
+const AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(8)];
+/// After so many failures in a row through the node it is seen whether the connection to it is one still.
+const FAILURES: u32 = 8;
 
 /// Wait until SSH answers at an address
 #[derive(Debug, Args)]
@@ -60,11 +66,17 @@ pub struct WaitSsh {
 impl WaitSsh {
     /// Runs it.
     pub fn run(&self, cx: &Context) -> Result<()> {
-        let deadline = Deadline::secs(self.timeout);
         let (ip, port) = (self.ip, self.port);
         cx.ui.step(format!("Waiting for SSH on {ip} port {port}..."));
-        let ways = Ways::begin(cx, (ip, port), deadline);
-        let mut last = None;
+        let through = match cx.settings.route {
+            Route::Direct => Through::Not,
+            // What has to be gone through may have to ask first.
+            Route::Node if ui::can_ask() => Through::Over(links(cx)?),
+            Route::Node | Route::Auto => Through::Connect,
+        };
+        let mut deadline = Deadline::secs(self.timeout);
+        let mut ways = Ways::begin(cx, (ip, port), deadline, through);
+        let (mut last, mut no_way) = (None, None);
         let banner = loop {
             match ways.told.recv_timeout(deadline.left().min(PAUSE)) {
                 Ok(Told::Open(stream)) => match banner(stream, deadline.at_most(Duration::from_secs(5))) {
@@ -75,7 +87,28 @@ impl WaitSsh {
                     }
                 },
                 Ok(Told::Closed(e)) => last = Some(e),
-                Ok(Told::NoWay(e)) => return Err(e),
+                Ok(Told::NoWay(e)) => {
+                    let (mut error, mut through) = (e, Through::Not);
+                    // Somebody who sits there may know the host, or the key's passphrase; how long that takes is not
+                    // counted.
+                    let left = deadline.left();
+                    if error.is_ssh_refusal() && ui::can_ask() {
+                        match links(cx) {
+                            Ok(links) => through = Through::Over(links),
+                            Err(e) => error = e,
+                        }
+                        deadline = Deadline::after(left);
+                    }
+                    let is_none = matches!(through, Through::Not);
+                    if is_none && (cx.settings.route == Route::Node || error.kind() == Kind::Interrupted) {
+                        return Err(error);
+                    }
+                    if is_none {
+                        cx.ui.detail(error.chain());
+                        no_way = Some(error);
+                    }
+                    ways = Ways::begin(cx, (ip, port), deadline, through);
+                }
                 Err(_) => {}
             }
             if deadline.passed() {
@@ -84,6 +117,10 @@ impl WaitSsh {
                     Some(last) => error.now(format!("the last try: {}", last.chain())),
                     None => error.now("nothing answered"),
                 };
+                let error = no_way.iter().fold(error, |error, no_way| {
+                    let error = error.now(format!("through the node: {}", no_way.chain()));
+                    no_way.hints().iter().fold(error, |error, hint| error.hint(hint.as_str()))
+                });
                 return Err(error.hint("is it the VM's address? `proxmox-ops get-ip VMID` tells"));
             }
             fleet_core::interrupt::check()?;
@@ -150,8 +187,25 @@ enum Told {
     Open(Box<dyn Stream>),
     /// None.
     Closed(Error),
-    /// There can be none: the node that has to be gone through is not reached.
+    /// There can be none through the node: it refuses us, or has to be gone through and is not reached.
     NoWay(Error),
+}
+
+/// Whether there is a way through the node.
+enum Through {
+    /// None.
+    Not,
+    /// One that is still to be made, where nobody is asked anything.
+    Connect,
+    /// One that there is.
+    Over(Arc<Links>),
+}
+
+/// Connects to the node that is gone through. In the thread that the program waits for: it may ask.
+fn links(cx: &Context) -> Result<Arc<Links>> {
+    let links = Arc::new(Links::connect(&cx.settings, cx.ui)?);
+    Cluster::over(&links, cx.ui).base()?;
+    Ok(links)
 }
 
 /// The ways to the address, tried side by side until this is dropped.
@@ -159,11 +213,12 @@ struct Ways {
     told: mpsc::Receiver<Told>,
     /// Whether something has answered that is being listened to: nothing else is begun meanwhile.
     talking: Arc<AtomicBool>,
+    over: Arc<AtomicBool>,
 }
 
 impl Drop for Ways {
     fn drop(&mut self) {
-        self.talking.store(true, Ordering::Relaxed);
+        self.over.store(true, Ordering::Relaxed);
     }
 }
 
@@ -172,30 +227,34 @@ impl Drop for Ways {
 struct Teller {
     tell: mpsc::Sender<Told>,
     talking: Arc<AtomicBool>,
+    over: Arc<AtomicBool>,
     to: (IpAddr, u16),
     deadline: Deadline,
 }
 
 impl Ways {
-    fn begin(cx: &Context, to: (IpAddr, u16), deadline: Deadline) -> Ways {
+    fn begin(cx: &Context, to: (IpAddr, u16), deadline: Deadline, through: Through) -> Ways {
         let (tell, told) = mpsc::channel();
-        let talking = Arc::new(AtomicBool::new(false));
-        let teller = Teller { tell, talking: Arc::clone(&talking), to, deadline };
+        let (talking, over) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let teller = Teller { tell, talking: Arc::clone(&talking), over: Arc::clone(&over), to, deadline };
         let (route, settings, ui) = (cx.settings.route, cx.settings.clone(), cx.ui);
         if route != Route::Node {
             let teller = teller.clone();
             std::thread::spawn(move || teller.straight());
         }
-        if route != Route::Direct {
-            std::thread::spawn(move || {
-                if route == Route::Auto {
-                    // Where the straight way is open the node is not troubled.
-                    std::thread::sleep(NEXT);
-                }
-                teller.through(&settings, ui);
-            });
-        }
-        Ways { told, talking }
+        let links = match through {
+            Through::Not => return Ways { told, talking, over },
+            Through::Connect => None,
+            Through::Over(links) => Some(links),
+        };
+        std::thread::spawn(move || {
+            if route == Route::Auto {
+                // Where the straight way is open the node is not troubled.
+                std::thread::sleep(NEXT);
+            }
+            ui::unasked(|| teller.through(&settings, links, ui));
+        });
+        Ways { told, talking, over }
     }
 }
 
@@ -213,10 +272,11 @@ impl Teller {
 
     /// Waits while something is listened to; whether to go on.
     fn goes_on(&self) -> bool {
-        while self.talking.load(Ordering::Relaxed) && !self.deadline.passed() {
+        let is_over = || self.over.load(Ordering::Relaxed) || self.deadline.passed();
+        while self.talking.load(Ordering::Relaxed) && !is_over() {
             std::thread::sleep(Duration::from_millis(20));
         }
-        !self.deadline.passed()
+        !is_over()
     }
 
     /// Straight tries, of which several may be under way.
@@ -236,37 +296,61 @@ impl Teller {
     }
 
     /// Tries through the node.
-    fn through(&self, settings: &Settings, ui: Ui) {
-        let mut cluster = None;
+    fn through(&self, settings: &Settings, links: Option<Arc<Links>>, ui: Ui) {
+        let mut cluster = links.map(|links| Cluster::over(&links, ui));
+        let (mut reached, mut failures, mut again) = (cluster.is_some(), 0, AGAIN[0]);
         while self.goes_on() {
             let node = match &cluster {
-                Some(cluster) => Cluster::base(cluster),
-                None => Cluster::connect(settings, ui).and_then(|there| Cluster::base(cluster.insert(there))),
+                Some(cluster) => cluster.base(),
+                None => Cluster::connect(settings, ui).and_then(|there| cluster.insert(there).base()),
             };
+            let mut pause = PAUSE;
             match node {
                 Ok(node) => {
-                    self.tell(self.by(&node));
+                    (reached, again) = (true, AGAIN[0]);
+                    failures = if self.tell(self.by(&node)) { 0 } else { failures + 1 };
+                    if failures == FAILURES {
+                        failures = 0;
+                        // Where only nobody listens yet, the connection is as good as a new one.
+                        if node.api.transport().exec("true", b"", Deadline::after(TRY)).is_err() {
+                            cluster = None;
+                        }
+                    }
                 }
-                // A node that can not be reached is an error at once, and no VM that is not there yet.
-                Err(e) if settings.route == Route::Node => {
+                Err(e) if !may_pass(&e) || (settings.route == Route::Node && !reached) => {
+                    // Nobody listens any more once it is over.
                     let _ = self.tell.send(Told::NoWay(e));
                     return;
                 }
                 Err(e) => {
                     self.tell(Err(e));
+                    (cluster, pause) = (None, again);
+                    again = (again * 2).min(AGAIN[1]);
                 }
             }
-            self.deadline.sleep(PAUSE);
+            self.deadline.sleep(pause);
         }
     }
 
     /// By what waits on the node itself; where nothing may be run there, by a try of its sshd's.
     fn by(&self, node: &Rc<Node>) -> Result<Box<dyn Stream>> {
         let (address, port) = self.to;
-        relay::open_when_ready(&*node.api.transport(), &address.to_string(), port, self.deadline).or_else(
-            |_| route::open(Route::Node, &mut || Ok(Rc::clone(node)), self.to, self.deadline.at_most(TRY)),
-        )
+        match relay::open_when_ready(&*node.api.transport(), &address.to_string(), port, self.deadline) {
+            Ok(stream) => {
+                node.ui.detail("what waits on the node has connected");
+                Ok(stream)
+            }
+            Err(_) => {
+                let mut there = || Ok(Rc::clone(node));
+                route::open(Route::Node, &mut there, self.to, self.deadline.at_most(TRY))
+            }
+        }
     }
+}
+
+/// Whether time alone may mend the way to the node.
+fn may_pass(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Unreachable | Kind::DeadlinePassed) && !error.is_ssh_refusal()
 }
 
 /// Reads the line that an SSH server begins with (RFC 4253, 4.2).
