@@ -128,43 +128,33 @@ pub fn settled(
         };
         let waited = cluster.on(vmid, |node| {
             let at = node.name(deadline)?;
-            let Some(upid) = tasks::find_running(&node.api, at, None, vmid, deadline)? else {
-                return Ok(false);
+            let Some(upid) = tasks::behind_lock(&node.api, at, vmid, &lock, deadline)? else {
+                return Ok(Some(at.clone()));
             };
             say(&format!("VM {vmid} is locked ({lock}) by a task that goes on; waiting for it: {upid}"));
             match tasks::follow(&node.api, &upid, &format!("work on VM {vmid}"), deadline, progress) {
                 // What its failure left is seen next.
-                Err(e)
-                    if !matches!(
-                        e.kind(),
-                        Kind::DeadlinePassed | Kind::Interrupted | Kind::Unreachable | Kind::OutcomeUnknown
-                    ) =>
-                {
-                    node.ui.detail(e.chain());
-                }
+                Err(e) if !e.may_go_on() => node.ui.detail(e.chain()),
                 other => other?,
             }
-            Ok(true)
+            Ok(None)
         });
         match waited {
-            Ok(true) => alone = 0,
+            Ok(None) => alone = 0,
             // Removed meanwhile.
             Err(e) if e.kind() == Kind::NotFound => {}
             Err(e) => return Err(e),
             // It may have ended between the two looks.
-            Ok(false) if alone < 3 => {
+            Ok(Some(_)) if alone < 3 => {
                 alone += 1;
                 deadline.check(format_args!("the lock '{lock}' of VM {vmid}"))?;
                 deadline.sleep(Duration::from_millis(200));
             }
-            Ok(false) => {
-                return Err(Error::conflict(format!("VMID {vmid} is taken by a VM that is locked ({lock})"))
-                    .now("no task of its node works on it now: whoever made it was stopped in the middle")
-                    .now("nothing was changed")
-                    .hint(format!("look at it on the node: cat /etc/pve/qemu-server/{vmid}.conf"))
-                    .hint(format!(
-                        "if nobody needs it: qm unlock {vmid} && qm destroy {vmid}; then run this again"
-                    )));
+            Ok(Some(node)) => {
+                let taken = Error::conflict(format!("VMID {vmid} is taken by a VM that is locked ({lock})"));
+                return Err(
+                    tasks::orphaned(taken, &node, vmid, &lock).hint("then run the same command again")
+                );
             }
         }
     }

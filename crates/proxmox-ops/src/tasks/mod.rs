@@ -6,7 +6,7 @@ mod run;
 
 pub use list::{Listed, clones_into, find_clone_into, find_running, later, list, newest, sent_at};
 pub use look::{patiently, run_or_look};
-pub use run::{Outcome, run};
+pub use run::{Outcome, behind_lock, orphaned, run};
 
 use std::time::{Duration, Instant};
 

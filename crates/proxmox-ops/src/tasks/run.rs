@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-use fleet_core::{Error, Kind, Result, deadline::Deadline, guard::Permit, interrupt};
+use fleet_core::{
+    Error, Kind, Result,
+    deadline::Deadline,
+    guard::Permit,
+    interrupt,
+    types::{NodeName, Vmid},
+};
 
 use super::{
     Upid, follow, is_running,
@@ -79,13 +85,36 @@ pub(super) fn retried<T>(
             Err(e) if error::is_locked(e.message()) => {
                 match wait_for_lock(client, call, error::lock_of(e.message()), deadline, progress)? {
                     Waited::Gone => {}
-                    Waited::Nobody => return Err(orphaned(e, call)),
+                    Waited::Nobody => {
+                        let lock = error::lock_of(e.message()).to_owned();
+                        return Err(orphaned(e, call.node(), call.vmid(), &lock));
+                    }
                     Waited::Late(upid) => return Err(late(e, call, &upid, deadline)),
                 }
             }
             other => return other,
         }
     }
+}
+
+/// The running task behind this lock of a VM, if there is one.
+pub fn behind_lock(
+    client: &Client,
+    node: &NodeName,
+    vmid: Vmid,
+    lock: &str,
+    deadline: Deadline,
+) -> Result<Option<Upid>> {
+    let short = || deadline.at_most(Duration::from_secs(20));
+    let mut working = find_running(client, node, None, vmid, short())?;
+    if working.is_none() && lock == "clone" {
+        working = find_clone_into(client, node, vmid, short())?;
+    }
+    if working.is_none() && lock == "backup" {
+        // A job of several VMs is a task of none of them.
+        working = find_running_kind(client, node, "vzdump", short())?;
+    }
+    Ok(working)
 }
 
 /// How waiting for a lock ended.
@@ -109,14 +138,7 @@ fn wait_for_lock(
 ) -> Result<Waited> {
     let short = || deadline.at_most(Duration::from_secs(20));
     let (node, vmid) = (call.node(), call.vmid());
-    let mut working = find_running(client, node, None, vmid, short())?;
-    if working.is_none() && lock == "clone" {
-        working = find_clone_into(client, node, vmid, short())?;
-    }
-    if working.is_none() && lock == "backup" {
-        // A job of several VMs is a task of none of them.
-        working = find_running_kind(client, node, "vzdump", short())?;
-    }
+    let working = behind_lock(client, node, vmid, lock, deadline)?;
     let path = call.vm_path("/config");
     let held = || {
         let config = client.get("look at a VM's lock", &path, &[("current", "1")], short());
@@ -141,13 +163,10 @@ fn wait_for_lock(
 }
 
 /// A lock without a task: what is there, and how people look at it and take it away.
-fn orphaned(error: Error, call: &Call) -> Error {
-    let vmid = call.vmid();
-    let lock = error::lock_of(error.message()).to_owned();
-    let error = error
-        .now("nothing was changed")
-        .now(format!("no task of the node '{}' works on VM {vmid} now", call.node()));
-    match lock.as_str() {
+pub fn orphaned(error: Error, node: &NodeName, vmid: Vmid, lock: &str) -> Error {
+    let error =
+        error.now("nothing was changed").now(format!("no task of the node '{node}' works on VM {vmid} now"));
+    match lock {
         "clone" | "create" => error
             .now("whoever made it was stopped in the middle: its disks are not whole")
             .hint(format!("look at it on the node: cat /etc/pve/qemu-server/{vmid}.conf"))
