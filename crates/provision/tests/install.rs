@@ -479,18 +479,46 @@ fn what_the_definition_protects_no_run_promises_to_remove() {
     assert_eq!(bench.sim.changes(), [] as [String; 0]);
 }
 
+/// A disko script whose image has this size.
+fn image_of(bench: &Bench, size: &str) {
+    let nix = r#"real=$(readlink -f "$(dirname "$0")/nixos-anywhere")
+answer=$(exec -a nix "$real" "$@") || exit 1
+script=${answer#*\"out\":\"}
+echo 'truncate -s SIZE main.raw' >> "${script%%\"*}"
+printf '%s\n' "$answer""#;
+    script(bench, "nix", &nix.replace("SIZE", size));
+}
+
+#[test]
+fn ctrl_c_ends_the_sending_of_an_image_and_nothing_of_it_stays() {
+    let bench = Bench::new();
+    by_image(&bench);
+    image_of(&bench, "8G");
+    let child = bench
+        .command(&["test-automation", "--yes"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let sent = || std::fs::read_dir(bench.sim.node().file("/var/tmp")).map_or(0, Iterator::count);
+    until("an image that is being sent", 120, || sent() == 1);
+    kill_process(Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(), Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(130), "{seen}");
+    assert!(seen.contains("the image was not sent whole") && !seen.contains("Image sent"), "{seen}");
+    until("its end", 60, || sent() == 0);
+    assert_eq!(bench.sim.changes(), [] as [String; 0]);
+}
+
 /// The image of a larger disk would be imported as it is: it is refused before it is sent, and where the layout says
 /// how large it will be, before it is built.
 #[test]
 fn an_image_that_is_larger_than_the_disk_is_refused() {
     let bench = Bench::new();
     by_image(&bench);
-    let larger = r#"real=$(readlink -f "$(dirname "$0")/nixos-anywhere")
-answer=$(exec -a nix "$real" "$@") || exit 1
-script=${answer#*\"out\":\"}
-echo 'truncate -s 30G main.raw' >> "${script%%\"*}"
-printf '%s\n' "$answer""#;
-    script(&bench, "nix", larger);
+    image_of(&bench, "30G");
     let args = &["test-automation", "--yes"];
     let refused = |output: &std::process::Output| {
         let seen = bench.seen(output);
@@ -523,7 +551,7 @@ printf '%s\n' "$answer""#;
     // As large as the disk is no larger.
     bench.fleet.edit(host, "imageSize = \"30G\"", "imageSize = \"20G\"");
     bench.fleet.commit("as large as the disk");
-    script(&bench, "nix", &larger.replace("truncate -s 30G main.raw", ":"));
+    image_of(&bench, "+0");
     let output = bench.run(args);
     assert!(output.status.success(), "{}", bench.seen(&output));
 }

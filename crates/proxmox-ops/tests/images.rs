@@ -6,6 +6,7 @@ mod common;
 use common::Bench;
 use fleet_core::deadline::Deadline;
 use pve_sim::{faults::Fault, world::World};
+use rustix::process::{Pid, Signal, kill_process};
 
 const IMAGE: [&str; 4] = ["create-template", "9002", "--image", "debian.raw"];
 
@@ -88,6 +89,118 @@ fn a_template_whose_run_was_killed_is_finished_by_the_next_and_no_image_stays() 
     hint: if nobody needs it: qm unlock 9002 && qm destroy 9002
     hint: then run the same command again
     ");
+}
+
+/// Sends it a Ctrl-C, and gives how it ended.
+fn stopped(child: std::process::Child) -> (i32, String) {
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    ended(child)
+}
+
+fn ended(child: std::process::Child) -> (i32, String) {
+    let output = child.wait_with_output().unwrap();
+    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn whoever_stops_it_sends_no_more_and_makes_nothing_of_it() {
+    let bench = Bench::with(World::default().without_vm(9002));
+    let file = bench.fleet.path().join("debian.raw");
+    std::fs::File::create(&file).unwrap().set_len(1 << 30).unwrap();
+    let child = bench.std_command(&IMAGE).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    until("an image that is being sent", || images(&bench) == 1);
+    let (code, err) = stopped(child);
+    assert_eq!(code, 130, "{err}");
+    assert!(err.contains("stopped by the user") && !err.contains("Creating VM"), "{err}");
+    until("its end", || images(&bench) == 0);
+    assert_eq!(bench.sim.changes(), Vec::<String>::new());
+}
+
+/// The process that takes an image in.
+fn receiver(bench: &Bench) -> Pid {
+    let image = format!("{}/fleet-image-", bench.sim.node().file("/var/tmp").display());
+    let takes_it = |entry: &std::fs::DirEntry| {
+        let line = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+        line.split('\0').next().is_some_and(|program| program.ends_with("perl")) && line.contains(&image)
+    };
+    let mut processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let name = processes.find(takes_it).unwrap().file_name();
+    Pid::from_raw(name.to_str().unwrap().parse().unwrap()).unwrap()
+}
+
+/// What takes the image in may take nothing for a while: its disk is busy.
+#[test]
+fn who_stops_is_not_kept_waiting_by_a_node_that_takes_nothing() {
+    let bench = Bench::with(World::default().without_vm(9002));
+    let file = bench.fleet.path().join("debian.raw");
+    std::fs::File::create(&file).unwrap().set_len(1 << 30).unwrap();
+    let child = bench.std_command(&IMAGE).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    until("an image that is being sent", || images(&bench) == 1);
+    let receiver = receiver(&bench);
+    kill_process(receiver, Signal::STOP).unwrap();
+    // All that is between them is full once it writes no more.
+    let written = || {
+        let about = std::fs::read_to_string(format!("/proc/{}/io", child.id())).unwrap();
+        about.lines().find(|line| line.starts_with("wchar")).unwrap().to_owned()
+    };
+    let mut before = String::new();
+    until("it to wait", || {
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        written() == std::mem::replace(&mut before, written())
+    });
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let (tell, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || tell.send(ended(child)));
+    let outcome = end.recv_timeout(std::time::Duration::from_secs(60));
+    kill_process(receiver, Signal::CONT).unwrap();
+    let (code, err) = outcome.unwrap();
+    assert_eq!(code, 130, "{err}");
+    assert!(err.contains("the image was not sent whole"), "{err}");
+    until("its end", || images(&bench) == 0);
+}
+
+/// Sending has limits of its own: the time that the node is given begins after it.
+#[test]
+fn what_another_run_made_meanwhile_is_seen_however_long_the_sending_took() {
+    let bench = Bench::with(World::default().without_vm(9002));
+    let file = bench.fleet.path().join("debian.raw");
+    std::fs::File::create(&file).unwrap().set_len(32 << 20).unwrap();
+    let mut command = bench.std_command(&[&IMAGE[..], &["--wait", "5"]].concat());
+    let child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    until("an image that is being sent", || images(&bench) == 1);
+    let receiver = receiver(&bench);
+    kill_process(receiver, Signal::STOP).unwrap();
+    bench.ok(&["create-template", "9002", "--import", "nvmeprom:import/debian-13-ubuntu.qcow2"]);
+    std::thread::sleep(std::time::Duration::from_millis(5500));
+    kill_process(receiver, Signal::CONT).unwrap();
+    let (code, err) = ended(child);
+    assert_eq!(code, 0, "{err}");
+    assert!(err.contains("is a fitting template already"), "{err}");
+    until("its end", || images(&bench) == 0);
+}
+
+/// What the node has begun to make it makes to its end, and needs the image for it: whether nobody waits for it any
+/// longer, or somebody stops.
+#[test]
+fn an_image_stays_while_the_node_makes_a_vm_of_it() {
+    for stops in [false, true] {
+        let bench = Bench::with(World::default().without_vm(9002));
+        let file = bench.fleet.path().join("debian.raw");
+        std::fs::write(file, [b"QFI\xfb".as_slice(), &[0; 4096]].concat()).unwrap();
+        bench.sim.node().hold_tasks(true);
+        let wait = if stops { "600" } else { "3" };
+        let mut command = bench.std_command(&[&IMAGE[..], &["--wait", wait]].concat());
+        let child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+        until("the task", || bench.sim.config(9002).is_some());
+        let (code, err) = if stops { stopped(child) } else { ended(child) };
+        assert_eq!(code, if stops { 130 } else { 8 }, "{err}");
+        assert_eq!(images(&bench), 1, "{err}");
+        assert!(err.contains("the image stays on the node while a VM is made of it"), "{err}");
+        bench.sim.node().hold_tasks(false);
+        bench.sim.node().release_all();
+        until("its end", || images(&bench) == 0);
+        assert_eq!(bench.sim.config(9002).unwrap().get("lock"), None);
+    }
 }
 
 /// A lock that no clone and no creation has left is no reason to destroy anything.

@@ -285,6 +285,11 @@ impl Op {
     pub fn only_waits(&self) -> bool {
         matches!(self, Op::Address { .. } | Op::HostKey { .. })
     }
+
+    /// Whether it may take long, and ends early when the session is asked to end: it takes away what it has done then.
+    pub fn can_be_stopped(&self) -> bool {
+        matches!(self, Op::Upload { .. })
+    }
 }
 
 fn a_minute() -> u64 {

@@ -41,7 +41,8 @@ impl Session {
     /// Asks and waits for the answer; `on_progress` is given the lines that come before it.
     ///
     /// A question that only waits ([`Op::only_waits`]) is left when the user asks to stop; the conversation is over
-    /// then, and whoever has more to say begins another.
+    /// then, and whoever has more to say begins another. So it is with one that can be stopped
+    /// ([`Op::can_be_stopped`]): its answer then tells what came of it.
     pub fn ask<T: DeserializeOwned>(
         &mut self,
         op: Op,
@@ -53,7 +54,7 @@ impl Session {
         }
         let id = self.next_id;
         self.next_id += 1;
-        let may_leave = op.only_waits();
+        let (may_leave, may_stop) = (op.only_waits(), op.can_be_stopped());
         let mut line = serde_json::to_string(&Request { v: VERSION, id, op })
             .map_err(|e| Error::failed("can not write a request").caused_by(e))?;
         line.push('\n');
@@ -62,7 +63,11 @@ impl Session {
             return Err(self.last_words(deadline).unwrap_or_else(|| self.gone().caused_by(e)));
         }
         loop {
-            let reply = if may_leave { self.reply_unless_stopped(deadline)? } else { self.reply(deadline)? };
+            let reply = match (may_leave, may_stop) {
+                (true, _) => self.reply_unless_stopped(deadline)?,
+                (false, true) => self.reply_stopping(deadline)?,
+                (false, false) => self.reply(deadline)?,
+            };
             if reply.id != id {
                 continue;
             }
@@ -128,6 +133,20 @@ impl Session {
                 self.left = true;
                 self.child.ask_to_end();
                 return Err(stopped.now("it was only waited; nothing was under way on the node"));
+            }
+            if let Some(reply) = self.reply_within(LOOK.min(deadline.left()))? {
+                return Ok(reply);
+            }
+            deadline.check(format_args!("an answer of `{}`", self.command))?;
+        }
+    }
+
+    /// As [`Session::reply`]; when the user asks to stop, the other side is asked to.
+    fn reply_stopping(&mut self, deadline: Deadline) -> Result<Reply> {
+        loop {
+            if interrupt::asked() && !self.left {
+                self.left = true;
+                self.child.ask_to_end();
             }
             if let Some(reply) = self.reply_within(LOOK.min(deadline.left()))? {
                 return Ok(reply);

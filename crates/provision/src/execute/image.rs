@@ -107,7 +107,7 @@ impl Job<'_> {
         })
     }
 
-    /// Sends the image and makes the VM of it; the copy on the node is removed again in any case.
+    /// Sends the image and makes the VM of it; the copy on the node is removed again, unless the node may still need it.
     fn create(
         &self,
         session: &mut Session,
@@ -130,12 +130,19 @@ impl Job<'_> {
             Ok((sent, "Image sent; its checksum is right".to_owned()))
         })?;
         state.set_images(&marker, vec![Sent { node, path: sent.path.clone() }])?;
-        request.image = sent.path;
+        request.image.clone_from(&sent.path);
         let made = self.step(Step::Create, format!("Creating VM {} from the image", self.vm.vmid), || {
             self.clear(session, clear)?;
             self.change(session, Op::Create(request), limit::CLONE)?;
             Ok(((), "VM created".to_owned()))
         });
+        if let Err(error) = &made
+            && error.may_go_on()
+        {
+            // The node may still be reading it.
+            self.ui.warn(format!("the image stays on the node until the next run: {}", sent.path));
+            return made;
+        }
         self.remove_images(session, state, &marker);
         made
     }

@@ -24,6 +24,7 @@ pub mod snapshot;
 pub mod snippet;
 pub mod sweep;
 pub mod template;
+mod unless_stopped;
 pub mod upload;
 pub mod volumes;
 

@@ -10,6 +10,7 @@ use fleet_core::{
     Error, Kind, Result,
     child::quote,
     deadline::Deadline,
+    interrupt,
     protocol::{IMAGES, image_path},
     ssh::{Stream, Transport},
     types::Vmid,
@@ -17,7 +18,7 @@ use fleet_core::{
 
 use sha2::{Digest, Sha256};
 
-use super::Progress;
+use super::{Progress, unless_stopped::UnlessStopped};
 
 /// How much is read and sent at once.
 const CHUNK: usize = 256 * 1024;
@@ -75,12 +76,13 @@ impl Uploaded {
         if self.held.take().is_some_and(goes) {
             return Ok(());
         }
+        self.unlink(transport, Deadline::secs(30))
+    }
+
+    fn unlink(&self, transport: &dyn Transport, deadline: Deadline) -> Result<()> {
         let command = format!("rm -f -- {}", quote(&self.path));
-        transport
-            .exec(&command, b"", Deadline::secs(30))?
-            .checked(&command, "the node")
-            .map(drop)
-            .map_err(|e| e.now(format!("the image is still on the node: {}", self.path)))
+        let removed = transport.exec(&command, b"", deadline)?.checked(&command, "the node");
+        removed.map(drop).map_err(|e| e.now(format!("the image is still on the node: {}", self.path)))
     }
 }
 
@@ -146,9 +148,13 @@ pub fn image(
             Ok(uploaded)
         }
         Err(error) => {
-            // What is left is found by its name.
-            drop(uploaded.remove(transport));
-            Err(error)
+            // What takes it in removes it, too, when it hears that nobody is there any more: who stops is not kept
+            // waiting for a node that takes nothing.
+            let limit = if error.kind() == Kind::Interrupted { 5 } else { 30 };
+            Err(match uploaded.unlink(transport, Deadline::secs(limit)) {
+                Ok(()) => error,
+                Err(_) => error.now(format!("what came of it may still be on the node: {path}")),
+            })
         }
     }
 }
@@ -166,8 +172,10 @@ fn send(
     size: u64,
     progress: Progress<'_>,
 ) -> Result<Box<dyn Stream>> {
-    let lost = |e: std::io::Error| {
-        Error::new(Kind::Unreachable, "the image could not be sent to the node whole").caused_by(e)
+    // Who stops has no use for the rest of it.
+    let lost = |e: std::io::Error| match interrupt::check() {
+        Err(stopped) => stopped.now("the image was not sent whole"),
+        Ok(()) => Error::new(Kind::Unreachable, "the image could not be sent to the node whole").caused_by(e),
     };
     let mut stream = transport.open_exec_stream(command, Deadline::secs(30))?;
     let mut chunk = Vec::with_capacity(CHUNK);
@@ -181,11 +189,10 @@ fn send(
         if amount == 0 {
             break;
         }
-        stream.set_deadline(Deadline::secs(120));
-        if let Err(e) = stream.write_all(&chunk) {
+        if let Err(e) = UnlessStopped::new(&mut *stream, Deadline::secs(120)).write_all(&chunk) {
             // Whoever takes no more may have said why.
-            stream.set_deadline(Deadline::secs(5));
-            return Err(said(&mut *stream).ok().and_then(|said| refused(&said)).unwrap_or_else(|| lost(e)));
+            let said = said(&mut UnlessStopped::new(&mut *stream, Deadline::secs(5)));
+            return Err(said.ok().and_then(|said| refused(&said)).unwrap_or_else(|| lost(e)));
         }
         hash.update(&chunk);
         sent += amount as u64;
@@ -197,8 +204,7 @@ fn send(
             .hint("is something still writing it? run the same command again when it is whole"));
     }
     // Its sum is made as it comes: what is left to wait for is the last piece.
-    stream.set_deadline(Deadline::secs(120));
-    let there = said(&mut *stream).map_err(lost)?;
+    let there = said(&mut UnlessStopped::new(&mut *stream, Deadline::secs(120))).map_err(lost)?;
     let sum: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
     if there == sum {
         return Ok(stream);
@@ -219,7 +225,7 @@ fn mib(bytes: u64) -> f64 {
 }
 
 /// The next line of what the program on the node says, past whatever is not its own.
-fn said(stream: &mut dyn Stream) -> std::io::Result<String> {
+fn said(stream: &mut (impl Read + ?Sized)) -> std::io::Result<String> {
     let mut line = Vec::new();
     for _ in 0..MOST {
         // A byte at a time: there are few, and none of the next line may be taken.

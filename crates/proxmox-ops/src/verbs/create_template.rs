@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use fleet_core::{
     Error, Kind, Result,
-    deadline::Deadline,
     definitions::Entry,
     guard::{Operation, Permit},
+    interrupt,
     types::{BridgeName, StorageId, VmName, VmRef},
 };
 
@@ -111,20 +111,21 @@ impl CreateTemplate {
             return cx.show(&[create, Call::template(&permit, &node)]);
         }
         let cluster = cx.connect()?;
-        let mut deadline = self.options.deadline();
-        let look = |deadline| {
+        // Each part has all of the time: how long sending an image takes depends on the line here.
+        let look = || {
             let mut say = |line: &str| cx.ui.step(line);
+            let deadline = self.options.deadline();
             template::settled(&cluster, &permit, &recipe.name, deadline, &mut say, &mut cx.progress())
         };
-        let mut found = look(deadline)?;
+        let mut found = look()?;
         if found == Found::Nothing {
-            deadline = self.make(cx, &cluster, &permit, recipe.clone(), deadline).or_else(|error| {
+            self.make(cx, &cluster, &permit, recipe.clone()).or_else(|error| {
                 // Another run, or one that was killed, may have been faster.
                 if error.kind() != Kind::Conflict {
                     return Err(error);
                 }
-                found = look(deadline)?;
-                if found == Found::Nothing { Err(error) } else { Ok(deadline) }
+                found = look()?;
+                if found == Found::Nothing { Err(error) } else { Ok(()) }
             })?;
         }
         match found {
@@ -135,20 +136,13 @@ impl CreateTemplate {
             Found::Unfinished => cx.ui.step(format!("VM {vmid} was made by a run before; finishing it...")),
             Found::Nothing | Found::Locked(_) => {}
         }
+        let deadline = self.options.deadline();
         cluster.on(vmid, |node| template::convert(node, &permit, deadline, &mut cx.progress()))?;
         cx.changed(vmid, true, &format!("VM {vmid} '{}' is a template now", recipe.name), "")
     }
 
-    /// Makes the VM. Gives the deadline of what is left to do: how long sending an image took depends on the line
-    /// here, and has limits of its own.
-    fn make(
-        &self,
-        cx: &Context,
-        cluster: &Cluster,
-        permit: &Permit,
-        mut recipe: Recipe,
-        mut deadline: Deadline,
-    ) -> Result<Deadline> {
+    /// Makes the VM.
+    fn make(&self, cx: &Context, cluster: &Cluster, permit: &Permit, mut recipe: Recipe) -> Result<()> {
         let node = cluster.base()?;
         let mut uploaded = None;
         if let Some(file) = &self.image {
@@ -157,16 +151,27 @@ impl CreateTemplate {
             let sent = upload::image(&*node.api.transport(), file, stay, &mut cx.progress())?;
             recipe.image.clone_from(&sent.path);
             uploaded = Some(sent);
-            deadline = self.options.deadline();
         }
-        cx.ui.step(format!("Creating VM {} '{}' from the image...", permit.vmid(), recipe.name));
-        let made = template::create(&node, permit, &recipe, deadline, &mut cx.progress());
+        let mut begun = false;
+        let made = interrupt::check().and_then(|()| {
+            cx.ui.step(format!("Creating VM {} '{}' from the image...", permit.vmid(), recipe.name));
+            begun = true;
+            template::create(&node, permit, &recipe, self.options.deadline(), &mut cx.progress())
+        });
+        let made = match (made, &uploaded) {
+            // What holds it on the node waits for the VM, and removes it then.
+            (Err(error), Some(sent)) if begun && error.may_go_on() => {
+                let stays = "the image stays on the node while a VM is made of it, and goes then";
+                return Err(error.now(format!("{stays}: {}", sent.path)));
+            }
+            (made, _) => made,
+        };
         let removed = uploaded.map_or(Ok(()), |mut sent| sent.remove(&*node.api.transport()));
         made?;
         if let Err(e) = removed {
             cx.ui.warn(e.chain());
         }
-        Ok(deadline)
+        Ok(())
     }
 }
 
