@@ -20,7 +20,7 @@ pub use self::{
         Address, AddressHolder, Backup, Candidate, ClusterConfig, NewDisk, NodeInfo, NodeRoom, Resource,
         ResourceKind, Storage, UploadPlace, UploadedImage, VmConfig, VmStatus,
     },
-    marker::Marker,
+    marker::{CLOUDINIT_DONE, Marker, cloudinit_is_done},
     op::{Op, six_hours},
     requests::{BackupMode, CloneRequest, CreateRequest, Document, IMAGES, image_path},
     session::Session,

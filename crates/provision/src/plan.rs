@@ -5,7 +5,7 @@ mod checks;
 use fleet_core::{
     Error, Result,
     definitions::{Addressing, Install, ManagedVm},
-    protocol::{CloneRequest, CreateRequest, Marker, Resource, ResourceKind},
+    protocol::{CLOUDINIT_DONE, CloneRequest, CreateRequest, Marker, Resource, ResourceKind},
     types::{DiskSize, DiskSlot, Vmid},
 };
 
@@ -199,7 +199,7 @@ pub fn plan(
 fn creation(vm: &ManagedVm, keys: &[String], placed: Option<&Placed>, warnings: Vec<String>) -> Result<Plan> {
     let marker = Marker::fresh(&vm.name, vm.vmid)?;
     // NixOS is on the disk from the start.
-    let description = format!("{marker}\n{}", settings::CLOUDINIT_DONE);
+    let description = format!("{marker}\n{CLOUDINIT_DONE}");
     let mut request_settings: Settings = [("description".to_owned(), description)].into();
     let wanted = settings::changes(vm, keys, &request_settings);
     request_settings.extend(wanted);

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use fleet_core::{
     definitions::{Addressing, FurtherDisk, Install, ManagedVm},
-    protocol::{Op, VmConfig},
+    protocol::{self, CLOUDINIT_DONE, Op, VmConfig},
     types::{DiskSize, DiskSlot, MacAddr, Vmid},
 };
 
@@ -97,22 +97,18 @@ fn cloud_init<T>(
     }
 }
 
-/// A line of the description: cloud-init has done its part. From then on NixOS may be on the disk, and nothing may make
-/// it a new instance of cloud-init's, whoever looks and whatever can be asked.
-pub const CLOUDINIT_DONE: &str = "fleet-cloud-init: done";
-
 /// Whether the cloud-init settings may not be changed any more: the description says so, or they were ours and their
 /// drive is gone.
 pub fn cloudinit_is_done(current: &Settings) -> bool {
     let says = |name: &str, value: &str| current.get(name).is_some_and(|there| there == value);
-    let said = current.get("description").is_some_and(|text| text.lines().any(|line| line == CLOUDINIT_DONE));
+    let said = current.get("description").is_some_and(|text| protocol::cloudinit_is_done(text));
     let ours = says("ciuser", BOOTSTRAP_USER) && says("ciupgrade", "0") && current.contains_key("sshkeys");
     said || (ours && !has_cloudinit_drive(current))
 }
 
 /// Writes so into a description; whether it did not say so yet.
 pub fn say_cloudinit_is_done(description: &mut String) -> bool {
-    if description.lines().any(|line| line == CLOUDINIT_DONE) {
+    if protocol::cloudinit_is_done(description) {
         return false;
     }
     *description = format!("{}\n{CLOUDINIT_DONE}", description.trim_end());

@@ -157,9 +157,27 @@ fn a_vm_with_which_cloud_init_is_done_is_left_as_it_is() {
     let ran = bench.run(&["cloudinit-config", "110", KEY]);
     assert_eq!(ran.code, 3, "{}", ran.err);
     assert!(ran.err.contains("it has done its part there"), "{}", ran.err);
+    let ran = bench.run(&["cloudinit-config", "110", KEY, "--no-documents"]);
+    assert_eq!(ran.code, 3, "{}", ran.err);
     assert_eq!(bench.sim.config(110).unwrap().get("sshkeys"), None);
+    // To take away what a run left needs no keys, and is always right.
+    let snippet = bench.sim.node().file("/mnt/nvmeprom/snippets/fleet-110-user.yaml");
+    std::fs::create_dir_all(snippet.parent().unwrap()).unwrap();
+    std::fs::write(&snippet, "#cloud-config\n{}\n").unwrap();
+    bench.sim.edit(110, |conf| {
+        conf.main.insert("cicustom".into(), "user=nvmeprom:snippets/fleet-110-user.yaml".into());
+    });
+    let dry = bench.ok(&["cloudinit-config", "110", "--no-documents", "--dry-run"]);
+    assert!(dry.contains("delete=cicustom") && !dry.contains("ciuser"), "{dry}");
+    bench.ok(&["cloudinit-config", "110", "--no-documents"]);
+    let config = bench.sim.config(110).unwrap();
+    assert_eq!((config.get("cicustom"), config.get("ciuser"), snippet.exists()), (None, None, false));
+    assert_eq!(bench.run(&["cloudinit-config", "110"]).code, 2);
+    assert_eq!(bench.run(&["cloudinit-config", "110", "--no-documents", "--login", "me"]).code, 2);
     bench.ok(&["cloudinit-drive", "110"]);
-    let ran = bench.run(&["cloudinit-config", "110", KEY]);
-    assert_eq!(ran.code, 0, "{}", ran.err);
-    assert!(ran.err.contains("new host keys"), "{}", ran.err);
+    for more in [&[][..], &["--no-documents"]] {
+        let ran = bench.run(&[&["cloudinit-config", "110", KEY], more].concat());
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        assert!(ran.err.contains("new host keys"), "{}", ran.err);
+    }
 }

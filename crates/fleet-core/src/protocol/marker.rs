@@ -22,6 +22,15 @@ pub struct Marker {
 
 const MARKER_START: &str = "fleet-vm:";
 
+/// A line of the description: cloud-init has done its part. From then on NixOS may be on the disk, and nothing may make
+/// it a new instance of cloud-init's, whoever looks and whatever can be asked.
+pub const CLOUDINIT_DONE: &str = "fleet-cloud-init: done";
+
+/// Whether a description says [`CLOUDINIT_DONE`]; blanks after it are nothing that people see.
+pub fn cloudinit_is_done(description: &str) -> bool {
+    description.lines().any(|line| line.trim_end() == CLOUDINIT_DONE)
+}
+
 impl Marker {
     /// A marker with a fresh nonce.
     pub fn fresh(name: &VmName, vmid: Vmid) -> Result<Marker> {
@@ -54,5 +63,22 @@ impl Marker {
 impl std::fmt::Display for Marker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{MARKER_START} name={} vmid={} nonce={}", self.name, self.vmid, self.nonce)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cloud_init_is_done_where_a_line_of_its_own_says_so() {
+        for said in
+            [CLOUDINIT_DONE, "mine\nfleet-cloud-init: done\nmore", "mine\r\nfleet-cloud-init: done \r\n"]
+        {
+            assert!(cloudinit_is_done(said), "{said:?}");
+        }
+        for other in ["", "mine", "fleet-cloud-init: done?", "is fleet-cloud-init: done"] {
+            assert!(!cloudinit_is_done(other), "{other:?}");
+        }
     }
 }

@@ -117,7 +117,7 @@ impl Job<'_> {
                     error.chain()
                 ));
                 self.ui.warn(format!(
-                    "run again, or: cloudinit-gen ssh-keys {0} | proxmox-ops cloudinit-config {0} - --no-documents",
+                    "run again, or: proxmox-ops cloudinit-config {} --no-documents",
                     self.vm.name
                 ));
             }

@@ -183,7 +183,7 @@ impl Client {
 
     /// Before the first change of a VM: does it bear the definition's name, or our marker with it? Somebody
     /// else's VM may have the VMID by now.
-    fn prove_ours(&self, permit: &Permit, call: &Call, deadline: Deadline) -> Result<()> {
+    pub(crate) fn prove_ours(&self, permit: &Permit, call: &Call, deadline: Deadline) -> Result<()> {
         let made = call.makes() || permit.operation() == Operation::Create;
         let Some(name) = permit.name().filter(|_| !made) else { return Ok(()) };
         let vmid = permit.vmid();

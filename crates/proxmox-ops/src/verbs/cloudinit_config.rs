@@ -7,7 +7,7 @@ use fleet_core::{
     Error, Result,
     definitions::{Addressing, Entry, ManagedVm},
     guard::{Operation, Permit},
-    protocol::Document,
+    protocol::{CLOUDINIT_DONE, Document, cloudinit_is_done},
     types::{StorageId, UserName, VmName, VmRef},
 };
 
@@ -19,28 +19,25 @@ use crate::{
     ops::{self, snippet},
 };
 
-/// The line in a description that says that cloud-init has done its part, written before NixOS is installed.
-const CLOUDINIT_DONE: &str = "fleet-cloud-init: done";
-
 /// Set what cloud-init gives a VM: SSH keys, login, address, host name
 ///
 /// The address is the definition's (DHCP where there is none). Give it before the first start: a later change
 /// makes cloud-init run again as on a new machine.
 ///
 /// Documents of one's own, for what no setting says, become files on the node that only root can read. They must be
-/// there at every start of the VM, and are taken away with --no-documents.
+/// there at every start of the VM, and are taken away with --no-documents, which needs no keys.
 #[derive(Debug, Args)]
 pub struct CloudinitConfig {
     /// VMID or name
     #[arg(value_name = "VMID")]
     vm: VmRef,
     /// SSH public keys, one a line: as text, @FILE, or - for standard input
-    #[arg(value_name = "SSH_KEYS")]
-    keys: String,
+    #[arg(value_name = "SSH_KEYS", required_unless_present = "no_documents")]
+    keys: Option<String>,
     /// Host name; Proxmox takes the VM's name for it
     hostname: Option<VmName>,
     /// Login that gets the keys
-    #[arg(long, value_name = "NAME", default_value = "root")]
+    #[arg(long, value_name = "NAME", default_value = "root", requires = "keys")]
     login: UserName,
     /// user-data in place of Proxmox's own, which its settings then say nothing of: a file, or - for standard input
     #[arg(long, value_name = "FILE", help_heading = "Documents")]
@@ -57,7 +54,7 @@ pub struct CloudinitConfig {
     /// Storage for these documents [default: the first that takes snippets]
     #[arg(long, value_name = "STORAGE", help_heading = "Documents")]
     snippets: Option<StorageId>,
-    /// Take documents that were given this way away again, files and setting
+    /// Take documents that were given this way away again, files and setting; with SSH_KEYS, set these too
     #[arg(long, help_heading = "Documents", conflicts_with_all = ["user_data", "network_config", "meta_data", "vendor_data"])]
     no_documents: bool,
     #[command(flatten)]
@@ -69,7 +66,8 @@ impl CloudinitConfig {
     pub fn run(&self, cx: &Context) -> Result<()> {
         let permit = cx.permit(&self.vm, &self.options, Operation::Change, "set cloud-init of")?;
         let documents = self.documents()?;
-        let keys = keys::read(&self.keys)?;
+        let Some(keys) = &self.keys else { return self.take_away(cx, &permit) };
+        let keys = keys::read(keys)?;
         let count = keys.lines().count();
         let mut settings =
             vec![("ciuser", self.login.to_string()), ("sshkeys", keys), ("ciupgrade", "0".to_owned())];
@@ -97,6 +95,7 @@ impl CloudinitConfig {
         let volumes = cluster.on(permit.vmid(), |node| {
             self.leaves_it_ours(node, &permit)?;
             if documents.is_empty() {
+                self.is_read(cx, node, &permit)?;
                 ops::config::change(node, &permit, &settings, &[], None, deadline, &mut cx.progress())?;
                 snippet::remove(node, &permit, deadline, &mut cx.progress())?;
                 return Ok(Vec::new());
@@ -116,6 +115,27 @@ impl CloudinitConfig {
             cx.ui.done(format!("{volume} is on the node, for root alone"));
         }
         cx.changed(permit.vmid(), true, &done, &done)
+    }
+
+    /// Takes the documents away and changes nothing else: right also where cloud-init has done its part.
+    fn take_away(&self, cx: &Context, permit: &Permit) -> Result<()> {
+        let vmid = permit.vmid();
+        if self.options.change.dry_run {
+            return self.show(cx, permit, BTreeMap::new(), &BTreeMap::new());
+        }
+        let (cluster, deadline) = (cx.connect()?, self.options.deadline());
+        let changed = cluster.on(vmid, |node| {
+            let nothing: [(&str, &str); 0] = [];
+            let call = Call::configure(permit, node.name(deadline)?, nothing, &["cicustom".to_owned()], None);
+            // Before the files go, too.
+            node.api.prove_ours(permit, &call, deadline)?;
+            if let (true, true) = drive_and_done(node, permit)? {
+                warn_of_new_keys(cx, permit);
+            }
+            snippet::remove(node, permit, deadline, &mut cx.progress())
+        })?;
+        let done = format!("VM {vmid}: no document of ours is on the node any more");
+        cx.changed(vmid, changed, &done, &done)
     }
 
     /// The host name becomes the VM's name: where that alone proves whose it is, nothing could be changed any more.
@@ -139,18 +159,9 @@ impl CloudinitConfig {
     /// any more, is left as it is: these are not the keys that are in it.
     fn is_read(&self, cx: &Context, node: &Node, permit: &Permit) -> Result<()> {
         let vmid = permit.vmid();
-        let config = ops::config::read(node, vmid, read_deadline())?;
-        let drive = config.settings.values().any(|value| ops::config::is_cloudinit(value));
-        let text = config.settings.get("description").map_or("", String::as_str);
-        let done = text.lines().any(|line| line.trim_end() == CLOUDINIT_DONE);
-        match (drive, done) {
+        match drive_and_done(node, permit)? {
             (true, false) => {}
-            // To take away what a run left is always right.
-            _ if self.no_documents => {}
-            (true, true) => cx.ui.warn(format!(
-                "cloud-init has done its part in VM {vmid}: with other settings it takes the VM for a new machine at \
-                 its next start, which gets new host keys"
-            )),
+            (true, true) => warn_of_new_keys(cx, permit),
             (false, false) => {
                 cx.ui.warn(format!("VM {vmid} has no cloud-init drive: nothing reads these settings"));
                 cx.ui.hint(format!("proxmox-ops cloudinit-drive {vmid}"));
@@ -180,7 +191,7 @@ impl CloudinitConfig {
         ];
         let is_stdin = |path: &&PathBuf| path.as_os_str() == "-";
         let stdin = named.iter().filter_map(|(_, path)| path.as_ref()).filter(is_stdin).count();
-        if stdin + usize::from(self.keys == "-") > 1 {
+        if stdin + usize::from(self.keys.as_deref() == Some("-")) > 1 {
             return Err(Error::usage("standard input can be one thing only")
                 .now("nothing was sent to the node")
                 .hint("give the others as files: @FILE for the keys"));
@@ -222,6 +233,22 @@ impl CloudinitConfig {
         let pairs = settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         cx.show(&[Call::configure(permit, &cx.node_name()?, pairs, &delete, None)])
     }
+}
+
+/// Whether a VM has a cloud-init drive, and whether its description says that cloud-init has done its part.
+fn drive_and_done(node: &Node, permit: &Permit) -> Result<(bool, bool)> {
+    let config = ops::config::read(node, permit.vmid(), read_deadline())?;
+    let drive = config.settings.values().any(|value| ops::config::is_cloudinit(value));
+    let text = config.settings.get("description").map_or("", String::as_str);
+    Ok((drive, cloudinit_is_done(text)))
+}
+
+fn warn_of_new_keys(cx: &Context, permit: &Permit) {
+    cx.ui.warn(format!(
+        "cloud-init has done its part in VM {}: with other settings it takes the VM for a new machine at its next start, \
+         which gets new host keys",
+        permit.vmid()
+    ));
 }
 
 /// `ipconfig0` and `nameserver` of a definition.
