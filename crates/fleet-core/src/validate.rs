@@ -1,11 +1,13 @@
 //! Everything in a fleet repository that can be checked without a connection, all faults at once.
 
+use std::collections::HashSet;
+
 use crate::{
     Error, Result,
-    definitions::{Addressing, Definitions, Install, ManagedVm, nearest},
+    definitions::{Addressing, Definitions, Dir, ManagedVm, nearest},
     faults::{self, Fault},
     hosts::{Hosts, doubts},
-    nix::{NixMode, eval::Evaluated, source::Location},
+    nix::{NixMode, eval::Evaluated, reader::quoted, source::Location},
     repo::Repo,
 };
 
@@ -32,16 +34,16 @@ impl Report {
 
 /// Reads definitions and hosts, both at once: neither needs the other.
 pub fn load(repo: &Repo, nix: NixMode) -> (Result<Definitions>, Result<Hosts>) {
-    let (definitions, hosts) = load_placed(repo, nix);
-    (definitions.map(|(definitions, _)| definitions), hosts.map(|(hosts, _)| hosts))
+    both(|| Definitions::load(repo, nix), || Hosts::load(repo, nix))
 }
 
-type Placed<T> = Result<(T, Evaluated)>;
-
-fn load_placed(repo: &Repo, nix: NixMode) -> (Placed<Definitions>, Placed<Hosts>) {
+fn both<A, B: Send>(
+    definitions: impl FnOnce() -> Result<A>,
+    hosts: impl FnOnce() -> Result<B> + Send,
+) -> (Result<A>, Result<B>) {
     std::thread::scope(|scope| {
-        let hosts = scope.spawn(|| Hosts::load_placed(repo, nix));
-        let definitions = Definitions::load_placed(repo, nix);
+        let hosts = scope.spawn(hosts);
+        let definitions = definitions();
         let hosts = hosts.join().unwrap_or_else(|_| Err(Error::failed("reading hosts.nix panicked")));
         (definitions, hosts)
     })
@@ -62,45 +64,69 @@ fn place(evaluated: &Evaluated, path: &[&str]) -> Option<Location> {
     evaluated.locate(at)
 }
 
-/// Checks definitions, hosts and host directories against each other. Reads files only.
+/// Where an attribute of `vms/definitions.nix` is, for a fault that is found later. Reads the file again.
+pub fn place_in_definitions(repo: &Repo, nix: NixMode, path: &[&str]) -> Option<Location> {
+    place(&Definitions::evaluate(repo, nix).ok()?, path)
+}
+
+/// Checks definitions, hosts and host directories against each other. Reads files only. What is right is checked
+/// further, whatever else is wrong in its file.
 pub fn repository(repo: &Repo, nix: NixMode) -> Report {
     let mut report = Report::default();
-    let (definitions, hosts) = load_placed(repo, nix);
+    let (definitions, hosts) = both(|| Definitions::evaluate(repo, nix), || Hosts::evaluate(repo, nix));
+    let mut managed = None;
     match definitions {
-        Ok((definitions, evaluated)) => {
-            report.faults.extend(host_dirs(repo, &definitions, &evaluated));
-            report.definitions = Some(definitions);
+        Ok(evaluated) => {
+            match Definitions::of(&evaluated, repo) {
+                Ok(definitions) => report.definitions = Some(definitions),
+                Err(error) => {
+                    report.faults.extend(faults::from_error(&error, &repo.definitions(), repo.root()));
+                }
+            }
+            report.faults.extend(host_dirs(repo, &evaluated));
+            managed = managed_names(&evaluated);
         }
         Err(error) => report.faults.extend(faults::from_error(&error, &repo.definitions(), repo.root())),
     }
     match hosts {
-        Ok((hosts, evaluated)) => {
+        Ok(evaluated) => {
+            let (hosts, faults) = Hosts::read(&evaluated, repo);
+            let valid = faults.is_empty();
+            report.faults.extend(faults);
             report.faults.extend(host_files(repo, &hosts, &evaluated));
-            let definitions = report.definitions.as_ref();
-            report.faults.extend(doubts::faults(&hosts, definitions, &evaluated, repo.root()));
-            report.hosts = Some(hosts);
+            report.faults.extend(doubts::faults(&hosts, managed.as_ref(), &evaluated, repo.root()));
+            report.hosts = valid.then_some(hosts);
         }
         Err(error) => report.faults.extend(faults::from_error(&error, &repo.hosts(), repo.root())),
     }
     report
 }
 
-/// Managed VMs whose NixOS configuration is not there.
-fn host_dirs(repo: &Repo, definitions: &Definitions, evaluated: &Evaluated) -> Vec<Fault> {
+/// The names of the managed VMs, whatever else is wrong with them.
+fn managed_names(evaluated: &Evaluated) -> Option<HashSet<String>> {
+    let top = evaluated.value.attrs()?;
+    match top.iter().find(|attr| attr.name.as_ref() == "managed") {
+        Some(section) => Some(section.value.attrs()?.iter().map(|vm| vm.name.to_string()).collect()),
+        None => Some(HashSet::new()),
+    }
+}
+
+/// Managed VMs whose NixOS configuration is not there. A VM of which it is not known where that is, is passed over.
+fn host_dirs(repo: &Repo, evaluated: &Evaluated) -> Vec<Fault> {
     let mut faults = Vec::new();
     let known: Vec<String> = std::fs::read_dir(repo.root().join("hosts"))
         .into_iter()
         .flatten()
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .collect();
-    for vm in definitions.managed.iter().filter(|vm| vm.install != Install::None) {
-        let dir = repo.host_dir(&vm.nixos_config);
-        let path = format!("managed.{}.nixosConfig", vm.name);
+    for Dir { vm, name } in Dir::all(&evaluated.value) {
+        let dir = repo.host_dir(&name);
+        let path = format!("managed.{}.nixosConfig", quoted(&vm));
         let shown = dir.strip_prefix(repo.root()).unwrap_or(&dir).display().to_string();
-        let at = place(evaluated, &["managed", vm.name.as_str(), "nixosConfig"]);
-        let new = |message: String| Fault::new(&definitions.path, repo.root(), at.as_ref(), &path, message);
+        let at = place(evaluated, &["managed", &vm, "nixosConfig"]);
+        let new = |message: String| Fault::new(&repo.definitions(), repo.root(), at.as_ref(), &path, message);
         if !dir.is_dir() {
-            let near = nearest(&vm.nixos_config, known.iter().map(String::as_str));
+            let near = nearest(&name, known.iter().map(String::as_str));
             let help = match near {
                 Some(near) => {
                     format!("did you mean `{near}`? Else create {shown}/ with {}", REQUIRED.join(" and "))

@@ -208,7 +208,11 @@ fn the_repository_as_a_whole() {
     fs::create_dir_all(dir.path().join("hosts/webb")).unwrap();
     let report = fleet_core::validate::repository(&repo, NixMode::Embedded);
     insta::assert_snapshot!(report.result().unwrap_err().message(), @r#"
-    the fleet repository is not valid (2 faults)
+    the fleet repository is not valid (3 faults)
+    hosts.nix:1:31: web.configurationFile: hosts/web/configuration.nix does not exist
+      |
+    1 | { web = { configurationFile = ./hosts/web/configuration.nix; user = 1; }; }
+      |                               ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
     hosts.nix:1:69: web.user: must be a string, not an integer
       |
     1 | { web = { configurationFile = ./hosts/web/configuration.nix; user = 1; }; }
@@ -220,6 +224,74 @@ fn the_repository_as_a_whole() {
       |           ^^^
       = did you mean `webb`? Else create hosts/web/ with configuration.nix and disko.nix
     "#);
+}
+
+/// Paths of all faults that the repository has, sorted.
+fn all_faults(definitions: &str, hosts: &str) -> Vec<String> {
+    let (_dir, repo) = repo_with(definitions, hosts);
+    let report = fleet_core::validate::repository(&repo, NixMode::Embedded);
+    let mut paths: Vec<String> =
+        report.faults.iter().map(|fault| format!("{} {}", fault.path, fault.message)).collect();
+    paths.sort();
+    paths
+}
+
+#[test]
+fn one_fault_hides_no_other() {
+    let vm = |vmid: u32, rest: &str| {
+        format!("{{ vmid = {vmid}; cores = 1; memory = 512; disk = \"1G\"; {rest} }}")
+    };
+    let definitions = format!(
+        "{HEAD}  managed = {{ web = {}; misspelt = {}; bare = {}; odd = {}; named = {}; plan = {}; elsewhere = {}; }};\n}}\n",
+        vm(110, "cpu = 1;"),
+        vm(111, "nixosConfg = \"web\";"),
+        vm(112, "install = \"none\"; cpu = 1;"),
+        vm(113, "install = \"nnone\";"),
+        vm(114, "nixosConfig = \"../x\";"),
+        vm(115, ""),
+        vm(116, "nixosConfig = \"else\";"),
+    );
+    let key = "publicKey = \"ssh-ed25519 AAAAx\";";
+    let hosts = format!("{{ web = {{ user = 1; homeFile = ./gone.nix; {key} }}; old = {{ {key} }}; }}");
+    let no_key = "no public key: it can not be read: Base64 encoding error: invalid Base64 encoding";
+    let known = [
+        "managed.bare.cpu must be a string, not an integer",
+        "managed.elsewhere.nixosConfig hosts/else/ does not exist",
+        "managed.misspelt.nixosConfg unknown field",
+        "managed.named.nixosConfig '../x' is not accepted",
+        "managed.odd.install 'nnone' is not one of the choices",
+        "managed.plan a VM can not be called 'plan'",
+        "managed.web.cpu must be a string, not an integer",
+        "managed.web.nixosConfig hosts/web/ does not exist",
+        &format!("old.publicKey {no_key}"),
+        "web.homeFile gone.nix does not exist",
+        "web.user must be a string, not an integer",
+    ];
+    assert_eq!(all_faults(&definitions, &hosts), known);
+    // Nobody knows which machines are still to be made.
+    let unknown = all_faults("{ managed = ; }", &hosts);
+    assert!(!unknown.iter().any(|fault| fault.contains("publicKey")), "{unknown:?}");
+    assert!(unknown.iter().any(|fault| fault.contains("gone.nix")), "{unknown:?}");
+}
+
+#[test]
+fn a_value_with_a_colon_is_told_whole() {
+    let (_, message) = faults(&format!(
+        "{HEAD}  managed.web = {{ vmid = 110; cores = 1; memory = 512; disk = \"20: G\"; mac = \"a': b\"; }};\n}}\n"
+    ));
+    let wrong: Vec<&str> = message.lines().filter(|line| line.contains("not a valid")).collect();
+    let right: Vec<&str> = message.lines().filter(|line| line.contains("  = ")).collect();
+    assert_eq!(
+        wrong,
+        [
+            "vms/definitions.nix:2:63: managed.web.disk: '20: G' is not a valid disk size",
+            "vms/definitions.nix:2:78: managed.web.mac: 'a\\': b' is not a valid MAC address",
+        ]
+    );
+    assert_eq!(
+        right,
+        ["  = a number and a unit, such as 512M, 20G or 1T", "  = six bytes such as BC:24:11:00:00:01"]
+    );
 }
 
 #[test]

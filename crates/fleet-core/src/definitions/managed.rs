@@ -62,21 +62,16 @@ pub(super) fn managed_vm<'a>(
         reader.missing(fields, "storage", "name one here, or `defaultStorage` under `proxmox` for all");
     }
     let storage = storage.or_else(|| default_storage.cloned());
-    let component = |text: &str| {
-        !text.is_empty()
-            && !text.starts_with(['.', '-'])
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-    };
     let nixos_config = reader.checked(
         fields,
         "nixosConfig",
         "\"web\"",
-        component,
+        is_component,
         "letters, digits, '-', '_' and '.': the name of a directory under hosts/",
     );
     let hostname = reader.parsed::<VmName>(fields, "hostname", "\"web\"");
     let ssh_alias =
-        reader.checked(fields, "sshAlias", "\"web\"", component, "letters, digits, '-', '_' and '.'");
+        reader.checked(fields, "sshAlias", "\"web\"", is_component, "letters, digits, '-', '_' and '.'");
     let user = reader.parsed::<UserName>(fields, "user", "\"fleet\"");
     let node = reader.parsed::<Placement>(fields, "node", "\"prom\", or \"auto\"");
     let template =
@@ -177,6 +172,13 @@ pub(super) fn managed_vm<'a>(
         secrets,
         anti_affinity,
     })
+}
+
+/// Whether a text may be the name of a directory or an alias of ssh.
+pub(super) fn is_component(text: &str) -> bool {
+    !text.is_empty()
+        && !text.starts_with(['.', '-'])
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
 /// An IP address whose error says what would be right.

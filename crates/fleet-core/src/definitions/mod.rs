@@ -1,5 +1,6 @@
 //! `vms/definitions.nix` as typed, validated models.
 
+mod dirs;
 mod load;
 mod managed;
 mod placement;
@@ -10,6 +11,7 @@ use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
 
 use serde::Serialize;
 
+pub(crate) use self::dirs::Dir;
 pub use self::{
     load::{MANAGED, VERBS},
     placement::Placement,
@@ -234,21 +236,22 @@ pub enum Entry<'a> {
 impl Definitions {
     /// Reads and validates the repository's definitions; every fault of every VM is in the one error.
     pub fn load(repo: &Repo, nix: NixMode) -> Result<Definitions> {
-        Definitions::load_placed(repo, nix).map(|(definitions, _)| definitions)
+        Definitions::of(&Definitions::evaluate(repo, nix)?, repo)
     }
 
     /// The definitions that `text` would be in the repository's file; read by the embedded evaluator only.
     pub fn of_text(text: &str, repo: &Repo) -> Result<Definitions> {
-        let file = repo.definitions();
-        let evaluated = crate::nix::read_text(text, &file, repo.root())?;
-        load::load(&evaluated, &file, repo.root())
+        Definitions::of(&crate::nix::read_text(text, &repo.definitions(), repo.root())?, repo)
     }
 
-    /// As [`Definitions::load`], with the value they come from, which knows its places.
-    pub(crate) fn load_placed(repo: &Repo, nix: NixMode) -> Result<(Definitions, Evaluated)> {
-        let file = repo.definitions();
-        let evaluated = crate::nix::read(&file, repo.root(), nix)?;
-        Ok((load::load(&evaluated, &file, repo.root())?, evaluated))
+    /// The value of the repository's definitions, which knows its places.
+    pub(crate) fn evaluate(repo: &Repo, nix: NixMode) -> Result<Evaluated> {
+        crate::nix::read(&repo.definitions(), repo.root(), nix)
+    }
+
+    /// The definitions that this value is; every fault of every VM is in the one error.
+    pub(crate) fn of(evaluated: &Evaluated, repo: &Repo) -> Result<Definitions> {
+        load::load(evaluated, &repo.definitions(), repo.root())
     }
 
     /// The lowest VMID that is neither in these definitions nor in `taken`: in the range of this name, or else in

@@ -6,7 +6,6 @@ use std::collections::{HashMap, HashSet};
 use super::{Host, Hosts};
 use crate::{
     authorized_keys::AuthorizedKey,
-    definitions::Definitions,
     faults::Fault,
     nix::{
         edit::ORDER,
@@ -15,10 +14,11 @@ use crate::{
     },
 };
 
-/// Fields that look like a known one misspelt, keys that are none, and keys that two hosts have.
+/// Fields that look like a known one misspelt, keys that are none, and keys that two hosts have. `managed` are the names
+/// of the managed VMs, where they are known.
 pub(crate) fn faults(
     hosts: &Hosts,
-    definitions: Option<&Definitions>,
+    managed: Option<&HashSet<String>>,
     evaluated: &Evaluated,
     base: &std::path::Path,
 ) -> Vec<Fault> {
@@ -32,9 +32,7 @@ pub(crate) fn faults(
     }
     misspelt(&mut reader, &all);
     // A machine that is still to be made may have anything in place of its key.
-    let managed: HashSet<&str> =
-        definitions.iter().flat_map(|known| &known.managed).map(|vm| vm.name.as_str()).collect();
-    let to_be_made = |host: &Host| managed.contains(host.name.as_str());
+    let to_be_made = |host: &Host| managed.is_none_or(|managed| managed.contains(&host.name));
     let mut owners: HashMap<String, &Host> = HashMap::new();
     for (host, fields) in &all {
         let Some(line) = host.public_key.as_deref() else { continue };

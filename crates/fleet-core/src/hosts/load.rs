@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Host, Hosts};
 use crate::{
-    Result, faults,
+    faults::Fault,
     nix::{
         edit::ORDER,
         eval::{Data, Evaluated, Value},
@@ -12,8 +12,8 @@ use crate::{
     },
 };
 
-/// Reads everything; all faults are in the one error. Fields that these tools do not know are somebody else's.
-pub(super) fn load(evaluated: &Evaluated, file: &Path, base: &Path) -> Result<Hosts> {
+/// Reads everything: what is right, and all faults. Fields that these tools do not know are somebody else's.
+pub(super) fn read(evaluated: &Evaluated, file: &Path, base: &Path) -> (Hosts, Vec<Fault>) {
     let mut reader = Reader::new(evaluated, file, base);
     let shown = file.strip_prefix(base).unwrap_or(file).display().to_string();
     let mut hosts = Vec::new();
@@ -31,8 +31,7 @@ pub(super) fn load(evaluated: &Evaluated, file: &Path, base: &Path) -> Result<Ho
             hosts.push(host(&mut reader, &fields, &attr.name, &shown));
         }
     }
-    faults::check(&shown, reader.faults)?;
-    Ok(Hosts { path: file.to_owned(), hosts })
+    (Hosts { path: file.to_owned(), hosts }, reader.faults)
 }
 
 /// Whether this is a set of sets (`hosts = { web = { … }; };`) and not a host.

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::{
     Error, Result,
+    faults::{self, Fault},
     nix::{NixMode, eval::Evaluated},
     repo::Repo,
 };
@@ -66,14 +67,20 @@ pub struct ListedKey {
 impl Hosts {
     /// Reads the repository's `hosts.nix`.
     pub fn load(repo: &Repo, nix: NixMode) -> Result<Hosts> {
-        Hosts::load_placed(repo, nix).map(|(hosts, _)| hosts)
+        let (hosts, found) = Hosts::read(&Hosts::evaluate(repo, nix)?, repo);
+        let shown = hosts.path.strip_prefix(repo.root()).unwrap_or(&hosts.path).display().to_string();
+        faults::check(&shown, found)?;
+        Ok(hosts)
     }
 
-    /// As [`Hosts::load`], with the value they come from, which knows its places.
-    pub(crate) fn load_placed(repo: &Repo, nix: NixMode) -> Result<(Hosts, Evaluated)> {
-        let file = repo.hosts();
-        let evaluated = crate::nix::read(&file, repo.root(), nix)?;
-        Ok((load::load(&evaluated, &file, repo.root())?, evaluated))
+    /// The value of the repository's `hosts.nix`, which knows its places.
+    pub(crate) fn evaluate(repo: &Repo, nix: NixMode) -> Result<Evaluated> {
+        crate::nix::read(&repo.hosts(), repo.root(), nix)
+    }
+
+    /// What is right in that value, and every fault.
+    pub(crate) fn read(evaluated: &Evaluated, repo: &Repo) -> (Hosts, Vec<Fault>) {
+        load::read(evaluated, &repo.hosts(), repo.root())
     }
 
     /// The host of this attribute name.

@@ -206,10 +206,14 @@ impl<'a> Reader<'a> {
         match text.parse() {
             Ok(value) => Some(value),
             Err(error) => {
-                // "'x' is not a valid y: what would be right"
+                // "'x' is not a valid y: what would be right", where x may be anything.
                 let message = error.to_string();
-                let (message, help) = match message.split_once(": ") {
-                    Some((wrong, right)) => (wrong.to_owned(), Some(right.to_owned())),
+                let given = format!("'{}'", text.escape_debug());
+                let said = if message.starts_with(&given) { given.len() } else { 0 };
+                let (message, help) = match message[said..].split_once(": ") {
+                    Some((wrong, right)) => {
+                        (message[..said + wrong.len()].to_owned(), Some(right.to_owned()))
+                    }
                     None => (message, None),
                 };
                 self.add(at, path, message, help);
