@@ -20,6 +20,7 @@ use crate::{
     add::plan_inventory,
     apply::Outcome,
     carry_out::{CommitArgs, End, carry_out, identities, read, refuse_interrupted},
+    chosen,
     fleet::fleet_of,
     plan::Plan,
     rules::Rules,
@@ -30,7 +31,8 @@ use crate::{
 #[derive(Debug, Clone, Args)]
 pub struct Secrets {
     /// Only say what is not as the rules say: files that differ, that no rule governs or that are not encrypted, and
-    /// keys that are no recipients or another host's; exit code 0 when all is right, else 2
+    /// keys that are no recipients or another host's, and `secrets` of a definition that lead nowhere or to another host's
+    /// own; exit code 0 when all is right, else 2
     #[arg(long)]
     pub check: bool,
     /// What to commit.
@@ -121,7 +123,7 @@ fn look(repo: &Repo, common: &CommonArgs, rules_file: Option<&Path>) -> Result<(
     }
     let differs = secrets::differences(&found, &rules);
     let ungoverned: Vec<&Path> = secrets::ungoverned(&found).map(PathBuf::as_path).collect();
-    let faults = faults(repo, common, &path, &rules, &mut warnings);
+    let faults = faults(repo, common, &path, &rules, &found, &mut warnings);
     warnings.iter().for_each(|warning| ui.warn(warning));
     ungoverned.iter().for_each(|path| ui.warn(format!("{}: no rule governs it", path.display())));
     faults.iter().for_each(|fault| ui.warn(fault.render()));
@@ -137,12 +139,13 @@ fn look(repo: &Repo, common: &CommonArgs, rules_file: Option<&Path>) -> Result<(
     Err(silent_exit(Kind::Usage))
 }
 
-/// Faults of the rules, and files that are not encrypted.
+/// Faults of the rules and of the definitions' lists of secrets, and files that are not encrypted.
 fn faults(
     repo: &Repo,
     common: &CommonArgs,
     path: &Path,
     rules: &Rules,
+    found: &[secrets::Found],
     warnings: &mut Vec<String>,
 ) -> Vec<Fault> {
     let models = Definitions::load(repo, common.nix).and_then(|definitions| {
@@ -157,6 +160,10 @@ fn faults(
     let doubts = rules.doubts(path, repo.root(), known, |name| vms.contains(name));
     warnings.extend(doubts.warnings);
     let mut faults = doubts.faults;
+    // Without a .sops.yaml no list is looked at.
+    if let (Ok((fleet, definitions, _)), true) = (&models, path.is_file()) {
+        faults.extend(chosen::faults(repo, common.nix, path, rules, found, (definitions, fleet)));
+    }
     faults.extend(secrets::plain(repo, path, rules).into_iter().map(|(file, rule)| {
         let message = format!("not encrypted, although {} governs it", rules.rules[rule].name());
         let help =

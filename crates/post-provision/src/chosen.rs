@@ -5,7 +5,14 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use fleet_core::{Error, Result, definitions::nearest, repo::Repo};
+use fleet_core::{
+    Error, Result,
+    definitions::{Definitions, nearest},
+    faults::Fault,
+    nix::{NixMode, source::Location},
+    repo::Repo,
+    validate,
+};
 
 use crate::{
     rules::{Fleet, Rule, Rules},
@@ -22,8 +29,91 @@ pub(crate) fn rules_of(
     fleet: &Fleet,
 ) -> Result<BTreeSet<usize>> {
     let found = secrets::find(repo, path, rules, &mut Vec::new())?;
-    let dir = path.parent().and_then(|dir| dir.strip_prefix(repo.root()).ok()).unwrap_or(Path::new(""));
-    rules_named(list, name, rules, &found, dir, fleet)
+    rules_named(list, name, rules, &found, rules_dir(repo, path), fleet).map_err(|wrong| wrong.error(name))
+}
+
+/// Faults of the `secrets` lists of all managed VMs, each at its place in the definitions. `found` are the repository's
+/// secrets.
+pub(crate) fn faults(
+    repo: &Repo,
+    nix: NixMode,
+    path: &Path,
+    rules: &Rules,
+    found: &[Found],
+    (definitions, fleet): (&Definitions, &Fleet),
+) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for vm in &definitions.managed {
+        let (name, Some(list)) = (vm.name.as_str(), &vm.secrets) else { continue };
+        let Err(wrong) = rules_named(list, name, rules, found, rules_dir(repo, path), fleet) else {
+            continue;
+        };
+        let at = validate::place_in_definitions(repo, nix, &["managed", name, "secrets"]);
+        faults.push(wrong.fault(&definitions.path, repo.root(), at.as_ref(), &field(name)));
+    }
+    faults
+}
+
+/// The rules' directory, from the repository's root.
+fn rules_dir<'a>(repo: &Repo, path: &'a Path) -> &'a Path {
+    path.parent().and_then(|dir| dir.strip_prefix(repo.root()).ok()).unwrap_or(Path::new(""))
+}
+
+fn field(name: &str) -> String {
+    if name.contains('.') { format!("managed.\"{name}\".secrets") } else { format!("managed.{name}.secrets") }
+}
+
+/// What is wrong with a list.
+enum Wrong {
+    /// Entries that are neither a secret nor a rule, and what they may be meant for.
+    Unknown { entries: Vec<String>, near: Vec<String> },
+    /// Entries that lead to rules of other hosts' own, each with the rule.
+    OfOthers(Vec<String>),
+}
+
+const WHAT: &str =
+    "an entry is a secret file or a directory with some, or a rule's path_regex as it is written";
+const MOVE: &str = "move what both need to a file whose rule is for both";
+
+impl Wrong {
+    fn unknown(entries: &[String]) -> String {
+        let entries: Vec<String> =
+            entries.iter().map(|entry| format!("'{}'", entry.escape_debug())).collect();
+        format!("names no secret that a rule governs, and no rule: {}", entries.join(", "))
+    }
+
+    fn error(self, name: &str) -> Error {
+        let field = field(name);
+        match self {
+            Wrong::Unknown { entries, near } => {
+                let error = Error::usage(format!("{field} {}", Wrong::unknown(&entries)));
+                let error = error.now(WHAT).now("nothing was changed");
+                near.iter().fold(error, |error, near| error.hint(format!("did you mean '{near}'?")))
+            }
+            Wrong::OfOthers(entries) => {
+                let what = format!("refused: {field} leads to secrets that are another host's own");
+                let error = entries.into_iter().fold(Error::refused(what), Error::now);
+                error.now("nothing was changed").hint(MOVE)
+            }
+        }
+    }
+
+    fn fault(self, file: &Path, base: &Path, at: Option<&Location>, field: &str) -> Fault {
+        let (message, help) = match self {
+            Wrong::Unknown { entries, near } if near.is_empty() => {
+                (Wrong::unknown(&entries), WHAT.to_owned())
+            }
+            Wrong::Unknown { entries, near } => {
+                let near: Vec<String> = near.iter().map(|near| format!("'{near}'")).collect();
+                (Wrong::unknown(&entries), format!("did you mean {}? {WHAT}", near.join(", ")))
+            }
+            Wrong::OfOthers(entries) => (
+                format!("leads to secrets that are another host's own: {}", entries.join("; ")),
+                MOVE.to_owned(),
+            ),
+        };
+        Fault::new(file, base, at, field, message).help(help)
+    }
 }
 
 /// What is said of rules that list the host although its definition does not name them.
@@ -49,12 +139,12 @@ fn rules_named(
     found: &[Found],
     rules_dir: &Path,
     fleet: &Fleet,
-) -> Result<BTreeSet<usize>> {
+) -> Result<BTreeSet<usize>, Wrong> {
     let mut chosen = BTreeSet::new();
     let (mut unknown, mut others) = (Vec::new(), Vec::new());
     for entry in list {
         let Some(named) = named(entry, rules, found, rules_dir) else {
-            unknown.push(entry);
+            unknown.push(entry.clone());
             continue;
         };
         for index in named {
@@ -68,32 +158,17 @@ fn rules_named(
             }
         }
     }
-    let field = format!("managed.{host}.secrets");
     if !unknown.is_empty() {
-        let mut error = Error::usage(format!(
-            "{field} names no secret that a rule governs, and no rule: {}",
-            unknown.iter().map(|entry| format!("'{}'", entry.escape_debug())).collect::<Vec<_>>().join(", ")
-        ))
-        .now("an entry is a secret file or a directory with some, or a rule's path_regex as it is written")
-        .now("nothing was changed");
         let paths: Vec<String> = found.iter().map(|secret| secret.path.display().to_string()).collect();
         let regexes = rules.rules.iter().filter_map(|rule| rule.path_regex.as_deref());
         let names: Vec<&str> = paths.iter().map(String::as_str).chain(regexes).collect();
-        for entry in unknown {
-            if let Some(near) = nearest(entry, names.iter().copied()) {
-                error = error.hint(format!("did you mean '{near}'?"));
-            }
-        }
-        return Err(error);
+        let near = unknown.iter().filter_map(|entry| nearest(entry, names.iter().copied()));
+        let near = near.map(str::to_owned).collect();
+        return Err(Wrong::Unknown { entries: unknown, near });
     }
     if !others.is_empty() {
         others.dedup();
-        let error = Error::refused(format!("refused: {field} leads to secrets that are another host's own"));
-        return Err(others
-            .into_iter()
-            .fold(error, Error::now)
-            .now("nothing was changed")
-            .hint("move what both need to a file whose rule is for both"));
+        return Err(Wrong::OfOthers(others));
     }
     Ok(chosen)
 }

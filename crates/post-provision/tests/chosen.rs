@@ -85,3 +85,52 @@ fn rules_that_list_it_already_are_left_and_told() {
     );
     assert!(opens(&fleet, "secrets/values.yaml"));
 }
+
+/// What a check finds wrong in the definitions, as objects.
+fn checked(fleet: &Fleet) -> Vec<serde_json::Value> {
+    let output = fleet.tool(&["secrets", "--check", "--json"]).output().unwrap();
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let faults = answer["faults"].as_array().unwrap().clone();
+    assert_eq!(output.status.code(), Some(if faults.is_empty() { 0 } else { 2 }), "{answer}");
+    faults
+}
+
+#[test]
+fn a_check_tells_of_lists_that_lead_nowhere() {
+    for list in ["[ ]", r#"[ "deep" ".*" ]"#, r#""values.yaml""#] {
+        assert!(checked(&fleet(list)).is_empty(), "{list}");
+    }
+    let fleet = fleet(r#"[ "valuse.yaml" "deep/values.ini" "nothing/like it" ]"#);
+    let faults = checked(&fleet);
+    let [fault] = faults.as_slice() else { panic!("{faults:?}") };
+    assert_eq!(fault["path"], "managed.nas.secrets");
+    assert_eq!(fault["file"], "vms/definitions.nix");
+    assert!(fault["snippet"].as_str().unwrap().contains("valuse.yaml"), "{fault}");
+    assert_eq!(
+        fault["message"],
+        "names no secret that a rule governs, and no rule: 'valuse.yaml', 'nothing/like it'"
+    );
+    assert!(fault["help"].as_str().unwrap().starts_with("did you mean 'secrets/values.yaml'?"), "{fault}");
+
+    // All VMs in one run; where there are no rules, there is nothing to look up.
+    let other = "nas = { secrets = [ \"hosts/web\" ];";
+    let more =
+        "two = { vmid = 151; cores = 1; memory = 512; disk = \"1G\"; storage = \"tank\"; secrets = \"x\"; };";
+    let list = r#"nas = { secrets = [ "valuse.yaml" "deep/values.ini" "nothing/like it" ];"#;
+    fleet.edit("vms/definitions.nix", list, &format!("{more} {other}"));
+    let faults = checked(&fleet);
+    let told: Vec<String> = faults
+        .iter()
+        .map(|fault| format!("{}: {}", fault["path"].as_str().unwrap(), fault["message"].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "managed.two.secrets: names no secret that a rule governs, and no rule: 'x'",
+            "managed.nas.secrets: leads to secrets that are another host's own: 'hosts/web': rule 'hosts/web/.*' (line 5) is web's own",
+        ]
+    );
+    std::fs::remove_file(fleet.path("secrets/.sops.yaml")).unwrap();
+    let faults = fleet.tool(&["secrets", "--check"]).output().unwrap();
+    assert!(!String::from_utf8_lossy(&faults.stderr).contains("managed."), "{faults:?}");
+}

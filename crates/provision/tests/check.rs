@@ -62,6 +62,13 @@ fn faults_of_every_file_are_told_in_one_run() {
 }
 
 #[test]
+fn secrets_of_a_definition_that_lead_nowhere_are_a_fault() {
+    let bench = Bench::new();
+    bench.fleet.edit("vms/definitions.nix", "cores = 2;", "cores = 2; secrets = [ \"comon.yaml\" ];");
+    assert_snapshot!("chosen", check(&bench));
+}
+
+#[test]
 fn secrets_that_no_rule_governs_are_a_fault() {
     let bench = Bench::new();
     bench.fleet.edit("secrets/.sops.yaml", "creation_rules:", "creation_rules: []\nold_rules:");
