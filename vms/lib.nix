@@ -30,6 +30,7 @@ let
     isList
     isString
     length
+    listToAttrs
     mapAttrs
     match
     replaceStrings
@@ -64,51 +65,69 @@ let
     vmidsOf (attrValues imported ++ attrValues managed ++ (if template == null then [ ] else [ template ]))
   );
 
-  # First VMID from `start` to `end` that the definitions do not use, or null. The cluster may still use it:
-  # `proxmox-ops next-vmid` asks both.
-  nextVmid =
-    start: end:
-    let
-      # One of so many is free, however long the range is.
-      most = length allVmids + 1;
-      size = if end < start then 0 else end - start + 1;
-      free = filter (vmid: !(elem vmid allVmids)) (genList (i: start + i) (if size < most then size else most));
-    in
-    if free == [ ] then null else head free;
-
-  nextVmidIn =
-    range:
-    if ranges ? ${range} then
-      nextVmid ranges.${range}.start ranges.${range}.end
-    else
-      throw "no range '${range}' in vmidRanges (there are: ${concatStringsSep ", " (attrNames ranges)})";
-
+  # Ranges that managed VMs leave to others.
   reservedRanges = [
     "containers"
     "templates"
   ];
-  isReserved = vmid: builtins.any (range: ranges ? ${range} && within ranges.${range} vmid) reservedRanges;
-  # What to give a new VM: the first free VMID of `production`, else of the range for VMs that begins lowest, else from
+  reserved = filter (range: within range range.start) (
+    map (name: ranges.${name}) (filter (name: ranges ? ${name}) reservedRanges)
+  );
+  isReserved = vmid: builtins.any (range: within range vmid) reserved;
+
+  # The lowest VMID from `start` to `end` that the definitions do not use, or null; `others`: also one of a reserved range.
+  lowest =
+    others: start: end:
+    let
+      used = listToAttrs (
+        map (vmid: {
+          name = toString vmid;
+          value = null;
+        }) allVmids
+      );
+      isFree = vmid: isVmid vmid && start <= vmid && vmid <= end && !(used ? ${toString vmid}) && (others || !(isReserved vmid));
+      # The first one that is free is the first of all, or it comes after one that is not.
+      free = filter isFree (
+        [ start ] ++ map (vmid: vmid + 1) (allVmids ++ map (range: range.end) reserved)
+      );
+    in
+    if free == [ ] then null else foldl' (a: b: if b < a then b else a) (head free) free;
+
+  # The lowest VMID from `start` to `end`, both included, that the definitions do not use, or null. What is reserved for
+  # something else is passed over, unless `start` is in it. The cluster may still use it: `proxmox-ops next-vmid START END`
+  # asks both.
+  nextVmid =
+    start: end:
+    let
+      first = if start < 100 then 100 else start;
+    in
+    lowest (isReserved first) first end;
+
+  # The same in a range of `vmidRanges`: for a managed VM up to 9999 and nothing that is reserved, but in a reserved range
+  # any that it has.
+  nextVmidIn =
+    range:
+    if !(ranges ? ${range}) then
+      throw "no range '${range}' in vmidRanges (there are: ${concatStringsSep ", " (attrNames ranges)})"
+    else if elem range reservedRanges then
+      lowest true ranges.${range}.start ranges.${range}.end
+    else
+      lowest false ranges.${range}.start (atMost 9999 ranges.${range}.end);
+  atMost = most: number: if number < most then number else most;
+
+  # What to give a new VM: the lowest free VMID of `production`, else of the range for VMs that begins lowest, else from
   # 100 on; none that is reserved or that no managed VM may have.
   suggestedVmid =
     let
       names = filter (name: !(elem name reservedRanges)) (attrNames ranges);
-      lowest = foldl' (a: b: if ranges.${b}.start < ranges.${a}.start then b else a) (head names) names;
-      range =
-        if ranges ? production then
-          ranges.production
-        else if names == [ ] then
-          {
-            start = 100;
-            end = 9999;
-          }
-        else
-          ranges.${lowest};
-      end = if range.end < 9999 then range.end else 9999;
-      size = if end < range.start then 0 else end - range.start + 1;
-      free = filter (vmid: !(elem vmid allVmids || isReserved vmid)) (genList (i: range.start + i) size);
+      first = foldl' (a: b: if ranges.${b}.start < ranges.${a}.start then b else a) (head names) names;
     in
-    if free == [ ] then null else head free;
+    if ranges ? production then
+      nextVmidIn "production"
+    else if names == [ ] then
+      lowest false 100 9999
+    else
+      nextVmidIn first;
 
   # --- lookups -------------------------------------------------------------------------------------------------
 
@@ -417,27 +436,29 @@ let
     defaultStorage = [ isStorage "the name of a storage" ];
   };
 
+  # A fault is "PATH: TEXT", by the attribute path of what is wrong.
   fault = path: wrong: text: if wrong then [ "${path}: ${text}" ] else [ ];
-  missing = path: names: value: map (name: "${path}: ${name} is missing") (filter (name: !(value ? ${name})) names);
+  quoted = name: if match "[A-Za-z_][A-Za-z0-9_'-]*" name == null then builtins.toJSON name else name;
+  join = path: name: if path == "" then quoted name else "${path}.${quoted name}";
+  missing = path: names: value: concatMap (name: fault (join path name) (!(value ? ${name})) "is missing") names;
   # Fields that are there and are not what they may be.
   wrongFields =
     path: known: value:
     concatMap (
-      name: fault path (value ? ${name} && !(head known.${name} value.${name})) "${name} must be ${elemAt known.${name} 1}"
+      name:
+      fault (join path name) (value ? ${name} && !(head known.${name} value.${name})) "must be ${elemAt known.${name} 1}"
     ) (attrNames known);
   unknownFields =
     path: known: value:
-    map (name: "${path}: ${name} is not a known field") (filter (name: !(known ? ${name})) (attrNames value));
+    concatMap (name: fault (join path name) (!(known ? ${name})) "is not a known field") (attrNames value);
   # Attributes of a section that are no sets.
   noSets =
     section:
     let
-      value = definitions.${section} or { };
+      value = (set definitions).${section} or { };
     in
-    if isAttrs value then
-      map (name: "${section}.${name} must be a set") (filter (name: !(isAttrs value.${name})) (attrNames value))
-    else
-      [ "${section} must be a set" ];
+    fault section (!(isAttrs value)) "must be a set"
+    ++ concatMap (name: fault (join section name) (!(isAttrs value.${name})) "must be a set") (attrNames (set value));
 
   # Names that mean something else to `provision-vm`.
   verbs = [
@@ -468,7 +489,7 @@ let
     let
       range = ranges.${name};
     in
-    fault "vmidRanges.${name}" (
+    fault (join "vmidRanges" name) (
       isVmid (range.start or null) && isVmid (range.end or null) && range.end < range.start
     ) "the range ends (${toString range.end}) before it starts (${toString range.start})";
 
@@ -487,32 +508,35 @@ let
         mac = if isString (vm.mac or null) then lower vm.mac else null;
       };
     in
-    map (name: taker "imported.${name}" name imported.${name}) (attrNames imported)
-    ++ map (name: taker "managed.${name}" name managed.${name}) (attrNames managed)
+    map (name: taker (join "imported" name) name imported.${name}) (attrNames imported)
+    ++ map (name: taker (join "managed" name) name managed.${name}) (attrNames managed)
     ++ (if template == null then [ ] else [ (taker "template" (template.name or null) template) ]);
-  # Other VMs that have the same as the one at `path`.
+  # What the VM at `path` has and others have too: told of each of them.
   takenWith =
     path:
     let
       mine = head (filter (taker: taker.path == path) takers);
       also =
-        what: text:
+        what: at:
         let
           others = filter (taker: taker.path != path && taker.${what} == mine.${what}) takers;
         in
-        fault path (mine.${what} != null && others != [ ]) "${text} is also that of ${concatStringsSep ", " (map (taker: taker.path) others)}";
+        fault at (mine.${what} != null && others != [ ]) "the ${what} is also that of ${concatStringsSep ", " (map (taker: taker.path) others)}";
     in
-    also "vmid" "its VMID" ++ also "name" "its name" ++ also "address" "its address" ++ also "mac" "its MAC address";
+    also "vmid" "${path}.vmid"
+    ++ also "name" (if path == "template" then "template.name" else path)
+    ++ also "address" "${path}.ip"
+    ++ also "mac" "${path}.mac";
 
   # Faults of one managed VM, as a list of sentences; empty when it is right.
   validate =
     name:
     let
       vm = managed.${name};
-      path = "managed.${name}";
+      path = join "managed" name;
       network = networkOf (vm.ip or null);
       gateway = addressOf (vm.gateway or null);
-      reserved = filter (range: ranges ? ${range} && isInt (vm.vmid or null) && within ranges.${range} vm.vmid) reservedRanges;
+      kept = filter (range: ranges ? ${range} && isInt (vm.vmid or null) && within ranges.${range} vm.vmid) reservedRanges;
     in
     fault path (!(isDnsName name)) "the name must be a DNS name"
     ++ fault path (elem name verbs) "provision-vm has a command of this name"
@@ -525,15 +549,17 @@ let
       "disk"
     ] vm
     ++ wrongFields path fields vm
-    ++ concatMap (range: fault path true "VMID ${toString vm.vmid} is in the range '${range}', which is for something else") reserved
-    ++ fault path (!(vm ? storage) && !(isStorage (proxmox.defaultStorage or null))) "storage is missing, and so is proxmox.defaultStorage"
-    ++ fault path (gateway != null && (vm.ip or "dhcp") == "dhcp") "a gateway without a fixed address"
+    ++ concatMap (range: fault "${path}.vmid" true "${toString vm.vmid} is in the range '${range}', which is for something else") kept
+    ++ fault "${path}.storage" (
+      !(vm ? storage) && !(isStorage (proxmox.defaultStorage or null))
+    ) "is missing, and so is proxmox.defaultStorage"
+    ++ fault "${path}.gateway" (gateway != null && (vm.ip or "dhcp") == "dhcp") "a gateway without a fixed address"
     ++ (
       if network == null || gateway == null then
         [ ]
       else
-        fault path (removeAttrs network [ "prefix" ] == gateway) "the gateway is the VM's own address"
-        ++ fault path (
+        fault "${path}.gateway" (removeAttrs network [ "prefix" ] == gateway) "the gateway is the VM's own address"
+        ++ fault "${path}.gateway" (
           removeAttrs network [ "prefix" ] != gateway
           && !(inNetwork network gateway)
           && !(network.width == 16 && isLinkLocal gateway)
@@ -551,7 +577,7 @@ let
       "managed"
       "vmidRanges"
     ]
-    ++ unknownFields "definitions" {
+    ++ unknownFields "" {
       proxmox = null;
       imported = null;
       managed = null;
@@ -559,17 +585,19 @@ let
       vmidRanges = null;
     } (set definitions)
     ++ (
-      if isAttrs (definitions.proxmox or null) then
+      if !(isAttrs definitions) then
+        [ ]
+      else if definitions ? proxmox && isAttrs definitions.proxmox then
         missing "proxmox" [ "host" ] proxmox
         ++ unknownFields "proxmox" proxmoxFields proxmox
         ++ wrongFields "proxmox" proxmoxFields proxmox
       else
-        [ "proxmox is missing" ]
+        fault "proxmox" true (if definitions ? proxmox then "must be a set" else "is missing")
     )
     ++ concatMap (
       name:
       let
-        path = "imported.${name}";
+        path = join "imported" name;
       in
       missing path [ "vmid" ] imported.${name}
       ++ wrongFields path importedFields imported.${name}
@@ -587,12 +615,13 @@ let
           "name"
         ] template
         ++ wrongFields "template" templateFields template
+        ++ takenWith "template"
     )
     ++ concatMap (
       name:
       let
         range = ranges.${name};
-        path = "vmidRanges.${name}";
+        path = join "vmidRanges" name;
       in
       missing path [
         "start"

@@ -1,48 +1,19 @@
-//! `vms/lib.nix` says the same about the definitions as the tools do, by a Nix that is not ours.
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests")]
+//! `vms/lib.nix` answers about the definitions as the tools do, by a Nix that is not ours.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test stops at the first surprise")]
 
-use std::path::Path;
+mod lib_nix_support;
+
+use std::collections::BTreeSet;
 
 use fleet_core::{
-    child::{Command, find_program},
-    deadline::Deadline,
-    definitions::{Definitions, Entry},
+    definitions::{Addressing, Definitions, Entry, ManagedVm},
     guard::{Guard, Operation},
     nix::NixMode,
     repo::Repo,
     types::Vmid,
 };
-use serde_json::{Value, json};
-
-fn root() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
-}
-
-/// The value of a Nix expression in which `vms` is the library over the definitions at `definitions`. Without
-/// Nix the test fails in CI and is skipped elsewhere.
-fn by_nix(definitions: &Path, expression: &str) -> Option<Value> {
-    let Some(nix) = find_program("nix-instantiate") else {
-        assert!(
-            std::env::var_os("FLEET_REQUIRE_ORACLES").is_none_or(|v| v != "1"),
-            "nix-instantiate is not installed, and FLEET_REQUIRE_ORACLES=1 asks for it"
-        );
-        eprintln!("skipped: nix-instantiate is not installed");
-        return None;
-    };
-    let library = root().join("vms/lib.nix").canonicalize().unwrap();
-    let text = format!(
-        "let vms = import {} {{ definitions = import {}; }}; in {expression}",
-        library.display(),
-        definitions.canonicalize().unwrap().display()
-    );
-    let store = tempfile::tempdir().unwrap();
-    let output = Command::new(nix)
-        .env("NIX_STATE_DIR", store.path())
-        .args(["--eval", "--strict", "--json", "--readonly-mode", "-E", &text])
-        .output(Deadline::secs(60))
-        .unwrap();
-    Some(serde_json::from_str(&output.checked().unwrap().stdout_text()).unwrap())
-}
+use lib_nix_support::{by_nix, definitions, root};
+use serde_json::{Map, Value, json};
 
 #[test]
 fn this_repositorys_definitions() {
@@ -97,364 +68,6 @@ fn this_repositorys_definitions() {
     );
 }
 
-/// A managed VM with nothing wrong, but for what `more` adds and `instead` says otherwise.
-fn managed(name: &str, more: &str) -> String {
-    format!("managed.{name} = {{ vmid = 110; cores = 1; memory = 512; disk = \"1G\"; {more} }};")
-}
-
-/// A definition file's text: sections besides the usual ones.
-fn definitions(sections: &str) -> String {
-    format!(
-        r#"{{
-          proxmox = {{ host = "prom"; defaultStorage = "local"; }};
-          imported.doc1 = {{ vmid = 104; }};
-          template = {{ vmid = 9002; name = "template"; }};
-          vmidRanges.containers = {{ start = 200; end = 299; }};
-          vmidRanges.templates = {{ start = 9000; end = 9999; }};
-          {sections}
-        }}"#
-    )
-}
-
-/// Definitions that are right, and ones that are wrong, one fault at a time.
-fn cases() -> (Vec<String>, Vec<String>) {
-    let mut right = vec![definitions("")];
-    let mut wrong = Vec::new();
-    let fields: &[(&str, &[&str], &[&str])] = &[
-        (
-            "storage",
-            &["\"local-lvm\"", "\"a1\""],
-            &["\"a\"", "\"1a\"", "\"a-\"", "\"ö1\"", "3", "null", "[ ]", "x: x"],
-        ),
-        ("nixosConfig", &["\"web.1_a\""], &["\".web\"", "\"-w\"", "\"\"", "\"a/b\"", "\"ü\""]),
-        (
-            "hostname",
-            &["\"web\"", "\"web.example\""],
-            &["\"a_b\"", "\"-a\"", "\"a..b\"", "\"a.\"", "\"\"", "{ }"],
-        ),
-        ("sshAlias", &["\"w_1\""], &["\"a b\"", "\"a;b\"", "true"]),
-        ("user", &["\"_fleet-1\""], &["\"Fleet\"", "\"1a\"", "\"\"", "\"a b\""]),
-        ("node", &["\"auto\"", "\"pve-1\""], &["\"pve_1\"", "\"-\"", "\"no node\"", "1", "1.0"]),
-        (
-            "template",
-            &["100", "999999999"],
-            &["99", "1000000000", "-1", "\"9002\"", "9002.0", "{ vmid = 9002; }"],
-        ),
-        ("clone", &["\"full\"", "\"linked\""], &["\"shallow\"", "\"\"", "true", "null"]),
-        ("bridge", &["\"vmbr0\""], &["\"0vmbr\"", "\"averyveryverylongname\"", "\"vm br\"", "0"]),
-        ("vlan", &["1", "4094"], &["0", "4095", "-7", "1.5", "\"20\""]),
-        (
-            "mac",
-            &["\"BC:24:11:00:00:01\"", "\"bc:24:11:00:00:01\""],
-            &[
-                "\"BC:24:11:00:00\"",
-                "\"01:00:00:00:00:00\"",
-                "\"00:00:00:00:00:00\"",
-                "\"BC-24-11-00-00-01\"",
-                "\"BG:24:11:00:00:01\"",
-                "\"BC:24:11:00:00:01:02\"",
-                "7",
-            ],
-        ),
-        ("mtu", &["576", "65520"], &["575", "65521", "\"1400\""]),
-        (
-            "ip",
-            &[
-                "\"dhcp\"",
-                "\"192.0.2.10/24\"",
-                "\"2001:db8::1/64\"",
-                "\"192.0.2.10/32\"",
-                "\"192.0.2.0/31\"",
-                "\"::ffff:192.0.2.1/128\"",
-                "\"192.0.2.10/024\"",
-                "\"192.0.2.10/+24\"",
-            ],
-            &[
-                "\"192.0.2.10\"",
-                "\"192.0.2.0/24\"",
-                "\"192.0.2.255/24\"",
-                "\"192.0.2.10/0\"",
-                "\"192.0.2.10/33\"",
-                "\"192.0.2.010/24\"",
-                "\"192.0.2.256/24\"",
-                "\"192.0.2/24\"",
-                "\"2001:db8::1::2/64\"",
-                "\"2001:db8:::1/64\"",
-                "\"1:2:3:4:5:6:7:8:9/64\"",
-                "\"1:2:3:4:5:6:7:8::/64\"",
-                "\"fe80::1%eth0/64\"",
-                "\"::1/129\"",
-                "\"::12345/64\"",
-                "\"1.2.3.4::/64\"",
-                "\"DHCP\"",
-                "\"\"",
-                "\"/\"",
-                "\"192.0.2.10/ 24\"",
-                "3232235777",
-                "[ \"dhcp\" ]",
-            ],
-        ),
-        (
-            "nameservers",
-            &["[ ]", "[ \"192.0.2.1\" \"2001:db8::53\" \"::\" ]"],
-            &["[ \"resolver\" ]", "\"192.0.2.1\"", "[ 1 ]", "[ \"192.0.2.1/24\" ]"],
-        ),
-        ("cpu", &["\"host\"", "\"x86-64-v2-AES,flags=+aes\""], &["\"\"", "\"a b\"", "4"]),
-        ("onBoot", &["true", "false"], &["1", "\"true\"", "null"]),
-        (
-            "tags",
-            &["[ \"web\" \"_a+b.c\" ]"],
-            &["[ \"Web\" ]", "\"web\"", "[ \"\" ]", "[ \"-a\" ]", "[ null ]"],
-        ),
-        (
-            "disks",
-            &["[ ]", "[ \"100G\" { size = \"1T\"; storage = \"tank\"; } { size = \"1.5G\"; } ]"],
-            &[
-                "[ \"100\" ]",
-                "[ { } ]",
-                "[ { size = \"1G\"; speed = 3; } ]",
-                "[ { size = \"1G\"; storage = \"!\"; } ]",
-                "\"100G\"",
-                "[ 100 ]",
-                "[ [ \"100G\" ] ]",
-            ],
-        ),
-        (
-            "timezone",
-            &["\"Europe/Amsterdam\"", "\"Etc/GMT+2\""],
-            &["\"\"", "\"Europe Amsterdam\"", "\"Zürich\""],
-        ),
-        ("packages", &["[ \"htop\" \"g++\" ]"], &["[ \"-htop\" ]", "\"htop\"", "[ \"a b\" ]", "[ true ]"]),
-        ("authorizedKeys", &["[ ]"], &["[ \"TODO\" ]", "\"ssh-ed25519 AAAA\"", "[ 1 ]", "[ \"\" ]"]),
-        ("install", &["\"none\"", "\"image\""], &["\"by hand\"", "false"]),
-        ("protection", &["true"], &["\"yes\"", "0"]),
-        ("readonly", &["true"], &["\"no\"", "{ }"]),
-        ("purpose", &["\"größer ☃\"", "\"\""], &["[ \"a\" ]", "1"]),
-        ("services", &["[ ]", "[ \"a\" ]"], &["\"a\"", "[ { } ]", "{ }"]),
-        ("notes", &["[ \"\" ]"], &["null", "[ 1.5 ]"]),
-        ("secrets", &["[ ]", "\"secrets/a.yaml\""], &["1", "[ 1 ]", "null"]),
-        ("antiAffinity", &["[ \"edge\" ]", "\"edge\""], &["1", "[ null ]"]),
-        ("colour", &[], &["\"red\"", "null"]),
-        ("gateway", &[], &["\"192.0.2.1\""]),
-    ];
-    for (field, good, bad) in fields {
-        let with = |value: &&str| definitions(&managed("web", &format!("{field} = {value};")));
-        right.extend(good.iter().map(with));
-        wrong.extend(bad.iter().map(with));
-    }
-    let usual = managed("web", "");
-    let required: &[(&str, &str, &[&str], &[&str])] = &[
-        (
-            "vmid",
-            "110",
-            &["100", "199", "8999"],
-            &[
-                "",
-                "99",
-                "10000",
-                "-110",
-                "110.0",
-                "\"110\"",
-                "null",
-                "250",
-                "200",
-                "299",
-                "104",
-                "9002",
-                "9000",
-                "9223372036854775807",
-            ],
-        ),
-        ("cores", "1", &["4294967295"], &["", "0", "-1", "4294967296", "1.0", "\"1\"", "[ 1 ]"]),
-        ("memory", "512", &["9223372036854775807"], &["", "511", "512.0", "\"4G\"", "-512"]),
-        (
-            "disk",
-            "\"1G\"",
-            &[
-                "\"1K\"",
-                "\"0.5M\"",
-                "\"01.50T\"",
-                "\"1048576T\"",
-                "\"0.001K\"",
-                "\"999999999999K\"",
-                "\"999999999999M\"",
-                "\"1073741824G\"",
-                "\"1048575.9T\"",
-            ],
-            &[
-                "",
-                "\"1 G\"",
-                "\"0G\"",
-                "\"0.0T\"",
-                "\"1g\"",
-                "\"1GB\"",
-                "\".5G\"",
-                "\"5.G\"",
-                "\"G\"",
-                "\"\"",
-                "\"-1G\"",
-                "\"1e3G\"",
-                "\"1048577T\"",
-                "\"1048576.1T\"",
-                "\"1073741825G\"",
-                "\"0.0009K\"",
-                "\"0.0000000000001G\"",
-                "\"1000000000000K\"",
-                "20",
-                "20.5",
-                "null",
-                "/dev/sda",
-                "[ \"1G\" ]",
-            ],
-        ),
-    ];
-    for (field, value, good, bad) in required {
-        let with = |other: &&str| {
-            let other = if other.is_empty() { String::new() } else { format!("{field} = {other};") };
-            definitions(&usual.replace(&format!("{field} = {value};"), &other))
-        };
-        right.extend(good.iter().map(with));
-        wrong.extend(bad.iter().map(with));
-    }
-    for (name, ok) in [
-        ("web-1", true),
-        ("Web", true),
-        ("\"web.example\"", true),
-        ("\"4two\"", true),
-        ("a_b", false),
-        ("plan", false),
-        ("check", false),
-        ("\"42\"", false),
-        ("\"\"", false),
-        ("\"-a\"", false),
-        ("\"a-\"", false),
-        ("\"ü\"", false),
-        ("\"a b\"", false),
-        ("\"a..b\"", false),
-        ("template", false),
-        ("doc1", false),
-        ("DOC1", false),
-        ("\"${\"doc1\"}\"", false),
-    ] {
-        if ok { &mut right } else { &mut wrong }.push(definitions(&managed(name, "")));
-    }
-    let two = |a: &str, b: &str| {
-        definitions(&format!("{} {}", managed("web", a), managed("db", b).replace("110", "111")))
-    };
-    let fixed = |more: &str| definitions(&managed("web", more));
-    right.extend([
-        two("ip = \"192.0.2.10/24\";", "ip = \"192.0.2.11/24\";"),
-        two("ip = \"dhcp\";", "ip = \"dhcp\";"),
-        fixed("ip = \"192.0.2.10/24\"; gateway = \"192.0.2.1\";"),
-        fixed("ip = \"192.0.2.10/32\"; gateway = \"198.51.100.1\";"),
-        fixed("ip = \"2001:db8::2/64\"; gateway = \"fe80::1\";"),
-        fixed("ip = \"2001:db8::2/63\"; gateway = \"2001:db8:0:1::1\";"),
-        definitions(&format!("imported.a = {{ vmid = 120; ip = \"192.0.2.7\"; mac = \"odd\"; hardware = {{ gpu = 1; }}; }}; {usual}")),
-        definitions("").replace("vmid = 9002;", "vmid = 9002; specs = { cores = 8; };"),
-        "{ proxmox = { host = \"prom\"; }; }".to_owned(),
-        "{ proxmox = { host = \"192.0.2.1\"; user = \"root@pam\"; node = \"pve\"; }; imported = { }; managed = { }; vmidRanges = { }; }".to_owned(),
-    ]);
-    wrong.extend([
-        two("ip = \"192.0.2.10/24\";", "ip = \"192.0.2.10/25\";"),
-        two("ip = \"2001:db8::1/64\";", "ip = \"2001:DB8:0::0:1/64\";"),
-        two("mac = \"BC:24:11:00:00:01\";", "mac = \"bc:24:11:00:00:01\";"),
-        definitions(&format!(
-            "{usual} managed.db = {{ vmid = 110; cores = 1; memory = 512; disk = \"1G\"; }};"
-        )),
-        definitions(&format!("{usual} {}", managed("WEB", "").replace("110", "111"))),
-        fixed("ip = \"192.0.2.10/24\"; gateway = \"192.0.2.10\";"),
-        fixed("ip = \"192.0.2.10/24\"; gateway = \"192.0.3.1\";"),
-        fixed("ip = \"192.0.2.10/24\"; gateway = \"2001:db8::1\";"),
-        fixed("ip = \"192.0.2.10/24\"; gateway = \"192.0.2.1/24\";"),
-        fixed("ip = \"192.0.2.10/24\"; gateway = 1;"),
-        fixed("ip = \"dhcp\"; gateway = \"192.0.2.1\";"),
-        fixed("ip = \"192.0.2.10/24\"; } // { ip = \"192.0.2.10\";"),
-        definitions("managed.web = x: x;"),
-        definitions("managed.web = null;"),
-        definitions("managed.web = [ ];"),
-        definitions("managed.web.vm = { vmid = 110; cores = 1; memory = 512; disk = \"1G\"; };"),
-        definitions("managed = [ ];"),
-        definitions("managed = 3;"),
-        definitions("machines = { };"),
-        definitions("imported.a = { };"),
-        definitions("imported.a = { vmid = 104; };"),
-        definitions("imported.a = { vmid = 9002; };"),
-        definitions("imported.a = { vmid = \"105\"; };"),
-        definitions("imported.a = { vmid = 99; };"),
-        definitions("imported.a = { vmid = 105; ip = \"here\"; };"),
-        definitions("imported.a = { vmid = 105; services = \"x\"; };"),
-        definitions("imported.a = { vmid = 105; readonly = \"true\"; };"),
-        definitions("imported.a = { vmid = 105; specs = 3; };"),
-        definitions("imported.a = { vmid = 105; specs = { cores = 0; }; };"),
-        definitions("imported.a = { vmid = 105; specs = { disk = 20; }; };"),
-        definitions("imported.a = 105;"),
-        definitions(&format!(
-            "imported.a = {{ vmid = 105; ip = \"192.0.2.10\"; }}; {}",
-            managed("web", "ip = \"192.0.2.10/24\";")
-        )),
-        definitions(&format!("imported.template = {{ vmid = 105; }}; {usual}")),
-        definitions("").replace("vmid = 9002; name", "name"),
-        definitions("").replace("name = \"template\";", ""),
-        definitions("").replace("name = \"template\";", "name = \"a template\";"),
-        definitions("").replace("vmid = 9002; name", "vmid = 9002.5; name"),
-        definitions("")
-            .replace("template = { vmid = 9002; name = \"template\"; };", "template = \"template\";"),
-        definitions("vmidRanges.odd = { start = 300; };"),
-        definitions("vmidRanges.odd = { start = 300; end = 299; };"),
-        definitions("vmidRanges.odd = { start = 99; end = 299; };"),
-        definitions("vmidRanges.odd = { start = \"100\"; end = 299; };"),
-        definitions("vmidRanges.odd = [ 100 199 ];"),
-        definitions("").replace("host = \"prom\";", ""),
-        definitions("").replace("\"prom\"", "\"a host\""),
-        definitions("").replace("\"prom\"", "\"-oProxyCommand=x\""),
-        definitions("").replace("\"prom\";", "\"prom\"; port = 22;"),
-        definitions("").replace("\"local\"", "\"!\""),
-        definitions("").replace("\"local\"", "null"),
-        definitions(&usual).replace("defaultStorage = \"local\";", ""),
-        "{ }".to_owned(),
-        "{ managed = { }; }".to_owned(),
-        "{ proxmox = \"prom\"; }".to_owned(),
-        "[ ]".to_owned(),
-    ]);
-    (right, wrong)
-}
-
-/// What the library finds wrong the tools find wrong too, and nothing else.
-#[test]
-fn faults_are_faults_in_both() {
-    let (right, wrong) = cases();
-    let rights = right.len();
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join("hosts.nix"), "{ }").unwrap();
-    std::fs::create_dir(directory.path().join("vms")).unwrap();
-    let all: Vec<String> = right.into_iter().chain(wrong).collect();
-    let mut list = String::new();
-    for (at, text) in all.iter().enumerate() {
-        let file = directory.path().join(format!("vms/{at}.nix"));
-        std::fs::write(&file, text).unwrap();
-        list.push_str(&format!(" {}", file.display()));
-    }
-    // Without nixpkgs' library, and as if with it.
-    let library = root().join("vms/lib.nix").canonicalize().unwrap();
-    let expression = format!(
-        "{{ all = map (file: {{ plain = (import {0} {{ definitions = import file; }}).faults;
-           same = (import {0} {{ definitions = import file; lib = {{ }}; }}).faults; }}) [{list} ]; }}.all",
-        library.display()
-    );
-    let path = directory.path().join("vms/definitions.nix");
-    std::fs::write(&path, "{ proxmox.host = \"prom\"; }").unwrap();
-    let Some(found) = by_nix(&path, &expression) else { return };
-    for (at, (text, found)) in all.iter().zip(found.as_array().unwrap()).enumerate() {
-        std::fs::write(&path, text).unwrap();
-        let repo = Repo::at(directory.path()).unwrap();
-        let loads = Definitions::load(&repo, NixMode::Embedded);
-        assert_eq!(found["plain"], found["same"], "{text}");
-        let says = &found["plain"];
-        assert_eq!(loads.is_ok(), says == &json!([]), "{text}: the library says {says}, the tools {loads:?}");
-        assert_eq!(loads.is_ok(), at < rights, "{text}: {loads:?}");
-    }
-}
-
 #[test]
 fn the_longest_range_is_looked_through_no_further_than_needed() {
     let dir = tempfile::tempdir().unwrap();
@@ -466,73 +79,284 @@ fn the_longest_range_is_looked_through_no_further_than_needed() {
     assert_eq!(found, json!([101, 105, null, null]));
 }
 
-/// What is wrong with ranges is said in the same words.
-#[test]
-fn ranges_that_can_not_be_right_are_told_alike() {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::create_dir(dir.path().join("vms")).unwrap();
-    let file = dir.path().join("vms/definitions.nix");
-    std::fs::write(dir.path().join("hosts.nix"), "{ }").unwrap();
-    type Ranges<'a> = &'a [(&'a str, u32, u32)];
-    let cases: &[(Ranges, &[&str])] = &[
-        (&[("production", 100, 199), ("containers", 200, 299)], &[]),
-        // One within another, one that others keep, and such that no managed VM has a VMID of.
-        (&[("production", 150, 250), ("containers", 100, 199)], &[]),
-        (&[("lab", 120, 130), ("production", 100, 199), ("all", 100, 9999)], &[]),
-        (&[("containers", 100, 199), ("staging", 150, 180)], &[]),
-        (&[("production", 20000, 20100), ("templates", 9000, 9000), ("golden", 9000, 9000)], &[]),
-        (
-            &[("production", 199, 100), ("lab", 150, 160)],
-            &["vmidRanges.production: the range ends (100) before it starts (199)"],
-        ),
-        (&[("production", 100, 100)], &[]),
-        (&[("production", 9999, 999_999_999)], &[]),
-    ];
-    for (ranges, wanted) in cases {
-        let ranges: String = ranges
-            .iter()
-            .map(|(n, start, end)| format!("vmidRanges.{n} = {{ start = {start}; end = {end}; }};\n"))
-            .collect();
-        let head = "proxmox = { host = \"prom\"; }; imported.doc1 = { vmid = 30050; };";
-        std::fs::write(&file, format!("{{ {head} {ranges} }}")).unwrap();
-        let loaded = Definitions::load(&Repo::at(dir.path()).unwrap(), NixMode::Embedded);
-        let faults = loaded.err().map(|error| fleet_core::faults::of(&error)).unwrap_or_default();
-        let mut said: Vec<String> =
-            faults.iter().map(|fault| format!("{}: {}", fault.path, fault.message)).collect();
-        said.sort();
-        assert_eq!(said, *wanted, "{ranges}");
-        let Some(mut found) = by_nix(&file, "builtins.sort (a: b: a < b) vms.faults") else { continue };
-        assert_eq!(found.take(), json!(wanted), "{ranges}");
+/// Definitions about which every helper has something to say.
+fn whole() -> String {
+    definitions(
+        r#"
+          imported.igp = { vmid = 109; hostname = "igpu"; specs = { cores = 1; memory = 8096; disk = "passthrough"; }; };
+          managed.web = { vmid = 110; cores = 1; memory = 512; disk = "20G"; };
+          managed.db = { vmid = 111; cores = 4; memory = 4096; disk = "1T"; storage = "tank"; nixosConfig = "postgres";
+                         hostname = "db.example"; sshAlias = "pg"; install = "image"; ip = "192.0.2.7/24"; };
+          managed.kept = { vmid = 112; cores = 2; memory = 1024; disk = "8G"; readonly = true; install = "none"; };
+          managed.safe = { vmid = 113; cores = 2; memory = 1024; disk = "8G"; protection = true; };
+          vmidRanges.production = { start = 100; end = 199; };
+        "#,
+    )
+}
+
+/// What the tools make of a name.
+fn found(definitions: &Definitions, name: &str) -> Value {
+    match definitions.by_name(name) {
+        Some(Entry::Imported(vm)) => json!({ "kind": "imported", "name": name, "vmid": vm.vmid }),
+        Some(Entry::Managed(vm)) => json!({
+            "kind": "managed", "name": name, "vmid": vm.vmid,
+            "filled": {
+                "storage": vm.storage, "nixosConfig": vm.nixos_config, "hostname": vm.hostname,
+                "sshAlias": vm.ssh_alias, "install": vm.install,
+                "ip": match vm.addressing {
+                    Addressing::Dhcp => "dhcp".to_owned(),
+                    Addressing::Static(cidr) => cidr.to_string(),
+                },
+            },
+        }),
+        Some(Entry::Template(template)) => json!({ "kind": "template", "name": name, "vmid": template.vmid }),
+        None => Value::Null,
     }
 }
 
+/// The same answers by each helper, without nixpkgs' library and with what stands for it.
+#[test]
+fn every_helper_answers_as_the_tools_do() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("vms")).unwrap();
+    std::fs::write(dir.path().join("hosts.nix"), "{ }").unwrap();
+    let file = dir.path().join("vms/definitions.nix");
+    std::fs::write(&file, whole()).unwrap();
+    let definitions = Definitions::load(&Repo::at(dir.path()).unwrap(), NixMode::Embedded).unwrap();
+    let names = ["doc1", "igp", "web", "db", "kept", "safe", "template", "nobody", ""];
+    let vmids = [100, 104, 109, 110, 111, 112, 113, 114, 200, 299, 300, 9000, 9002, 9999];
+    let expression = format!(
+        r#"
+        let
+          probe = vms:
+            let
+              brief = entry: if entry == null then null else {{ inherit (entry) kind name; inherit (entry.vm) vmid; }}
+                // (if entry.kind != "managed" then {{ }} else {{
+                  filled = {{ inherit (entry.vm) storage nixosConfig hostname sshAlias install ip; }};
+                }});
+              names = {names};
+              vmids = {vmids};
+            in {{
+              inherit (vms) managedVmids readonlyVmids allVmids faults suggestedVmid summary;
+              byName = map (name: brief (vms.find name)) names;
+              byVmid = map (vmid: brief (vms.findByVmid vmid)) vmids;
+              ranges = map vms.rangeOf vmids;
+              allowed = builtins.filter (vmid: (builtins.tryEval (vms.assertVMOperationAllowed vmid)).success) vmids;
+              same = map vms.assertVMOperationAllowed [ 110 111 113 ];
+              specs = map (name: vms.formatSpecs (vms.find name).vm) [ "doc1" "igp" "web" "db" ];
+              valid = map vms.validate [ "web" "db" "kept" "safe" ];
+            }};
+          # What the library of nixpkgs has under these names.
+          lib = {{
+            attrValues = set: map (name: set.${{name}}) (builtins.attrNames set);
+            filterAttrs = wanted: set: removeAttrs set (builtins.filter (name: !(wanted name set.${{name}})) (builtins.attrNames set));
+            mapAttrsToList = f: set: map (name: f name set.${{name}}) (builtins.attrNames set);
+            concatMapStringsSep = sep: f: list: builtins.concatStringsSep sep (map f list);
+            optional = wanted: value: if wanted then [ value ] else [ ];
+            inherit (builtins) attrNames elem filter foldl' length map;
+          }};
+          library = import {library};
+          here = {{ definitions = import {file}; }};
+        in {{
+          plain = probe vms;
+          inherited = probe (library (here // {{ inherit lib; }}));
+          null = probe (library (here // {{ lib = null; }}));
+        }}"#,
+        names = list(names.map(|name| json!(name))),
+        vmids = list(vmids.map(|vmid| json!(vmid))),
+        library = root().join("vms/lib.nix").canonicalize().unwrap().display(),
+        file = file.display(),
+    );
+    let Some(answers) = by_nix(&file, &expression) else { return };
+
+    let guard = Guard::new(&definitions, None);
+    let allowed = |vmid: &u32| guard.permit(Vmid::new(*vmid).unwrap(), Operation::Change, "stop").is_ok();
+    let by_vmid = |vmid: u32| match definitions.by_vmid(Vmid::new(vmid).unwrap()) {
+        Some(Entry::Imported(vm)) => found(&definitions, &vm.name),
+        Some(Entry::Managed(vm)) => found(&definitions, vm.name.as_str()),
+        Some(Entry::Template(template)) => found(&definitions, &template.name),
+        None => Value::Null,
+    };
+    let range = |vmid: u32| {
+        let mut ranges = definitions.vmid_ranges.iter();
+        ranges.find(|range| range.start.get() <= vmid && vmid <= range.end.get()).map(|range| &range.name)
+    };
+    let managed = &definitions.managed;
+    let all: BTreeSet<Vmid> = definitions.vmids().collect();
+    let specs = |vm: &ManagedVm| {
+        let cores = if vm.cores == 1 { "core" } else { "cores" };
+        format!("{} {cores}, {} MiB, {} on {}", vm.cores, vm.memory, vm.disk, vm.storage)
+    };
+    let mut vms: Map<String, Value> = managed
+        .iter()
+        .map(|vm| (vm.name.to_string(), json!(format!("{}: {}", vm.vmid, specs(vm)))))
+        .collect();
+    vms.insert("doc1".to_owned(), json!("104: , imported"));
+    vms.insert("igp".to_owned(), json!("109: 1 core, 8096 MiB, passthrough, imported"));
+    let wanted = json!({
+        "managedVmids": managed.iter().map(|vm| vm.vmid).collect::<BTreeSet<Vmid>>(),
+        "readonlyVmids": all.iter().filter(|vmid| match definitions.by_vmid(**vmid) {
+            Some(Entry::Imported(_)) => true,
+            Some(Entry::Managed(vm)) => vm.readonly,
+            _ => false,
+        }).collect::<Vec<_>>(),
+        "allVmids": all,
+        "faults": [],
+        "suggestedVmid": definitions.suggest_vmid(None, &Default::default()).unwrap(),
+        "byName": names.map(|name| found(&definitions, name)),
+        "byVmid": vmids.map(by_vmid),
+        "ranges": vmids.map(range),
+        "allowed": vmids.into_iter().filter(allowed).collect::<Vec<u32>>(),
+        "same": [110, 111, 113],
+        "specs": ["", "1 core, 8096 MiB, passthrough", "1 core, 512 MiB, 20G on local", "4 cores, 4096 MiB, 1T on tank"],
+        "valid": [[], [], [], []],
+        "summary": {
+            "imported": definitions.imported.len(),
+            "managed": managed.len(),
+            "cores": managed.iter().map(|vm| u64::from(vm.cores)).sum::<u64>(),
+            "memory": managed.iter().map(|vm| vm.memory).sum::<u64>(),
+            "vms": vms,
+        },
+    });
+    // The guard alone does not decide what the test says of it.
+    assert_eq!(wanted["allowed"], json!([110, 111, 113]));
+    assert_eq!(wanted["readonlyVmids"], json!([104, 109, 112]));
+    for how in ["plain", "inherited", "null"] {
+        assert_eq!(answers[how], wanted, "{how}");
+    }
+}
+
+/// A list in Nix of texts and numbers.
+fn list<const N: usize>(items: [Value; N]) -> String {
+    format!("[ {} ]", items.map(|item| item.to_string()).join(" "))
+}
+
+#[test]
+fn one_vm_is_validated_as_all_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("definitions.nix");
+    let wrong = "managed.web = { vmid = 104; cores = 0; disk = \"1G\"; colour = 1; }; managed.db = { vmid = 111; cores = 1; memory = 512; disk = \"1G\"; };";
+    std::fs::write(&file, definitions(wrong)).unwrap();
+    let Some(found) =
+        by_nix(&file, "{ web = vms.validate \"web\"; db = vms.validate \"db\"; all = vms.faults; }")
+    else {
+        return;
+    };
+    let web = json!([
+        "managed.web.colour: is not a known field",
+        "managed.web.memory: is missing",
+        "managed.web.cores: must be a number of at least 1",
+        "managed.web.vmid: the vmid is also that of imported.doc1",
+    ]);
+    assert_eq!(found["web"], web);
+    assert_eq!(found["db"], json!([]));
+    let of_web = |fault: &&Value| fault.as_str().unwrap().starts_with("managed.web");
+    assert_eq!(
+        found["all"].as_array().unwrap().iter().filter(of_web).collect::<Vec<_>>(),
+        web.as_array().unwrap().iter().collect::<Vec<_>>()
+    );
+}
+
+/// Where a new VM's VMID is asked for.
+type Asked<'a> = (&'a str, Option<u32>);
+type Ranges<'a> = &'a [(&'a str, u32, u32)];
+
+/// The next VMID is the same everywhere: the suggested one, in each range, and between bounds.
 #[test]
 fn a_new_vm_is_offered_the_same_vmid_everywhere() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("vms")).unwrap();
     let file = dir.path().join("vms/definitions.nix");
     std::fs::write(dir.path().join("hosts.nix"), "{ }").unwrap();
-    let range = |name: &str, start: u32, end: u32| {
-        format!("vmidRanges.{name} = {{ start = {start}; end = {end}; }};\n")
-    };
-    let cases = [
-        (String::new(), Some(100)),
-        (range("staging", 300, 399), Some(300)),
-        (range("staging", 300, 399) + &range("lab", 250, 260), Some(250)),
-        (range("production", 300, 399) + &range("lab", 250, 260), Some(300)),
-        (range("containers", 100, 199), Some(200)),
-        (range("production", 9998, 999_999_999), Some(9998)),
-        (range("production", 104, 104), None),
-        (range("containers", 100, 199) + &range("production", 150, 250), Some(200)),
-        (range("production", 20000, 20100), None),
+    // Ranges, and some of what is asked with its answer; what is not named here is compared all the same.
+    let cases: &[(Ranges, &[Asked])] = &[
+        (&[], &[("", Some(100)), ("100 999", Some(100)), ("104 104", None), ("104 999999999", Some(105))]),
+        (&[("staging", 300, 399)], &[("", Some(300)), ("staging", Some(300))]),
+        (&[("staging", 300, 399), ("lab", 250, 260)], &[("", Some(250))]),
+        (&[("production", 300, 399), ("lab", 250, 260)], &[("", Some(300)), ("lab", Some(250))]),
+        (
+            &[("containers", 100, 199)],
+            &[("", Some(200)), ("containers", Some(100)), ("100 999", Some(100)), ("99 200", Some(100))],
+        ),
+        (
+            &[("production", 9998, 999_999_999)],
+            &[("", Some(9998)), ("production", Some(9998)), ("9999 20000", Some(9999))],
+        ),
+        (&[("production", 104, 104)], &[("", None), ("production", None)]),
+        (
+            &[("containers", 100, 199), ("production", 150, 250)],
+            &[("", Some(200)), ("production", Some(200)), ("150 250", Some(150)), ("104 250", Some(105))],
+        ),
+        (&[("production", 20000, 20100)], &[("", None), ("production", None), ("20000 20100", Some(20000))]),
+        (&[("containers", 30000, 30100)], &[("containers", Some(30000)), ("29999 30200", Some(29999))]),
+        // One after the other, all the way up.
+        (
+            &[("containers", 100, 199), ("templates", 200, 999_999_999)],
+            &[("", None), ("100 999999999", Some(100)), ("200 300", Some(200)), ("templates", Some(200))],
+        ),
+        (&[("lab", 103, 105), ("templates", 106, 110)], &[("lab", Some(103)), ("104 200", Some(105))]),
+        (&[("lab", 104, 112), ("templates", 105, 110)], &[("lab", Some(111)), ("104 110", None)]),
+        (&[("lab", 9990, 10100), ("templates", 9000, 9999)], &[("lab", None), ("9990 10100", Some(9990))]),
+        (&[("containers", 999_999_999, 999_999_999)], &[("999999999 999999999", Some(999_999_999))]),
     ];
     for (ranges, wanted) in cases {
-        let head = "proxmox = { host = \"prom\"; }; imported.doc1 = { vmid = 104; };";
-        std::fs::write(&file, format!("{{ {head} {ranges} }}")).unwrap();
+        let text: String = ranges
+            .iter()
+            .map(|(name, start, end)| format!("vmidRanges.{name} = {{ start = {start}; end = {end}; }};\n"))
+            .collect();
+        let head = "proxmox = { host = \"prom\"; }; imported = { doc1.vmid = 104; old.vmid = 30050; };";
+        std::fs::write(&file, format!("{{ {head} {text} }}")).unwrap();
         let definitions = Definitions::load(&Repo::at(dir.path()).unwrap(), NixMode::Embedded).unwrap();
-        let offered = definitions.suggest_vmid(None, &Default::default()).ok().map(Vmid::get);
-        assert_eq!(offered, wanted, "{ranges}");
-        let Some(found) = by_nix(&file, "vms.suggestedVmid") else { continue };
-        assert_eq!(found, json!(wanted), "{ranges}");
+        let mut asked: Vec<String> = vec![String::new()];
+        asked.extend(ranges.iter().map(|(name, ..)| (*name).to_owned()));
+        let bounds: BTreeSet<u32> = [100, 104, 105, 999]
+            .into_iter()
+            .chain(ranges.iter().flat_map(|(_, start, end)| [*start, *end]))
+            .collect();
+        asked.extend(bounds.iter().flat_map(|a| bounds.iter().map(move |b| format!("{a} {b}"))));
+        asked.extend(wanted.iter().map(|(asked, _)| (*asked).to_owned()));
+        let none = Default::default();
+        let answers: Vec<Option<u32>> = asked
+            .iter()
+            .map(|asked| {
+                let answer = match asked.split_once(' ') {
+                    Some((start, end)) => {
+                        let start = start.parse::<u32>().unwrap().max(100);
+                        let (start, end) = (Vmid::new(start).unwrap(), end.parse().unwrap());
+                        definitions.suggest_vmid_between(start, end, &none)
+                    }
+                    None => {
+                        definitions.suggest_vmid(Some(asked.as_str()).filter(|name| !name.is_empty()), &none)
+                    }
+                };
+                answer.ok().map(Vmid::get)
+            })
+            .collect();
+        for (what, answer) in *wanted {
+            let at = asked.iter().position(|asked| asked == what).unwrap();
+            assert_eq!(answers[at], *answer, "{what} in {text}");
+        }
+        let questions: Vec<String> = asked
+            .iter()
+            .map(|asked| match asked.as_str() {
+                "" => "vms.suggestedVmid".to_owned(),
+                bounds if bounds.contains(' ') => format!("(vms.nextVmid {bounds})"),
+                name => format!("(vms.nextVmidIn \"{name}\")"),
+            })
+            .collect();
+        let Some(found) = by_nix(&file, &format!("[ {} ]", questions.join(" "))) else { return };
+        for ((question, ours), theirs) in questions.iter().zip(&answers).zip(found.as_array().unwrap()) {
+            assert_eq!(theirs, &json!(ours), "{question} in {text}");
+        }
     }
+}
+
+#[test]
+fn a_range_that_is_none_is_said_with_those_there_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("definitions.nix");
+    std::fs::write(&file, definitions("")).unwrap();
+    let expression = "(builtins.tryEval (vms.nextVmidIn \"lab\")).success";
+    let Some(found) = by_nix(&file, expression) else { return };
+    assert_eq!(found, json!(false));
 }
