@@ -91,6 +91,18 @@ fn every_request_has_its_answer_over_one_connection() {
     assert_eq!(address.address.to_string(), bench.sim.guest(110).unwrap().1);
     let key: String = ask(&mut s, Op::HostKey { vmid: vmid(110), timeout: 20 }).unwrap();
     assert!(bench.sim.guest_host_key(110).unwrap().starts_with(&key));
+    let ended = |s: &mut Session| -> bool { ask(s, Op::CloudInitEnded { vmid: vmid(110) }).unwrap() };
+    assert!(ended(&mut s));
+    // The node's answer where it still runs, or where there is none: the file is missing.
+    let fault = Fault::Answer {
+        method: "GET".into(),
+        path: "/agent/file-read".into(),
+        status: 500,
+        message: "Agent error: failed to open file '/run/cloud-init/result.json' (mode: 'r'): No such file or directory".into(),
+        times: 1,
+    };
+    bench.sim.inject(fault);
+    assert!(!ended(&mut s));
     let () = ask(&mut s, Op::Stop { vmid: vmid(110) }).unwrap();
     drop(s);
     assert_eq!(bench.sim.connections(), 1);

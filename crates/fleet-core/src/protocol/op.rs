@@ -278,6 +278,12 @@ pub enum Op {
         #[serde(default)]
         timeout: u64,
     },
+    /// Ask through the guest agent whether cloud-init has come to its end since the VM's last start: then it has put all
+    /// keys in their place that it has. Gives true or false.
+    CloudInitEnded {
+        /// Which VM.
+        vmid: Vmid,
+    },
 }
 
 impl Op {

@@ -1,6 +1,9 @@
 //! Finding the VM, knowing it, and logging in to it.
 
-use std::{net::IpAddr, time::Instant};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use fleet_core::{
     Error, Kind, Result,
@@ -136,7 +139,10 @@ impl Job<'_> {
                 }
                 let last = last.unwrap_or_default();
                 self.ui.detail(format!("not yet: {last}"));
-                if !deadline.passed() && refusal.heard(refused, Instant::now()) {
+                if deadline.passed() {
+                    return Ok(Err(last));
+                }
+                if refusal.heard(refused, Instant::now()) {
                     self.ui.warn(format!(
                         "'{}' answers with its host key, but has refused the key '{}' for {} s",
                         self.vm.name,
@@ -144,7 +150,10 @@ impl Job<'_> {
                         refusal.patience.as_secs()
                     ));
                 }
-                Ok(Err(last))
+                match refusal.for_good(Instant::now(), || self.no_more_keys_come(session)) {
+                    Some(time) => Err(self.refused_for_good(time)),
+                    None => Ok(Err(last)),
+                }
             })
             .map_err(|error| match refusal.end(&error) {
                 End::Refused => self.made_with_other_keys(session, error),
@@ -159,6 +168,32 @@ impl Job<'_> {
             };
             Ok(((login, system), said))
         })
+    }
+
+    /// Whether cloud-init has put all keys in their place that it has: the VM's description says so, or its guest agent.
+    fn no_more_keys_come(&self, session: &mut Session) -> bool {
+        let said = world::existing(session, self.vm.vmid).and_then(|there| {
+            if there.is_some_and(|(config, _)| settings::cloudinit_is_done(&config.settings)) {
+                return Ok(true);
+            }
+            self.ask(
+                session,
+                Op::CloudInitEnded { vmid: self.vm.vmid },
+                Deadline::secs(limit::AGENT_AGAIN + 30),
+            )
+        });
+        said.unwrap_or_else(|error| {
+            self.ui.detail(format!("whether cloud-init has ended is not known: {}", error.chain()));
+            false
+        })
+    }
+
+    /// To wait any longer for it would be in vain.
+    fn refused_for_good(&self, time: Duration) -> Error {
+        Error::unreachable(format!("'{}' does not let us in", self.vm.name)).now(format!(
+            "it has refused the key for {} s, and cloud-init has done its part there: no other keys come",
+            time.as_secs()
+        ))
     }
 
     /// The VM is ours, and nobody gets in to it: it may be slow, or have to be made anew.

@@ -50,19 +50,25 @@ pub(super) fn why_not(error: &Error) -> String {
 }
 
 /// Whether every login is refused, and for how long.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Refusal {
     /// How long a machine that is up refuses a key before that is told: cloud-init may still put the keys in their place.
     pub(super) patience: Duration,
     since: Option<Instant>,
     /// It has been so for that long, up to the last try.
     steady: bool,
+    /// When it was seen last whether more keys may still come.
+    looked: Option<Instant>,
+    /// Since when it is known that no more come.
+    settled: Option<Instant>,
+    /// It is refused for good.
+    is_final: bool,
 }
 
 /// How a wait for a login came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// Its key was refused all the time, up to its deadline or until the user had enough of it.
+    /// Its key was refused all the time, up to its deadline or until the user had enough of it; or for good.
     Refused,
     /// Nobody answered, or not for long enough to tell.
     Silent,
@@ -75,17 +81,31 @@ pub(super) enum End {
 impl Refusal {
     /// In a wait of so many seconds.
     pub(super) fn within(seconds: u64) -> Refusal {
-        Refusal { patience: Duration::from_secs(seconds) / 5, since: None, steady: false }
+        Refusal { patience: Duration::from_secs(seconds) / 5, ..Refusal::default() }
     }
 
     /// Hears of a try. Whether this is the one with which it became steady.
     pub(super) fn heard(&mut self, refused: bool, now: Instant) -> bool {
         if !refused {
-            (self.since, self.steady) = (None, false);
+            // It may be another system when it answers again.
+            *self = Refusal { patience: self.patience, ..Refusal::default() };
             return false;
         }
         let steady = now.duration_since(*self.since.get_or_insert(now)) >= self.patience;
         steady && !std::mem::replace(&mut self.steady, true)
+    }
+
+    /// Once it is steady, looks now and then by `no_more` whether no more keys come. Where that is so, and the key has
+    /// been refused for as long again since, it is refused for good: for how long by then.
+    pub(super) fn for_good(&mut self, now: Instant, no_more: impl FnOnce() -> bool) -> Option<Duration> {
+        let since = self.since.filter(|_| self.steady)?;
+        let due = self.looked.is_none_or(|at| now.duration_since(at) >= self.patience / 4);
+        if self.settled.is_none() && due {
+            self.looked = Some(now);
+            self.settled = no_more().then_some(now);
+        }
+        self.is_final = now.duration_since(self.settled?) >= self.patience;
+        self.is_final.then(|| now.duration_since(since))
     }
 
     /// What the wait came to that ended with this error.
@@ -93,6 +113,7 @@ impl Refusal {
         match error.kind() {
             _ if error.is_host_key_mismatch() => End::AnotherKey,
             Kind::DeadlinePassed | Kind::Interrupted if self.steady => End::Refused,
+            _ if self.is_final => End::Refused,
             Kind::DeadlinePassed => End::Silent,
             _ => End::Other,
         }
@@ -134,6 +155,34 @@ mod tests {
         assert_eq!(ends(&refusal), [End::Refused, End::Refused, End::Other]);
         assert!(!refusal.heard(false, at(123)) && !refusal.steady);
         assert_eq!(ends(&refusal), [End::Silent, End::Other, End::Other]);
+    }
+
+    #[test]
+    fn a_key_is_refused_for_good_only_where_no_more_keys_come() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut refusal = Refusal::within(300);
+        // Nobody is asked before it is steady.
+        refusal.heard(true, at(0));
+        assert_eq!(refusal.for_good(at(59), || panic!("asked")), None);
+        refusal.heard(true, at(60));
+        // cloud-init is slow: it is looked at again, not too often, and whatever the time is it is no failure.
+        assert_eq!(refusal.for_good(at(60), || false), None);
+        assert_eq!(refusal.for_good(at(61), || panic!("asked again at once")), None);
+        assert_eq!(refusal.for_good(at(200), || false), None);
+        assert_eq!(refusal.for_good(at(220), || true), None);
+        // What it put in its place last has time to work.
+        assert_eq!(refusal.for_good(at(279), || panic!("it is known")), None);
+        let ended = Error::unreachable("refused");
+        assert_eq!(refusal.end(&ended), End::Other);
+        assert_eq!(refusal.for_good(at(280), || panic!("it is known")), Some(Duration::from_secs(280)));
+        assert_eq!(refusal.end(&ended), End::Refused);
+        // What is known of a system is not known of the next.
+        refusal.heard(false, at(281));
+        refusal.heard(true, at(282));
+        refusal.heard(true, at(342));
+        assert_eq!(refusal.for_good(at(342), || false), None);
+        assert_eq!(refusal.for_good(at(500), || false), None);
     }
 
     #[test]

@@ -20,6 +20,9 @@ use crate::{
 /// Where OpenSSH keeps its ed25519 host key.
 const HOST_KEY: &str = "/etc/ssh/ssh_host_ed25519_key.pub";
 
+/// What cloud-init writes when its last stage has ended, well or not, and takes away when the VM starts again.
+const RESULT: &str = "/run/cloud-init/result.json";
+
 #[derive(Deserialize)]
 struct FileRead {
     content: String,
@@ -49,6 +52,19 @@ pub fn host_key(node: &Node, vmid: Vmid, deadline: Deadline) -> Result<String> {
         }
         fleet_core::interrupt::check()?;
         deadline.sleep(Duration::from_millis(500));
+    }
+}
+
+/// Whether cloud-init has come to its end since the VM's last start, as its own record says.
+pub fn cloud_init_ended(node: &Node, vmid: Vmid) -> Result<bool> {
+    let name = node.name(Deadline::secs(30))?;
+    let path = vm_path(name, vmid, "/agent/file-read");
+    let what = format!("ask the guest agent of VM {vmid} whether cloud-init has ended");
+    let _turn = Probe::turn(name);
+    match node.api.get_as::<FileRead>(&what, &path, &[("file", RESULT)], Deadline::secs(30)) {
+        Ok(file) => Ok(!file.content.trim().is_empty()),
+        Err(e) if e.message().contains("No such file") => Ok(false),
+        Err(e) => Err(hinted(e, vmid)),
     }
 }
 

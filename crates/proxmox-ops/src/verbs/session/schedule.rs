@@ -35,7 +35,9 @@ impl Nature {
             | Op::NextVmid { .. } => (None, false, false),
             Op::Config { vmid } | Op::Status { vmid } | Op::Snapshots { vmid } => (Some(*vmid), false, false),
             Op::AddressHolder { .. } => (None, false, true),
-            Op::Address { vmid, .. } | Op::HostKey { vmid, .. } => (Some(*vmid), false, true),
+            Op::Address { vmid, .. } | Op::HostKey { vmid, .. } | Op::CloudInitEnded { vmid } => {
+                (Some(*vmid), false, true)
+            }
             Op::Clone(request) => (Some(request.vmid), true, true),
             Op::Create(request) => (Some(request.vmid), true, true),
             Op::Configure { vmid, .. }

@@ -77,7 +77,8 @@ impl Server<'_> {
             | Op::Upload { .. }
             | Op::RemoveUpload { .. }
             | Op::Address { .. }
-            | Op::HostKey { .. } => return Ok(None),
+            | Op::HostKey { .. }
+            | Op::CloudInitEnded { .. } => return Ok(None),
         };
         self.guard().permit(vmid, operation, verb).map(Some)
     }
@@ -132,6 +133,9 @@ impl Server<'_> {
             Op::HostKey { vmid, timeout } => {
                 let deadline = Deadline::secs(*timeout);
                 json(&cluster.on(*vmid, |node| agent::host_key(node, *vmid, deadline))?)
+            }
+            Op::CloudInitEnded { vmid } => {
+                json(&cluster.on(*vmid, |node| agent::cloud_init_ended(node, *vmid))?)
             }
             Op::UploadPlace { node } => {
                 let node = self.place(node.as_ref())?;
