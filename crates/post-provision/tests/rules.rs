@@ -345,6 +345,119 @@ fn the_name_of_a_list_that_is_another_rules_own() {
     assert_eq!(short(&edited.text), after.replace("@W", "@P"));
 }
 
+/// A rule's only key, written in its place and with a name: other rules list it by that.
+#[test]
+fn the_key_of_a_rule_that_has_a_name_there() {
+    for name in ["&new ", "&of_somebody ", "&host_new "] {
+        for text in ["@O", "'@O'", "\"@O\" # its key"] {
+            let file = format!(
+                "creation_rules:\n  - path_regex: new\n    age: {name}{text}\n    unencrypted_regex: x\n  - age: {}\n",
+                name.trim_end().replace('&', "*")
+            );
+            let edited = change(&file, &[key("@O")]).unwrap();
+            assert_eq!(short(&edited.text), file.replace("@O", "@N"));
+            assert_eq!(short(&change(&short(&edited.text), &[]).unwrap().text), file.replace("@O", "@N"));
+        }
+    }
+}
+
+/// Several of a list in brackets that go at once, the last among them.
+#[test]
+fn keys_beside_each_other_in_brackets() {
+    for (before, after) in [
+        ("[@A, @O, @P]", "[@A, @N]"),
+        ("[@O, @A, @P]", "[@N, @A]"),
+        ("[ @A,@O, @P ]", "[ @A,@N ]"),
+        ("[&host_new @O, *host_new, *host_new, @A]", "[&host_new @N, @A]"),
+        ("[ &host_new @O, *host_new, *host_new ]", "[ &host_new @N ]"),
+        ("[*host_new,*host_new]", "[*host_new]"),
+        ("[\n      @A,\n      @O,\n      @P\n    ]", "[\n      @A,\n      @N\n    ]"),
+        ("[\n      @O, # old\n      @P # older\n    ]", "[\n      @N # old\n    ]"),
+    ] {
+        let head = if before.starts_with("[*") { "keys:\n  - &host_new @O\n" } else { "" };
+        let file = |list: &str| format!("{head}creation_rules:\n  - path_regex: new\n    age: {list}\n");
+        let known = [key("@O"), key("@P")];
+        let edited = change(&file(before), &known).unwrap();
+        assert_eq!(short(&edited.text), file(after).replace("host_new @O", "host_new @N"));
+        assert_eq!(short(&change(&short(&edited.text), &[]).unwrap().text), short(&edited.text));
+        // All of the host's.
+        let rules = Rules::parse(&full(&file(before)), Path::new(".sops.yaml")).unwrap();
+        let none = HostChange { host: "new", recipient: None, known: &known };
+        let gone = rules.with_host(&none, &fleet(), Path::new(".sops.yaml")).unwrap();
+        assert!(
+            !["@O", "@P", "host_new"].iter().any(|key| short(&gone.text).contains(key)),
+            "{}",
+            short(&gone.text)
+        );
+        assert_eq!(short(&gone.text).contains("@A"), before.contains("@A"));
+    }
+    // A pair without a blank that has a name stays a list.
+    let file = |list: &str, key: &str| {
+        format!("keys:\n  - &db @D\n{key}creation_rules:\n  - path_regex: a\n    age: &all {list}\n")
+    };
+    assert_eq!(short(&remove(&file("[*db,*new]", "  - &new @N\n")).text), file("[*db]", ""));
+}
+
+/// A name is known behind its definition only.
+#[test]
+fn a_list_before_the_place_of_the_definition() {
+    let file = |servers: &str, desktops: &str| {
+        format!(
+            "keys:\n  - &servers\n    - &db @D\n{servers}  - &desktops\n    - &web @W\n{desktops}creation_rules:\n  \
+             - path_regex: a\n    key_groups:\n      - age: *servers\n  - path_regex: b\n    key_groups:\n      - age: *desktops\n  \
+             - path_regex: c\n    age: [*db, @A]\n"
+        )
+    };
+    let after = file("    - &new @N\n", "    - *new\n").replace("[*db, @A]", "[*db, @A, *new]");
+    gives(&file("", ""), &after);
+    // The first list is before the one with all names.
+    let file = |inner: &str, last: &str| {
+        format!(
+            "shared: &shared\n  - @D\n{inner}keys:\n  - &web @W\ncreation_rules:\n  - path_regex: a\n    key_groups:\n      \
+             - age: *shared\n  - path_regex: b\n    age: [*web{last}]\n"
+        )
+    };
+    gives(&file("", ""), &file("  - &new @N\n", ", *new"));
+    // The key has its name further down, where it is listed already.
+    let file = |first: &str, key: &str| {
+        format!(
+            "creation_rules:\n  - path_regex: a\n    age: [&db @D{first}]\n  - path_regex: b\n    age:\n      - *db\n      - &new {key}\n"
+        )
+    };
+    let edited = change(&file("", "@O"), &[key("@O")]).unwrap();
+    assert_eq!(short(&edited.text), file(", @N", "@N"));
+    assert_eq!(short(&change(&file(", @N", "@N"), &[]).unwrap().text), file(", @N", "@N"));
+}
+
+/// The host's name may be a rule's list's: its key gets another that tells it too.
+#[test]
+fn a_list_that_is_called_as_the_host() {
+    for list in ["[@A, @D]", "'@A,@D'", "\n      - @A\n      - @D"] {
+        let file = |key: &str, list: &str| {
+            format!(
+                "keys:\n  - &web @W\n{key}creation_rules:\n  - path_regex: hosts/db/.*\n    age: &new {list}\n  - path_regex: b\n    age:\n      - *web\n"
+            )
+        };
+        let after = file("  - &host_new @N\n", list) + "      - *host_new\n";
+        let edited = change(&file("", list), &[]).unwrap();
+        assert_eq!(short(&edited.text), after);
+        assert_eq!(short(&change(&after, &[]).unwrap().text), after, "the second time");
+        assert_eq!(short(&remove(&after).text), file("", list));
+    }
+}
+
+/// What names a rule's whole list, of one key now, is no sign that hosts are named where they are listed.
+#[test]
+fn a_rules_only_key_with_a_name_beside_a_list_of_keys() {
+    let file = |key: &str, second: &str| {
+        format!(
+            "keys:\n  - &op @A\n{key}creation_rules:\n  - path_regex: a\n    age: &for_db @D\n  - path_regex: new\n    age: [*op{second}]\n"
+        )
+    };
+    let after = file("  - &new @N\n", ", *new").replace("&for_db @D", "&for_db @D,@N");
+    gives(&file("", ""), &after);
+}
+
 #[test]
 fn a_file_of_nothing_but_comments_has_no_rules() {
     for text in ["", "# not yet\n", "---\n# not yet"] {

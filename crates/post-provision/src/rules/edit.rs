@@ -10,7 +10,12 @@ use std::{
 
 use fleet_core::{Error, Result};
 
-use super::{Fleet, Item, List, Rules, select::Verdict, splice::Edits};
+use super::{
+    Fleet, Item, List, Rules,
+    definitions::{Definition, Home, collect, nameless},
+    select::Verdict,
+    splice::Edits,
+};
 use crate::{
     recipient::Recipient,
     yaml::{Data, Node},
@@ -40,23 +45,6 @@ pub struct Edited {
     pub withheld: Vec<(String, String)>,
     /// Rules that no key is left in.
     pub emptied: Vec<String>,
-}
-
-/// A key with a name, `&name age1…`, and where it stands.
-struct Definition<'a> {
-    node: &'a Node,
-    home: Home<'a>,
-}
-
-/// What a definition is part of.
-#[derive(Clone, Copy)]
-enum Home<'a> {
-    /// An element of this list (`keys:`, usually).
-    List(&'a Node),
-    /// The value of this key of a block mapping.
-    Entry(&'a Node),
-    /// Something else.
-    Other,
 }
 
 impl Rules {
@@ -97,12 +85,7 @@ impl Rules {
                         || fleet.host_of(text, node.anchor.as_deref()) == Some(change.host)
                 })
         };
-        if let Some(taken) =
-            definitions.iter().find(|d| d.node.anchor.as_deref() == Some(change.host) && !is_key(d.node))
-            && !self.is_a_list(taken.node.start)
-        {
-            return Err(Error::failed(format!("line {}: &{} is no age key", taken.node.line, change.host)));
-        }
+        let name = self.free_name(change.host, &definitions)?;
         // Definitions: an anchor that bears the host's name, or one of its keys under whatever anchor or none.
         let mut bare = Vec::new();
         if let Some(root) = self.root() {
@@ -157,26 +140,40 @@ impl Rules {
             }
         }
         let anchor = keep.and_then(|d| d.node.anchor.clone());
+        let verdicts: Vec<Verdict> =
+            self.rules.iter().map(|rule| self.verdict(rule, change.host, fleet)).collect();
+        let wanted = |place: usize| match chosen {
+            Some(chosen) => chosen.contains(&place),
+            None => matches!(verdicts[place], Verdict::Own | Verdict::Fleet),
+        };
+        let joins = self.joins(change.host, fleet, &keys, |place| new.is_some() && wanted(place));
 
         let mut edited = Edited::default();
-        let mut reference = match (&anchor, new) {
+        let reference = match (&anchor, new) {
             (Some(anchor), _) => format!("*{anchor}"),
             (None, Some(new)) if keep.is_some() => new.to_owned(),
-            _ => String::new(),
+            _ => format!("*{name}"),
         };
+        // The first list that takes a name: there it is defined, unless it is before.
+        let takers = joins.iter().filter_map(|(place, index)| self.rules[*place].groups[*index].lists.last());
+        let takers = takers.filter(|list| !matches!(list.node.data, Data::Scalar(..)));
+        let mut first = takers.map(|list| list.node.start).min();
         if let (None, Some(new)) = (keep, new) {
-            match self.place_for_definition(&definitions, fleet) {
+            let place = self.place_for_definition(&definitions, fleet);
+            match place.filter(|(_, after)| first.is_none_or(|first| after.start < first)) {
                 Some((Home::List(list), after)) => {
-                    self.insert(list, Some(after), &format!("&{} {new}", change.host), &mut edits)?;
-                    reference = format!("*{}", change.host);
+                    self.insert(list, Some(after), &format!("&{name} {new}"), &mut edits)?;
+                    first = None;
                 }
                 Some((Home::Entry(key), after)) => {
-                    self.insert_line(key.column, after, &format!("{0}: &{0} {new}", change.host), &mut edits);
-                    reference = format!("*{}", change.host);
+                    let line = format!("{}: &{name} {new}", change.host);
+                    self.insert_line(key.column, after, &line, &mut edits);
+                    first = None;
                 }
-                // Nobody has a name in this file: the first rule that lists it names it.
-                _ => reference = format!("&{} {new}", change.host),
+                _ => {}
             }
+        } else {
+            first = None;
         }
         let mut expected: Vec<Vec<String>> = Vec::new();
         let mut done: BTreeSet<usize> = BTreeSet::new();
@@ -194,7 +191,6 @@ impl Rules {
         let (mut joined, mut closed) = (BTreeMap::new(), BTreeMap::new());
         // In the order of the file, so that a name comes before its use.
         for (place, rule) in self.rules.iter().enumerate() {
-            let verdict = self.verdict(rule, change.host, fleet);
             for (index, group) in rule.groups.iter().enumerate() {
                 let had = group.age.iter().any(|key| keys.contains(key));
                 let mut age = replace_ours(&group.age, new);
@@ -211,14 +207,7 @@ impl Rules {
                         )?;
                     }
                 }
-                let wanted = match chosen {
-                    Some(chosen) => chosen.contains(&place),
-                    None => matches!(verdict, Verdict::Own | Verdict::Fleet),
-                };
-                if let (Some(new), false, true) = (new, had, wanted)
-                    // Shares of a key: the group that lists hosts, or the only one.
-                    && (rule.groups.len() == 1 || lists_hosts(self, rule, index, change.host, fleet))
-                {
+                if let Some(new) = new.filter(|_| joins.contains(&(place, index))) {
                     let Some(list) = group.lists.last() else {
                         return Err(Error::failed(format!(
                             "{} has no age list to put the key into",
@@ -227,10 +216,14 @@ impl Rules {
                         .hint("write `age: []` beside its other keys"));
                     };
                     if done.insert(usize::MAX - list.node.start) {
-                        self.append(list, &reference, new, &mut edits)?;
-                        if reference.starts_with('&') && !matches!(list.node.data, Data::Scalar(..)) {
-                            reference = format!("*{}", change.host);
-                        }
+                        let defined = format!("&{name} {new}");
+                        let text = match keep {
+                            _ if first == Some(list.node.start) => &defined,
+                            // No name is known before it is given.
+                            Some(kept) if kept.node.start > list.node.start => new,
+                            _ => &reference,
+                        };
+                        self.append(list, text, new, &mut edits)?;
                     }
                     joined.entry(list.node.start).or_insert_with(|| rule.name());
                     age.push(new.to_owned());
@@ -243,7 +236,7 @@ impl Rules {
                 }
                 expected.push(age);
             }
-            if let (Verdict::Others(other), Some(_), None) = (&verdict, new, chosen) {
+            if let (Verdict::Others(other), Some(_), None) = (&verdicts[place], new, chosen) {
                 edited.withheld.push((rule.name(), other.clone()));
             }
         }
@@ -272,6 +265,28 @@ impl Rules {
         Ok(edited)
     }
 
+    /// The rules that a host's key joins, by their place and its group's: such that are `wanted` and list none of its
+    /// `keys` yet.
+    fn joins(
+        &self,
+        host: &str,
+        fleet: &Fleet,
+        keys: &BTreeSet<String>,
+        wanted: impl Fn(usize) -> bool,
+    ) -> BTreeSet<(usize, usize)> {
+        let mut joins = BTreeSet::new();
+        for (place, rule) in self.rules.iter().enumerate().filter(|(place, _)| wanted(*place)) {
+            for (index, group) in rule.groups.iter().enumerate() {
+                let has = group.age.iter().any(|key| keys.contains(key));
+                // Shares of a key: the group that lists hosts, or the only one.
+                if !has && (rule.groups.len() == 1 || lists_hosts(self, rule, index, host, fleet)) {
+                    joins.insert((place, index));
+                }
+            }
+        }
+        joins
+    }
+
     /// Every rule matches what it matched and lists what was meant; nothing else is different.
     fn verify(&self, text: &str, expected: &[Vec<String>]) -> Result<()> {
         let after = Rules::read(text).map_err(|e| e.context("the change would break it"))?;
@@ -296,13 +311,13 @@ impl Rules {
         Ok(())
     }
 
-    fn in_a_group(&self, node: &Node) -> bool {
+    pub(super) fn in_a_group(&self, node: &Node) -> bool {
         let mut lists = self.rules.iter().flat_map(|rule| &rule.groups).flat_map(|group| &group.lists);
         lists.any(|list| list.node.start <= node.start && node.end <= list.node.end)
     }
 
     /// Whether what begins here is a rule's own list.
-    fn is_a_list(&self, start: usize) -> bool {
+    pub(super) fn is_a_list(&self, start: usize) -> bool {
         let mut lists = self.rules.iter().flat_map(|rule| &rule.groups).flat_map(|group| &group.lists);
         lists.any(|list| list.node.start == start)
     }
@@ -327,10 +342,12 @@ impl Rules {
                 && !gone.contains(&item.start)
                 && !elsewhere(item)
         };
-        if matches!(list.node.data, Data::Scalar(..)) {
-            return self.change_text(list, keys, new, edits);
-        }
         let kept_definition = kept.map(|node| node.start);
+        if matches!(list.node.data, Data::Scalar(..)) {
+            // The kept definition's own text is replaced already.
+            let replaced = kept_definition == Some(list.node.start);
+            return if replaced { Ok(()) } else { self.change_text(list, keys, new, edits) };
+        }
         let items: Vec<&Item> = list.items.iter().filter(mine).collect();
         if let Some(item) = items.iter().find(|item| item.recipients.len() > 1) {
             return Err(Error::failed(format!("line {}: one element stands for several keys", item.line)));
@@ -342,7 +359,7 @@ impl Rules {
         });
         for item in &items {
             if stays.is_none_or(|kept| kept.start != item.start) {
-                match self.made_a_pair(list, item) {
+                match self.made_a_pair(list, item).filter(|_| items.len() == 1) {
                     Some(other) => edits.replace(list.node.start..list.node.end, format!("*{other}")),
                     None => self.delete_of(host, &list.node, item, edits)?,
                 }
@@ -358,7 +375,7 @@ impl Rules {
                     edits.replace(item.start..item.end, format!("*{anchor}"));
                 }
                 (Some(_), _) => edits.replace(item.start..item.end, new),
-                // The kept definition's own text is replaced already.
+                // Likewise.
                 (None, _) if Some(item.start) == kept_definition => {}
                 (None, _) => {
                     let old = &item.recipients[0];
@@ -371,29 +388,6 @@ impl Rules {
             }
         }
         Ok(())
-    }
-
-    /// Where a new definition belongs and what to put it behind: beside the last host of the fleet that is defined,
-    /// else beside the last key.
-    fn place_for_definition<'a>(
-        &self,
-        definitions: &[Definition<'a>],
-        fleet: &Fleet,
-    ) -> Option<(Home<'a>, &'a Node)> {
-        let outside: Vec<&Definition<'a>> =
-            definitions.iter().filter(|d| !self.in_a_group(d.node) && is_key(d.node)).collect();
-        let is_host = |d: &&&Definition<'a>| {
-            d.node.scalar().is_some_and(|text| fleet.host_of(text, d.node.anchor.as_deref()).is_some())
-        };
-        let host = outside.iter().rev().find(is_host);
-        // Hosts that are named where a rule lists them: so is this one.
-        if host.is_none()
-            && definitions.iter().filter(|d| self.in_a_group(d.node) && is_key(d.node)).any(|d| is_host(&&d))
-        {
-            return None;
-        }
-        let last = host.or(outside.last())?;
-        Some((last.home, last.node))
     }
 }
 
@@ -419,29 +413,4 @@ fn is_one_of(text: &str, known: &BTreeSet<&str>) -> bool {
 /// A line without its comment.
 fn code(line: &str) -> &str {
     if line.trim_start().starts_with('#') { "" } else { line.split(" #").next().unwrap_or(line) }
-}
-
-/// Every key without an anchor in a list, with the list.
-fn nameless<'a>(node: &'a Node, found: &mut Vec<Definition<'a>>) {
-    for item in node.items().iter().filter(|item| item.anchor.is_none() && is_key(item)) {
-        found.push(Definition { node: item, home: Home::List(node) });
-    }
-    node.items()
-        .iter()
-        .chain(node.entries().iter().map(|(_, value)| value))
-        .for_each(|node| nameless(node, found));
-}
-
-/// Every node with an anchor, with what it is part of.
-fn collect<'a>(node: &'a Node, home: Home<'a>, found: &mut Vec<Definition<'a>>) {
-    if node.anchor.is_some() {
-        found.push(Definition { node, home });
-    }
-    match &node.data {
-        Data::Seq(items) => items.iter().for_each(|item| collect(item, Home::List(node), found)),
-        Data::Map(entries) => entries.iter().for_each(|(key, value)| {
-            collect(value, if node.flow { Home::Other } else { Home::Entry(key) }, found);
-        }),
-        Data::Scalar(..) | Data::Alias { .. } => {}
-    }
 }

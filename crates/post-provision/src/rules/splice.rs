@@ -16,21 +16,43 @@ use crate::yaml::{Data, Node};
 pub(super) struct Edits(BTreeMap<(usize, usize), String>);
 
 impl Edits {
+    /// The last element of a list before `item` that none of these takes out, and the first one behind that.
+    fn kept_before<'a>(&self, list: &'a Node, item: &Item) -> (Option<&'a Node>, Option<&'a Node>) {
+        let before = list.items().iter().take_while(|node| node.start < item.start);
+        let goes = |node: &&Node| {
+            let mut here = self
+                .0
+                .range((node.start, 0)..(node.start + 1, 0))
+                .chain(self.0.range(..(node.start, 0)).next_back().filter(|((_, end), _)| *end >= node.end));
+            here.any(|(_, with)| with.is_empty())
+        };
+        let (mut kept, mut behind) = (None, None);
+        for node in before {
+            if !goes(&node) {
+                (kept, behind) = (Some(node), None);
+            } else if behind.is_none() {
+                behind = Some(node);
+            }
+        }
+        (kept, behind)
+    }
+
     pub(super) fn replace(&mut self, range: Range<usize>, with: impl Into<String>) {
         self.0.entry((range.start, range.end)).or_default().push_str(&with.into());
     }
 
     pub(super) fn apply(self, text: &str) -> Result<String> {
         let mut out = String::with_capacity(text.len() + 256);
-        let mut at = 0;
+        let (mut at, mut removed) = (0, false);
         for ((start, end), with) in self.0 {
-            if end <= at && start < at && with.is_empty() {
-                // Gone with what stands around it.
+            if start < at && with.is_empty() && (end <= at || removed) {
+                // Gone with what stands around it, or before it.
+                at = at.max(end);
                 continue;
             }
             out.push_str(text.get(at..start).ok_or_else(|| Error::failed("the changes overlap"))?);
             out.push_str(&with);
-            at = end;
+            (at, removed) = (end, with.is_empty());
         }
         out.push_str(text.get(at..).unwrap_or_default());
         // A file without a newline at its end stays one, also when its last line went.
@@ -115,7 +137,7 @@ impl Rules {
         let [first, second] = list.items.as_slice() else { return None };
         let (name, reference) = (first.alias.as_deref()?, self.text.get(second.start..second.end)?);
         let written = self.text.get(list.node.start..list.node.end)?;
-        let made = list.direct && written == pair(name, reference);
+        let made = list.direct && list.node.anchor.is_none() && written == pair(name, reference);
         if made && item.start == first.start { second.alias.as_deref() } else { Some(name).filter(|_| made) }
     }
 
@@ -128,9 +150,9 @@ impl Rules {
         if list.flow {
             let behind = &self.text[item.end..];
             let after = behind.trim_start();
+            let (before, first_gone) = edits.kept_before(list, item);
             if let Some((line, comma)) = self.alone(item.start, item.end) {
                 edits.replace(line, "");
-                let before = list.items().iter().take_while(|node| node.start < item.start).last();
                 if let Some(before) = before.filter(|_| !comma) {
                     // The last one now has no comma behind it, as this one had none.
                     let blanks = self.text[before.end..].len() - self.text[before.end..].trim_start().len();
@@ -142,8 +164,10 @@ impl Rules {
                 let blanks = rest.len() - rest.trim_start_matches(' ').len();
                 edits.replace(item.start..item.end + (behind.len() - rest.len()) + blanks, "");
             } else {
-                let before = self.text[..item.start].trim_end();
-                let start = before.strip_suffix(',').map_or(item.start, str::len);
+                // With the comma before it, and before others that go.
+                let first = first_gone.map_or(item.start, |node| node.start);
+                let before = self.text[..first].trim_end();
+                let start = before.strip_suffix(',').map_or(first, str::len);
                 edits.replace(start..item.end, "");
             }
             return Ok(());
