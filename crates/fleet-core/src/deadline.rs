@@ -48,6 +48,18 @@ impl Deadline {
         std::thread::sleep(pause.min(self.left()));
     }
 
+    /// As [`Deadline::sleep`], and an error of kind interrupted as soon as the user asks to stop.
+    pub fn pause(&self, pause: Duration) -> Result<()> {
+        let pausing = self.at_most(pause);
+        loop {
+            crate::interrupt::check()?;
+            if pausing.passed() {
+                return Ok(());
+            }
+            pausing.sleep(FIRST_PAUSE);
+        }
+    }
+
     /// An error of kind deadline-passed if it has passed, naming what was waited for.
     pub fn check(&self, waiting_for: impl std::fmt::Display) -> Result<()> {
         if self.passed() { Err(self.error(waiting_for)) } else { Ok(()) }
@@ -109,11 +121,7 @@ fn poll_with<T>(
         if deadline.passed() {
             return Err(gave_up(whole.as_deref().filter(|_| waits_itself).unwrap_or(&why)));
         }
-        let pausing = deadline.at_most(pause);
-        while !pausing.passed() {
-            crate::interrupt::check()?;
-            pausing.sleep(FIRST_PAUSE);
-        }
+        deadline.pause(pause)?;
         if waits_itself && deadline.passed() {
             return Err(gave_up(&why));
         }

@@ -18,6 +18,7 @@ pub struct Call {
     path: String,
     params: Vec<(String, String)>,
     vmid: Vmid,
+    locked: Vmid,
     node: NodeName,
     makes: bool,
 }
@@ -73,6 +74,7 @@ impl Call {
             path: vm_path(node, vmid, rest),
             params,
             vmid,
+            locked: vmid,
             node: node.clone(),
             makes: false,
         }
@@ -108,6 +110,7 @@ impl Call {
             path: vm_path(node, request.template, "/clone"),
             params,
             vmid: permit.vmid(),
+            locked: request.template,
             node: node.clone(),
             makes: true,
         }
@@ -241,6 +244,7 @@ impl Call {
             path: format!("/nodes/{}/qemu", percent(node.as_str())),
             params,
             vmid: permit.vmid(),
+            locked: permit.vmid(),
             node: node.clone(),
             makes: true,
         }
@@ -280,6 +284,11 @@ impl Call {
     /// The VM that it changes.
     pub fn vmid(&self) -> Vmid {
         self.vmid
+    }
+
+    /// The VM whose lock is in its way, on the same node: of a clone that of its source.
+    pub fn locked(&self) -> Vmid {
+        self.locked
     }
 
     /// Whether the VM comes to be by it: the node refuses that where there is one.

@@ -114,10 +114,11 @@ pub(super) fn proven(cluster: &Cluster, request: &CloneRequest, deadline: Deadli
 /// was killed, as by a restart of the daemon, may.
 pub(super) fn remains(cluster: &Cluster, source: &Node, request: &CloneRequest, error: Error) -> Error {
     let short = Deadline::secs(10);
-    let working = source
+    // What can not be told may be at work.
+    let working = !source
         .name(short)
         .and_then(|name| tasks::find_clone_into(&source.api, name, request.vmid, short))
-        .is_ok_and(|task| task.is_some());
+        .is_ok_and(|task| task.is_none());
     match read(cluster, request, short) {
         Err(e) if e.kind() == Kind::NotFound => error.now(format!("VM {} does not exist", request.vmid)),
         Ok(config) if !working && config.settings.get("lock").is_some_and(|lock| lock == "clone") => {

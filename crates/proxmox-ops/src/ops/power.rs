@@ -37,11 +37,10 @@ pub fn status(node: &Node, vmid: Vmid, deadline: Deadline) -> Result<VmStatus> {
     if let Some(object) = data.as_object_mut() {
         object.insert("vmid".to_owned(), Value::from(vmid.get()));
         object.insert("node".to_owned(), Value::from(name.as_str()));
-        let working = match object.get("lock").and_then(Value::as_str) {
-            Some("clone") => Some(tasks::find_clone_into(&node.api, name, vmid, deadline)),
-            Some("create") => Some(tasks::find_running(&node.api, name, None, vmid, deadline)),
-            _ => None,
-        };
+        let lock = object.get("lock").and_then(Value::as_str);
+        let working = lock
+            .filter(|lock| matches!(*lock, "clone" | "create"))
+            .map(|lock| tasks::behind_lock(&node.api, name, vmid, lock, deadline));
         if let Some(Ok(task)) = working {
             object.insert(VmStatus::CLONE_RUNS.to_owned(), Value::from(task.is_some()));
         }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use fleet_core::{
-    Result,
+    Error, Result,
     deadline::Deadline,
     types::{NodeName, Vmid},
 };
@@ -127,22 +127,52 @@ pub fn later(
     Ok(Some(others.filter(|other| other.began() >= task.began()).collect()))
 }
 
-/// The VMID that a task clones into, where its log says: that begins with both VMIDs.
-pub fn clones_into(client: &Client, upid: &Upid, deadline: Deadline) -> Result<Option<Vmid>> {
-    let lines = log(client, upid, 0, deadline)?;
-    let said = lines.iter().take(5).find_map(|line| line.t.trim_end().rsplit_once(" with ID "));
-    Ok(said.and_then(|(_, vmid)| vmid.parse().ok()))
+/// What the log of a clone says.
+#[derive(Debug, PartialEq, Eq)]
+enum Into {
+    /// The VMID that it clones into.
+    This(Vmid),
+    /// Nothing of that, and it will not any more.
+    Unsaid,
+    /// Nothing yet: it has only begun, or waits for a lock.
+    NotYet,
 }
 
-/// A running task on this VM, of a kind where one is given, if there is one.
-pub fn find_running(
+/// The VMID that a task clones into, where its log says: that begins with both VMIDs, after what was said while the
+/// locks of both were waited for.
+pub fn clones_into(client: &Client, upid: &Upid, deadline: Deadline) -> Result<Option<Vmid>> {
+    match said_into(client, upid, deadline)? {
+        Into::This(vmid) => Ok(Some(vmid)),
+        Into::Unsaid | Into::NotYet => Ok(None),
+    }
+}
+
+fn said_into(client: &Client, upid: &Upid, deadline: Deadline) -> Result<Into> {
+    let lines = log(client, upid, 0, deadline)?;
+    let mut first = lines.iter().take(5).map(|line| line.t.trim());
+    let said = first.clone().find_map(|line| line.rsplit_once(" with ID ")?.1.parse().ok());
+    let waits = |line: &str| line.is_empty() || line == "OK" || line.starts_with("trying to acquire lock");
+    Ok(match said {
+        Some(vmid) => Into::This(vmid),
+        None if first.all(waits) => Into::NotYet,
+        None => Into::Unsaid,
+    })
+}
+
+/// Tasks of a VM that hold no lock of its configuration: a console that is open, for as long as it is, and a clone of
+/// it.
+const LOCKS_NOTHING: &[&str] = &["vncproxy", "termproxy", "spiceproxy", "qmclone"];
+
+/// A running task on this VM that may be behind a lock, if there is one.
+pub(super) fn find_running(
     client: &Client,
     node: &NodeName,
-    kind: Option<&str>,
     vmid: Vmid,
     deadline: Deadline,
 ) -> Result<Option<Upid>> {
-    first_running(client, list(client, node, kind, Some(vmid), deadline)?.iter(), deadline)
+    let tasks = list(client, node, None, Some(vmid), deadline)?;
+    let fits = |task: &&Listed| !LOCKS_NOTHING.contains(&task.kind.as_str());
+    first_running(client, tasks.iter().filter(fits), deadline)
 }
 
 /// The first of these tasks that has not ended, by its own word.
@@ -170,36 +200,43 @@ pub(super) fn find_running_kind(
     first_running(client, tasks.iter().filter(|task| task.id.is_empty()), deadline)
 }
 
-/// The running task that clones into this VMID, if there is one: its log begins with both VMIDs.
+/// The running task that clones into this VMID, if there is one. One that does not say into which for longer than a
+/// task needs to begin is an error: whether it is this one is not known.
 pub fn find_clone_into(
     client: &Client,
     node: &NodeName,
     vmid: Vmid,
     deadline: Deadline,
 ) -> Result<Option<Upid>> {
-    let into = format!(" with ID {vmid}");
-    // A task that has only begun may not have written its first line yet.
-    let patience = deadline.at_most(Duration::from_secs(5));
+    let patience = deadline.at_most(SILENCE);
     loop {
-        let mut silent = false;
+        let mut silent = None;
         for task in list(client, node, Some("qmclone"), None, deadline)?.iter().filter(|task| task.may_run())
         {
             let upid = task.upid();
             if !is_running(client, &upid, deadline)? {
                 continue;
             }
-            match log(client, &upid, 0, deadline)?.first() {
-                Some(line) if line.t.trim_end().ends_with(&into) => return Ok(Some(upid)),
-                Some(_) => {}
-                None => silent = true,
+            match said_into(client, &upid, deadline)? {
+                Into::This(into) if into == vmid => return Ok(Some(upid)),
+                Into::This(_) | Into::Unsaid => {}
+                Into::NotYet => silent = Some(upid),
             }
         }
-        if !silent || patience.passed() {
-            return Ok(None);
+        match silent {
+            None => return Ok(None),
+            Some(upid) if patience.passed() => {
+                return Err(Error::failed(format!("can not tell whether a task clones into VM {vmid}"))
+                    .now(format!("this one runs, and does not say yet into which VM: {upid}"))
+                    .hint("run the same command again later"));
+            }
+            Some(_) => patience.pause(Duration::from_millis(100))?,
         }
-        patience.sleep(Duration::from_millis(100));
     }
 }
+
+/// How long a clone may run before it says into which VM: it waits a second for each of the two locks.
+const SILENCE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
@@ -209,38 +246,74 @@ mod tests {
 
     const CLONE: &str = "UPID:prom:00000ED5:000AE788:6B03B82C:qmclone:9002:root@pam:";
 
-    /// A node whose list has a clone that runs; what the clone itself says, and its logs one after the other.
-    fn fake(status: &str, logs: &[Value]) -> Fake {
-        let path = format!("/nodes/prom/tasks/{}", percent(CLONE));
-        let listed = json!([{"upid": CLONE, "type": "qmclone", "id": "9002", "starttime": 100}]);
+    /// A node whose list has a task that runs; what the task itself says, and its logs one after the other.
+    fn listed(upid: &str, status: &str, logs: &[Value]) -> Fake {
+        let path = format!("/nodes/prom/tasks/{}", percent(upid));
+        let task: Upid = upid.parse().unwrap();
+        let listed =
+            json!([{"upid": upid, "type": task.kind(), "id": task.subject(), "starttime": task.started()}]);
         let fake = Fake::new().get("/nodes/prom/tasks", listed);
         let fake = fake.get(&format!("{path}/status"), json!({"status": status}));
         logs.iter().fold(fake, |fake, log| fake.get(&format!("{path}/log"), log.clone()))
     }
 
-    fn into_110(fake: &Fake) -> Option<Upid> {
+    fn log(lines: &[&str]) -> Value {
+        lines.iter().zip(1..).map(|(line, n)| json!({"n": n, "t": line})).collect()
+    }
+
+    fn fake(status: &str, logs: &[Value]) -> Fake {
+        listed(CLONE, status, logs)
+    }
+
+    fn clones(fake: &Fake, within: u64) -> Result<Option<Upid>> {
         let vmid = Vmid::new(110).unwrap();
-        find_clone_into(&node(fake).api, &"prom".parse().unwrap(), vmid, Deadline::secs(20)).unwrap()
+        find_clone_into(&node(fake).api, &"prom".parse().unwrap(), vmid, Deadline::secs(within))
+    }
+
+    fn into_110(fake: &Fake) -> Option<Upid> {
+        clones(fake, 20).unwrap()
     }
 
     #[test]
     fn a_task_that_ended_is_not_taken_for_running_by_its_list() {
-        let log = json!([{"n": 1, "t": "creating a clone of VM 9002 with ID 110"}]);
+        let log = log(&["creating a clone of VM 9002 with ID 110"]);
         assert!(into_110(&fake("running", std::slice::from_ref(&log))).is_some());
         assert!(into_110(&fake("stopped", &[log])).is_none());
-        let template = Vmid::new(9002).unwrap();
-        let look = |fake: &Fake| {
-            find_running(&node(fake).api, &"prom".parse().unwrap(), None, template, Deadline::secs(5))
-                .unwrap()
-        };
-        assert!(look(&fake("running", &[])).is_some());
-        assert!(look(&fake("stopped", &[])).is_none());
+        assert!(works_on_9002("qmstart", "running"));
+        assert!(!works_on_9002("qmstart", "stopped"));
+    }
+
+    fn works_on_9002(kind: &str, status: &str) -> bool {
+        let fake = listed(&CLONE.replace("qmclone", kind), status, &[]);
+        let vmid = Vmid::new(9002).unwrap();
+        find_running(&node(&fake).api, &"prom".parse().unwrap(), vmid, Deadline::secs(5)).unwrap().is_some()
+    }
+
+    #[test]
+    fn an_open_console_and_a_clone_of_it_are_behind_no_lock_of_a_vm() {
+        for kind in ["vncproxy", "termproxy", "qmclone"] {
+            assert!(!works_on_9002(kind, "running"), "{kind}");
+        }
+        assert!(works_on_9002("vzdump", "running"));
     }
 
     #[test]
     fn an_empty_log_is_no_other_clones() {
-        let silent = json!([{"n": 1, "t": "no content"}]);
-        let says = json!([{"n": 1, "t": "creating a clone of VM 9002 with ID 110"}]);
-        assert!(into_110(&fake("running", &[silent, says])).is_some());
+        let says = log(&["creating a clone of VM 9002 with ID 110"]);
+        assert!(into_110(&fake("running", &[log(&["no content"]), says])).is_some());
+    }
+
+    #[test]
+    fn a_clone_that_had_to_wait_for_a_lock_says_so_first() {
+        let mut lines = vec!["trying to acquire lock...", " OK", "creating a clone of VM 9002 with ID 110"];
+        assert!(into_110(&fake("running", &[log(&lines)])).is_some());
+        assert!(into_110(&fake("running", &[log(&lines[..1]), log(&lines[..2]), log(&lines)])).is_some());
+        lines[2] = "creating a clone of VM 9002 with ID 111";
+        assert!(into_110(&fake("running", &[log(&lines)])).is_none());
+        // As long as it says nothing it may be this one.
+        assert!(clones(&fake("running", &[log(&lines[..1])]), 1).is_err());
+        // Older nodes never say.
+        lines[2] = "create full clone of drive scsi0 (nvmeprom:9002/base-9002-disk-0.qcow2)";
+        assert!(into_110(&fake("running", &[log(&lines)])).is_none());
     }
 }

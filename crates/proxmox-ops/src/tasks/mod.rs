@@ -1,12 +1,14 @@
 //! Tasks of the daemon: followed to their own exit status, found again when an answer was lost.
 
 mod list;
+mod lock;
 mod look;
 mod run;
 
-pub use list::{Listed, clones_into, find_clone_into, find_running, later, list, newest, sent_at};
+pub use list::{Listed, clones_into, find_clone_into, later, list, newest, sent_at};
+pub use lock::{behind_lock, orphaned};
 pub use look::{patiently, run_or_look};
-pub use run::{Outcome, behind_lock, orphaned, run};
+pub use run::{Outcome, run};
 
 use std::time::{Duration, Instant};
 

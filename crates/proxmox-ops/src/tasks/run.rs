@@ -2,18 +2,9 @@
 
 use std::time::Duration;
 
-use fleet_core::{
-    Error, Kind, Result,
-    deadline::Deadline,
-    guard::Permit,
-    interrupt,
-    types::{NodeName, Vmid},
-};
+use fleet_core::{Error, Kind, Result, deadline::Deadline, guard::Permit};
 
-use super::{
-    Upid, follow, is_running,
-    list::{find_clone_into, find_running, find_running_kind},
-};
+use super::{Upid, follow, lock};
 use crate::api::{Client, call::Call, error};
 
 /// How a change went that did not fail.
@@ -66,6 +57,9 @@ pub(super) fn once(
     }
 }
 
+/// The first pause between two tries, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
+
 /// Tries a change until it is not a lock that is in its way.
 pub(super) fn retried<T>(
     client: &Client,
@@ -74,126 +68,32 @@ pub(super) fn retried<T>(
     progress: &mut dyn FnMut(&str),
     mut attempt: impl FnMut(&mut dyn FnMut(&str)) -> Result<T>,
 ) -> Result<T> {
-    let mut pause = Duration::from_millis(500);
+    let (mut pause, longest) = PAUSES;
     loop {
-        match attempt(progress) {
-            Err(e) if error::is_lock_timeout(e.message()) && deadline.left() > pause => {
-                progress(&format!("{}; trying again", e.message()));
-                deadline.sleep(pause);
-                pause = (pause * 2).min(Duration::from_secs(8));
-            }
-            Err(e) if error::is_locked(e.message()) => {
-                match wait_for_lock(client, call, error::lock_of(e.message()), deadline, progress)? {
-                    Waited::Gone => {}
-                    Waited::Nobody => {
-                        let lock = error::lock_of(e.message()).to_owned();
-                        return Err(orphaned(e, call.node(), call.vmid(), &lock));
-                    }
-                    Waited::Late(upid) => return Err(late(e, call, &upid, deadline)),
-                }
-            }
+        let refused = match attempt(progress) {
+            Err(e) if error::is_lock_timeout(e.message()) && deadline.left() > pause => e,
+            Err(e) if error::is_locked(e.message()) => lock::wait(client, call, e, deadline, progress)?,
             other => return other,
-        }
-    }
-}
-
-/// The running task behind this lock of a VM, if there is one.
-pub fn behind_lock(
-    client: &Client,
-    node: &NodeName,
-    vmid: Vmid,
-    lock: &str,
-    deadline: Deadline,
-) -> Result<Option<Upid>> {
-    let short = || deadline.at_most(Duration::from_secs(20));
-    let mut working = find_running(client, node, None, vmid, short())?;
-    if working.is_none() && lock == "clone" {
-        working = find_clone_into(client, node, vmid, short())?;
-    }
-    if working.is_none() && lock == "backup" {
-        // A job of several VMs is a task of none of them.
-        working = find_running_kind(client, node, "vzdump", short())?;
-    }
-    Ok(working)
-}
-
-/// How waiting for a lock ended.
-enum Waited {
-    /// The lock is gone, or whoever held it has ended.
-    Gone,
-    /// There was nobody to wait for.
-    Nobody,
-    /// The deadline passed; this task still holds it.
-    Late(Upid),
-}
-
-/// Waits for the task that locked a VM, so that a change may be tried again. A lock that nobody works behind (a
-/// broken backup, a killed clone) stays: taking it off is for people.
-fn wait_for_lock(
-    client: &Client,
-    call: &Call,
-    lock: &str,
-    deadline: Deadline,
-    progress: &mut dyn FnMut(&str),
-) -> Result<Waited> {
-    let short = || deadline.at_most(Duration::from_secs(20));
-    let (node, vmid) = (call.node(), call.vmid());
-    let working = behind_lock(client, node, vmid, lock, deadline)?;
-    let path = call.vm_path("/config");
-    let held = || {
-        let config = client.get("look at a VM's lock", &path, &[("current", "1")], short());
-        // Gone with its VM is gone too: the request itself will tell.
-        config.is_ok_and(|config| config.get("lock").is_some())
-    };
-    // It may have ended between the refusal and the look at the tasks.
-    let Some(upid) = working else { return Ok(if held() { Waited::Nobody } else { Waited::Gone }) };
-    progress(&format!("VM {vmid} is locked ({lock}); waiting for the task that works on it: {upid}"));
-    let mut pause = Duration::from_millis(50);
-    loop {
-        if !held() || !is_running(client, &upid, short())? {
-            return Ok(Waited::Gone);
-        }
+        };
         if deadline.left() <= pause {
-            return Ok(Waited::Late(upid));
+            return Err(lock::late(refused, call, deadline));
         }
-        interrupt::check()?;
-        deadline.sleep(pause);
-        pause = (pause * 3 / 2).min(Duration::from_secs(2));
-    }
-}
-
-/// A lock without a task: what is there, and how people look at it and take it away.
-pub fn orphaned(error: Error, node: &NodeName, vmid: Vmid, lock: &str) -> Error {
-    let error =
-        error.now("nothing was changed").now(format!("no task of the node '{node}' works on VM {vmid} now"));
-    match lock {
-        "clone" | "create" => error
-            .now("whoever made it was stopped in the middle: its disks are not whole")
-            .hint(format!("look at it on the node: cat /etc/pve/qemu-server/{vmid}.conf"))
-            .hint(format!("if nobody needs it: qm unlock {vmid} && qm destroy {vmid}")),
-        "suspended" => {
-            error.hint(format!("it was hibernated: `qm resume {vmid}` on the node goes on with it"))
+        progress(&format!("{}; trying again", refused.message()));
+        if let Err(stop) = deadline.pause(pause) {
+            return Err(stop.caused_by(refused));
         }
-        _ => error
-            .hint(format!("what was done last: pvenode task list --vmid {vmid}"))
-            .hint(format!("then, if nothing works on it any more: qm unlock {vmid}")),
+        pause = (pause * 2).min(longest);
     }
-}
-
-fn late(error: Error, call: &Call, upid: &Upid, deadline: Deadline) -> Error {
-    deadline
-        .error(format_args!("the lock '{}' of VM {}", error::lock_of(error.message()), call.vmid()))
-        .now("nothing was changed")
-        .now(format!("this task still works on it: {upid}"))
-        .hint(format!("look at it on the node: pvenode task status '{upid}'"))
-        .hint("run the same command again later")
-        .caused_by(error)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{Fake, node, permit};
+    use fleet_core::{
+        protocol::{CloneRequest, Marker},
+        types::Vmid,
+    };
     use serde_json::{Value, json};
 
     const CONFIG: &str = "/nodes/prom/qemu/110/config";
@@ -222,6 +122,71 @@ mod tests {
         let (done, fake) = locked(json!({"digest": "d", "name": "web", "lock": "clone"}));
         let error = done.unwrap_err();
         assert!(error.facts().iter().any(|fact| fact.starts_with("no task of the node")), "{error:?}");
+        assert_eq!(fake.requests("POST"), 1);
+    }
+
+    /// A clone whose template is locked each time that it is asked for, and its looks at that say this.
+    fn template_locked(by: &str, looks: &[(u16, Value)], limit: u64) -> (Result<()>, Fake) {
+        let missing =
+            json!({"message": "Configuration file 'nodes/prom/qemu-server/110.conf' does not exist\n"});
+        let refusal = json!({"message": format!("VM is locked ({by})\n")});
+        let fake = Fake::new().get(TASKS, json!([])).on("GET", CONFIG, 500, missing).on(
+            "POST",
+            "/nodes/prom/qemu/9002/clone",
+            500,
+            refusal,
+        );
+        let fake = looks.iter().fold(fake, |fake, (status, body)| {
+            fake.on("GET", "/nodes/prom/qemu/9002/config", *status, body.clone())
+        });
+        let (name, vmid) = ("prom".parse().unwrap(), Vmid::new(110).unwrap());
+        let request = CloneRequest {
+            template: Vmid::new(9002).unwrap(),
+            vmid,
+            name: "web".parse().unwrap(),
+            storage: None,
+            full: true,
+            node: None,
+            marker: Marker::fresh(&"web".parse().unwrap(), vmid).unwrap(),
+        };
+        let permit = permit(110);
+        let call = Call::clone_vm(&permit, &name, &request, None);
+        let done = run(&node(&fake).api, &permit, &call, Deadline::secs(limit), &mut |_| {});
+        (done.map(drop), fake)
+    }
+
+    #[test]
+    fn of_a_clone_the_lock_of_its_template_counts() {
+        for lock in ["backup", "clone", "create", "suspended"] {
+            let look = json!({"data": {"digest": "d", "template": 1, "lock": lock}});
+            let (done, fake) = template_locked(lock, &[(200, look)], 86400);
+            let error = done.unwrap_err();
+            assert_eq!(error.kind(), Kind::Failed, "{error:?}");
+            assert!(error.facts().contains(&"no task of the node 'prom' works on VM 9002 now".to_owned()));
+            let hints = error.hints().join("\n");
+            assert!(hints.contains("pvenode task list --vmid 9002"), "{hints}");
+            assert!(!hints.contains("qm ") && !hints.contains("110"), "{hints}");
+            assert_eq!(fake.requests("POST"), 1);
+        }
+    }
+
+    #[test]
+    fn a_lock_that_comes_and_goes_is_met_with_pauses_and_a_deadline() {
+        let (done, fake) =
+            template_locked("backup", &[(200, json!({"data": {"digest": "d", "template": 1}}))], 3);
+        let error = done.unwrap_err();
+        assert_eq!(error.kind(), Kind::DeadlinePassed, "{error:?}");
+        assert!(error.message().contains("the lock 'backup' of VM 9002"), "{error:?}");
+        assert!(fake.requests("POST") <= 3, "{}", fake.requests("POST"));
+    }
+
+    #[test]
+    fn what_can_not_be_looked_at_is_not_taken_for_gone() {
+        let forbidden = json!({"message": "Permission check failed (/vms/9002, VM.Audit)\n"});
+        let (done, fake) = template_locked("backup", &[(403, forbidden)], 20);
+        let error = done.unwrap_err();
+        assert!(error.message().contains("/vms/9002, VM.Audit"), "{error:?}");
+        assert!(error.facts().iter().any(|fact| fact.contains("VM is locked (backup)")), "{error:?}");
         assert_eq!(fake.requests("POST"), 1);
     }
 }
