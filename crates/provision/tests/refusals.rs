@@ -246,3 +246,33 @@ fn an_address_that_a_machine_answers_to_is_not_free() {
     assert!(seen.contains("answers to 192.0.2.1 could not be asked"), "{seen}");
     assert!(seen.contains("ip: command not found") && !seen.contains("is taken by"), "{seen}");
 }
+
+#[test]
+fn an_address_of_a_vm_or_of_a_machine_that_nobody_knows_is_not_free() {
+    let bench = Bench::new();
+    let definition = bench.fleet.read("vms/definitions.nix");
+    // One that the node has not heard of until it asks.
+    bench.sim.inject(Fault::QuietNeighbours { vmid: 104 });
+    let of_doc1 = bench.sim.guest(104).unwrap().1;
+    let mac = "02:00:5E:10:00:07";
+    bench.sim.inject(Fault::Stranger { address: "192.0.2.77".to_owned(), mac: mac.to_owned() });
+    let stranger = format!("a machine with the MAC address {mac}, which answered node prom");
+    for (address, holder) in [
+        (of_doc1.as_str(), "VM 104 'doc1' on node prom"),
+        ("192.0.2.77", stranger.as_str()),
+    ] {
+        let fixed =
+            format!("nixosConfig = \"test-automation\"; ip = \"{address}/24\"; gateway = \"192.0.2.254\";");
+        let text = definition.replace("nixosConfig = \"test-automation\";", &fixed);
+        bench.fleet.write("vms/definitions.nix", &text);
+        bench.fleet.commit("a fixed address");
+        let seen = harmless(&bench, &["test-automation", "--yes"]);
+        assert!(seen.contains("exit code: 4\n"), "{seen}");
+        assert!(seen.contains(&format!("✗ the address {address} is taken by {holder}\n")), "{seen}");
+    }
+    // The one that had it is gone.
+    bench.sim.clear_faults();
+    let output = bench.run(&["test-automation", "--yes", "--no-install"]);
+    assert!(output.status.success(), "{}", bench.seen(&output));
+    assert_eq!(bench.sim.guest(110).unwrap().1, "192.0.2.77");
+}

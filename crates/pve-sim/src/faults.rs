@@ -141,6 +141,13 @@ pub enum Fault {
         /// Which VM.
         vmid: u32,
     },
+    /// A machine that is none of the cluster's has this address, and answers when the node asks for it.
+    Stranger {
+        /// Its address.
+        address: String,
+        /// Its MAC address.
+        mac: String,
+    },
     /// A VM never boots so far that its sshd answers.
     NeverBoots {
         /// Which VM.

@@ -282,7 +282,14 @@ pub fn notice(node: &Node) {
 
 /// `ip -j neigh` on the node: current addresses, and stale ones of the same MAC.
 pub fn neighbours(node: &Node) -> Value {
-    let mut list = Vec::new();
+    let stranger = node.fault(|f| match f {
+        Fault::Stranger { address, mac } => Some((
+            json!({ "dst": address, "dev": "vmbr0", "lladdr": mac.to_ascii_lowercase(), "state": ["REACHABLE"] }),
+            false,
+        )),
+        _ => None,
+    });
+    let mut list: Vec<Value> = stranger.into_iter().collect();
     node.read(|d| {
         for (vmid, guest) in &d.guests {
             let net = d.vms.get(vmid).and_then(|c| c.get("net0")).unwrap_or_default();
