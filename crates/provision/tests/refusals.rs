@@ -257,10 +257,9 @@ fn an_address_of_a_vm_or_of_a_machine_that_nobody_knows_is_not_free() {
     let mac = "02:00:5E:10:00:07";
     bench.sim.inject(Fault::Stranger { address: "192.0.2.77".to_owned(), mac: mac.to_owned() });
     let stranger = format!("a machine with the MAC address {mac}, which answered node prom");
-    for (address, holder) in [
-        (of_doc1.as_str(), "VM 104 'doc1' on node prom"),
-        ("192.0.2.77", stranger.as_str()),
-    ] {
+    for (address, holder) in
+        [(of_doc1.as_str(), "VM 104 'doc1' on node prom"), ("192.0.2.77", stranger.as_str())]
+    {
         let fixed =
             format!("nixosConfig = \"test-automation\"; ip = \"{address}/24\"; gateway = \"192.0.2.254\";");
         let text = definition.replace("nixosConfig = \"test-automation\";", &fixed);
@@ -275,4 +274,14 @@ fn an_address_of_a_vm_or_of_a_machine_that_nobody_knows_is_not_free() {
     let output = bench.run(&["test-automation", "--yes", "--no-install"]);
     assert!(output.status.success(), "{}", bench.seen(&output));
     assert_eq!(bench.sim.guest(110).unwrap().1, "192.0.2.77");
+    // Whoever takes it later is not taken for the VM.
+    bench.sim.inject(Fault::AgentNever { vmid: 110 });
+    bench.sim.inject(Fault::NoAddress { vmid: 110 });
+    bench.sim.inject(Fault::Stranger { address: "192.0.2.77".to_owned(), mac: mac.to_owned() });
+    let asked = bench.sim.command("proxmox-ops", &bench.fleet).args(["get-ip", "110"]).output().unwrap();
+    let seen = bench.seen(&asked);
+    assert_eq!(asked.status.code(), Some(5), "{seen}");
+    let why =
+        format!("192.0.2.77 (static): the definition's, but the machine with the MAC address {mac} has it\n");
+    assert!(seen.contains(&why), "{seen}");
 }

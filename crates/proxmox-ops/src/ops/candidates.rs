@@ -132,7 +132,18 @@ pub fn weigh(mac: MacAddr, seen: &Seen) -> Vec<Candidate> {
         }
     }
     if let Some(fixed) = seen.fixed {
-        add(Some((2, 0)), fixed, "static", "the definition's; nothing was seen of another".to_owned());
+        // What was heard just now counts: an older entry may be of a machine that is gone.
+        let other = seen.neighbours.iter().find(|n| n.dst == fixed && n.age() == Some(0) && !n.has(mac));
+        match other.and_then(Neighbour::mac) {
+            Some(other) => {
+                let reason = format!("the definition's, but the machine with the MAC address {other} has it");
+                add(None, fixed, "static", reason);
+            }
+            None => {
+                let reason = "the definition's; nothing was seen of another".to_owned();
+                add(Some((2, 0)), fixed, "static", reason);
+            }
+        }
     }
     found.sort_by_key(|(rank, _)| (rank.is_none(), *rank));
     let mut candidates: Vec<Candidate> = Vec::new();
@@ -258,6 +269,15 @@ pub(super) mod tests {
     #[test]
     fn a_fixed_address_is_the_last_resort_and_the_first_among_equals() {
         let mut nothing = Seen { fixed: Some("192.0.2.9".parse().unwrap()), ..Seen::default() };
+        assert_eq!(taken(&nothing), Some(("192.0.2.9".into(), "static".into())));
+        // Somebody else has it, or had it once.
+        let entry = |state: &str| {
+            let entry = json!([{"dst": "192.0.2.9", "lladdr": "02:00:5e:10:00:07", "state": [state]}]);
+            parse_neighbours(entry.to_string().as_bytes()).unwrap()
+        };
+        nothing.neighbours = entry("REACHABLE");
+        assert_eq!(taken(&nothing), None);
+        nothing.neighbours = entry("STALE");
         assert_eq!(taken(&nothing), Some(("192.0.2.9".into(), "static".into())));
         nothing.agent = serde_json::from_value(interfaces()).unwrap();
         assert_eq!(taken(&nothing), Some(("10.99.0.89".into(), "agent".into())));
