@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use self::found::Found;
 use crate::{
     build::{self, BuildOn, Source, StorePaths, What},
-    cli::Cli,
+    cli::{Cli, Integrate},
     execute::INSTALLER_KEY,
     host_key::{HostKey, PrivateDir},
     install::{self, Installer, Phase},
@@ -92,7 +92,12 @@ impl Dry<'_> {
         let host_key = HostKey::generate(&vm.name, self.private)?;
         let found = self.found(session, plan);
         let mut shown = Vec::new();
-        for step in steps::of(self.vm, self.install, self.cli.integrate()) {
+        // One that was made of an image is in the fleet already, or taken in at the end.
+        let integrate = match self.cli.integrate() {
+            Integrate::Before if self.vm.install == Install::Image && !plan.makes() => Integrate::After,
+            integrate => integrate,
+        };
+        for step in steps::of(self.vm, self.install, integrate) {
             shown.push(self.step(session, plan, (&host_key, &found), step)?);
         }
         let mut value =
@@ -201,7 +206,8 @@ impl Dry<'_> {
                 }
             }
             (Step::Verify, None) => {
-                let key = if found.is_nixos() { "its host key" } else { "the host key that was made" };
+                let key =
+                    if found.host_key().is_some() { "its host key" } else { "the host key that was made" };
                 shown.note = format!(
                     "log in as {}, with {key}; the host name must be {}",
                     self.user, self.vm.hostname

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use fleet_core::{
     Result,
     deadline::Deadline,
+    definitions::Install,
     protocol::{Op, Session},
 };
 
@@ -29,13 +30,19 @@ pub(super) enum Found {
     Installer,
     /// NixOS, with this host key.
     Nixos(String),
+    /// It was made of an image with NixOS, with this host key, and is off or does not answer.
+    Silent(String),
     /// It is there and does not answer: NixOS may be on it.
     Unknown,
 }
 
 impl Found {
-    pub(super) fn is_nixos(&self) -> bool {
-        matches!(self, Found::Nixos(_))
+    /// The host key of the NixOS that is on it.
+    pub(super) fn host_key(&self) -> Option<&str> {
+        match self {
+            Found::Nixos(key) | Found::Silent(key) => Some(key),
+            Found::Bootstrap | Found::Installer | Found::Unknown => None,
+        }
     }
 
     /// Whether this step is done, as far as what runs there tells.
@@ -52,13 +59,13 @@ impl Found {
                     | Step::Reboot
             ),
             Found::Installer => step == Step::Kexec,
-            Found::Bootstrap | Found::Unknown => false,
+            Found::Bootstrap | Found::Silent(_) | Found::Unknown => false,
         }
     }
 
-    /// A file with the host key of the NixOS that runs.
+    /// A file with that host key.
     pub(super) fn host_key_file(&self, private: &PrivateDir) -> Result<Option<PathBuf>> {
-        let Found::Nixos(key) = self else { return Ok(None) };
+        let Some(key) = self.host_key() else { return Ok(None) };
         private.write("found.pub", format!("{key}\n").as_bytes(), 0o644).map(Some)
     }
 }
@@ -88,10 +95,16 @@ impl Dry<'_> {
             return Found::Bootstrap;
         };
         let done = settings::cloudinit_is_done(&config.settings);
-        if status.status != "running" {
-            return if done { Found::Unknown } else { Found::Bootstrap };
-        }
         let state = State::load(plan.marker());
+        let silent = || {
+            // Which one a run takes first.
+            let key = state.host_keys.first().map(String::as_str).or(self.recorded);
+            let key = key.filter(|_| self.vm.install == Install::Image);
+            key.map_or(Found::Unknown, |key| Found::Silent(key.to_owned()))
+        };
+        if status.status != "running" {
+            return if done { silent() } else { Found::Bootstrap };
+        }
         let mut keys = state.keys_with(self.recorded.filter(|_| done));
         let guest = Guest {
             tools: self.tools,
@@ -112,7 +125,7 @@ impl Dry<'_> {
             Some((Ok(System::Nixos), key)) => Found::Nixos(key),
             Some((Ok(System::Installer), _)) => Found::Installer,
             Some((Ok(System::Other(_)), _)) => Found::Bootstrap,
-            Some((Err(_), _)) | None => Found::Unknown,
+            Some((Err(_), _)) | None => silent(),
         }
     }
 }
