@@ -7,13 +7,9 @@
 
 mod common;
 
-use std::{
-    io::{BufRead, BufReader, Read},
-    os::unix::fs::PermissionsExt,
-    process::Stdio,
-};
+use std::{os::unix::fs::PermissionsExt, process::Stdio};
 
-use common::Bench;
+use common::{Bench, Said};
 use pve_sim::{faults::Fault, guest::Os};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -123,16 +119,13 @@ fn a_bootstrap_system_that_was_made_with_other_keys_is_told_with_them_however_th
         let mut command = bench.command(&RUN);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut seen = String::new();
-        while !seen.contains("' answers with its host key, but has refused the key '") {
-            assert!(stderr.read_line(&mut seen).unwrap() > 0, "{seen}");
-        }
+        let mut said = Said::of(&mut child);
+        said.until("' answers with its host key, but has refused the key '", 60);
         if stopped {
             let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
             kill_process(pid, Signal::INT).unwrap();
         }
-        stderr.read_to_string(&mut seen).unwrap();
+        let seen = said.all();
         assert_eq!(
             seen.contains("cloud-init has done its part there: no other keys come\n"),
             code == 6,

@@ -7,12 +7,9 @@
 
 mod common;
 
-use std::{
-    io::{BufRead, BufReader, Read},
-    process::{Command, Stdio},
-};
+use std::process::{Command, Stdio};
 
-use common::{Bench, until};
+use common::{Bench, Said, until};
 use pve_sim::{guest::Os, testing::tool};
 
 #[test]
@@ -250,14 +247,11 @@ fn ctrl_c_ends_the_wait_for_an_address_that_never_comes() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut seen = String::new();
-    let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    while !seen.contains("Finding the VM's address...\n") {
-        assert!(stderr.read_line(&mut seen).unwrap() > 0, "{seen}");
-    }
+    let mut said = Said::of(&mut child);
+    said.until("Finding the VM's address...\n", 60);
     let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    stderr.read_to_string(&mut seen).unwrap();
+    let seen = said.all();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{seen}");
     assert!(seen.contains("it was only waited; nothing was under way on the node"), "{seen}");
     assert!(seen.ends_with("hint: `provision-vm test-automation` continues from here\n"), "{seen}");

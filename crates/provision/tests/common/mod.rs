@@ -3,7 +3,9 @@
 #![allow(dead_code, reason = "each test program uses some of it")]
 
 use std::{
-    process::{Command, Output},
+    io::{BufRead, BufReader},
+    process::{Child, Command, Output},
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
@@ -26,6 +28,39 @@ fn comes(seconds: u64, mut reached: impl FnMut() -> bool) -> bool {
 /// Waits for `what`, for so many seconds at most: until `reached` holds.
 pub(crate) fn until(what: &str, seconds: u64, reached: impl FnMut() -> bool) {
     assert!(comes(seconds, reached), "{what} never came");
+}
+
+/// What a run says on its standard error, as it comes.
+pub(crate) struct Said {
+    lines: mpsc::Receiver<String>,
+    seen: String,
+}
+
+impl Said {
+    pub(crate) fn of(run: &mut Child) -> Said {
+        let (stderr, (tell, lines)) = (run.stderr.take().unwrap(), mpsc::channel());
+        // It ends with the run.
+        std::thread::spawn(move || {
+            BufReader::new(stderr).lines().map_while(Result::ok).try_for_each(|line| tell.send(line))
+        });
+        Said { lines, seen: String::new() }
+    }
+
+    /// Waits until it has said this, for so many seconds at most.
+    pub(crate) fn until(&mut self, words: &str, seconds: u64) {
+        let limit = Instant::now() + Duration::from_secs(seconds);
+        while !self.seen.contains(words) {
+            let line = self.lines.recv_timeout(limit.saturating_duration_since(Instant::now()));
+            assert!(line.is_ok(), "{words:?} never came: {}", self.seen);
+            self.seen.push_str(&format!("{}\n", line.unwrap_or_default()));
+        }
+    }
+
+    /// All that it has said when it has ended.
+    pub(crate) fn all(mut self) -> String {
+        self.lines.iter().for_each(|line| self.seen.push_str(&format!("{line}\n")));
+        self.seen
+    }
 }
 
 /// One test's surroundings.

@@ -17,6 +17,9 @@ use crate::keys;
 /// VMs and twenty operators at once.
 const CONNECT: Duration = Duration::from_secs(60);
 
+/// How often a connection is tried to a machine that is there.
+const TRIES: u32 = 3;
+
 struct Anyone;
 
 impl Handler for Anyone {
@@ -73,9 +76,25 @@ impl Client {
 
     /// Runs a command on the machine, with this on its standard input.
     pub(super) async fn run(&self, command: &str, input: &[u8]) -> Result<Output> {
-        let mut proxy = None;
-        let session =
-            tokio::time::timeout(CONNECT, self.connect(&mut proxy)).await.context("timed out")??;
+        self.run_within(1, command, input).await
+    }
+
+    /// The same on a machine that is there: it is connected to again where that fails for want of time on this one.
+    pub(super) async fn run_surely(&self, command: &str, input: &[u8]) -> Result<Output> {
+        self.run_within(TRIES, command, input).await
+    }
+
+    async fn run_within(&self, tries: u32, command: &str, input: &[u8]) -> Result<Output> {
+        let (mut proxy, mut tried) = (None, 0);
+        let session = loop {
+            tried += 1;
+            let session = tokio::time::timeout(CONNECT, self.connect(&mut proxy)).await.context("timed out");
+            match session.flatten() {
+                Ok(session) => break session,
+                Err(error) if tried == tries => return Err(error),
+                Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+            }
+        };
         let output = exec(&session, command, input).await;
         // The machine may be gone already.
         let _ = session.disconnect(Disconnect::ByApplication, "", "").await;

@@ -161,7 +161,7 @@ impl Run<'_> {
         if self.args.debug {
             self.ui.say(format!("SSH COMMAND: ssh {}@ {command}", self.client.user));
         }
-        let output = self.client.run(command, input).await?;
+        let output = self.client.run_surely(command, input).await?;
         if output.status != 0 {
             bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
         }
@@ -191,7 +191,8 @@ impl Run<'_> {
             ("setsid", "run the kexec script"),
         ];
         let asked = needed.map(|(program, _)| format!("command -v {program}")).join("; ");
-        let facts = self.client.run(&format!("uname; {asked}; cat /etc/os-release"), b"").await?.text();
+        let facts =
+            self.client.run_surely(&format!("uname; {asked}; cat /etc/os-release"), b"").await?.text();
         if facts.lines().next() != Some("Linux") {
             bail!("aborted: This script requires Linux as the operating system");
         }
