@@ -10,7 +10,7 @@
 mod nix_generator;
 mod nix_support;
 
-use nix_support::{compare, compare_files, nix};
+use nix_support::{Most, compare, compare_files, nix};
 
 #[test]
 fn expressions_of_every_construct() {
@@ -19,14 +19,15 @@ fn expressions_of_every_construct() {
     let expressions: Vec<String> = all.split("\n%%\n").map(str::to_owned).collect();
     assert!(expressions.len() >= 150);
     let dir = tempfile::tempdir().unwrap();
-    compare(&nix, dir.path(), &expressions).check("own expressions");
+    compare(&nix, dir.path(), &expressions).check("own expressions", Most { unsupported: 9.5, budget: 0 });
 }
 
 #[test]
 fn generated_expressions() {
     let Some(nix) = nix() else { return };
     // As many as CI asks for take nix a minute; a tenth is enough between two edits.
-    let count = if std::env::var_os("FLEET_REQUIRE_ORACLES").is_some() { 10_000 } else { 1_000 };
+    let all = std::env::var_os("FLEET_REQUIRE_ORACLES").is_some();
+    let (count, unsupported) = if all { (10_000, 8.5) } else { (1_000, 11.0) };
     let expressions = nix_generator::expressions(count);
     let dir = tempfile::tempdir().unwrap();
     // Two sessions at once: nix takes most of the time.
@@ -41,16 +42,16 @@ fn generated_expressions() {
         let b = compare(&nix, &dirs[1], second);
         (a.join().unwrap(), b)
     });
-    a.plus(b).check("generated expressions");
+    a.plus(b).check("generated expressions", Most { unsupported, budget: 0 });
 }
 
 /// The tests of the Nix language itself, where `NIX_LANG_TESTS` says where they are (`tests/functional/lang` of
 /// the sources of Nix, `tests/lang` in older ones). Nix says what is right: their expected outputs differ by
-/// version, and it is the installed one that must agree.
+/// version, and it is the installed one that must agree. Newer ones test more builtins that no data file uses.
 #[test]
 fn the_language_tests_of_nix() {
     let (Some(nix), Some(tests)) = (nix(), std::env::var_os("NIX_LANG_TESTS")) else {
-        eprintln!("skipped: NIX_LANG_TESTS does not name a directory");
+        eprintln!("skipped: NIX_LANG_TESTS does not name the language tests of Nix (.ci/run gets them)");
         return;
     };
     let mut files: Vec<_> = std::fs::read_dir(tests)
@@ -63,5 +64,5 @@ fn the_language_tests_of_nix() {
     files.sort();
     assert!(files.len() > 100);
     let dir = tempfile::tempdir().unwrap();
-    compare_files(&nix, dir.path(), &files).check("language tests");
+    compare_files(&nix, dir.path(), &files).check("language tests", Most { unsupported: 40.0, budget: 5 });
 }
