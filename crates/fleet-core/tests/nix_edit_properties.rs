@@ -7,6 +7,7 @@ use std::path::Path;
 use fleet_core::nix::{
     edit::{AuthorizedKeys, Change, NewHost, insert_host, remove_attr, remove_host, set_attr, verified},
     eval::{Budget, EvalError, eval_text},
+    source::Span,
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -160,6 +161,29 @@ fn evaluates(text: &str) -> bool {
     eval_text(text, Path::new(FILE), Budget::default()).is_ok()
 }
 
+/// Whether the one text is the other with some bytes put in at one place, instead of nothing or of the blanks and empty
+/// lines in an empty set.
+fn is_grown_at_one_place(text: &str, grown: &str) -> bool {
+    let (old, new) = (text.as_bytes(), grown.as_bytes());
+    let before = old.iter().zip(new).take_while(|(a, b)| a == b).count();
+    let rest = old.len().min(new.len()) - before;
+    let after = old.iter().rev().zip(new.iter().rev()).take(rest).take_while(|(a, b)| a == b).count();
+    let gone = &old[before..old.len() - after];
+    new.len() > old.len() && gone.iter().all(u8::is_ascii_whitespace)
+}
+
+/// Whether every byte of one text stands in the other, in order.
+fn stands_in(text: &str, other: &str) -> bool {
+    let mut bytes = other.bytes();
+    text.bytes().all(|byte| bytes.any(|found| found == byte))
+}
+
+/// Whether a value's place is all that is another.
+fn differs_at(text: &str, after: &str, value: Span) -> bool {
+    let (head, tail) = (&text[..value.start as usize], &text[value.end as usize..]);
+    after.len() >= head.len() + tail.len() && after.starts_with(head) && after.ends_with(tail)
+}
+
 fn new_host(keys: bool) -> NewHost {
     NewHost {
         configuration_file: Some("./hosts/new/configuration.nix".to_owned()),
@@ -194,6 +218,7 @@ proptest! {
         };
         let change = Change::Insert { name: name.clone(), host: host.clone() };
         prop_assert!(verified(&text, &after, Path::new(FILE), &change).is_ok(), "{text}\n---\n{after}");
+        prop_assert!(is_grown_at_one_place(&text, &after), "{text}\n---\n{after}");
         prop_assert!(insert_host(&after, &name, &host).is_err());
         let back = remove_host(&after, &name).unwrap();
         prop_assert_eq!(&back, &text, "after:\n{}", after);
@@ -215,6 +240,10 @@ proptest! {
         let after = set_attr(&text, name, attr, &value).unwrap();
         let change = Change::Set { host: name.to_owned(), attr: attr.to_owned(), value: value.clone() };
         prop_assert!(verified(&text, &after, Path::new(FILE), &change).is_ok(), "{text}\n---\n{after}");
+        prop_assert!(match host.value.get(attr) {
+            Some(old) => differs_at(&text, &after, old.value.at.unwrap()),
+            None => is_grown_at_one_place(&text, &after),
+        }, "{text}\n---\n{after}");
         prop_assert_eq!(&set_attr(&after, name, attr, &value).unwrap(), &after);
         let back = match host.value.get(attr).map(|old| old.value.as_str().unwrap()) {
             Some(old) => set_attr(&after, name, attr, old).unwrap(),
@@ -234,6 +263,7 @@ proptest! {
         let name = which.get(all).name.to_string();
         let after = remove_host(&text, &name).unwrap();
         prop_assert!(verified(&text, &after, Path::new(FILE), &Change::Remove { name: name.clone() }).is_ok(), "{text}\n---\n{after}");
+        prop_assert!(stands_in(&after, &text), "{text}\n---\n{after}");
         for comment in ["above", "beside", "last words"] {
             prop_assert_eq!(text.matches(comment).count(), after.matches(comment).count(), "{}\n---\n{}", text, after);
         }

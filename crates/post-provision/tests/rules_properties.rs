@@ -124,6 +124,7 @@ fn habit() -> impl Strategy<Value = Habit> {
         Form::Block,
         Form::Flow,
         Form::Lines,
+        Form::LinesBare,
         Form::Text,
         Form::Folded,
     ]);

@@ -2,26 +2,18 @@
 //! few of our own, right and wrong, that show what is counted as what.
 //!
 //! The recordings are not part of this repository: they are looked for in `../shared/pve-api` beside it, or in
-//! `FLEET_SHARED/pve-api`. `pve-sim replay DIR` does the same by hand.
+//! `FLEET_SHARED/pve-api`. Without them the test is skipped and says so; where `FLEET_REQUIRE_ORACLES` or `FLEET_SHARED` is
+//! set it fails, unless `FLEET_WITHOUT_RECORDINGS` says that there are none. `pve-sim replay DIR` does the same by hand.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may stop and tells what differs")]
 
-use std::path::{Path, PathBuf};
+mod shared;
 
 use pve_sim::replay::{self, Outcome};
 use serde_json::{Value, json};
 
-fn recordings() -> Option<PathBuf> {
-    let shared = std::env::var_os("FLEET_SHARED").map(PathBuf::from);
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
-    [shared, Some(beside)].into_iter().flatten().map(|dir| dir.join("pve-api")).find(|dir| dir.is_dir())
-}
-
 #[test]
 fn genuine_recordings() {
-    let Some(dir) = recordings() else {
-        println!("skipped: no recordings beside this repository");
-        return;
-    };
+    let Some(dir) = shared::pve_api() else { return };
     let report = replay::run(&dir).unwrap();
     println!("{report}");
     assert!(report.used_permille() >= 930, "of the endpoints that the tools use, too few are exact");
@@ -148,10 +140,7 @@ fn what_is_not_the_same() {
 
 #[test]
 fn the_same_each_time() {
-    let Some(dir) = recordings() else {
-        println!("skipped: no recordings beside this repository");
-        return;
-    };
+    let Some(dir) = shared::pve_api() else { return };
     let first = replay::run(&dir).unwrap();
     let again = replay::run(&dir).unwrap();
     let names =

@@ -213,6 +213,7 @@ pub(crate) fn compare_files(nix: &Path, dir: &Path, files: &[PathBuf]) -> Tally 
 }
 
 /// How much may be left open: a construct that is not covered any more shows in this.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Most {
     /// Percent of all that are not covered by the evaluator.
     pub(crate) unsupported: f64,
