@@ -237,6 +237,12 @@ impl Error {
         self.0.details.as_ref().and_then(|details| details.get("ssh")).is_some_and(|ssh| ssh == LOGIN_REFUSED)
     }
 
+    /// How long to leave a host alone that refused a login: who comes again sooner may be shut out.
+    pub fn respite(&self) -> std::time::Duration {
+        let said = self.0.details.as_ref().and_then(|details| details.get("again_after")?.as_u64());
+        std::time::Duration::from_secs(said.unwrap_or(0))
+    }
+
     /// Whether a host answered, and either it let nobody in or its key is none that we believe: trying again changes
     /// nothing, somebody who is asked may.
     pub fn is_ssh_refusal(&self) -> bool {

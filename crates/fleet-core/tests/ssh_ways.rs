@@ -17,7 +17,7 @@ use fleet_core::{
     ssh::{Environment, HostKeyPolicy, Session, Target, Transport, connect_tcp, forwarding_forbidden},
     ui::Ui,
 };
-use ssh_support::{Fault, Sshd, me};
+use ssh_support::{Fault, Sshd, keygen, me, public};
 
 fn limit() -> Deadline {
     Deadline::secs(180)
@@ -266,6 +266,20 @@ fn a_server_that_vanishes_while_one_logs_in_is_unreachable() {
             Ok(_) => assert!(cut + 1500 > length, "cut after {cut} of {length}"),
         }
         sshd.fault(Fault::None);
+    }
+}
+
+#[test]
+fn a_server_that_takes_no_rsa_key_of_ours_is_told_with_the_way_out() {
+    let Some(sshd) = Sshd::start("PubkeyAcceptedAlgorithms ssh-ed25519") else { return };
+    let (rsa, user) = (keygen(&sshd.path("."), "rsa", "rsa", ""), sshd.path("user"));
+    fs::write(sshd.path("authorized"), public(&rsa) + "\n").unwrap();
+    let way_out = "a server that takes no rsa-sha2-512 (PubkeyAcceptedAlgorithms) refuses every RSA key: use an ed25519 key";
+    for (identity, hinted) in [(rsa, true), (user, false)] {
+        let target = Target { identities: vec![identity], ..sshd.target() };
+        let error = Session::connect_in(&target, &sshd.env(), Ui::silent(), limit()).err().unwrap();
+        assert!(error.is_login_refused(), "{error:?}");
+        assert_eq!(error.hints().iter().any(|hint| hint == way_out), hinted, "{error:?}");
     }
 }
 

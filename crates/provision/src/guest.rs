@@ -166,12 +166,14 @@ impl Guest<'_> {
     /// Tries to log in until it works. A wrong host key ends the wait at once; a refused login does not,
     /// because sshd may answer before the keys are in place.
     pub fn wait(&self, user: &str, host_key: &str, deadline: Deadline) -> Result<Session> {
+        let mut refused = Refused::default();
         poll_often(deadline, format_args!("SSH on '{}' as {user}", self.name), || {
             match self.log_in_when_up(user, host_key, deadline.at_most(TRY_LIMIT)) {
                 Ok(session) => Ok(Ok(session)),
                 Err(error) if is_final(&error) => Err(error),
                 Err(error) => {
                     self.ui.detail(format!("not yet: {}", error.chain()));
+                    refused.rest(&error, deadline);
                     Ok(Err(error.chain()))
                 }
             }
@@ -187,6 +189,7 @@ impl Guest<'_> {
         old_key: Option<&str>,
         deadline: Deadline,
     ) -> Result<Session> {
+        let mut refused = Refused::default();
         poll_often(deadline, format_args!("NixOS on '{}' to boot and to answer as {user}", self.name), || {
             let limit = deadline.at_most(TRY_LIMIT);
             match self.log_in_when_up(user, host_key, limit) {
@@ -204,10 +207,33 @@ impl Guest<'_> {
                 // While it boots, sshd may answer before the users are there.
                 Err(error) => {
                     self.ui.detail(format!("not yet: {}", error.chain()));
+                    refused.rest(&error, deadline);
                     Ok(Err(error.chain()))
                 }
             }
         })
+    }
+}
+
+/// How often in a row a machine has refused a login.
+#[derive(Default)]
+struct Refused(u32);
+
+impl Refused {
+    /// Leaves a machine alone that has refused one more than once: a third time at once is what it holds against us.
+    fn rest(&mut self, error: &Error, deadline: Deadline) {
+        self.0 = if error.is_login_refused() { self.0 + 1 } else { 0 };
+        if self.0 > 1 {
+            rest(error.respite(), deadline);
+        }
+    }
+}
+
+/// Leaves a machine alone for a while, or until the deadline passes or the user asks to stop.
+pub fn rest(time: Duration, deadline: Deadline) {
+    let rest = deadline.at_most(time);
+    while !rest.passed() && !interrupt::asked() {
+        rest.sleep(LOOK);
     }
 }
 

@@ -14,12 +14,12 @@ use super::{
     agent::{AgentLogin, Step},
     keys::{self, PublicKey},
     link::{Link, Outcome, Trouble, code, code_of},
+    refusal::Refusal,
     settings::{Agent, Settings},
 };
 use crate::{
     Error, Result,
     deadline::Deadline,
-    error::{LOGIN_REFUSED, LOGIN_UNTRIED},
     ui::{self, Ui},
 };
 
@@ -43,6 +43,8 @@ struct Login<'a> {
     /// Told in the error when nothing worked.
     story: Vec<String>,
     tries: usize,
+    /// One of them was an RSA key.
+    rsa: bool,
 }
 
 /// A key file as it lies there.
@@ -75,7 +77,8 @@ pub(super) fn log_in(link: &Arc<Link>, settings: &Settings, ui: Ui, deadline: De
     let certificates =
         beside.chain(settings.certificate_files.iter().cloned()).filter_map(|path| Certificate::at(&path));
     let certificates = certificates.collect();
-    let mut login = Login { link, settings, ui, deadline, certificates, story: Vec::new(), tries: 0 };
+    let mut login =
+        Login { link, settings, ui, deadline, certificates, story: Vec::new(), tries: 0, rsa: false };
     match login.run() {
         Ok(true) => Ok(()),
         Ok(false) => Err(login.refused(None)),
@@ -249,6 +252,7 @@ impl Login<'_> {
             }
             Tried::Refused => {
                 self.tries += 1;
+                self.rsa |= file.public.as_ref().is_some_and(|public| public.key_type() == "ssh-rsa");
                 self.story.push(format!("{shown}: refused"));
                 Ok(false)
             }
@@ -285,6 +289,7 @@ impl Login<'_> {
                 Ok(Step::Told(line)) => self.story.push(line),
                 Ok(Step::Refused(name)) => {
                     self.tries += 1;
+                    self.rsa |= name.starts_with("RSA ");
                     self.story.push(format!("{name} from the agent: refused"));
                 }
                 Ok(Step::Accepted(name)) => {
@@ -322,26 +327,9 @@ impl Login<'_> {
     }
 
     fn refused(&self, trouble: Option<&Trouble>) -> Error {
-        let Settings { alias, user, .. } = self.settings;
-        let mut error = match trouble {
-            Some(trouble) => Error::unreachable(format!(
-                "{alias} closed the connection while {user} was logging in: {trouble}"
-            )),
-            None => Error::unreachable(format!("{alias} refused to let {user} log in")),
-        };
-        for line in &self.story {
-            error = error.now(line);
-        }
-        if self.tries == 0 {
-            error = error.now("no key was offered to it");
-        }
-        if trouble.is_none() {
-            let how = if self.tries == 0 { LOGIN_UNTRIED } else { LOGIN_REFUSED };
-            error = error.details(serde_json::json!({ "ssh": how }));
-        }
-        error
-            .hint(format!("see what it says to ssh: {}", self.settings.ssh_command("-v")))
-            .hint("name a key with FLEET_IDENTITY or IdentityFile in the ssh_config, or add one to the agent: ssh-add")
+        let (state, story) = (self.link.lock(), &self.story);
+        let refusal = Refusal { settings: self.settings, story, tries: self.tries, rsa: self.rsa };
+        refusal.error(trouble, state.session.banner())
     }
 }
 

@@ -23,6 +23,7 @@ mod link;
 pub mod memory;
 mod peer;
 mod pump;
+mod refusal;
 mod session;
 mod settings;
 mod socket;

@@ -121,7 +121,7 @@ impl Job<'_> {
             let limit = self.cli.boot_limit.unwrap_or(limit::SSH);
             let (deadline, mut refusal) = (Deadline::secs(limit), Refusal::within(limit));
             let login = poll_often(deadline, format_args!("SSH on '{}'", self.vm.name), || {
-                let (mut last, mut refused) = (None, true);
+                let (mut last, mut refused, mut respite) = (None, true, Duration::ZERO);
                 for user in [BOOTSTRAP_USER, self.user.as_ref()] {
                     // What the deadline cuts short tells nothing.
                     if last.is_some() && deadline.passed() {
@@ -133,6 +133,7 @@ impl Job<'_> {
                         Err(_) if last.is_some() && deadline.passed() => {}
                         Err(error) => {
                             refused &= error.is_login_refused();
+                            respite += error.respite();
                             last = Some(why_not(&error));
                         }
                     }
@@ -150,10 +151,14 @@ impl Job<'_> {
                         refusal.patience.as_secs()
                     ));
                 }
-                match refusal.for_good(Instant::now(), || self.no_more_keys_come(session)) {
-                    Some(time) => Err(self.refused_for_good(time)),
-                    None => Ok(Err(last)),
+                if refused
+                    && let Some(time) = refusal.for_good(Instant::now(), || self.no_more_keys_come(session))
+                {
+                    return Err(self.refused_for_good(time));
                 }
+                // In a short wait a few tries count for more.
+                guest::rest(respite.min(refusal.patience / 6), deadline);
+                Ok(Err(last))
             })
             .map_err(|error| match refusal.end(&error) {
                 End::Refused => self.made_with_other_keys(session, error),

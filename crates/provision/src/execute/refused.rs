@@ -55,7 +55,8 @@ pub(super) struct Refusal {
     /// How long a machine that is up refuses a key before that is told: cloud-init may still put the keys in their place.
     pub(super) patience: Duration,
     since: Option<Instant>,
-    /// It has been so for that long, up to the last try.
+    last: Option<Instant>,
+    /// It has been so for that long, up to the last try that was answered.
     steady: bool,
     /// When it was seen last whether more keys may still come.
     looked: Option<Instant>,
@@ -85,26 +86,38 @@ impl Refusal {
     }
 
     /// Hears of a try. Whether this is the one with which it became steady.
+    ///
+    /// Who was refused a few times is not answered at all for a while by a newer sshd: that is no end of it.
     pub(super) fn heard(&mut self, refused: bool, now: Instant) -> bool {
         if !refused {
+            if self.last.is_some_and(|at| now.duration_since(at) < self.patience / 2) {
+                return false;
+            }
             // It may be another system when it answers again.
             *self = Refusal { patience: self.patience, ..Refusal::default() };
             return false;
         }
+        self.last = Some(now);
         let steady = now.duration_since(*self.since.get_or_insert(now)) >= self.patience;
         steady && !std::mem::replace(&mut self.steady, true)
     }
 
-    /// Once it is steady, looks now and then by `no_more` whether no more keys come. Where that is so, and the key has
-    /// been refused for as long again since, it is refused for good: for how long by then.
+    /// Of a try that was refused: once it is steady, looks now and then by `no_more` whether no more keys come. Where that
+    /// is so, and still is when the key has been refused for as long again, it is refused for good: for how long by then.
     pub(super) fn for_good(&mut self, now: Instant, no_more: impl FnOnce() -> bool) -> Option<Duration> {
         let since = self.since.filter(|_| self.steady)?;
-        let due = self.looked.is_none_or(|at| now.duration_since(at) >= self.patience / 4);
-        if self.settled.is_none() && due {
-            self.looked = Some(now);
-            self.settled = no_more().then_some(now);
+        let due = match self.settled {
+            Some(at) => now.duration_since(at) >= self.patience,
+            None => self.looked.is_none_or(|at| now.duration_since(at) >= self.patience / 4),
+        };
+        if !due {
+            return None;
         }
-        self.is_final = now.duration_since(self.settled?) >= self.patience;
+        self.looked = Some(now);
+        let known = self.settled.take();
+        // It may have been started anew meanwhile.
+        self.settled = no_more().then_some(known.unwrap_or(now));
+        self.is_final = known.is_some() && self.settled.is_some();
         self.is_final.then(|| now.duration_since(since))
     }
 
@@ -142,18 +155,19 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut refusal = Refusal::within(300);
-        assert!(!refusal.heard(true, at(0)) && !refusal.heard(true, at(59)) && !refusal.steady);
-        // It went down in between.
-        assert!(
-            !refusal.heard(false, at(60)) && !refusal.heard(true, at(61)) && !refusal.heard(true, at(120))
-        );
-        assert!(refusal.heard(true, at(121)) && !refusal.heard(true, at(122)) && refusal.steady);
+        assert!(!refusal.heard(true, at(0)) && !refusal.heard(true, at(29)) && !refusal.steady);
+        // It went down in between: it does not answer for half of the time.
+        assert!(!refusal.heard(false, at(30)) && !refusal.heard(false, at(59)));
+        assert!(!refusal.heard(true, at(61)) && !refusal.heard(true, at(120)) && !refusal.steady);
+        // It lets nobody in for a while who was refused.
+        assert!(!refusal.heard(false, at(121)) && refusal.heard(true, at(122)) && refusal.steady);
+        assert!(!refusal.heard(false, at(123)) && !refusal.heard(true, at(124)) && refusal.steady);
         let ends = |refusal: &Refusal| {
             [Kind::DeadlinePassed, Kind::Interrupted, Kind::Unreachable]
                 .map(|kind| refusal.end(&Error::new(kind, "the end of the wait")))
         };
         assert_eq!(ends(&refusal), [End::Refused, End::Refused, End::Other]);
-        assert!(!refusal.heard(false, at(123)) && !refusal.steady);
+        assert!(!refusal.heard(false, at(154)) && !refusal.steady);
         assert_eq!(ends(&refusal), [End::Silent, End::Other, End::Other]);
     }
 
@@ -162,27 +176,29 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut refusal = Refusal::within(300);
+        let never = || panic!("asked");
         // Nobody is asked before it is steady.
         refusal.heard(true, at(0));
-        assert_eq!(refusal.for_good(at(59), || panic!("asked")), None);
+        assert_eq!(refusal.for_good(at(59), never), None);
         refusal.heard(true, at(60));
         // cloud-init is slow: it is looked at again, not too often, and whatever the time is it is no failure.
         assert_eq!(refusal.for_good(at(60), || false), None);
-        assert_eq!(refusal.for_good(at(61), || panic!("asked again at once")), None);
+        assert_eq!(refusal.for_good(at(61), never), None);
         assert_eq!(refusal.for_good(at(200), || false), None);
         assert_eq!(refusal.for_good(at(220), || true), None);
-        // What it put in its place last has time to work.
-        assert_eq!(refusal.for_good(at(279), || panic!("it is known")), None);
+        // What it put in its place last has time to work, and it may start anew meanwhile.
+        assert_eq!(refusal.for_good(at(279), never), None);
+        assert_eq!(refusal.for_good(at(280), || false), None);
+        assert_eq!(refusal.for_good(at(300), || true), None);
         let ended = Error::unreachable("refused");
         assert_eq!(refusal.end(&ended), End::Other);
-        assert_eq!(refusal.for_good(at(280), || panic!("it is known")), Some(Duration::from_secs(280)));
+        assert_eq!(refusal.for_good(at(360), || true), Some(Duration::from_secs(360)));
         assert_eq!(refusal.end(&ended), End::Refused);
         // What is known of a system is not known of the next.
-        refusal.heard(false, at(281));
-        refusal.heard(true, at(282));
-        refusal.heard(true, at(342));
-        assert_eq!(refusal.for_good(at(342), || false), None);
-        assert_eq!(refusal.for_good(at(500), || false), None);
+        refusal.heard(false, at(361));
+        refusal.heard(true, at(362));
+        refusal.heard(true, at(422));
+        assert_eq!(refusal.for_good(at(422), || false), None);
     }
 
     #[test]
