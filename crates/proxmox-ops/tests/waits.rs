@@ -168,3 +168,41 @@ fn a_node_that_refuses_is_asked_once_while_the_straight_way_is_tried() {
     let (ran, connections) = counted(&bench, &args, &set("node"));
     assert_eq!((ran.code, connections), (6, 1), "{}", ran.err);
 }
+
+#[test]
+fn wait_ssh_logs_in_as_soon_as_the_keys_are_there() {
+    let bench = Bench::new();
+    bench.clone_110();
+    bench.ok(&["cloudinit-config", "110", pve_sim::testing::OPERATOR_PUBLIC.trim()]);
+    bench.ok(&["cloudinit-drive", "110"]);
+    bench.ok(&["start", "110"]);
+    let address = bench.ok(&["get-ip", "110", "--timeout", "20"]);
+    let key = bench.sim.guest_host_key(110).unwrap();
+    let users = || {
+        bench.sim.node().change(|d| {
+            let running = d.guests.get_mut(&110).and_then(|guest| guest.running.as_mut());
+            std::mem::take(&mut running.unwrap().system.users)
+        })
+    };
+    // Up to the end of the wait.
+    let with_keys = users();
+    let ran = bench.run(&["wait-ssh", address.trim(), "3", "root", "--host-key", &key]);
+    assert_eq!(ran.code, 6, "{}", ran.err);
+    assert!(ran.err.contains("up to the end of the wait\n"), "{}", ran.err);
+    // cloud-init is slower than sshd.
+    let mut command = bench.std_command(&["wait-ssh", address.trim(), "600", "root", "--host-key", &key]);
+    let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let mut seen = String::new();
+    let mut with_keys = Some(with_keys);
+    for line in lines {
+        seen += &line;
+        if line.contains("it refuses to let root in") {
+            bench.sim.node().change(|d| {
+                let running = d.guests.get_mut(&110).and_then(|guest| guest.running.as_mut());
+                running.unwrap().system.users = with_keys.take().unwrap();
+            });
+        }
+    }
+    assert!(child.wait().unwrap().success() && with_keys.is_none(), "{seen}");
+}

@@ -158,10 +158,48 @@ impl WaitSsh {
             identities: Vec::new(),
             proxy,
         };
-        let deadline = deadline.at_most(Duration::from_secs(30));
-        match &self.login {
-            Some(_) => Session::connect(&target, cx.ui, deadline).map(drop),
-            None => Session::check_host_key(&target, cx.ui, deadline).map(drop),
+        let limit = |deadline: Deadline| deadline.at_most(Duration::from_secs(30));
+        let Some(login) = &self.login else {
+            return Session::check_host_key(&target, cx.ui, limit(deadline)).map(drop);
+        };
+        // How long somebody thinks about what they are asked is not counted.
+        let left = deadline.left();
+        let refused = match Session::connect(&target, cx.ui, limit(deadline)) {
+            Err(error) if error.is_login_refused() => error,
+            done => return done.map(drop),
+        };
+        cx.ui
+            .say(format!("  it refuses to let {login} in: cloud-init may still put the keys in their place"));
+        let_in_later(refused, Deadline::after(left), |deadline| {
+            ui::unasked(|| Session::connect(&target, cx.ui, limit(deadline)).map(drop))
+        })
+    }
+}
+
+/// Tries a login that was refused again, until it works or the deadline passes: sshd may answer before cloud-init has put
+/// the keys in their place.
+fn let_in_later(
+    mut refused: Error,
+    deadline: Deadline,
+    mut log_in: impl FnMut(Deadline) -> Result<()>,
+) -> Result<()> {
+    loop {
+        let rest = deadline.at_most(refused.respite().max(AGAIN[0]));
+        while !rest.passed() {
+            fleet_core::interrupt::check()?;
+            rest.sleep(PAUSE);
+        }
+        if deadline.passed() {
+            let seconds = deadline.limit().as_secs();
+            return Err(refused.now(format!("it has refused it for {seconds} s, up to the end of the wait")));
+        }
+        match log_in(deadline) {
+            Err(error) if error.is_login_refused() => refused = error,
+            // It is started anew, or says nothing to who has come too often.
+            Err(error) if may_pass(&error) => {}
+            // What a person has to be asked for was refused already.
+            Err(error) if error.is_ssh_refusal() && !error.is_host_key_mismatch() => return Err(refused),
+            done => return done,
         }
     }
 }
