@@ -176,8 +176,9 @@ fn ctrl_c_ends_a_phase_and_all_that_it_started() {
     is_gone(group);
 }
 
+/// A terminal sends it to all that are in the foreground: to a hook of git's too, which may be asking something there.
 #[test]
-fn ctrl_c_at_a_terminal_lets_the_integration_come_to_its_end() {
+fn ctrl_c_at_a_terminal_ends_a_hook_and_the_same_command_makes_the_commit() {
     let bench = Bench::new();
     let begun = bench.sim.dir().join("committing");
     let hook = format!("#!/bin/sh\necho > {}\nsleep 1\n", begun.display());
@@ -193,13 +194,15 @@ fn ctrl_c_at_a_terminal_lets_the_integration_come_to_its_end() {
         .spawn()
         .unwrap();
     until("the commit", 120, || begun.exists());
-    // A terminal sends it to all that are in the foreground.
     let group = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     kill_process_group(group, Signal::INT).unwrap();
     let output = child.wait_with_output().unwrap();
     let seen = bench.seen(&output);
     assert_eq!(output.status.code(), Some(130), "{seen}");
-    assert!(seen.contains("✓ In the fleet"), "{seen}");
+    assert!(seen.contains("the files are in place, and not committed: hosts.nix, "), "{seen}");
+    assert!(seen.ends_with("hint: `provision-vm test-automation` continues from here\n"), "{seen}");
+    let again = bench.run(&["test-automation", "--yes"]);
+    assert!(again.status.success(), "{}", bench.seen(&again));
     assert_eq!(bench.fleet.status(), "");
     let last = bench.fleet.git(&["log", "-1", "--format=%s"]).unwrap();
     assert!(last.contains("test-automation"), "{last}");
