@@ -371,6 +371,7 @@ fn keys_beside_each_other_in_brackets() {
         ("[&host_new @O, *host_new, *host_new, @A]", "[&host_new @N, @A]"),
         ("[ &host_new @O, *host_new, *host_new ]", "[ &host_new @N ]"),
         ("[*host_new,*host_new]", "[*host_new]"),
+        ("[@O, @P,  # old\n      @A]", "[@N,  # old\n      @A]"),
         ("[\n      @A,\n      @O,\n      @P\n    ]", "[\n      @A,\n      @N\n    ]"),
         ("[\n      @O, # old\n      @P # older\n    ]", "[\n      @N # old\n    ]"),
     ] {

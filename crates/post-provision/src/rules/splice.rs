@@ -161,8 +161,14 @@ impl Rules {
                     }
                 }
             } else if let Some(rest) = after.strip_prefix(',') {
-                let blanks = rest.len() - rest.trim_start_matches(' ').len();
-                edits.replace(item.start..item.end + (behind.len() - rest.len()) + blanks, "");
+                let next = rest.trim_start_matches(' ');
+                if next.starts_with('#') {
+                    // A comment needs the blanks before it.
+                    let start = self.text[..item.start].trim_end_matches(' ').len();
+                    edits.replace(start..item.end + (behind.len() - rest.len()), "");
+                } else {
+                    edits.replace(item.start..item.end + (behind.len() - next.len()), "");
+                }
             } else {
                 // With the comma before it, and before others that go.
                 let first = first_gone.map_or(item.start, |node| node.start);
