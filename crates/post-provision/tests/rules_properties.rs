@@ -113,6 +113,8 @@ struct Habit {
     final_newline: bool,
     head: &'static str,
     tail: &'static str,
+    /// The first rule's list has a name, and others are that.
+    shared: bool,
     rules: Vec<RuleText>,
 }
 
@@ -147,7 +149,7 @@ fn habit() -> impl Strategy<Value = Habit> {
         more,
     });
     (
-        (names, form, prop::array::uniform6(any::<bool>())),
+        (names, form, prop::array::uniform7(any::<bool>())),
         (
             choose(&["  ", " ", "\t", " \t "]),
             choose(&["", "", "---", "# first\n---", "%YAML 1.2\n---"]),
@@ -168,6 +170,7 @@ fn habit() -> impl Strategy<Value = Habit> {
             final_newline: f[5],
             head,
             tail,
+            shared: f[6],
             rules,
         })
 }
@@ -246,14 +249,17 @@ fn written(habit: &Habit) -> String {
             }
             _ => {}
         }
+        let is_shared = |rule: &RuleText| habit.shared && rule.with_db == habit.rules[0].with_db;
+        let name = if habit.shared && number == 0 { " &all" } else { "" };
         let plain: Vec<&str> = members.iter().map(|(member, _)| member.trim_matches('\'')).collect();
         match habit.form {
+            _ if number > 0 && is_shared(rule) => lines.push(format!("{lead}age: *all{}", note("all"))),
             Form::Flow => {
                 let members: Vec<&str> = members.iter().map(|(member, _)| member.as_str()).collect();
-                lines.push(format!("{lead}age: [{}]{}", members.join(", "), note("all")));
+                lines.push(format!("{lead}age:{name} [{}]{}", members.join(", "), note("all")));
             }
             Form::Lines | Form::LinesBare => {
-                lines.push(format!("{lead}age: [{}", note("all")));
+                lines.push(format!("{lead}age:{name} [{}", note("all")));
                 let last = members.len() - 1;
                 let comma = |at| if habit.form == Form::LinesBare && at == last { "" } else { "," };
                 lines.extend(
@@ -264,11 +270,11 @@ fn written(habit: &Habit) -> String {
                 lines.push(format!("{inner}  ]"));
             }
             Form::Text if rule.quoted => {
-                lines.push(format!("{lead}age: \"{}\"{}", plain.join(","), note("all")));
+                lines.push(format!("{lead}age:{name} \"{}\"{}", plain.join(","), note("all")));
             }
-            Form::Text => lines.push(format!("{lead}age: {}{}", plain.join(","), note("all"))),
+            Form::Text => lines.push(format!("{lead}age:{name} {}{}", plain.join(","), note("all"))),
             Form::Folded => {
-                lines.push(format!("{lead}age: >-"));
+                lines.push(format!("{lead}age:{name} >-"));
                 let last = plain.len() - 1;
                 let comma = |at: usize| if at == last { "" } else { "," };
                 lines.extend(
@@ -276,7 +282,7 @@ fn written(habit: &Habit) -> String {
                 );
             }
             Form::Block => {
-                lines.push(format!("{lead}age:"));
+                lines.push(format!("{lead}age:{name}"));
                 lines.extend(
                     members.iter().map(|(member, name)| format!("{inner}  - {member}{}", note(name))),
                 );
