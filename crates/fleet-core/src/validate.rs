@@ -64,9 +64,10 @@ fn place(evaluated: &Evaluated, path: &[&str]) -> Option<Location> {
     evaluated.locate(at)
 }
 
-/// Where an attribute of `vms/definitions.nix` is, for a fault that is found later. Reads the file again.
-pub fn place_in_definitions(repo: &Repo, nix: NixMode, path: &[&str]) -> Option<Location> {
-    place(&Definitions::evaluate(repo, nix).ok()?, path)
+/// Where attributes of `vms/definitions.nix` are, for faults that are found later: one for each path. Reads the file again.
+pub fn places_in_definitions(repo: &Repo, nix: NixMode, paths: &[&[&str]]) -> Vec<Option<Location>> {
+    let evaluated = Definitions::evaluate(repo, nix).ok();
+    paths.iter().map(|path| place(evaluated.as_ref()?, path)).collect()
 }
 
 /// Checks definitions, hosts and host directories against each other. Reads files only. What is right is checked

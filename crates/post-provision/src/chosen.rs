@@ -7,7 +7,7 @@ use std::{
 
 use fleet_core::{
     Error, Result,
-    definitions::{Definitions, nearest},
+    definitions::{Definitions, ManagedVm, nearest},
     faults::Fault,
     nix::{NixMode, source::Location},
     repo::Repo,
@@ -42,16 +42,22 @@ pub(crate) fn faults(
     found: &[Found],
     (definitions, fleet): (&Definitions, &Fleet),
 ) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    for vm in &definitions.managed {
-        let (name, Some(list)) = (vm.name.as_str(), &vm.secrets) else { continue };
-        let Err(wrong) = rules_named(list, name, rules, found, rules_dir(repo, path), fleet) else {
-            continue;
-        };
-        let at = validate::place_in_definitions(repo, nix, &["managed", name, "secrets"]);
-        faults.push(wrong.fault(&definitions.path, repo.root(), at.as_ref(), &field(name)));
+    let dir = rules_dir(repo, path);
+    let wrong = |vm: &ManagedVm| {
+        let list = vm.secrets.as_ref()?;
+        rules_named(list, vm.name.as_str(), rules, found, dir, fleet).err()
+    };
+    let wrong: Vec<(&str, Wrong)> =
+        definitions.managed.iter().filter_map(|vm| Some((vm.name.as_str(), wrong(vm)?))).collect();
+    if wrong.is_empty() {
+        return Vec::new();
     }
-    faults
+    let paths: Vec<[&str; 3]> = wrong.iter().map(|(name, _)| ["managed", name, "secrets"]).collect();
+    let paths: Vec<&[&str]> = paths.iter().map(<[&str; 3]>::as_slice).collect();
+    let places = validate::places_in_definitions(repo, nix, &paths);
+    let told = wrong.into_iter().zip(places);
+    told.map(|((name, wrong), at)| wrong.fault(&definitions.path, repo.root(), at.as_ref(), &field(name)))
+        .collect()
 }
 
 /// The rules' directory, from the repository's root.
