@@ -5,7 +5,7 @@ mod checks;
 use fleet_core::{
     Error, Result,
     definitions::{Addressing, Install, ManagedVm},
-    protocol::{CLOUDINIT_DONE, CloneRequest, CreateRequest, Marker, Resource, ResourceKind},
+    protocol::{CLOUDINIT_DONE, CloneRequest, ClusterConfig, CreateRequest, Marker, Resource, ResourceKind},
     types::{DiskSize, DiskSlot, Vmid},
 };
 
@@ -85,11 +85,18 @@ fn conflict(message: String) -> Error {
 }
 
 fn name_taken(vm: &ManagedVm, world: &World) -> Option<Error> {
-    let other =
-        world.resources.iter().find(|r| r.vmid != vm.vmid && r.name.as_deref() == Some(vm.name.as_str()))?;
-    Some(conflict(format!("the name '{}' is taken by {}", vm.name, describe(other))).hint(format!(
-        "rename one of the two; `proxmox-ops list` shows all, `proxmox-ops config {}` that one",
-        other.vmid
+    let listed =
+        world.resources.iter().find(|r| r.vmid != vm.vmid && r.name.as_deref() == Some(vm.name.as_str()));
+    // The list has the name of a VM some seconds after its configuration has.
+    let configured = || {
+        let named = |other: &&ClusterConfig| {
+            other.vmid != vm.vmid && checks::name(other).is_some_and(|name| name == vm.name.as_str())
+        };
+        world.configs.iter().find(named).map(|other| (other.vmid, checks::describe(other)))
+    };
+    let (vmid, other) = listed.map(|other| (other.vmid, describe(other))).or_else(configured)?;
+    Some(conflict(format!("the name '{}' is taken by {other}", vm.name)).hint(format!(
+        "rename one of the two; `proxmox-ops list` shows all, `proxmox-ops config {vmid}` that one"
     )))
 }
 

@@ -89,6 +89,14 @@ fn the_list_is_for_people_and_for_programs() {
     let names: Vec<&str> = list.as_array().unwrap().iter().filter_map(|r| r["name"].as_str()).collect();
     assert_eq!(names, ["doc1", "igp", "elsewhere", "dns", "ubuntu-cloud-template"]);
     assert_eq!(list[0]["type"], "qemu");
+    // One that is too new for the cluster's statistics has no more than its number there.
+    bench.clone_110();
+    bench.sim.inject(Fault::StatsLate { vmid: 110 });
+    let list = bench.ok(&["list"]);
+    let row = list.lines().find(|line| line.trim_start().starts_with("110 ")).unwrap();
+    assert!(row.contains(" - ") && row.contains(" unknown ") && row.ends_with("managed"), "{list}");
+    assert_eq!(bench.ok(&["status", "test-automation"]), "stopped\n");
+    bench.ok(&["start", "test-automation"]);
 }
 
 #[test]

@@ -158,6 +158,11 @@ pub enum Fault {
         /// Which VM.
         vmid: u32,
     },
+    /// The cluster's list has no statistics of a VM: it is too new.
+    StatsLate {
+        /// Which VM.
+        vmid: u32,
+    },
     /// A storage has no room.
     StorageFull {
         /// Which.

@@ -8,6 +8,8 @@
 
 mod shared;
 
+use std::collections::BTreeSet;
+
 use pve_sim::replay::{self, Outcome};
 use serde_json::{Value, json};
 
@@ -19,6 +21,21 @@ fn genuine_recordings() {
     assert!(report.used_permille() >= 930, "of the endpoints that the tools use, too few are exact");
     let all = report.count(|_| true);
     assert!(all.exact * 1000 / all.total() >= 930, "{all}");
+    let different = report.exchanges.iter().filter(|e| e.outcome == Outcome::Different);
+    let different: BTreeSet<String> = different.map(|e| e.id.clone()).collect();
+    assert_eq!(different, explained(), "docs/architecture.md gives the reason of each");
+    let (of, total) = (different.len(), all.total());
+    assert!(ARCHITECTURE.contains(&format!("have differently, {of} of {total}, and why")), "{of} of {total}");
+}
+
+const ARCHITECTURE: &str = include_str!("../../../docs/architecture.md");
+
+/// The exchanges in the document's table of reasons.
+fn explained() -> BTreeSet<String> {
+    let rows = ARCHITECTURE.lines().skip_while(|line| *line != "| exchanges | why |").skip(2);
+    let rows = rows.take_while(|line| line.starts_with('|'));
+    let names = rows.filter_map(|row| row.split('|').nth(1));
+    names.flat_map(|names| names.split(',')).map(|name| name.trim().to_owned()).collect()
 }
 
 /// What the simulated node makes of these exchanges.

@@ -135,10 +135,14 @@ fn others<'a>(vm: &'a ManagedVm, world: &'a World) -> impl Iterator<Item = &'a C
     world.configs.iter().filter(|other| other.vmid != vm.vmid)
 }
 
-fn describe(other: &ClusterConfig) -> String {
+/// What it is called: a container by its host name.
+pub(super) fn name(other: &ClusterConfig) -> Option<&String> {
+    other.settings.get("name").or_else(|| other.settings.get("hostname"))
+}
+
+pub(super) fn describe(other: &ClusterConfig) -> String {
     let kind = if other.kind == ResourceKind::Lxc { "container" } else { "VM" };
-    let name = other.settings.get("name").or_else(|| other.settings.get("hostname"));
-    let name = name.map(|name| format!(" '{name}'")).unwrap_or_default();
+    let name = name(other).map(|name| format!(" '{name}'")).unwrap_or_default();
     format!("{kind} {}{name} on node {}", other.vmid, other.node)
 }
 

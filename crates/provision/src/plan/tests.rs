@@ -134,6 +134,13 @@ fn another_vm_of_the_same_name_is_a_conflict() {
         error.message(),
         "the name 'test-automation' is taken by VM 150 'test-automation' on node prom"
     );
+    // One so new that the list does not have its name yet.
+    world.resources.last_mut().unwrap().name = None;
+    world.configs = vec![other(150, "qemu", &[("name", "test-automation")], &[])];
+    let error = plan_of(&vm(), &[], &world, true, Boots::Uefi).unwrap_err();
+    assert_eq!(error.message(), "the name 'test-automation' is taken by VM 150 'test-automation' on node b");
+    world.configs = vec![other(110, "qemu", &[("name", "test-automation")], &[])];
+    plan_of(&vm(), &[], &world, true, Boots::Uefi).unwrap();
 }
 
 #[test]
@@ -177,7 +184,7 @@ fn other(
     kind: &str,
     settings: &[(&str, &str)],
     macs: &[&str],
-) -> fleet_core::protocol::ClusterConfig {
+) -> ClusterConfig {
     let settings: std::collections::BTreeMap<_, _> = settings.iter().copied().collect();
     serde_json::from_value(
         json!({"vmid": vmid, "node": "b", "type": kind, "settings": settings, "macs": macs}),

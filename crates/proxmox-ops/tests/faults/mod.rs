@@ -115,6 +115,7 @@ pub const FAULTS: &[Fault] = &[
     row("one lock time-out", |s| inject(s, Sim::LockTimeout { vmid: 110, times: 1 }), fine),
     row("the lock never free", |s| inject(s, Sim::LockTimeout { vmid: 110, times: 1_000_000 }), held),
     row("storage full", |s| inject(s, Sim::StorageFull { storage: "nvmeprom".into() }), full),
+    row("no `ip` on the node", |s| inject(s, Sim::NoProgram { name: "ip".into() }), fine),
     row("agent late", agent_late, late_agent),
     row("agent never", |s| inject(s, Sim::AgentNever { vmid: 110 }), no_agent),
     row("docker0 first", |s| inject(s, Sim::DockerFirst { vmid: 110 }), fine),

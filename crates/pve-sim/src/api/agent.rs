@@ -181,6 +181,14 @@ pub(crate) fn process(pid: u32) -> String {
     format!("process {pid}")
 }
 
+/// Whether a process in a guest has not ended yet.
+pub(crate) fn runs(node: &Node, pid: u32) -> bool {
+    node.read(|d| {
+        let guests = d.guests.values().filter_map(|guest| guest.running.as_ref());
+        guests.filter_map(|run| run.processes.get(&pid)).any(Option::is_none)
+    })
+}
+
 fn exec(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
     let words = call.params.all("command");
     let input = call.params.get("input-data").unwrap_or_default().as_bytes().to_vec();

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{Call, Fail, Reply, agent, clone, config, disks, power, resize, snapshot, subdirs};
 use crate::{
     conf::{self, VmConf},
+    faults::Fault,
     node::{Data, Node},
     schema,
 };
@@ -138,6 +139,12 @@ pub(super) fn resource(node: &Node, data: &Data, vmid: u32) -> Value {
     map.insert("id".into(), json!(format!("qemu/{vmid}")));
     map.insert("type".into(), json!("qemu"));
     map.insert("node".into(), json!(node.name()));
+    // What the node's statistics have not told the cluster yet.
+    if node.has_fault(|f| *f == Fault::StatsLate { vmid }) {
+        map.retain(|key, _| matches!(key.as_str(), "id" | "vmid" | "type" | "node" | "lock" | "tags"));
+        map.insert("status".into(), json!("unknown"));
+        return Value::Object(map);
+    }
     map.insert("maxcpu".into(), json!(cpus(&conf.main)));
     map.insert("template".into(), json!(u8::from(conf.is_template())));
     map.insert("diskread".into(), json!(0));

@@ -149,7 +149,10 @@ impl Replay {
             } else if let Some(pid) = self.names.pid(&theirs).and_then(|pid| pid.parse().ok()) {
                 self.node.release(&crate::api::agent::process(pid));
                 // Its end is noted by another thread.
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+                while crate::api::agent::runs(&self.node, pid) && tokio::time::Instant::now() < deadline {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
             }
         }
     }
