@@ -108,14 +108,12 @@ pub fn holder(vm: &ManagedVm, world: &World) -> Result<Standing> {
             .hint("`proxmox-ops next-vmid` gives a free one for vms/definitions.nix".to_owned())
     };
     let Some((config, status)) = &world.existing else { return Err(taken()) };
+    let locked = [status.lock.as_deref(), config.settings.get("lock").map(String::as_str)];
     match &config.marker {
+        // Ours too, or not yet said whose.
+        _ if locked.into_iter().any(is_being_made) => Ok(Standing::BeingCloned),
         Some(marker) if marker.name == vm.name && marker.vmid == vm.vmid => {
             Ok(Standing::Ours(marker.clone()))
-        }
-        _ if is_being_made(status.lock.as_deref())
-            || is_being_made(config.settings.get("lock").map(String::as_str)) =>
-        {
-            Ok(Standing::BeingCloned)
         }
         Some(other) => Err(taken().now(format!(
             "it carries the mark of '{}': these tools made it for that definition",
@@ -127,7 +125,8 @@ pub fn holder(vm: &ManagedVm, world: &World) -> Result<Standing> {
     }
 }
 
-/// While a clone or an import is written, the marker is not there yet.
+/// A clone or an import is being written. A clone has its marker with the first of its disks, and is not whole before
+/// it has the last.
 fn is_being_made(lock: Option<&str>) -> bool {
     matches!(lock, Some("clone" | "create"))
 }

@@ -426,6 +426,42 @@ fn the_remainder_of_our_own_clone_is_removed_and_cloned_again() {
     assert_eq!(bench.sim.node().read(of_it), 0, "{seen}");
 }
 
+/// A clone of several disks has its settings with the first of them, and our marker: it is not taken for whole.
+#[test]
+fn a_clone_that_was_killed_between_two_disks_is_not_gone_on_with() {
+    let args = &[NAME, "--yes", "--no-install"];
+    let killed = || {
+        let bench = Bench::new();
+        bench.sim.inject(Fault::TaskKilled { kind: "qmclone".to_owned(), cleaned: false });
+        let first = bench.run(args);
+        let seen = bench.seen(&first);
+        assert_eq!(first.status.code(), Some(1), "{seen}");
+        let config = bench.sim.config(VMID).unwrap();
+        assert_eq!((config.get("lock"), config.get("name")), (Some("clone"), Some(NAME)), "{seen}");
+        assert!(config.to_string().contains("name=test-automation vmid=110 nonce="), "{config}");
+        (bench, first)
+    };
+    let (bench, first) = killed();
+    finished(&bench, args, false, &first);
+    // Without the run's journal nobody knows which task made it: a person is told what to do, and it goes on then.
+    let (bench, first) = killed();
+    std::fs::remove_dir_all(bench.sim.dir().join("home/.local/state/fleet/runs")).unwrap();
+    let changes = bench.sim.changes().len();
+    let by_hand = "qm unlock 110 && qm destroy 110";
+    for args in [&args[..], &["destroy", NAME, "--confirm", NAME, "--yes"]] {
+        let again = bench.run(args);
+        let seen = bench.seen(&again);
+        assert_eq!(again.status.code(), Some(4), "{seen}");
+        assert!(seen.contains(by_hand), "{seen}");
+        assert_eq!(bench.sim.changes().len(), changes, "{seen}");
+    }
+    bench.sim.node().change(|d| {
+        d.vms.remove(&VMID);
+        d.volumes.retain(|_, volume| volume.vmid != Some(VMID));
+    });
+    finished(&bench, args, false, &first);
+}
+
 /// One that no run of ours began, or that a later clone may have left, is not waited for and not touched.
 #[test]
 fn the_remainder_of_a_strangers_clone_is_told_at_once() {

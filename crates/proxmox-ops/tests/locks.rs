@@ -53,6 +53,33 @@ fn a_change_waits_for_another_task_s_lock_and_is_tried_again_when_that_was_too_s
     assert_eq!(bench.sim.config(110).unwrap().get("cores"), Some("3"));
 }
 
+/// While it is cloned a VM does not have all of its disks.
+#[test]
+fn a_disk_that_is_still_being_cloned_is_waited_for() {
+    let bench = Bench::new();
+    let node = bench.sim.node();
+    let reads = || bench.sim.calls().iter().filter(|call| call.contains("/qemu/110/config")).count();
+    node.hold_tasks(true);
+    std::thread::scope(|scope| {
+        let clone = scope.spawn(|| bench.run(&["clone", "9002", "110", "test-automation"]));
+        while bench.sim.config(110).is_none() && !clone.is_finished() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        node.hold_tasks(false);
+        let before = reads();
+        let resize = scope.spawn(|| bench.run(&["resize", "110", "scsi0", "30G"]));
+        while reads() == before && !resize.is_finished() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        node.release_all();
+        for run in [clone, resize] {
+            let ran = run.join().unwrap();
+            assert_eq!(ran.code, 0, "{}", ran.err);
+        }
+    });
+    assert!(bench.sim.config(110).unwrap().get("scsi0").unwrap().ends_with("size=30G"));
+}
+
 #[test]
 fn a_lock_that_is_never_given_back_is_told_with_what_is_true() {
     let bench = bench(Latency { lock_wait: Duration::from_millis(40), ..Latency::fast() });

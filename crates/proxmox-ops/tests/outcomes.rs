@@ -237,6 +237,33 @@ fn a_vm_whose_memory_is_in_the_snapshot_runs_after_going_back() {
     assert_eq!(bench.sim.changes().iter().filter(|change| change.ends_with("/status/start")).count(), 1);
 }
 
+/// What a killed clone left has our marker with the first of its disks. Nothing takes its lock off by itself.
+#[test]
+fn what_a_killed_clone_left_is_told_with_what_a_person_does() {
+    let bench = Bench::new();
+    bench.sim.inject(Fault::TaskKilled { kind: "qmclone".into(), cleaned: false });
+    let clone = &["clone", "9002", "110", "test-automation"][..];
+    let by_hand = "qm unlock 110 && qm destroy 110";
+    for (args, code) in [
+        (clone, 1),
+        (clone, 4),
+        (&["configure", "110", "2", "2048"], 1),
+        (&["resize", "110", "scsi0", "30G"], 1),
+        (&["snapshot", "110", "before"], 1),
+        (&["destroy", "110", "yes"], 1),
+    ] {
+        let ran = bench.run(args);
+        assert_eq!(ran.code, code, "{args:?}: {}", ran.err);
+        assert!(ran.err.contains(by_hand), "{args:?}: {}", ran.err);
+        assert_eq!(bench.sim.config(110).unwrap().get("lock"), Some("clone"), "{args:?}");
+    }
+    bench.sim.node().change(|d| {
+        d.vms.remove(&110);
+        d.volumes.retain(|_, volume| volume.vmid != Some(110));
+    });
+    bench.ok(clone);
+}
+
 #[test]
 fn a_disk_that_stays_is_warned_of() {
     let bench = Bench::new();

@@ -88,9 +88,15 @@ impl Task {
 pub struct Worker {
     node: Arc<Node>,
     upid: String,
+    dies: bool,
 }
 
 impl Worker {
+    /// Whether it is killed with signal 9 when the first thing that it makes is there.
+    pub fn dies(&self) -> bool {
+        self.dies
+    }
+
     /// Prints a line.
     pub fn say(&self, line: impl Into<String>) {
         let line = line.into();
@@ -181,7 +187,9 @@ where
         upid
     });
     node.hold(&upid);
-    let worker = Worker { node: Arc::clone(node), upid: upid.clone() };
+    // A clone leaves more than what it was begun with.
+    let dies = killed == Some(false) && kind == "qmclone";
+    let worker = Worker { node: Arc::clone(node), upid: upid.clone(), dies };
     let kind = kind.to_owned();
     tokio::spawn(async move {
         let _at_work = worker.node.ledger.begin(Party::Node, format!("{kind} {id}"));
@@ -201,7 +209,7 @@ where
             worker.gate().await;
         }
         let outcome = match failure {
-            _ if killed == Some(false) => Err(KILLED.to_owned()),
+            _ if killed == Some(false) && !dies => Err(KILLED.to_owned()),
             Some(message) => Err(message),
             None if kind != "qmclone" && worker.is_stopped() => Err("received interrupt".to_owned()),
             None => work(worker.clone()).await,

@@ -142,7 +142,8 @@ pub enum Op {
         stop: bool,
     },
     /// Remove what a clone or a creation that was killed left under a VMID: a locked configuration that says nothing
-    /// of whose it is, and volumes; only when this very task left it. Gives null.
+    /// of whose it is or carries the marker of this definition, and volumes; only when this very task left it. Gives
+    /// null.
     RemoveRemainder {
         /// Which VMID.
         vmid: Vmid,

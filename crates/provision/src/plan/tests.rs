@@ -121,8 +121,11 @@ fn our_own_is_continued_and_a_running_clone_is_waited_for() {
     assert!(matches!(&plan.origin, Origin::Continue(_)));
     assert_eq!(plan.grow, None);
     assert_eq!(plan.warnings.len(), 1, "{plan:?}");
-    world.existing = Some((config(110, &[("lock", "clone")], None), status(Some("clone"))));
-    assert_eq!(standing(&vm(), &world).unwrap(), Standing::BeingCloned);
+    // With the first of its disks a clone has its marker, and not yet the others.
+    for marker in [None, Some(Marker::fresh(&vm().name, vm().vmid).unwrap())] {
+        world.existing = Some((config(110, &[("lock", "clone")], marker), status(Some("clone"))));
+        assert_eq!(standing(&vm(), &world).unwrap(), Standing::BeingCloned);
+    }
 }
 
 #[test]
@@ -179,12 +182,7 @@ fn every_fault_is_told_at_once() {
     assert_eq!(error.message(), "storage 'nvmeprom' has 500 GiB free, the disk needs 1T");
 }
 
-fn other(
-    vmid: u32,
-    kind: &str,
-    settings: &[(&str, &str)],
-    macs: &[&str],
-) -> ClusterConfig {
+fn other(vmid: u32, kind: &str, settings: &[(&str, &str)], macs: &[&str]) -> ClusterConfig {
     let settings: std::collections::BTreeMap<_, _> = settings.iter().copied().collect();
     serde_json::from_value(
         json!({"vmid": vmid, "node": "b", "type": kind, "settings": settings, "macs": macs}),

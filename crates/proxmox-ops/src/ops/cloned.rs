@@ -59,10 +59,11 @@ impl Ours<'_> {
                 }
             }
             let found = match read(self.cluster, self.request, short) {
-                Ok(config) if config.marker.as_ref() == Some(&self.request.marker) => Found::Ours,
+                // It has our marker with the first of its disks, and is whole with the last.
                 Ok(config) if config.settings.get("lock").is_some_and(|lock| lock == "clone") => {
                     Found::Unfinished(config.node)
                 }
+                Ok(config) if config.marker.as_ref() == Some(&self.request.marker) => Found::Ours,
                 Ok(_) => Found::Others,
                 Err(e) if e.kind() == Kind::NotFound && task.is_none() => Found::Nothing,
                 Err(e) => return Err(e),

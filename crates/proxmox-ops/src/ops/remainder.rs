@@ -1,5 +1,6 @@
 //! What a clone or an import leaves whose worker was killed, as by a restart of the daemon or a power failure: a
-//! configuration that is locked and says nothing of whose it is, and volumes.
+//! configuration that is locked and mostly says nothing of whose it is, and volumes. A clone of several disks that has
+//! written one of them has our marker, and lacks the others.
 //!
 //! Whose it is the node's own task tells. Making a VMID's configuration fails where there is one, so what is left
 //! there is the last such task's; and whoever asked for that task knows its id.
@@ -11,7 +12,7 @@ use fleet_core::{
     deadline::Deadline,
     guard::{Operation, Permit},
     protocol::{CloneRequest, VmConfig},
-    types::NodeName,
+    types::VmName,
 };
 
 use super::{Progress, config, destroy, volumes};
@@ -27,8 +28,8 @@ const TEMPORARY: &str = "qmclone temporary file";
 /// Removes what `task` left under the permit's VMID, and reads back that it is gone. The lock is not taken off: the
 /// removal passes it, as only root may.
 ///
-/// Anything else than exactly that is refused: a configuration that says more than that it is locked, a task that
-/// goes on, ended well or made another VM, and a later task that may have made this one.
+/// Anything else than exactly that is refused: a configuration that says more than that it is locked and does not carry
+/// the marker of the permit's name, a task that goes on, ended well or made another VM, and a later task that may have made this one.
 pub fn remove(
     node: &Node,
     permit: &Permit,
@@ -40,9 +41,8 @@ pub fn remove(
     if permit.operation() != Operation::Create {
         return Err(Error::refused(format!("refused to clear VMID {vmid}: the guard gave no leave for it")));
     }
-    let name = node.name(deadline)?.clone();
     let config = config::read(node, vmid, deadline)?;
-    proven(node, &name, &config, task, deadline).map_err(|why| {
+    proven(node, permit.name(), &config, task, deadline).map_err(|why| {
         Error::refused(format!("refused to remove VM {vmid}: it is not what the task {task} left"))
             .now("nothing was changed")
             .caused_by(why)
@@ -69,7 +69,14 @@ pub fn call(
     Ok((Call::destroy_locked(permit, node.name(deadline)?, others.is_empty()), others))
 }
 
-fn proven(node: &Node, name: &NodeName, config: &VmConfig, task: &Upid, deadline: Deadline) -> Result<()> {
+fn proven(
+    node: &Node,
+    name_of: Option<&VmName>,
+    config: &VmConfig,
+    task: &Upid,
+    deadline: Deadline,
+) -> Result<()> {
+    let name = node.name(deadline)?;
     let not = |why: String| Err(Error::conflict(why));
     let vmid = config.vmid;
     let lock = config.settings.get("lock").map_or("", String::as_str);
@@ -83,8 +90,10 @@ fn proven(node: &Node, name: &NodeName, config: &VmConfig, task: &Upid, deadline
         "description" => value.trim() != TEMPORARY,
         _ => true,
     });
-    if let Some((key, _)) = more {
-        return not(format!("VM {vmid} has settings of its own ('{key}')"));
+    // A clone writes all of them with each of its disks, our marker too.
+    let ours = config.marker.as_ref().is_some_and(|marker| Some(&marker.name) == name_of);
+    if let Some((key, _)) = more.filter(|_| !ours) {
+        return not(format!("VM {vmid} has settings of its own ('{key}'), and not our marker"));
     }
     if task.kind() != kind || task.node() != name.as_str() {
         return not(format!("no '{kind}' of the node '{name}' is that task"));
@@ -136,7 +145,7 @@ pub fn task_of(
 mod tests {
     use super::*;
     use crate::testing::{Fake, definitions, node};
-    use fleet_core::{Kind, guard::Guard, types::Vmid};
+    use fleet_core::{Kind, guard::Guard, protocol::Marker, types::Vmid};
     use serde_json::{Value, json};
 
     const TASK: &str = "UPID:prom:00000ED5:000AE788:6B03B82C:qmclone:9002:root@pam:";
@@ -229,5 +238,14 @@ mod tests {
             assert_eq!(fake.requests("DELETE"), 0, "{why}");
         }
         run(&later(111)).unwrap();
+        // With the first of its disks a clone has all of its settings.
+        let marked = |name: &str| {
+            let mut config = with("efidisk0", "nvmeprom:110/vm-110-disk-0.qcow2");
+            let marker = Marker::fresh(&name.parse().unwrap(), Vmid::new(110).unwrap()).unwrap();
+            config["description"] = marker.to_string().into();
+            fake(config, "unexpected status", 110, ours())
+        };
+        run(&marked("web")).unwrap();
+        assert_eq!(run(&marked("another")).unwrap_err().kind(), Kind::Refused);
     }
 }

@@ -27,7 +27,15 @@ pub fn grow(
 ) -> Result<bool> {
     let vmid = permit.vmid();
     let name = node.name(deadline)?.clone();
-    let before = config::read(node, vmid, deadline)?;
+    let mut before = config::read(node, vmid, deadline)?;
+    // A clone that is being written does not have all of its disks yet.
+    if !before.settings.contains_key(disk.as_str())
+        && let Some(lock) = before.settings.get("lock")
+    {
+        let call = Call::resize(permit, &name, disk, size, None);
+        tasks::unlocked(&node.api, &call, lock, deadline, progress)?;
+        before = config::read(node, vmid, deadline)?;
+    }
     let setting = before.settings.get(disk.as_str()).ok_or_else(|| {
         let disks: Vec<&str> = before
             .settings

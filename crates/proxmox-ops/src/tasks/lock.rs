@@ -83,6 +83,19 @@ pub(super) fn wait(
     }
 }
 
+/// Waits until the task has ended that locked a VM, whose configuration says so (`lock`) and lacks what the call is to
+/// change. A lock that nobody works behind is an error.
+pub fn unlocked(
+    client: &Client,
+    call: &Call,
+    lock: &str,
+    deadline: Deadline,
+    progress: &mut dyn FnMut(&str),
+) -> Result<()> {
+    let refused = Error::failed(format!("can not {}: VM is locked ({lock})", call.what()));
+    wait(client, call, refused, deadline, progress).map(drop)
+}
+
 /// What a look may take, also when the deadline has all but passed.
 fn short(deadline: Deadline) -> Deadline {
     Deadline::after(deadline.left().clamp(Duration::from_secs(5), Duration::from_secs(20)))

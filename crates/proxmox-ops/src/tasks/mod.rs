@@ -6,7 +6,7 @@ mod look;
 mod run;
 
 pub use list::{Listed, clones_into, find_clone_into, later, list, newest, sent_at};
-pub use lock::{behind_lock, orphaned};
+pub use lock::{behind_lock, orphaned, unlocked};
 pub use look::{patiently, run_or_look};
 pub use run::{Outcome, run};
 

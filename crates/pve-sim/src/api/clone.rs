@@ -92,7 +92,7 @@ pub(super) fn clone(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
         if let (Ok(()), Some(peer)) = (&outcome, peer) {
             cluster::migrate(&work, &peer, newid);
         }
-        if outcome.is_err() {
+        if outcome.as_ref().is_err_and(|exit| exit != task::KILLED) {
             work.change(|d| {
                 if d.vms.get(&newid).is_some_and(|c| c.lock() == Some("clone")) {
                     d.vms.remove(&newid);
@@ -179,9 +179,17 @@ async fn run(
         .filter(|(k, v)| conf::is_drive(k) && v.contains(':'))
         .map(|(k, v)| (k.clone(), v.clone()))
         .collect();
+    new.retain(|slot, _| drives.iter().all(|(cloned, _)| cloned != slot));
     for (slot, drive) in drives {
         let cloned = drive_copy(node, worker, p, newid, full, &slot, &drive).await?;
         new.insert(slot, cloned);
+        // With each drive the whole configuration is written, still locked.
+        let mut main = new.clone();
+        main.insert("lock".to_owned(), "clone".to_owned());
+        node.change(|d| d.vms.insert(newid, VmConf { main, ..VmConf::default() }));
+        if worker.dies() {
+            return Err(task::KILLED.to_owned());
+        }
     }
     node.change(|d| {
         d.vms.insert(newid, VmConf { main: new, ..VmConf::default() });
