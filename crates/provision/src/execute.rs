@@ -119,10 +119,7 @@ impl Job<'_> {
     fn all_the_way(&self, session: &mut Session, plan: Plan, began: Instant) -> Result<Outcome> {
         let marker = plan.marker().clone();
         let mut state = State::load(&marker);
-        let given = self.prepare(session, plan)?;
-        if let Some(key) = &given {
-            state.remember(&marker, key.public())?;
-        }
+        let given = self.prepare(session, plan, &mut state)?;
         let address = self.find_address(session)?;
         let guest = self.guest(Some(address));
         let known = self.host_keys(session, &guest, &state, given.as_ref())?;

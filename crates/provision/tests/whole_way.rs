@@ -7,10 +7,13 @@
 
 mod common;
 
-use std::process::{Command, Stdio};
+use std::{
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use common::{Bench, Said, until};
-use pve_sim::{guest::Os, testing::tool};
+use pve_sim::{faults::Fault, guest::Os, testing::tool};
 
 #[test]
 fn a_definition_becomes_a_member_of_the_fleet() {
@@ -188,6 +191,19 @@ fn killed_after_the_start() {
     killed_when("the start", |bench| requested(bench, "/status/start"));
 }
 
+/// The key that it was given is known before it is started: nothing else can tell it where no guest agent answers.
+#[test]
+fn killed_in_the_start_of_a_vm_without_an_agent() {
+    let bench = Bench::new();
+    bench.sim.inject(Fault::AgentNever { vmid: 110 });
+    let args = &["test-automation", "--yes", "--no-install"];
+    bench.sim.inject(Fault::TaskSlow { kind: "qmstart".to_owned(), by: Duration::from_secs(2) });
+    bench.killed_when(args, "the start", || requested(&bench, "/status/start"));
+    until("the end of the start", 20, || bench.sim.is_running(110));
+    let again = bench.run(args);
+    assert!(again.status.success(), "{}", bench.seen(&again));
+}
+
 #[test]
 fn killed_in_the_installer() {
     killed_when("the installer", |bench| bench.sim.guest(110).is_some_and(|(os, _)| os == Os::Installer));
@@ -239,7 +255,7 @@ fn ctrl_c_stops_at_a_safe_point_and_the_same_command_goes_on() {
 #[test]
 fn ctrl_c_ends_the_wait_for_an_address_that_never_comes() {
     let bench = Bench::new();
-    bench.sim.inject(pve_sim::faults::Fault::NeverBoots { vmid: 110 });
+    bench.sim.inject(Fault::NeverBoots { vmid: 110 });
     let mut child = bench
         .command(&["test-automation", "--yes"])
         .stdin(Stdio::null())
@@ -262,7 +278,7 @@ fn ctrl_c_ends_the_wait_for_an_address_that_never_comes() {
 #[test]
 fn a_new_address_that_the_node_hears_nothing_of_is_found_by_asking() {
     let bench = Bench::new();
-    bench.sim.inject(pve_sim::faults::Fault::QuietNeighbours { vmid: 110 });
+    bench.sim.inject(Fault::QuietNeighbours { vmid: 110 });
     let output = bench.run(&["test-automation", "--yes"]);
     assert!(output.status.success(), "{}", bench.seen(&output));
     let asked = bench.sim.requests().iter().filter(|r| format!("{r:?}").contains("perl -MSocket")).count();
@@ -289,7 +305,7 @@ fn a_vm_that_was_destroyed_is_made_again() {
 #[test]
 fn the_fleet_knows_the_vm_before_it_is_installed() {
     let bench = Bench::new();
-    bench.sim.inject(pve_sim::faults::Fault::InstallFails { vmid: 110, phase: "install".to_owned() });
+    bench.sim.inject(Fault::InstallFails { vmid: 110, phase: "install".to_owned() });
     let output = bench.run(&["test-automation", "--yes"]);
     let seen = bench.seen(&output);
     assert_eq!(output.status.code(), Some(1), "{seen}");
@@ -322,7 +338,7 @@ fn two_runs_of_one_vm_do_not_meet() {
 fn a_system_that_is_degraded_is_told_with_the_units_that_failed() {
     let bench = Bench::new();
     let units = ["nginx.service", "backup.timer"].map(str::to_owned).to_vec();
-    bench.sim.inject(pve_sim::faults::Fault::UnitsFailed { vmid: 110, units });
+    bench.sim.inject(Fault::UnitsFailed { vmid: 110, units });
     let output = bench.run(&["test-automation", "--yes"]);
     let seen = bench.seen(&output);
     assert!(output.status.success(), "{seen}");

@@ -57,7 +57,7 @@ impl Job<'_> {
         } else {
             [Step::Build, Step::Upload, Step::Create].into_iter().for_each(|step| self.already(step));
         }
-        self.prepare(session, plan)?;
+        self.prepare(session, plan, &mut state)?;
         let address = self.find_address(session)?;
         let guest = self.guest(Some(address));
         let known = match state.host_keys.first() {

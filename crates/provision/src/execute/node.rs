@@ -15,15 +15,22 @@ use crate::{
     host_key::HostKey,
     plan::{self, Origin, Plan},
     settings::{self, Settings},
+    state::State,
     steps::Step,
     unfinished, world,
 };
 
 impl Job<'_> {
     /// Everything up to the started VM. Gives the host key that its bootstrap system was given through cloud-init:
-    /// none when it was started before, or where no storage of the node takes snippets.
-    pub(super) fn prepare(&self, session: &mut Session, plan: Plan) -> Result<Option<HostKey>> {
-        let (vm, makes) = (self.vm, plan.makes());
+    /// none when it was started before, or where no storage of the node takes snippets. Its public half is noted in
+    /// `state` before anything is started with it: a later run knows the machine by it, whenever this one is killed.
+    pub(super) fn prepare(
+        &self,
+        session: &mut Session,
+        plan: Plan,
+        state: &mut State,
+    ) -> Result<Option<HostKey>> {
+        let (vm, makes, marker) = (self.vm, plan.makes(), plan.marker().clone());
         self.clone_template(session, plan)?;
         let (config, status) = world::existing(session, vm.vmid)?.ok_or_else(|| {
             Error::failed(format!("VM {} is gone", vm.vmid)).hint("`proxmox-ops list` shows what is there")
@@ -45,6 +52,9 @@ impl Job<'_> {
         } else {
             self.step(Step::Configure, "Configuring resources and networking", || {
                 given = self.configure_with_host_key(session, changes)?;
+                if let Some(key) = &given {
+                    state.remember(&marker, key.public())?;
+                }
                 Ok(((), "VM configured".to_owned()))
             })?;
         }
