@@ -254,6 +254,7 @@ impl Dry<'_> {
     fn phase(&self, host_key: &HostKey, phase: Phase) -> Result<String> {
         let installer = Installer {
             program: self.tools.installer()?,
+            knows: self.tools.installer_knows(),
             flake: self.flake.to_owned(),
             source: match self.build() {
                 Some(_) => Source::Built(StorePaths { disko: "DISKO".into(), system: "SYSTEM".into() }),

@@ -50,11 +50,74 @@ impl Phase {
     }
 }
 
+/// Which options a nixos-anywhere understands that not all of its releases do. A word that it does not know it takes for
+/// the machine's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Knows {
+    /// `--phases`.
+    pub phases: bool,
+    /// `--build-on`, since early 2025.
+    pub build_on: bool,
+    /// `--build-on-remote`, what there was before.
+    pub build_on_remote: bool,
+    /// `--kexec-extract-path`: one that has it looks for what it unpacks on the VM below the home directory of this
+    /// machine, unless told otherwise.
+    pub extract_path: bool,
+}
+
+impl Knows {
+    /// All that the newest release understands.
+    pub const NEWEST: Knows =
+        Knows { phases: true, build_on: true, build_on_remote: true, extract_path: true };
+
+    /// By the text of its `--help`; one that tells of no options at all says nothing about what it knows.
+    pub fn by_help(help: &str) -> Knows {
+        let words: Vec<&str> = help.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').collect();
+        let has = |option: &str| words.contains(&option);
+        if !has("--flake") {
+            return Knows::NEWEST;
+        }
+        Knows {
+            phases: has("--phases"),
+            build_on: has("--build-on"),
+            build_on_remote: has("--build-on-remote"),
+            extract_path: has("--kexec-extract-path"),
+        }
+    }
+
+    /// Whether it can do what a run asks of it.
+    pub fn suffices(self, build_on: BuildOn) -> Result<()> {
+        let lacks = if !self.phases {
+            "--phases"
+        } else if build_on == BuildOn::Remote && !self.build_on && !self.build_on_remote {
+            "--build-on"
+        } else {
+            return Ok(());
+        };
+        Err(Error::failed(format!("nixos-anywhere on PATH is too old: it does not know {lacks}"))
+            .now("nothing was changed")
+            .hint("install a newer nixos-anywhere, or take it off PATH and let nix fetch the newest"))
+    }
+
+    /// The words that tell it where to build; none where it has none for it, and builds on this machine anyway.
+    fn build_on(self, on: BuildOn) -> &'static [&'static str] {
+        match on {
+            BuildOn::Auto => &[],
+            BuildOn::Local if self.build_on => &["--build-on", "local"],
+            BuildOn::Local => &[],
+            BuildOn::Remote if self.build_on => &["--build-on", "remote"],
+            BuildOn::Remote => &["--build-on-remote"],
+        }
+    }
+}
+
 /// Everything that stays the same over the phases.
 #[derive(Debug, Clone)]
 pub struct Installer {
     /// nixos-anywhere, or nix running it.
     pub program: Command,
+    /// What it understands.
+    pub knows: Knows,
     /// `DIR#CONFIG`.
     pub flake: String,
     /// Where the system comes from.
@@ -85,16 +148,18 @@ impl Installer {
                 .arg("--store-paths")
                 .arg(&paths.disko)
                 .arg(&paths.system)
-                .args(["--build-on", "local"]),
+                .args(self.knows.build_on(BuildOn::Local)),
             Source::Script(_) => command,
-            Source::Installer(build_on) => {
-                let command = command.args(["--flake", &self.flake]);
-                match build_on {
-                    Some(BuildOn::Local) => command.args(["--build-on", "local"]),
-                    Some(BuildOn::Remote) => command.args(["--build-on", "remote"]),
-                    Some(BuildOn::Auto) | None => command,
-                }
-            }
+            // These look at no system: with a flake they would evaluate it all the same, before hosts.nix has the VM.
+            // What they are given needs to exist, no more.
+            Source::Installer(_) if phase != Phase::Install => command
+                .arg("--store-paths")
+                .arg(&self.proxy)
+                .arg(self.proxy.parent().unwrap_or(&self.proxy))
+                .args(self.knows.build_on(BuildOn::Local)),
+            Source::Installer(build_on) => command
+                .args(["--flake", &self.flake])
+                .args(self.knows.build_on(build_on.unwrap_or(BuildOn::Auto))),
         };
         let command = command
             .arg("-i")
@@ -140,9 +205,8 @@ pub struct ByHand<'a> {
     pub build_on: BuildOn,
     /// The release of the nix on this machine, as in `2.8`; none without nix.
     pub nix: Option<(u32, u32)>,
-    /// Whether that nixos-anywhere knows `--kexec-extract-path`: one that does looks for what it unpacks on the VM
-    /// below the home directory of this machine, unless told otherwise.
-    pub extract_path: bool,
+    /// What that nixos-anywhere understands.
+    pub knows: Knows,
 }
 
 impl ByHand<'_> {
@@ -174,8 +238,8 @@ impl ByHand<'_> {
             command = command.args(["--flake", self.flake]);
         }
         match self.build_on {
-            BuildOn::Remote => command = command.args(["--build-on", "remote"]),
-            _ if !auto || old((2, 20)) => command = command.args(["--build-on", "local"]),
+            BuildOn::Remote => command = command.args(self.knows.build_on(BuildOn::Remote)),
+            _ if !auto || old((2, 20)) => command = command.args(self.knows.build_on(BuildOn::Local)),
             _ => {}
         }
         if let Some(identity) = self.identity {
@@ -184,7 +248,7 @@ impl ByHand<'_> {
         if let Some(kexec) = self.kexec {
             command = command.args(["--kexec", kexec]);
         }
-        if self.extract_path {
+        if self.knows.extract_path {
             command = command.args(["--kexec-extract-path", "/root/kexec"]);
         }
         let target = format!("{BOOTSTRAP_USER}@{address}");
@@ -242,6 +306,7 @@ mod tests {
     fn installer() -> Installer {
         Installer {
             program: Command::new("nixos-anywhere"),
+            knows: Knows::NEWEST,
             flake: "/fleet#web".into(),
             source: Source::Installer(None),
             kexec: None,
@@ -278,8 +343,37 @@ mod tests {
             assert!(command.contains(wanted) && !command.contains("--flake"), "{command}");
         }
         installer.source = Source::Installer(Some(BuildOn::Remote));
-        let command = installer.command(Phase::Kexec).to_string();
+        let command = installer.command(Phase::Install).to_string();
         assert!(command.contains("--flake '/fleet#web' --build-on remote -i "), "{command}");
+        for phase in [Phase::Kexec, Phase::Reboot] {
+            let command = installer.command(phase).to_string();
+            let wanted =
+                "--store-paths /run/user/1000/fleet-x/connect /run/user/1000/fleet-x --build-on local -i ";
+            assert!(command.contains(wanted) && !command.contains("--flake"), "{command}");
+        }
+    }
+
+    #[test]
+    fn a_nixos_anywhere_is_asked_for_what_it_knows() {
+        let before_2025 = "Usage: nixos-anywhere [options] <ssh-host>\n* -f, --flake <flake_uri>\n* --phases\n\
+                           * --build-on-remote\n  build the closure on the remote machine\n";
+        let old = Knows::by_help(before_2025);
+        let wanted = Knows { phases: true, build_on: false, build_on_remote: true, extract_path: false };
+        assert_eq!(old, wanted);
+        let paths = StorePaths { disko: "/nix/store/a".into(), system: "/nix/store/b".into() };
+        let mut installer = Installer { knows: old, source: Source::Built(paths), ..installer() };
+        let command = installer.command(Phase::Kexec).to_string();
+        assert!(command.contains(" --store-paths /nix/store/a /nix/store/b -i "), "{command}");
+        installer.source = Source::Installer(Some(BuildOn::Remote));
+        let command = installer.command(Phase::Install).to_string();
+        assert!(command.contains(" --build-on-remote -i "), "{command}");
+        assert!(old.suffices(BuildOn::Remote).is_ok());
+        let older = Knows::by_help("* -f, --flake <flake_uri>\n* --stop-after-disko\n");
+        let error = older.suffices(BuildOn::Auto).unwrap_err();
+        assert!(error.message().ends_with("it does not know --phases"), "{}", error.message());
+        assert!(Knows { phases: true, ..older }.suffices(BuildOn::Remote).is_err());
+        // What is no help text refuses nobody.
+        assert_eq!(Knows::by_help("starting"), Knows::NEWEST);
     }
 
     #[test]
@@ -299,7 +393,7 @@ mod tests {
             kexec: None,
             build_on,
             nix,
-            extract_path: false,
+            knows: Knows { extract_path: false, ..Knows::NEWEST },
         };
         let address = [192, 0, 2, 7].into();
         let rest = "-i /home/me/.ssh/id_ed25519 --copy-host-keys --target-host root@192.0.2.7";
@@ -329,7 +423,7 @@ mod tests {
         let bare = ByHand {
             identity: None,
             kexec: Some("/k.tar.gz"),
-            extract_path: true,
+            knows: Knows::NEWEST,
             ..by_hand(None, BuildOn::Auto)
         };
         assert_eq!(

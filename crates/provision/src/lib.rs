@@ -79,6 +79,12 @@ fn provision(cli: &cli::Cli) -> Result<()> {
     let repo = cli.common.repo(&format!("provision-vm --repo DIR {names}"))?;
     let tools = tools::Tools::look(cli, &repo);
     match tools.missing().map(|error| error.message().to_owned()).collect::<Vec<_>>() {
+        // Not every VM is installed with it: it is told where one is.
+        missing if missing.is_empty() && !cli.no_install && tools.installer().is_err() => {
+            ui.done(
+                "Prerequisites met, but for what installs NixOS: neither nixos-anywhere nor nix is on PATH",
+            );
+        }
         missing if missing.is_empty() => ui.done("All prerequisites met"),
         // Told again with everything else that stands in the way.
         missing => missing.iter().for_each(|text| ui.warn(text)),

@@ -133,6 +133,9 @@ pub(crate) fn look(
         }
         faults.keep(build::possible(cli.build_on));
     }
+    if install && vm.install == Install::NixosAnywhere && faults.keep(tools.installer()).is_some() {
+        faults.keep(tools.installer_knows().suffices(cli.build_on));
+    }
     let kexec = cli.kexec.as_deref().and_then(|given| faults.keep(install::kexec_archive(given)));
     let user = faults.keep(fleet_user(repo, cli, vm));
     let keys = if tools.has("cloudinit-gen") { faults.keep(tools.ssh_keys(vm.name.as_str())) } else { None };

@@ -3,6 +3,7 @@
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use fleet_core::{
@@ -17,10 +18,12 @@ use fleet_core::{
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::cli::Cli;
+use crate::{cli::Cli, install::Knows};
 
 /// How long a sibling tool that only reads files may take, in seconds.
 const READ_LIMIT: u64 = 120;
+/// How long a program that is asked what it knows may take, in seconds.
+const LOOK_LIMIT: u64 = 5;
 
 /// Where the installer comes from when it is not on PATH.
 const INSTALLER_FLAKE: &str = "github:nix-community/nixos-anywhere";
@@ -32,6 +35,7 @@ pub struct Tools {
     cloudinit_gen: PathBuf,
     post_provision: PathBuf,
     installer: Option<Command>,
+    knows: OnceLock<Knows>,
     common: Vec<String>,
     connection: Vec<String>,
     /// What is not there, and how to get it.
@@ -63,17 +67,12 @@ impl Tools {
         let (proxmox_ops, cloudinit_gen, post_provision) =
             (sibling("proxmox-ops"), sibling("cloudinit-gen"), sibling("post-provision-vm"));
         let installer = installer(child::find_program("nixos-anywhere"), child::find_program("nix"));
-        if cli.verb.is_none() && !cli.no_install && installer.is_none() {
-            missing.push((
-                "nixos-anywhere",
-                format!("install nixos-anywhere, or nix to run {INSTALLER_FLAKE}; or stop before it with --no-install"),
-            ));
-        }
         Tools {
             proxmox_ops,
             cloudinit_gen,
             post_provision,
             installer,
+            knows: OnceLock::new(),
             common: common_args(cli, repo),
             connection: connection_args(cli),
             missing,
@@ -146,9 +145,24 @@ impl Tools {
         ask_json(&self.sibling(&self.post_provision).args(["--json", "--quiet"]).args(args))
     }
 
-    /// The installer; only absent when the run does not need it.
+    /// The installer; who installs no VM with it needs none.
     pub fn installer(&self) -> Result<Command> {
-        self.installer.clone().ok_or_else(|| Error::not_found("nixos-anywhere is not installed"))
+        self.installer.clone().ok_or_else(|| {
+            Error::not_found("the program nixos-anywhere is missing").hint(format!(
+                "install nixos-anywhere, or nix to run {INSTALLER_FLAKE}; or stop before it with --no-install"
+            ))
+        })
+    }
+
+    /// What that nixos-anywhere understands, by its own `--help`: it is asked once. Where nix fetches it, it is the
+    /// newest.
+    pub fn installer_knows(&self) -> Knows {
+        *self.knows.get_or_init(|| {
+            let Some(path) = child::find_program("nixos-anywhere") else { return Knows::NEWEST };
+            let output = Command::new(path).arg("--help").output(Deadline::secs(LOOK_LIMIT));
+            // Some of its releases end with 1 for it.
+            output.map_or(Knows::NEWEST, |output| Knows::by_help(&output.stdout_text()))
+        })
     }
 
     /// The user-data for `name` with this private host key, as `cloudinit-gen user-data` gives it.

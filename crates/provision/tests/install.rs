@@ -85,8 +85,61 @@ fn a_machine_of_another_kind_leaves_the_build_to_the_vm() {
         "{seen}"
     );
     let calls = calls(&bench);
-    assert!(calls.iter().all(|call| call.contains("#test-automation' --build-on remote ")), "{calls:?}");
-    assert_eq!(calls.len(), 3, "{calls:?}");
+    let builds: Vec<_> =
+        calls.iter().map(|call| call.contains("#test-automation' --build-on remote ")).collect();
+    assert_eq!(builds, [false, true, false], "{calls:?}");
+}
+
+/// As one of 2024, which takes a word that it does not know for the machine, and says how it is used.
+#[test]
+fn a_nixos_anywhere_that_knows_less_gets_what_it_knows_or_nothing_is_begun() {
+    let older = |bench: &Bench, lacks: &str| {
+        let text = format!(
+            "real() {{ exec \"$(readlink -f \"$(dirname \"$0\")/nix\")\" nixos-anywhere \"$@\"; }}\n\
+             case \" $* \" in\n*' --help '*) real --help | sed 's/{lacks} [^ ]*//'; exit ;;\n\
+             *' {lacks} '*) real --help; exit 1 ;;\nesac\nreal \"$@\""
+        );
+        script(bench, "nixos-anywhere", &text);
+    };
+    let bench = Bench::new();
+    older(&bench, "--build-on");
+    let output = bench.run(&["test-automation", "--yes"]);
+    assert!(output.status.success(), "{}", bench.seen(&output));
+    let calls = calls(&bench);
+    assert!(calls.len() == 3 && calls.iter().all(|call| !call.contains("--build-on")), "{calls:?}");
+
+    let bench = Bench::new();
+    older(&bench, "--phases");
+    let output = bench.run(&["test-automation", "--yes"]);
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(1), "{seen}");
+    assert!(seen.contains("✗ nixos-anywhere on PATH is too old: it does not know --phases\n"), "{seen}");
+    assert_eq!(bench.sim.changes(), [] as [String; 0]);
+}
+
+/// Only git is there, and what is installed with the tools.
+#[test]
+fn a_vm_that_a_person_installs_needs_no_program_for_it() {
+    let bench = Bench::new();
+    let few = bench.sim.dir().join("few");
+    std::fs::create_dir(&few).unwrap();
+    for program in ["git", "sh"] {
+        std::os::unix::fs::symlink(fleet_core::child::find_program(program).unwrap(), few.join(program))
+            .unwrap();
+    }
+    let run = || bench.command(&["test-automation", "--yes"]).env("PATH", &few).output().unwrap();
+    let output = run();
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(5), "{seen}");
+    assert!(seen.contains("✗ the program nixos-anywhere is missing\n"), "{seen}");
+    assert_eq!(bench.sim.changes(), [] as [String; 0]);
+    let definition = "nixosConfig = \"test-automation\";";
+    bench.fleet.edit("vms/definitions.nix", definition, &format!("{definition} install = \"none\";"));
+    let output = run();
+    let seen = bench.seen(&output);
+    assert!(output.status.success(), "{seen}");
+    assert!(seen.contains("Two commands remain:\n  nixos-anywhere --flake "), "{seen}");
+    assert_eq!(bench.sim.guest(110).unwrap().0, Os::CloudImage);
 }
 
 #[test]
@@ -97,7 +150,10 @@ fn where_it_is_asked_for_nothing_is_built_here() {
     let seen = bench.seen(&output);
     assert!(output.status.success(), "{seen}");
     assert!(!bench.sim.dir().join("home/nix-was-called").exists());
-    assert!(calls(&bench).iter().all(|call| call.contains(" --build-on remote ")));
+    let calls = calls(&bench);
+    let builds: Vec<_> = calls.iter().map(|call| call.contains(" --build-on remote ")).collect();
+    assert_eq!(builds, [false, true, false], "{calls:?}");
+    assert!(calls.iter().all(|call| call.contains("--flake") == call.contains("disko,install")), "{calls:?}");
 }
 
 /// A nixos-anywhere that says one thing and then waits for ever, with a child that heeds no request to end.
@@ -111,7 +167,7 @@ impl Hanging {
         let bench = Bench::new();
         let pid = bench.sim.dir().join("hanging");
         let text = format!(
-            "(trap '' TERM; exec sleep 300) &\necho 'Downloading'\nread -r _ _ _ _ group _ < /proc/$$/stat; echo $group > {0}.new; mv {0}.new {0}\n\
+            "[ \"$1\" = --help ] && exit\n(trap '' TERM; exec sleep 300) &\necho 'Downloading'\nread -r _ _ _ _ group _ < /proc/$$/stat; echo $group > {0}.new; mv {0}.new {0}\n\
              while sleep 0.2; do echo 'ssh: connect to host: Connection refused' >&2; done",
             pid.display()
         );

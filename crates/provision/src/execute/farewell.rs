@@ -33,7 +33,6 @@ impl Job<'_> {
             let output = command.output(Deadline::secs(LOOK)).and_then(Output::checked);
             output.map(|output| output.stdout_text()).unwrap_or_default()
         };
-        let help = child::find_program("nixos-anywhere").map(|path| said(Command::new(path).arg("--help")));
         let nix = child::find_program("nix").map(|path| said(Command::new(path).arg("--version")));
         // What lies in the private directory is gone after the run.
         let identity = Some(self.login.file.as_path()).filter(|file| !file.starts_with(self.private.path()));
@@ -44,8 +43,7 @@ impl Job<'_> {
             kexec: self.kexec,
             build_on: self.cli.build_on,
             nix: nix.and_then(|said| install::nix_release(&said)),
-            // Where nix fetches it, it is the newest.
-            extract_path: help.is_none_or(|help| help.contains("--kexec-extract-path")),
+            knows: self.tools.installer_knows(),
         }
         .line(address)
     }

@@ -44,6 +44,7 @@ impl Job<'_> {
             .map_err(|e| Error::failed("can not make a temporary directory").caused_by(e))?;
         let installer = Installer {
             program: self.tools.installer()?,
+            knows: self.tools.installer_knows(),
             flake: self.flake.to_owned(),
             source,
             kexec: self.kexec.map(str::to_owned),

@@ -115,7 +115,7 @@ impl Shell {
 }
 
 /// What a simulated system closure is: who the system will be.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
 pub struct Closure {
     /// `networking.hostName`.
     pub hostname: String,
