@@ -9,6 +9,7 @@ mod nixos;
 mod node;
 mod reach;
 mod refused;
+mod stage;
 mod undo;
 
 use std::{
@@ -54,6 +55,7 @@ pub(crate) mod limit {
     pub(crate) const AS_BEFORE: u64 = 6;
     pub(super) const SSH: u64 = 5 * 60;
     pub(super) const BOOT: u64 = 10 * 60;
+    pub(super) const INSTALLER: u64 = 2 * 60;
     pub(super) const SETTLE: u64 = 60;
     pub(super) const INTEGRATE: u64 = 15 * 60;
 

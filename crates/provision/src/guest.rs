@@ -180,6 +180,21 @@ impl Guest<'_> {
         })
     }
 
+    /// Waits until the installer runs there. Until the old system has gone down it may still answer.
+    pub fn wait_for_installer(&self, user: &str, host_key: &str, deadline: Deadline) -> Result<Session> {
+        poll_often(deadline, format_args!("the NixOS installer on '{}'", self.name), || {
+            match self.log_in(user, host_key, deadline.at_most(TRY_LIMIT)) {
+                Ok(session) => Ok(match system(&session) {
+                    Ok(System::Installer) => Ok(session),
+                    Ok(other) => Err(format!("{other:?} answers")),
+                    Err(error) => Err(error.chain()),
+                }),
+                Err(error) if error.is_host_key_mismatch() || error.kind() == Kind::Interrupted => Err(error),
+                Err(error) => Ok(Err(error.chain())),
+            }
+        })
+    }
+
     /// Waits until the installed system answers with `host_key`. Until the old system has gone down for the
     /// reboot it may still answer, with `old_key`: that is no attack.
     pub fn wait_for_new_key(
@@ -260,6 +275,14 @@ pub fn output(session: &Session, command: &str) -> Result<String> {
 /// What runs on the VM.
 pub fn system(session: &Session) -> Result<System> {
     Ok(System::from_os_release(&output(session, "cat /etc/os-release")?))
+}
+
+/// Has the installer boot what is on the disk, as nixos-anywhere does it: with the new system's file systems and pools
+/// given up before.
+pub fn reboot(session: &Session) -> Result<()> {
+    let command = "umount -R /mnt; swapoff -a; zpool export -a; systemctl reboot";
+    // It may go down before it has answered.
+    session.exec(&format!("{{ {command}; }} >/dev/null 2>&1"), b"", Deadline::secs(COMMAND_LIMIT)).map(drop)
 }
 
 /// How an installed system is, as `systemctl is-system-running` has it.

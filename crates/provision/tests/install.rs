@@ -213,6 +213,66 @@ fn a_phase_that_gets_nowhere_is_ended_when_the_machine_does_not_answer() {
     is_gone(group);
 }
 
+/// Runs the stand-in for nixos-anywhere as `real`, or this instead of it.
+fn instead(bench: &Bench, text: &str) {
+    let real = "real() { \"$(readlink -f \"$(dirname \"$0\")/nix\")\" nixos-anywhere \"$@\"; }";
+    script(bench, "nixos-anywhere", &format!("{real}\n{text}\nreal \"$@\""));
+}
+
+#[test]
+fn a_phase_that_failed_although_it_worked_ends_nothing() {
+    let bench = Bench::new();
+    instead(
+        &bench,
+        "case \" $* \" in\n\
+         *' --phases kexec '*) real \"$@\"; echo 'aborted: Failed to kexec into NixOS installer' >&2; exit 1 ;;\n\
+         *' --phases reboot '*) echo 'Connection closed' >&2; exit 255 ;;\nesac",
+    );
+    let output = bench.run(&["test-automation", "--yes"]);
+    let seen = bench.seen(&output);
+    assert!(output.status.success(), "{seen}");
+    assert!(seen.contains("but the installer runs: going on\n"), "{seen}");
+    assert!(seen.contains("the installer still runs: it is told to reboot\n"), "{seen}");
+    assert_eq!(bench.sim.guest(110).unwrap().0, Os::Nixos);
+}
+
+/// Loops of the genuine script that have no end, while the machine answers all the time.
+#[test]
+fn a_wait_that_our_own_login_shows_to_be_in_vain_is_ended() {
+    for (says, repeats, told) in [
+        (
+            "### Uploading install SSH keys ###",
+            "/usr/bin/ssh-copy-id: ERROR: Too many arguments",
+            [
+                " to log in to 'test-automation', where our own login works\n",
+                "it said last: /usr/bin/ssh-copy-id: ERROR: Too many arguments\n",
+            ],
+        ),
+        (
+            "machine will boot into nixos in 6s...",
+            "Warning: Permanently added 'test-automation.fleet.invalid' to the list of known hosts.",
+            [
+                " s after the installer was to boot, ubuntu still runs on 'test-automation'\n",
+                "its disk is as it was\n",
+            ],
+        ),
+    ] {
+        let bench = Bench::new();
+        let text = format!(
+            "[ \"$1\" = --help ] && exit\necho '{says}'\nwhile sleep 0.2; do echo \"{repeats}\" >&2; done"
+        );
+        script(&bench, "nixos-anywhere", &text);
+        let output = bench.run(&["test-automation", "--yes", "--stall-limit", "1"]);
+        let seen = bench.seen(&output);
+        assert_eq!(output.status.code(), Some(1), "{seen}");
+        for words in told {
+            assert!(seen.contains(words), "{words}: {seen}");
+        }
+        assert!(!seen.contains("github.com"), "{seen}");
+        assert!(seen.contains("nixos-anywhere and what it started were stopped\n"), "{seen}");
+    }
+}
+
 #[test]
 fn ctrl_c_ends_a_phase_and_all_that_it_started() {
     let hanging = Hanging::new();

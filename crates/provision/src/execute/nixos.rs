@@ -16,7 +16,11 @@ use fleet_core::{
     ssh::Session,
 };
 
-use super::{Job, limit, liveness::Liveness};
+use super::{
+    Job, limit,
+    liveness::Liveness,
+    stage::{Stage, Wait},
+};
 use crate::{
     build::Source,
     guest::{self, Guest, System},
@@ -74,19 +78,13 @@ impl Job<'_> {
                     self.ui.detail(error.chain());
                 }
                 drop(login);
-                self.phase(installer, Phase::Kexec, guest, bootstrap_key).map_err(|error| {
-                    let error = error.now("its disk is as it was");
-                    match self.kexec {
-                        Some(_) => error,
-                        None if error.kind() == Kind::Interrupted => error,
-                        None => error.hint(
-                            "the VM gets the installer from github.com: where it can not, give --kexec FILE",
-                        ),
-                    }
-                })?;
+                let (stage, ran) = self.phase(installer, Phase::Kexec, guest, bootstrap_key);
                 // nixos-anywhere checks no host key. kexec carries the keys over: before the new system's private key
                 // is sent, the machine at the other end proves that it is still the same.
-                login = guest.wait(BOOTSTRAP_USER, bootstrap_key, Deadline::secs(limit::SSH))?;
+                login = match ran {
+                    Ok(()) => guest.wait(BOOTSTRAP_USER, bootstrap_key, Deadline::secs(limit::SSH))?,
+                    Err(error) => self.installer_after_all(guest, bootstrap_key, &stage, error)?,
+                };
             }
             if guest::system(&login)? != System::Installer {
                 return Err(Error::failed(format!(
@@ -96,6 +94,43 @@ impl Job<'_> {
                 .hint(format!("what nixos-anywhere said: {}", self.journal.output_file().display())));
             }
             Ok((login, "The NixOS installer runs".to_owned()))
+        })
+    }
+
+    /// A look of nixos-anywhere's that took too long ends it, although kexec works: the installer may run all the same,
+    /// or be about to.
+    fn installer_after_all(
+        &self,
+        guest: &Guest<'_>,
+        key: &str,
+        stage: &Stage,
+        error: Error,
+    ) -> Result<Session> {
+        if error.kind() == Kind::Interrupted {
+            return Err(error.now("its disk is as it was"));
+        }
+        // Where it has waited for that long already, one look is enough.
+        let wait = if stage.announced() && stage.waited() < Duration::from_secs(limit::INSTALLER) {
+            limit::INSTALLER.min(self.cli.stall_limit)
+        } else {
+            0
+        };
+        match guest.wait_for_installer(BOOTSTRAP_USER, key, Deadline::secs(wait)) {
+            Ok(login) => {
+                self.ui.warn(format!("{}; but the installer runs: going on", error.chain()));
+                return Ok(login);
+            }
+            Err(other) if other.kind() == Kind::Interrupted || other.is_host_key_mismatch() => {
+                return Err(other);
+            }
+            Err(other) => self.ui.detail(other.chain()),
+        }
+        let error = error.now("its disk is as it was");
+        Err(match self.kexec {
+            None if stage.fetching() => {
+                error.hint("the VM gets the installer from github.com: where it can not, give --kexec FILE")
+            }
+            _ => error,
         })
     }
 
@@ -133,23 +168,67 @@ impl Job<'_> {
                 guest.wait(BOOTSTRAP_USER, key, Deadline::secs(limit::SSH))?;
             }
             drop(login);
-            self.phase(installer, Phase::Install, guest, key)?;
+            self.phase(installer, Phase::Install, guest, key).1?;
             Ok(((), "NixOS is installed".to_owned()))
         })?;
         self.step(Step::Reboot, Phase::Reboot.title(), || {
-            match self.phase(installer, Phase::Reboot, guest, key) {
+            match self.phase(installer, Phase::Reboot, guest, key).1 {
                 // It waits until nobody answers as root any more: a system that was quick, and lets root in, is
-                // missed. Whether NixOS runs is for the verification to find out.
-                Err(error) if error.kind() == Kind::DeadlinePassed => self.ui.warn(error.chain()),
+                // missed, and one look that took too long ends it. Whether NixOS runs is for the verification to find
+                // out.
+                Err(error) if error.kind() != Kind::Interrupted => {
+                    self.ui.warn(error.chain());
+                    self.reboot_ourselves(guest, key)?;
+                }
                 other => other?,
             }
             Ok(((), "Rebooting".to_owned()))
         })
     }
 
+    /// Has the installer reboot where it still answers.
+    fn reboot_ourselves(&self, guest: &Guest<'_>, key: &str) -> Result<()> {
+        let login = match guest.log_in(BOOTSTRAP_USER, key, Deadline::after(guest::TRY_LIMIT)) {
+            Ok(login) => login,
+            Err(error) if error.kind() == Kind::Interrupted => return Err(error),
+            Err(error) => {
+                self.ui.detail(error.chain());
+                return Ok(());
+            }
+        };
+        if guest::system(&login).is_ok_and(|system| system == System::Installer) {
+            self.ui.say("  the installer still runs: it is told to reboot");
+            // What becomes of it shows at the verification.
+            if let Err(error) = guest::reboot(&login) {
+                self.ui.detail(error.chain());
+            }
+        }
+        Ok(())
+    }
+
     /// Runs one phase of nixos-anywhere. Its output is shown with `--verbose`, and kept. It ends with its deadline,
-    /// and before when it says nothing new and the machine does not answer.
-    fn phase(&self, installer: &Installer, phase: Phase, guest: &Guest<'_>, key: &str) -> Result<()> {
+    /// and before when it says nothing new and the machine does not answer, or when it waits in vain for what our own
+    /// login shows. Gives how far it came, too.
+    fn phase(
+        &self,
+        installer: &Installer,
+        phase: Phase,
+        guest: &Guest<'_>,
+        key: &str,
+    ) -> (Stage, Result<()>) {
+        let stage = RefCell::new(Stage::new(Duration::from_secs(self.cli.stall_limit)));
+        let ran = self.watched(installer, phase, guest, key, &stage);
+        (stage.into_inner(), ran)
+    }
+
+    fn watched(
+        &self,
+        installer: &Installer,
+        phase: Phase,
+        guest: &Guest<'_>,
+        key: &str,
+        stage: &RefCell<Stage>,
+    ) -> Result<()> {
         let command = installer.command(phase).tethered();
         self.journal.command(&command);
         self.ui.detail(command.to_string());
@@ -158,6 +237,7 @@ impl Job<'_> {
             self.journal.output(line);
             self.ui.detail(line);
             liveness.borrow_mut().heard(line);
+            stage.borrow_mut().heard(line);
         };
         let told = Cell::new(false);
         let answers = || {
@@ -172,6 +252,10 @@ impl Job<'_> {
             answers
         };
         let watch = || {
+            let due = stage.borrow_mut().due();
+            if let Some(wait) = due {
+                self.in_vain(wait, guest, key, &stage.borrow())?;
+            }
             if liveness.borrow_mut().goes_on(answers) {
                 return Ok(());
             }
@@ -198,6 +282,37 @@ impl Job<'_> {
                     .context(phase.title())
                     .hint(format!("all that it said: {}", self.journal.output_file().display()))
             })
+    }
+
+    /// An error when nixos-anywhere waits for what will not come, as far as our own login tells.
+    fn in_vain(&self, wait: Wait, guest: &Guest<'_>, key: &str, stage: &Stage) -> Result<()> {
+        let (name, seconds) = (&self.vm.name, stage.waited().as_secs());
+        let login = match guest.log_in(BOOTSTRAP_USER, key, Deadline::after(guest::TRY_LIMIT)) {
+            Ok(login) => login,
+            Err(error) if error.kind() == Kind::Interrupted => return Err(error),
+            Err(_) => return Ok(()),
+        };
+        let error = match (wait, guest::system(&login)) {
+            (Wait::Keys, Ok(_)) => Error::failed(format!(
+                "nixos-anywhere has tried for {seconds} s to log in to '{name}', where our own login works"
+            ))
+            .now(format!("it said last: {}", stage.last()))
+            .hint("it runs ssh-copy-id of this machine's OpenSSH, which needs a HOME whose .ssh can be written"),
+            (Wait::Boot, Ok(System::Installer)) => Error::failed(format!(
+                "the installer runs on '{name}', but nixos-anywhere has not noticed it for {seconds} s"
+            )),
+            (Wait::Boot, Ok(system)) => Error::failed(format!(
+                "kexec did not take: {seconds} s after the installer was to boot, {} still runs on '{name}'",
+                match system {
+                    System::Other(id) => id,
+                    _ => "NixOS".to_owned(),
+                }
+            ))
+            .hint(format!("on the VM, `dmesg` and `journalctl -b` say why; `proxmox-ops console {name}` shows its screen"))
+            .hint("try again, or with --kexec and the archive of another release of nixos-images"),
+            (_, Err(_)) => return Ok(()),
+        };
+        Err(error.now("nixos-anywhere and what it started were stopped"))
     }
 
     /// Runs `post-provision-vm`. `made` says that this host key was made or recorded by us for this very VM: it
