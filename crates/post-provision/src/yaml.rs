@@ -188,9 +188,11 @@ mod tests {
 
     #[test]
     fn places_are_those_of_the_text_as_it_is_written() {
-        let text = "a: [\n  x, # é\n  {b: 'é', c: y},\n  &l [\n    z\n]\n]\n";
+        // No deeper than the key: read with all of it on one line.
+        let text = "- a: [\n  x, # é\n  {b: 'é', c: y},\n  &l [\n    z\n]\n]\n";
+        assert!(Stream::parse_as(text, text).is_err());
         let stream = Stream::parse(text).unwrap();
-        let items = stream.documents[0].get("a").unwrap().items();
+        let items = stream.documents[0].items()[0].get("a").unwrap().items();
         let place = |node: &Node| (node.line, node.column);
         assert_eq!(place(&items[0]), (2, 2));
         assert_eq!(place(&items[1]), (3, 2));
