@@ -32,9 +32,13 @@ impl Job<'_> {
     ) -> Result<Option<HostKey>> {
         let (vm, makes, marker) = (self.vm, plan.makes(), plan.marker().clone());
         self.clone_template(session, plan)?;
-        let (config, status) = world::existing(session, vm.vmid)?.ok_or_else(|| {
-            Error::failed(format!("VM {} is gone", vm.vmid)).hint("`proxmox-ops list` shows what is there")
-        })?;
+        let look = |session: &mut Session| {
+            world::existing(session, vm.vmid)?.ok_or_else(|| {
+                Error::failed(format!("VM {} is gone", vm.vmid))
+                    .hint("`proxmox-ops list` shows what is there")
+            })
+        };
+        let (mut config, status) = look(session)?;
         owned(vm, &config)?;
         let running = status.status == "running";
         let done = !makes && settings::cloudinit_is_done(&config.settings);
@@ -57,6 +61,7 @@ impl Job<'_> {
                 }
                 Ok(((), "VM configured".to_owned()))
             })?;
+            config = look(session)?.0;
         }
         if running && done {
             [Step::Grow, Step::Start].into_iter().for_each(|step| self.already(step));
@@ -215,7 +220,12 @@ fn is_cloned(session: &mut Session, vm: &ManagedVm, marker: &Marker, error: Erro
         return Err(error);
     }
     match world::existing(session, vm.vmid) {
-        Ok(Some((config, _))) if config.marker.as_ref() == Some(marker) => Ok(()),
+        // With the first of its disks it has the marker, and is not whole.
+        Ok(Some((config, status)))
+            if config.marker.as_ref() == Some(marker) && status.lock.as_deref() != Some("clone") =>
+        {
+            Ok(())
+        }
         _ => Err(error),
     }
 }

@@ -257,6 +257,18 @@ mod tests {
         assert_eq!(fake.requests("POST"), 1);
     }
 
+    /// A template with several drives: its clone carries the marker long before it is whole.
+    #[test]
+    fn a_clone_that_is_not_whole_is_not_taken_for_done() {
+        let mut half = ours();
+        half["lock"] = "clone".into();
+        let locked = fake().on("POST", CLONE, 200, json!({"data": null})).get(CONFIG, half.clone());
+        let error = run(&locked).unwrap_err();
+        assert!(error.kind() == Kind::Failed && error.message().contains("is not whole"), "{error:?}");
+        let lost = fake().drops("POST", CLONE).get(CONFIG, half);
+        assert_eq!(run(&lost).unwrap_err().kind(), Kind::OutcomeUnknown);
+    }
+
     fn missing(fake: Fake) -> Fake {
         fake.on("GET", CONFIG, 500, json!({ "message": MISSING })).get("/cluster/resources", json!([]))
     }

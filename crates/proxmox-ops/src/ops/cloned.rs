@@ -100,11 +100,19 @@ fn read(cluster: &Cluster, request: &CloneRequest, deadline: Deadline) -> Result
     cluster.on(request.vmid, |node| config::read(node, request.vmid, deadline))
 }
 
-/// Whether the VM that is there carries the request's marker.
+/// Whether the VM that is there carries the request's marker, and is whole.
 pub(super) fn proven(cluster: &Cluster, request: &CloneRequest, deadline: Deadline) -> Result<()> {
     let config = read(cluster, request, deadline.at_most(Duration::from_secs(30)))?;
     if config.marker.as_ref() == Some(&request.marker) {
-        return Ok(());
+        if config.settings.get("lock").is_none_or(|lock| lock != "clone") {
+            return Ok(());
+        }
+        return Err(Error::failed(format!(
+            "VM {} is not whole: the lock of its clone is on it",
+            request.vmid
+        ))
+        .now("the clone's task ended well")
+        .hint(format!("look at it on its node: cat /etc/pve/qemu-server/{}.conf", request.vmid)));
     }
     Err(Error::conflict(format!("VM {} does not carry the marker that it was cloned with", request.vmid))
         .now("the clone's task ended well, but the VM that is there now is another one")

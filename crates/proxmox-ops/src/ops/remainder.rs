@@ -28,8 +28,9 @@ const TEMPORARY: &str = "qmclone temporary file";
 /// Removes what `task` left under the permit's VMID, and reads back that it is gone. The lock is not taken off: the
 /// removal passes it, as only root may.
 ///
-/// Anything else than exactly that is refused: a configuration that says more than that it is locked and does not carry
-/// the marker of the permit's name, a task that goes on, ended well or made another VM, and a later task that may have made this one.
+/// Anything else than exactly that is refused: a configuration that says more than that it is locked and is no clone with
+/// the marker of the permit's name and VMID, a task that goes on, ended well or made another VM, and a later task that
+/// may have made this one.
 pub fn remove(
     node: &Node,
     permit: &Permit,
@@ -90,9 +91,10 @@ fn proven(
         "description" => value.trim() != TEMPORARY,
         _ => true,
     });
-    // A clone writes all of them with each of its disks, our marker too.
-    let ours = config.marker.as_ref().is_some_and(|marker| Some(&marker.name) == name_of);
-    if let Some((key, _)) = more.filter(|_| !ours) {
+    // A clone writes all of them with each of its disks, our marker too; a copy made by hand has another VMID's.
+    let marked =
+        config.marker.as_ref().is_some_and(|marker| Some(&marker.name) == name_of && marker.vmid == vmid);
+    if let Some((key, _)) = more.filter(|_| !(marked && lock == "clone")) {
         return not(format!("VM {vmid} has settings of its own ('{key}'), and not our marker"));
     }
     if task.kind() != kind || task.node() != name.as_str() {
@@ -239,13 +241,18 @@ mod tests {
         }
         run(&later(111)).unwrap();
         // With the first of its disks a clone has all of its settings.
-        let marked = |name: &str| {
+        let marked = |name: &str, vmid: u32, lock: &str| {
             let mut config = with("efidisk0", "nvmeprom:110/vm-110-disk-0.qcow2");
-            let marker = Marker::fresh(&name.parse().unwrap(), Vmid::new(110).unwrap()).unwrap();
+            let marker = Marker::fresh(&name.parse().unwrap(), Vmid::new(vmid).unwrap()).unwrap();
             config["description"] = marker.to_string().into();
+            config["lock"] = lock.into();
             fake(config, "unexpected status", 110, ours())
         };
-        run(&marked("web")).unwrap();
-        assert_eq!(run(&marked("another")).unwrap_err().kind(), Kind::Refused);
+        run(&marked("web", 110, "clone")).unwrap();
+        for (name, vmid, lock) in [("another", 110, "clone"), ("web", 111, "clone"), ("web", 110, "create")] {
+            let fake = marked(name, vmid, lock);
+            assert_eq!(run(&fake).unwrap_err().kind(), Kind::Refused, "{name} {vmid} {lock}");
+            assert_eq!(fake.requests("DELETE"), 0);
+        }
     }
 }
