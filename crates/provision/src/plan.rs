@@ -186,7 +186,7 @@ pub fn plan(
     warnings.extend(warning);
     let done = matches!(origin, Origin::Continue(_)) && settings::cloudinit_is_done(current);
     let configure = !running && !done;
-    let changes = if configure { settings::changes(vm, keys, current) } else { Settings::new() };
+    let changes = if configure { settings::first_changes(vm, keys, current) } else { Settings::new() };
     let cloudinit = settings::cloudinit_drive(current).or_else(|| settings::cloudinit_drive(&changes));
     Ok(Some(Plan {
         cloudinit: cloudinit.map(str::to_owned),

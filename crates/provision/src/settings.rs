@@ -28,6 +28,17 @@ pub fn changes(vm: &ManagedVm, keys: &[String], current: &Settings) -> Settings 
     wanted(vm, keys, current).into_iter().filter(|(name, value)| !says(name, value)).collect()
 }
 
+/// The same before NixOS is on it. A clone has its template's protection: nothing could be detached from it, and
+/// nobody could destroy it, though its definition may ask for none. [`finish`] sets the definition's.
+pub fn first_changes(vm: &ManagedVm, keys: &[String], current: &Settings) -> Settings {
+    let mut changes = changes(vm, keys, current);
+    let inherited = current.get("protection").map(String::as_str);
+    if !meaning::same("protection", inherited, "0") {
+        changes.insert("protection".to_owned(), "0".to_owned());
+    }
+    changes
+}
+
 fn wanted(vm: &ManagedVm, keys: &[String], current: &Settings) -> Settings {
     let mut settings = Settings::new();
     let mut set = |name: &str, value: String| settings.insert(name.to_owned(), value);
@@ -313,6 +324,20 @@ mod tests {
         current.insert("agent".into(), "1,fstrim_cloned_disks=1".into());
         current.insert("sshkeys".into(), "ssh-ed25519 AAAA a\nssh-ed25519 BBBB b\n".into());
         assert_eq!(changes(&vm, &keys, &current), Settings::new());
+    }
+
+    #[test]
+    fn a_template_s_protection_is_not_the_clone_s() {
+        let mut vm = vm();
+        let protected = settings(&[("cores", "1"), ("protection", "1")]);
+        for asked in [false, true] {
+            vm.protection = asked;
+            assert_eq!(first_changes(&vm, &[], &protected)["protection"], "0");
+            assert!(!first_changes(&vm, &[], &settings(&[("cores", "1")])).contains_key("protection"));
+        }
+        // What people set on a VM that is finished is theirs.
+        vm.protection = false;
+        assert!(!changes(&vm, &[], &protected).contains_key("protection"));
     }
 
     #[test]

@@ -301,6 +301,23 @@ fn there_is_nothing_to_resume_where_nothing_was_begun() {
     assert_eq!(bench.sim.changes(), [] as [String; 0]);
 }
 
+/// The clone of a protected template lets its cloud-init drive be detached, and is as protected as it is defined.
+#[test]
+fn the_protection_of_the_template_is_not_the_clone_s() {
+    for defined in [false, true] {
+        let bench = Bench::new();
+        bench.sim.edit(9002, |conf| drop(conf.main.insert("protection".into(), "1".into())));
+        if defined {
+            bench.fleet.edit("vms/definitions.nix", "vmid = 110;", "vmid = 110; protection = true;");
+        }
+        made(&bench, &["--integrate", "never"]);
+        let config = bench.sim.config(110).unwrap();
+        assert_eq!(config.get("protection") == Some("1"), defined, "{config:?}");
+        assert_eq!(config.with_pending().get("ide2"), None, "{config:?}");
+        assert_eq!(bench.sim.config(9002).unwrap().get("protection"), Some("1"));
+    }
+}
+
 #[test]
 fn what_a_definition_asks_for_besides_is_there_at_the_end() {
     let bench = Bench::new();

@@ -42,7 +42,7 @@ impl Job<'_> {
         owned(vm, &config)?;
         let running = status.status == "running";
         let done = !makes && settings::cloudinit_is_done(&config.settings);
-        let changes = settings::changes(vm, self.keys, &config.settings);
+        let changes = settings::first_changes(vm, self.keys, &config.settings);
         let mut given = None;
         if running || done || vm.install == Install::Image {
             // NixOS may be on it: to change what cloud-init is told would make it a new instance.
