@@ -301,6 +301,51 @@ fn there_is_nothing_to_resume_where_nothing_was_begun() {
     assert_eq!(bench.sim.changes(), [] as [String; 0]);
 }
 
+/// An account that may not read the cluster's files sees what is pending all the same, and VMs of other nodes.
+#[test]
+fn an_account_with_a_token_sees_what_is_pending_and_what_is_elsewhere() {
+    let rights = ["Sys.Audit", "VM.Audit", "VM.Config.CPU", "VM.Config.Options", "Datastore.Audit"];
+    let world = World::default().with_account("fleet").with_token("fleet@pve!ops", "secret", &rights);
+    let bench = Bench::with(Sim::with(world));
+    made(&bench, &["--integrate", "never"]);
+    let run = |args: &[&str]| {
+        let mut command = bench.command(args);
+        command.env("PROXMOX_USER", "fleet").env("PROXMOX_TOKEN", "fleet@pve!ops=secret");
+        let output = command.output().unwrap();
+        (output.status.code(), bench.seen(&output))
+    };
+    bench.fleet.edit("vms/definitions.nix", "cores = 2;", "cores = 4;");
+    let before = bench.sim.changes().len();
+    assert_eq!(run(&["plan"]).0, Some(2));
+    let (code, seen) = run(&["apply", "test-automation", "--yes"]);
+    assert_eq!(code, Some(0), "{seen}");
+    assert!(seen.contains("pending until it is rebooted: cores"), "{seen}");
+    assert_eq!(bench.sim.changes().len(), before + 1);
+    let (code, seen) = run(&["plan"]);
+    assert_eq!(code, Some(0), "{seen}");
+    assert_eq!(run(&["apply", "test-automation", "--yes"]).0, Some(0));
+    assert_eq!(bench.sim.changes().len(), before + 1);
+}
+
+/// The storage's lock is not had for the second of two further disks: the first, pending, is not made again.
+#[test]
+fn a_change_that_was_half_done_is_finished_and_not_done_twice() {
+    let bench = Bench::new();
+    let more = "vmid = 110; disks = [ \"4G\" \"6G\" ]; tags = [ \"web\" \"edge\" ];";
+    bench.fleet.edit("vms/definitions.nix", "vmid = 110;", more);
+    bench.sim.inject(Fault::StorageLocked { storage: "nvmeprom".into(), after: 2 });
+    made(&bench, &["--integrate", "never"]);
+    let config = bench.sim.config(110).unwrap();
+    let size = |slot: &str| config.get(slot).map(|disk| disk.rsplit("size=").next().unwrap_or("").to_owned());
+    assert_eq!((size("scsi1"), size("scsi2")), (Some("4G".into()), Some("6G".into())), "{config:?}");
+    assert!(!config.main.keys().any(|key| key.starts_with("unused")), "{config:?}");
+    let volumes = bench.sim.node().read(|d| d.volumes.values().filter(|v| v.vmid == Some(110)).count());
+    assert_eq!(volumes, 4, "{config:?}");
+    assert!(!bench.sim.node().has_fault(|f| matches!(f, Fault::StorageLocked { .. })));
+    let plan = bench.run(&["plan"]);
+    assert_eq!(plan.status.code(), Some(0), "{}", bench.seen(&plan));
+}
+
 /// The clone of a protected template lets its cloud-init drive be detached, and is as protected as it is defined.
 #[test]
 fn the_protection_of_the_template_is_not_the_clone_s() {

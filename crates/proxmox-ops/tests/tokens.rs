@@ -61,6 +61,7 @@ fn the_life_of_a_vm_with_a_token() {
             &["clone", "9002", "110", "test-automation"],
             &["configure", "110", "2", "2048"],
             &["resize", "110", "scsi0", "20G"],
+            &["create-disk", "110", "4G"],
             &["cloudinit-config", "110", common::KEY],
             &["cloudinit-drive", "110"],
             &["snapshot", "110", "before"],
@@ -79,6 +80,11 @@ fn the_life_of_a_vm_with_a_token() {
             let ran = run(&bench, args, by_file);
             assert_eq!(ran.code, 0, "{args:?}: {}", ran.err);
             assert!(!ran.out.contains(SECRET) && !ran.err.contains(SECRET));
+            if args[0] == "create-disk" {
+                // On a storage of files, of which it may not read the settings, it is one that takes snapshots.
+                let config = bench.sim.config(110).unwrap();
+                assert!(config.get("scsi1").is_some_and(|disk| disk.contains(".qcow2,")), "{config:?}");
+            }
         }
         assert!(bench.sim.config(110).is_none());
         // Nothing was run as root: no ticket was minted, and each task carries the token's name.

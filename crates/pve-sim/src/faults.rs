@@ -84,6 +84,14 @@ pub enum Fault {
         /// How often.
         times: u32,
     },
+    /// Somebody holds the lock of a storage when a change of settings has made so many volumes on it: the next one fails,
+    /// and what was done before it stays pending.
+    StorageLocked {
+        /// Which.
+        storage: String,
+        /// How many volumes are still made.
+        after: u32,
+    },
     /// Tasks of this type end `WARNINGS: n`.
     TaskWarnings {
         /// `qmclone`, …, or `any`.

@@ -8,7 +8,10 @@ use fleet_core::{
 };
 use serde_json::{Value, json};
 
-use super::encode::{flag, percent, setting};
+use super::{
+    encode::{flag, percent, setting},
+    error,
+};
 
 /// A request that changes a VM. Only what is in this module makes one, and only with the guard's [`Permit`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +24,7 @@ pub struct Call {
     locked: Vmid,
     node: NodeName,
     makes: bool,
+    in_steps: bool,
 }
 
 /// A snapshot's name (Proxmox's `pve-configid`): 2 to 40 characters, and none that Proxmox keeps for itself.
@@ -33,7 +37,7 @@ impl std::str::FromStr for SnapshotName {
         let fits = (2..=40).contains(&text.len())
             && text.starts_with(|c: char| c.is_ascii_alphabetic())
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-            && !matches!(text, "current" | "pending");
+            && !["current", "pending"].iter().any(|kept| text.eq_ignore_ascii_case(kept));
         if fits {
             return Ok(SnapshotName(text.to_owned()));
         }
@@ -77,6 +81,7 @@ impl Call {
             locked: vmid,
             node: node.clone(),
             makes: false,
+            in_steps: false,
         }
     }
 
@@ -113,6 +118,7 @@ impl Call {
             locked: request.template,
             node: node.clone(),
             makes: true,
+            in_steps: false,
         }
     }
 
@@ -247,6 +253,7 @@ impl Call {
             locked: permit.vmid(),
             node: node.clone(),
             makes: true,
+            in_steps: false,
         }
     }
 
@@ -294,6 +301,16 @@ impl Call {
     /// Whether the VM comes to be by it: the node refuses that where there is one.
     pub fn makes(&self) -> bool {
         self.makes
+    }
+
+    /// The same, of which a part may be done when a storage's lock was not had for another: it is not sent again as it is.
+    pub fn in_steps(self) -> Call {
+        Call { in_steps: true, ..self }
+    }
+
+    /// Whether words that tell that a lock was not had in time say that nothing was done.
+    pub fn did_nothing(&self, said: &str) -> bool {
+        error::is_lock_timeout(said) && !(self.in_steps && error::is_storage_lock_timeout(said))
     }
 
     fn shown(&self) -> impl Iterator<Item = (&str, &str)> {

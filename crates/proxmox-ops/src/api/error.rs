@@ -88,6 +88,11 @@ pub fn of_text(what: &str, said: &str) -> Error {
     if said.starts_with("VM is locked") || said.starts_with("CT is locked") {
         return error.now(format!("the lock '{}' is on it", lock_of(said)));
     }
+    if is_storage_lock_timeout(said) {
+        return error.now("something else on the node held that lock all the time").hint(
+            "`pvenode task list --source active` on the node shows what is running; then run this again",
+        );
+    }
     if is_lock_timeout(said) {
         return error
             .now("something else on the node held the lock for 10 s; nothing was changed")
@@ -145,6 +150,17 @@ fn kind_of(said: &str) -> Kind {
 pub fn is_lock_timeout(said: &str) -> bool {
     (said.contains("can't lock file") || said.contains("cfs-lock") || said.contains("can't acquire lock"))
         && said.contains("timeout")
+}
+
+/// Whether the lock that was not had is not the VM's own file: a storage's for instance, for which a request may come
+/// to wait when some of it is done.
+pub fn is_storage_lock_timeout(said: &str) -> bool {
+    is_lock_timeout(said) && !said.contains("/qemu-server/lock-")
+}
+
+/// Whether an error of ours says that a permission is missing.
+pub fn is_forbidden(said: &str) -> bool {
+    said.contains("permission missing: ")
 }
 
 /// Whether these words tell that the configuration is another one than its digest says.
@@ -214,6 +230,13 @@ mod tests {
     fn what_may_be_tried_again_is_told_apart() {
         assert!(is_lock_timeout("can't lock file '/var/lock/qemu-server/lock-110.conf' - got timeout"));
         assert!(is_lock_timeout("cfs-lock 'storage-nvmeprom' error: got lock request timeout"));
+        assert!(is_storage_lock_timeout("cfs-lock 'storage-nvmeprom' error: got lock request timeout"));
+        assert!(is_storage_lock_timeout(
+            "can't lock file '/var/lock/pve-manager/pve-storage-a' - got timeout"
+        ));
+        assert!(!is_storage_lock_timeout(
+            "can't lock file '/var/lock/qemu-server/lock-110.conf' - got timeout"
+        ));
         assert!(!is_lock_timeout("VM quit/powerdown failed - got timeout"));
         assert!(!is_lock_timeout("VM is locked (backup)"));
         assert!(is_forgotten_user("user name not set\n"));

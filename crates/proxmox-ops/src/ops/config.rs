@@ -1,6 +1,9 @@
 //! A VM's configuration: read, and changed in one request.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use fleet_core::{
     Error, Result,
@@ -11,7 +14,7 @@ use fleet_core::{
 };
 use serde_json::Value;
 
-use super::{Progress, queue};
+use super::{Progress, create, queue};
 use crate::{
     api::{
         call::{Call, vm_path},
@@ -24,6 +27,11 @@ use crate::{
 /// Reads a VM's configuration as it is stored, without pending changes.
 pub fn read(node: &Node, vmid: Vmid, deadline: Deadline) -> Result<VmConfig> {
     read_as(node, vmid, true, deadline)
+}
+
+/// Reads it as it will be once pending changes hold.
+pub(super) fn read_pending(node: &Node, vmid: Vmid, deadline: Deadline) -> Result<VmConfig> {
+    read_as(node, vmid, false, deadline)
 }
 
 /// Reads it as it is now (`current`), or as it will be once the VM has been stopped and started.
@@ -69,8 +77,10 @@ pub fn is_cloudinit(setting: &str) -> bool {
 /// Changes settings in one request, which fails when somebody else changed the VM since it was read: since `digest`
 /// where one is given, else since the look that this begins with.
 ///
-/// A cloud-init drive that the VM has already, as a clone may, is left out of the request: a second one would
-/// be refused. When the answer is lost the configuration is read again, and what it lacks decides.
+/// New volumes (`STORAGE:SIZE`) get the format of their storage. One whose slot has a volume of that storage already,
+/// pending or not, is left out: the node carries a request out setting by setting, and may have made some of them
+/// before it failed at another (whose storage was locked, or full). A second cloud-init drive would be refused, a second
+/// disk made beside the first. When the answer is lost the configuration is read again, and what it lacks decides.
 pub fn change(
     node: &Node,
     permit: &Permit,
@@ -85,22 +95,25 @@ pub fn change(
     let look = || read_as(node, vmid, false, deadline.at_most(Duration::from_secs(20)));
     let mut before = look()?;
     let mut settings = settings.clone();
-    settings.retain(|key, value| {
-        !(is_cloudinit(value) && before.settings.get(key).is_some_and(|there| is_cloudinit(there)))
-    });
-    if settings.is_empty() && delete.is_empty() {
-        return Ok(());
-    }
-    for _ in 0..CHANGED_BETWEEN {
+    let (mut basis, mut edits, mut pause) = (digest.map(str::to_owned), 0, Duration::from_millis(500));
+    let formats = create::Formats::default();
+    while edits < CHANGED_BETWEEN {
+        settings.retain(|key, value| !before.settings.get(key).is_some_and(|there| is_made(value, there)));
+        if settings.is_empty() && delete.is_empty() {
+            return Ok(());
+        }
+        settings = formats.put(node, settings, deadline).into_iter().collect();
         let pairs = settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-        let call = Call::configure(permit, &name, pairs, delete, Some(digest.unwrap_or(&before.digest)));
+        let call =
+            Call::configure(permit, &name, pairs, delete, Some(basis.as_ref().unwrap_or(&before.digest)));
         let mut done = || {
             let now = look()?;
             // A password is never shown: only a configuration that is another one tells that it may be there.
             let told = !settings.contains_key("cipassword") || now.digest != before.digest;
             Ok(Some(told && unlike(&now, &settings, delete).is_empty()))
         };
-        let allocated = settings.values().filter_map(|value| allocates(value));
+        let allocated: Vec<&str> = settings.values().filter_map(|value| allocates(value)).collect();
+        let call = if allocated.is_empty() { call } else { call.in_steps() };
         let mut turns = queue::turns(&name, allocated, deadline, progress)?;
         let subject = (&["qmconfig"][..], vmid, &name);
         let outcome = tasks::run_or_look(
@@ -115,8 +128,9 @@ pub fn change(
             },
             &mut done,
         );
-        let edited = match outcome {
-            Err(e) if error::is_edited(e.message()) => e,
+        drop(turns);
+        let failed = match outcome {
+            Err(e) if error::is_edited(e.message()) || error::is_storage_lock_timeout(e.message()) => e,
             other => return other.map(drop),
         };
         let now = look()?;
@@ -127,16 +141,60 @@ pub fn change(
         // What was locked was somebody's unfinished work, a clone's for instance, and no basis to compare with.
         let settled = !before.settings.contains_key("lock");
         theirs.retain(|key| settled && now.settings.get(*key) != before.settings.get(*key));
-        if digest.is_some() || !theirs.is_empty() {
-            return Err(meddled(vmid, &theirs, edited));
+        if error::is_storage_lock_timeout(failed.message()) {
+            // Some of it may be done, and nothing else may be: that would be somebody's.
+            if basis.is_some() {
+                theirs.extend(others(&before, &now, &settings, delete));
+            }
+            if !theirs.is_empty() {
+                return Err(meddled(vmid, &theirs, failed));
+            }
+            if deadline.left() <= pause {
+                return Err(failed
+                    .now("what was done before that stays")
+                    .hint("run this again: it does the rest"));
+            }
+            progress(&format!("note: {}; going on with what is missing", failed.message()));
+            deadline.pause(pause)?;
+            pause = (pause * 2).min(Duration::from_secs(8));
+            basis = basis.map(|_| now.digest.clone());
+        } else {
+            if basis.is_some() || !theirs.is_empty() {
+                return Err(meddled(vmid, &theirs, failed));
+            }
+            // Something else of it was changed, or the lock is gone that was waited for.
+            progress(&format!("note: VM {vmid} was changed meanwhile, but not in this: trying again"));
+            edits += 1;
         }
-        // Something else of it was changed, or the lock is gone that was waited for.
-        progress(&format!("VM {vmid} was changed meanwhile, but not in this: trying again"));
         before = now;
     }
     Err(Error::failed(format!("can not configure VM {vmid}: something changes it all the time"))
         .now("nothing was changed")
         .hint("`pvenode task list` on the node shows what works on it"))
+}
+
+/// The settings that are other ones than before, and not what was asked for.
+fn others<'a>(
+    before: &'a VmConfig,
+    now: &'a VmConfig,
+    settings: &BTreeMap<String, String>,
+    delete: &[String],
+) -> Vec<&'a str> {
+    let keys: BTreeSet<&String> = before.settings.keys().chain(now.settings.keys()).collect();
+    let other = |key: &&&String| {
+        before.settings.get(**key) != now.settings.get(**key)
+            && !settings.contains_key(**key)
+            && !delete.contains(**key)
+    };
+    keys.iter().filter(other).map(|key| key.as_str()).collect()
+}
+
+/// Whether a new volume that is asked for is there already: one of its storage, or a cloud-init drive.
+fn is_made(asked: &str, there: &str) -> bool {
+    let on = |storage: &str| {
+        there.split(',').next().and_then(|volume| volume.split_once(':')).is_some_and(|(s, _)| s == storage)
+    };
+    is_cloudinit(asked) && is_cloudinit(there) || allocates(asked).is_some_and(on)
 }
 
 /// How often a change is tried anew because something else of the VM was changed between look and change.
@@ -176,8 +234,14 @@ fn holds(key: &str, asked: &str, stored: Option<&String>) -> bool {
     if key == "description" {
         return stored.trim_end() == asked.trim_end();
     }
+    if key == "tags" {
+        return tags(stored) == tags(asked);
+    }
     let there: Vec<&str> = stored.split(',').collect();
-    let mut parts = asked.split(',').peekable();
+    // Of a new volume these say how it is made, and are not stored.
+    let how = |part: &&str| ["format=", "import-from=", "efitype="].iter().any(|name| part.starts_with(name));
+    let new = allocates(asked).is_some();
+    let mut parts = asked.split(',').filter(|part| !(new && how(part)));
     parts.all(|part| {
         there.contains(&part)
             || !part.contains('=') && there.iter().any(|t| t.split('=').next() == Some(part))
@@ -186,6 +250,11 @@ fn holds(key: &str, asked: &str, stored: Option<&String>) -> bool {
                 there.first().is_some_and(|t| t.split_once(':').is_some_and(|(s, _)| s == storage))
             })
     })
+}
+
+/// Proxmox keeps tags sorted, each once, and in lower case unless the cluster tells their case apart.
+fn tags(text: &str) -> BTreeSet<String> {
+    text.split([';', ',', ' ']).filter(|tag| !tag.is_empty()).map(str::to_lowercase).collect()
 }
 
 #[cfg(test)]
@@ -321,6 +390,66 @@ mod tests {
         outcome.unwrap();
     }
 
+    const STORAGE_LOCKED: &str =
+        "can't lock file '/var/lock/pve-manager/pve-storage-nvmeprom' - got timeout\n";
+
+    /// The storage's lock was not had for the second of two disks, and `after` is what the next look shows.
+    fn half(after: Value, given: Option<&str>) -> (Result<()>, Fake) {
+        let fake = fake()
+            .get("/nodes/prom/storage", json!([{"storage": "nvmeprom", "type": "lvmthin", "active": 1}]))
+            .on("POST", CONFIG, 500, json!({"message": STORAGE_LOCKED}))
+            .on("POST", CONFIG, 200, json!({"data": null}))
+            .get(CONFIG, json!({"digest": "d1", "cores": 1}))
+            .get(CONFIG, after);
+        let asked = settings(&[("cores", "2"), ("scsi1", "nvmeprom:4"), ("scsi2", "nvmeprom:6")]);
+        let outcome = change(&node(&fake), &permit(110), &asked, &[], given, Deadline::secs(5), &mut |_| {});
+        (outcome, fake)
+    }
+
+    #[test]
+    fn a_disk_that_was_made_before_a_failure_is_not_made_twice() {
+        let after = json!({"digest": "d2", "cores": 2, "scsi1": "nvmeprom:vm-110-disk-1,size=4G"});
+        for given in [None, Some("d1")] {
+            let (outcome, fake) = half(after.clone(), given);
+            outcome.unwrap();
+            assert_eq!(
+                fake.log().last().unwrap(),
+                "POST /nodes/prom/qemu/110/config cores=2&scsi2=nvmeprom%3A6&digest=d2"
+            );
+            assert_eq!(fake.requests("POST"), 2);
+        }
+    }
+
+    #[test]
+    fn what_somebody_did_meanwhile_is_told_after_a_failure_too() {
+        let after = json!({"digest": "d2", "cores": 2, "onboot": 1});
+        half(after.clone(), None).0.unwrap();
+        let error = half(after, Some("d1")).0.unwrap_err();
+        assert_eq!((error.kind(), error.facts()[1].as_str()), (Kind::Conflict, "they changed: onboot"));
+    }
+
+    #[test]
+    fn a_disk_that_is_there_is_not_asked_for() {
+        let fake = fake().get(CONFIG, json!({"digest": "d", "scsi1": "nvmeprom:vm-110-disk-1,size=4G"}));
+        let asked = settings(&[("scsi1", "nvmeprom:4")]);
+        change(&node(&fake), &permit(110), &asked, &[], None, Deadline::secs(5), &mut |_| {}).unwrap();
+        assert_eq!(fake.requests("POST"), 0);
+    }
+
+    #[test]
+    fn what_is_stored_in_other_words_is_there() {
+        let holds = |key, asked, stored: &str| holds(key, asked, Some(&stored.to_owned()));
+        assert!(holds("scsi1", "local:4,format=qcow2", "local:110/vm-110-disk-1.qcow2,size=4G"));
+        assert!(holds(
+            "efidisk0",
+            "local:1,efitype=4m,pre-enrolled-keys=0",
+            "local:110/vm-110-disk-2.qcow2,efitype=4m,pre-enrolled-keys=0,size=528K"
+        ));
+        assert!(!holds("scsi1", "local:4,format=qcow2,ssd=1", "local:110/vm-110-disk-1.qcow2,size=4G"));
+        assert!(holds("tags", "Web;db,web", "db;web"));
+        assert!(!holds("tags", "web;db", "web"));
+    }
+
     #[test]
     fn new_volumes_are_told_from_others() {
         assert_eq!(allocates("nvmeprom:20"), Some("nvmeprom"));
@@ -334,7 +463,12 @@ mod tests {
     fn a_lost_answer_is_looked_into() {
         let asked = settings(&[("cores", "2"), ("scsi1", "nvmeprom:20")]);
         let lost = |config: Value| {
-            let fake = fake().drops("POST", CONFIG).get(CONFIG, config).get("/nodes/prom/tasks", json!([]));
+            let fake = fake()
+                .drops("POST", CONFIG)
+                .get(CONFIG, json!({"digest": "d", "cores": 1}))
+                .get(CONFIG, config)
+                .get("/nodes/prom/storage", json!([{"storage": "nvmeprom", "type": "dir"}]))
+                .get("/nodes/prom/tasks", json!([]));
             let outcome =
                 change(&node(&fake), &permit(110), &asked, &[], None, Deadline::secs(5), &mut |_| {});
             assert_eq!(fake.requests("POST"), 1, "never sent again blindly");

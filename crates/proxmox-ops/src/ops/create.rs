@@ -1,6 +1,6 @@
 //! Making a VM from scratch, with a disk image of its own.
 
-use std::collections::BTreeMap;
+use std::{cell::OnceCell, collections::BTreeMap};
 
 use fleet_core::{
     Error, Kind, Result,
@@ -10,12 +10,8 @@ use fleet_core::{
     types::StorageId,
 };
 
-use super::{Progress, config, queue};
-use crate::{
-    api::{call::Call, encode},
-    node::Node,
-    tasks,
-};
+use super::{Progress, config, host, queue};
+use crate::{api::call::Call, node::Node, tasks};
 
 /// The settings of a machine that boots what disko lays out: UEFI without keys enrolled beforehand (an unsigned NixOS
 /// would not start), the image as its disk, a serial console, the guest agent.
@@ -47,50 +43,53 @@ pub fn settings(request: &CreateRequest) -> BTreeMap<String, String> {
     settings
 }
 
-/// The format that a new disk on a storage is to have where the node's own choice takes no snapshots: on a storage
-/// that keeps files a disk is raw unless something else is asked for, and only qcow2 takes snapshots there
-/// (pvesm(1), "Storage Types"). Not being allowed to look leaves the choice to the node.
-pub(super) fn format(node: &Node, storage: &StorageId, deadline: Deadline) -> Option<&'static str> {
-    #[derive(serde::Deserialize)]
-    struct Configured {
-        #[serde(rename = "type")]
-        kind: String,
+/// The formats that new disks are to have where the node's own choice takes no snapshots: on a storage that keeps
+/// files a disk is raw unless something else is asked for, and only qcow2 takes snapshots there (pvesm(1), "Storage
+/// Types"). Looked for once, when a disk is to be made. The node tells of its storages; their own settings want more
+/// rights. Not being allowed to look leaves the choice to the node.
+#[derive(Debug, Default)]
+pub(super) struct Formats(OnceCell<Vec<StorageId>>);
+
+impl Formats {
+    /// The format for a disk on this storage.
+    pub(super) fn on(&self, node: &Node, storage: &str, deadline: Deadline) -> Option<&'static str> {
+        let files = self.0.get_or_init(|| match host::storages(node, deadline) {
+            Ok(mut storages) => {
+                storages.retain(|s| matches!(s.kind.as_str(), "dir" | "nfs" | "cifs" | "glusterfs"));
+                storages.into_iter().map(|s| s.storage).collect()
+            }
+            Err(e) => {
+                node.ui.detail(e.chain());
+                Vec::new()
+            }
+        });
+        files.iter().any(|s| s.as_str() == storage).then_some("qcow2")
     }
-    let path = format!("/storage/{}", encode::percent(storage.as_str()));
-    match node.api.get_as::<Configured>(&format!("look at the storage '{storage}'"), &path, &[], deadline) {
-        Ok(found) => matches!(found.kind.as_str(), "dir" | "nfs" | "cifs" | "glusterfs").then_some("qcow2"),
-        Err(e) => {
-            node.ui.detail(e.chain());
-            None
-        }
+
+    /// The settings, new disks among them with the format of their storage.
+    pub(super) fn put<K: AsRef<str>>(
+        &self,
+        node: &Node,
+        settings: impl IntoIterator<Item = (K, String)>,
+        deadline: Deadline,
+    ) -> Vec<(K, String)> {
+        let pair = |(key, value): (K, String)| {
+            let format = new_disk(key.as_ref(), &value).and_then(|storage| self.on(node, storage, deadline));
+            let value = format.map_or_else(|| value.clone(), |format| format!("{value},format={format}"));
+            (key, value)
+        };
+        settings.into_iter().map(pair).collect()
     }
 }
 
-/// A setting, with this format where it is a new disk on the storage that has none yet.
-fn formatted(key: &str, value: String, storage: &StorageId, format: Option<&str>) -> String {
+/// The storage of a setting that is a new disk without a format: `scsi1`, `nvmeprom:20`.
+fn new_disk<'a>(key: &str, value: &'a str) -> Option<&'a str> {
     let disk = ["scsi", "virtio", "sata", "efidisk"].iter().any(|bus| {
         key.strip_prefix(bus).is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
     });
-    let size = value.strip_prefix(storage.as_str()).and_then(|rest| rest.strip_prefix(':'));
-    let size = size.and_then(|rest| rest.split(',').next());
-    let new = size.is_some_and(|size| !size.is_empty() && size.bytes().all(|b| b.is_ascii_digit()));
-    match format {
-        Some(format) if disk && new && !value.contains(",format=") => format!("{value},format={format}"),
-        _ => value,
-    }
-}
-
-/// The same for all settings of a new VM.
-pub(super) fn in_format<K: AsRef<str>>(
-    settings: impl IntoIterator<Item = (K, String)>,
-    storage: &StorageId,
-    format: Option<&str>,
-) -> Vec<(K, String)> {
-    let pair = |(key, value): (K, String)| {
-        let value = formatted(key.as_ref(), value, storage, format);
-        (key, value)
-    };
-    settings.into_iter().map(pair).collect()
+    let (storage, size) = value.split(',').next()?.split_once(':')?;
+    let new = !size.is_empty() && size.bytes().all(|b| b.is_ascii_digit());
+    (disk && new && !value.contains(",format=")).then_some(storage)
 }
 
 /// The call that makes it on `node`.
@@ -125,7 +124,7 @@ pub fn create(
         )));
     }
     let name = node.name(deadline)?.clone();
-    let made = in_format(settings(request), &request.storage, format(node, &request.storage, deadline));
+    let made = Formats::default().put(node, settings(request), deadline);
     let pairs: Vec<(&str, String)> = made.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
     let call = Call::create(permit, &name, &pairs);
     run(node, permit, &call, (&request.storage, &request.marker), deadline, progress)
@@ -169,27 +168,36 @@ pub(super) fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{Fake, node};
+    use serde_json::json;
 
     #[test]
-    fn only_new_disks_of_the_storage_get_its_format() {
-        let storage = "nvmeprom".parse().unwrap();
-        let of = |key: &str, value: &str| formatted(key, value.to_owned(), &storage, Some("qcow2"));
-        assert_eq!(
-            of("scsi0", "nvmeprom:0,import-from=/x.raw"),
-            "nvmeprom:0,import-from=/x.raw,format=qcow2"
-        );
-        assert_eq!(of("efidisk0", "nvmeprom:1,efitype=4m"), "nvmeprom:1,efitype=4m,format=qcow2");
+    fn new_disks_get_the_format_of_their_storage() {
+        let fake = Fake::new()
+            .get("/cluster/status", json!([{"type": "node", "name": "prom", "local": 1}]))
+            .get("/nodes/prom/storage", json!([
+                {"storage": "files", "type": "nfs", "active": 1}, {"storage": "lvm", "type": "lvmthin", "active": 1},
+            ]));
+        let node = node(&fake);
+        let formats = Formats::default();
+        let of = |key: &str, value: &str| {
+            formats.put(&node, [(key, value.to_owned())], Deadline::secs(5)).remove(0).1
+        };
+        for value in ["files:0,import-from=/x.raw", "files:4", "files:1,efitype=4m"] {
+            assert_eq!(of("scsi0", value), format!("{value},format=qcow2"));
+        }
         for (key, value) in [
-            ("scsi0", "nvmeprom:9,format=raw"),
-            ("scsi0", "nvmeprom:110/vm-110-disk-0.raw"),
+            ("scsi0", "files:9,format=raw"),
+            ("scsi0", "files:110/vm-110-disk-0.raw"),
+            ("scsi0", "lvm:9"),
             ("scsi0", "other:9"),
             ("scsihw", "virtio-scsi-pci"),
-            ("tpmstate0", "nvmeprom:1"),
-            ("ide2", "nvmeprom:cloudinit"),
+            ("tpmstate0", "files:1"),
+            ("ide2", "files:cloudinit"),
         ] {
             assert_eq!(of(key, value), value);
         }
-        assert_eq!(formatted("scsi0", "nvmeprom:9".into(), &storage, None), "nvmeprom:9");
+        assert_eq!(fake.requests("GET /nodes/prom/storage"), 1);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use fleet_core::{
     types::{DiskSize, DiskSlot, StorageId},
 };
 
-use super::{Progress, config, create};
+use super::{Progress, config};
 use crate::node::Node;
 
 /// Gives a VM a new, empty disk of this size (rounded up to whole GiB) on a storage; where none is asked for, in
@@ -23,11 +23,12 @@ pub fn create(
     deadline: Deadline,
     progress: Progress<'_>,
 ) -> Result<DiskSlot> {
-    let now = config::read(node, permit.vmid(), deadline)?;
+    let mut now = config::read(node, permit.vmid(), deadline)?;
+    // A disk that is pending has its slot, too.
+    let coming = config::read_pending(node, permit.vmid(), deadline)?;
+    now.settings.extend(coming.settings);
     let disk = slot(&now, asked)?;
-    let new = (disk.to_string(), format!("{storage}:{}", size.gib_ceil()));
-    let format = create::format(node, storage, deadline);
-    let settings: BTreeMap<_, _> = create::in_format([new], storage, format).into_iter().collect();
+    let settings = BTreeMap::from([(disk.to_string(), format!("{storage}:{}", size.gib_ceil()))]);
     config::change(node, permit, &settings, &[], Some(&now.digest), deadline, progress)?;
     Ok(disk)
 }

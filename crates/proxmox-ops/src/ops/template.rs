@@ -213,8 +213,7 @@ pub fn create(
     }
     let name = node.name(deadline)?.clone();
     let marker = Marker::fresh(&recipe.name, vmid)?;
-    let format = create::format(node, &recipe.storage, deadline);
-    let made = create::in_format(settings(recipe, &marker), &recipe.storage, format);
+    let made = create::Formats::default().put(node, settings(recipe, &marker), deadline);
     let call = Call::create(permit, &name, &made);
     create::run(node, permit, &call, (&recipe.storage, &marker), deadline, progress)
 }

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     conf::{self, VmConf},
+    faults::Fault,
     keys,
     node::Node,
 };
@@ -67,6 +68,7 @@ pub(super) fn apply(node: &Node, vmid: u32, change: &Change, say: &mut dyn FnMut
             }
         }
         let before = data.vms.get(&vmid).map(|conf| conf.main.clone());
+        let mut done = Vec::new();
         let mut delete: Vec<&String> = change.delete.iter().collect();
         delete.sort();
         for key in delete {
@@ -78,7 +80,19 @@ pub(super) fn apply(node: &Node, vmid: u32, change: &Change, say: &mut dyn FnMut
         while let Some((key, value)) = rest.pop_front() {
             let cloudinit =
                 conf::is_drive(key) && value.split(',').next().is_some_and(|v| v.ends_with(":cloudinit"));
+            if storage_locked(node, value) {
+                let Some((storage, _)) = value.split_once(':') else { continue };
+                // Each setting is written down as pending when its volume is there, before any is applied.
+                if let (Some(conf), Some(before)) = (data.vms.get_mut(&vmid), before) {
+                    conf.main = before;
+                    conf.pending.extend(done);
+                }
+                return Err(Fail::new(format!(
+                    "can't lock file '/var/lock/pve-manager/pve-storage-{storage}' - got timeout"
+                )));
+            }
             let made = disks::normalise(node, data, vmid, key, value, say);
+            done.extend(made.as_ref().ok().map(|value| (key.clone(), value.clone())));
             let failed = match (made, data.vms.get_mut(&vmid)) {
                 (Ok(value), Some(conf)) if running && boots_from(conf, key) => {
                     conf.pending.insert(key.clone(), value);
@@ -110,6 +124,23 @@ pub(super) fn apply(node: &Node, vmid: u32, change: &Change, say: &mut dyn FnMut
         }
         Ok(())
     })
+}
+
+/// Whether somebody holds the lock of the storage that a new volume is to be on.
+fn storage_locked(node: &Node, value: &str) -> bool {
+    let Some((storage, volume)) = value.split(',').next().and_then(|file| file.split_once(':')) else {
+        return false;
+    };
+    let new = volume == "cloudinit" || volume.parse::<f64>().is_ok();
+    let passed = |fault: &mut Fault| match fault {
+        Fault::StorageLocked { storage: s, after } if new && s == storage => {
+            let strikes = *after == 0;
+            *after = after.saturating_sub(1);
+            Some((strikes, strikes))
+        }
+        _ => None,
+    };
+    node.fault(passed).unwrap_or(false)
 }
 
 /// A volume that nothing uses any more keeps a name.
@@ -190,7 +221,7 @@ fn set(conf: &mut VmConf, key: &str, value: String, running: bool) {
 }
 
 fn tags(text: &str) -> String {
-    let mut tags = names(text);
+    let mut tags = names(&text.to_lowercase());
     tags.sort();
     tags.dedup();
     if tags.is_empty() { " ".to_owned() } else { tags.join(";") }
