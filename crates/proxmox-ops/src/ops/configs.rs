@@ -3,19 +3,24 @@
 //! The API gives one configuration a request, and only those of its own node. The cluster's file system has them
 //! all on every node, in the form that qm.conf(5) and pct.conf(5) describe.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_core::{
-    Result,
+    Kind, Result,
     deadline::Deadline,
-    protocol::{ClusterConfig, Marker, ResourceKind},
+    protocol::{ClusterConfig, Marker, Resource, ResourceKind},
     ssh::ExecStatus,
     types::{MacAddr, NodeName, Vmid},
 };
 use percent_encoding::percent_decode_str;
+use serde_json::Value;
 
 use super::config;
-use crate::{api::encode, node::Node};
+use crate::{
+    api::{call::vm_path, encode},
+    cluster::Cluster,
+    node::Node,
+};
 
 /// Every line of every configuration, with the file that it is in before it.
 const COMMAND: &str = "grep -asH '' /etc/pve/nodes/*/qemu-server/*.conf /etc/pve/nodes/*/lxc/*.conf";
@@ -23,26 +28,71 @@ const COMMAND: &str = "grep -asH '' /etc/pve/nodes/*/qemu-server/*.conf /etc/pve
 /// What the API gives in place of a password.
 const MASKED: &str = "**********";
 
-/// Reads them all. An account that may not read the files gets what the API gives of this node's VMs.
-pub fn all(node: &Node, deadline: Deadline) -> Result<Vec<ClusterConfig>> {
+/// Reads them all. An account that may not read the files gets what the API gives of the VMs, a request each, of every
+/// node that is reached.
+pub fn all(cluster: &Cluster, deadline: Deadline) -> Result<Vec<ClusterConfig>> {
+    let node = cluster.first();
     let output = node.api.transport().exec(COMMAND, b"", deadline)?;
     // 1 is "no line", 2 "a file could not be read": a pattern that no file fits is one.
     let found = parse(&String::from_utf8_lossy(&output.stdout));
     if !found.is_empty() || output.status == ExecStatus::Code(0) {
         return Ok(found);
     }
-    node.ui
-        .detail("the cluster's configuration files can not be read: asking the API for each VM of this node");
-    let here = node.name(deadline)?.clone();
-    let resources = node.resources(deadline)?;
-    let mine = resources.iter().filter(|r| r.node == here && r.kind == ResourceKind::Qemu);
-    mine.map(|resource| {
-        let config = config::read(node, resource.vmid, deadline)?;
-        let mut found = ClusterConfig::new(resource.vmid, here.clone(), ResourceKind::Qemu);
-        found.settings = config.settings;
-        Ok(complete(found))
-    })
-    .collect()
+    node.ui.detail("the cluster's configuration files can not be read: asking the API for each VM");
+    let mut resources = cluster.resources(deadline)?;
+    resources.retain(|r| r.kind == ResourceKind::Qemu);
+    let mut found = Vec::new();
+    let mut away: BTreeSet<NodeName> = BTreeSet::new();
+    for Resource { vmid, node: home, .. } in resources {
+        if away.contains(&home) {
+            continue;
+        }
+        match cluster.node(&home).and_then(|node| by_api(&node, vmid, deadline)) {
+            Ok(config) => found.push(config),
+            // Removed meanwhile, or on its way to another node.
+            Err(e) if e.kind() == Kind::NotFound => {}
+            Err(e) if home != *node.name(deadline)? => {
+                node.ui.detail(format!("the VMs of the node '{home}' are left out: {}", e.chain()));
+                away.insert(home);
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(found)
+}
+
+fn by_api(node: &Node, vmid: Vmid, deadline: Deadline) -> Result<ClusterConfig> {
+    let name = node.name(deadline)?;
+    let rows: Vec<Value> = node.api.get_as(
+        &format!("read the configuration of VM {vmid}"),
+        &vm_path(name, vmid, "/pending"),
+        &[],
+        deadline,
+    )?;
+    let mut config = ClusterConfig::new(vmid, name.clone(), ResourceKind::Qemu);
+    take_rows(&mut config, &rows);
+    Ok(complete(config))
+}
+
+/// A row for each setting: its `value` now, what is `pending`, whether it will be deleted (2: by force).
+fn take_rows(config: &mut ClusterConfig, rows: &[Value]) {
+    let mut deleted = Vec::new();
+    for row in rows {
+        let Some(key) = row.get("key").and_then(Value::as_str).filter(|key| *key != "digest") else {
+            continue;
+        };
+        let plain = |name: &str| row.get(name).map(|value| encode::plain_setting(key, value));
+        config.settings.extend(plain("value").map(|value| (key.to_owned(), value)));
+        config.pending.extend(plain("pending").map(|value| (key.to_owned(), value)));
+        match row.get("delete").and_then(Value::as_u64) {
+            Some(1) => deleted.push(key.to_owned()),
+            Some(2) => deleted.push(format!("!{key}")),
+            _ => {}
+        }
+    }
+    if !deleted.is_empty() {
+        config.pending.insert("delete".to_owned(), deleted.join(","));
+    }
 }
 
 fn parse(text: &str) -> Vec<ClusterConfig> {
@@ -138,6 +188,30 @@ mod tests {
 /etc/pve/nodes/b/lxc/201.conf:hostname: pihole
 /etc/pve/nodes/b/lxc/201.conf:net0: name=eth0,bridge=vmbr0,hwaddr=BC:24:11:00:00:02,ip=192.0.2.5/24
 ";
+
+    #[test]
+    fn what_the_api_says_is_what_a_file_says() {
+        let mut config =
+            ClusterConfig::new(Vmid::new(110).unwrap(), "prom".parse().unwrap(), ResourceKind::Qemu);
+        let marker = "fleet-vm: name=web vmid=110 nonce=0123456789abcdef0123456789abcdef";
+        let rows = serde_json::json!([
+            {"key": "cores", "value": 2, "pending": 4},
+            {"key": "description", "value": marker},
+            {"key": "ide2", "value": "local:110/vm-110-cloudinit.qcow2,media=cdrom", "delete": 1},
+            {"key": "scsi3", "value": "local:110/vm-110-disk-3.qcow2", "delete": 2},
+            {"key": "sshkeys", "value": "ssh-ed25519%20AAAA%20me%0A"},
+            {"key": "tags", "pending": "web"},
+            {"key": "digest", "value": "d"},
+        ]);
+        take_rows(&mut config, rows.as_array().unwrap());
+        let config = complete(config);
+        assert_eq!(config.marker.as_ref().unwrap().name.as_str(), "web");
+        assert_eq!((config.settings["cores"].as_str(), config.pending["cores"].as_str()), ("2", "4"));
+        assert_eq!((config.pending["tags"].as_str(), config.settings.get("tags")), ("web", None));
+        assert_eq!(config.pending["delete"], "ide2,!scsi3");
+        assert_eq!(config.settings["sshkeys"], "ssh-ed25519 AAAA me\n");
+        assert!(!config.settings.contains_key("digest"));
+    }
 
     #[test]
     fn files_of_all_nodes_become_configurations() {

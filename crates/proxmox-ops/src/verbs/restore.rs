@@ -12,7 +12,6 @@ use crate::{
     api::call::Call,
     cluster::Cluster,
     context::{ChangeOptions, Context, read_deadline},
-    node::Node,
     ops::{config, configs, queue},
     tasks,
 };
@@ -131,7 +130,7 @@ impl Restore {
                 "VM {vmid} does not carry the marker of these tools: the backup was of another VM"
             ));
         }
-        for twin in twins(&node, vmid, restored.mac) {
+        for twin in twins(&cluster, vmid, restored.mac) {
             cx.ui.warn(format!("VM {vmid} has the MAC address of {twin}: only one of them may run"));
         }
         cx.changed(vmid, true, &format!("VM {vmid} is restored from {}", self.archive), "")
@@ -148,9 +147,9 @@ fn saved_of(archive: &str) -> Option<Vmid> {
 }
 
 /// The VMs and containers beside this one that have its MAC address. Not being able to look is no failure.
-fn twins(node: &Node, vmid: Vmid, mac: Option<MacAddr>) -> Vec<Vmid> {
+fn twins(cluster: &Cluster, vmid: Vmid, mac: Option<MacAddr>) -> Vec<Vmid> {
     let Some(mac) = mac.map(|mac| mac.to_string()) else { return Vec::new() };
-    let all = configs::all(node, read_deadline()).unwrap_or_default();
+    let all = configs::all(cluster, read_deadline()).unwrap_or_default();
     let has = |(key, value): (&String, &String)| {
         key.starts_with("net") && value.to_ascii_lowercase().contains(&mac.to_ascii_lowercase())
     };
