@@ -50,6 +50,23 @@ fn without_a_place_for_it_the_key_is_read_through_the_hypervisor() {
     assert_eq!(cicustom(&bench), None);
 }
 
+/// Nor where the places that there are keep no file.
+#[test]
+fn where_no_place_keeps_it_the_key_is_read_through_the_hypervisor_too() {
+    let bench = Bench::new();
+    for place in ["/var/lib/vz/snippets", "/mnt/nvmeprom/snippets"] {
+        let place = bench.sim.node().file(place);
+        std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+        std::fs::write(place, "no directory").unwrap();
+    }
+    let output = bench.run(&["test-automation", "--yes"]);
+    let seen = bench.seen(&output);
+    assert!(output.status.success(), "{seen}");
+    assert!(seen.contains("==> Reading the VM's host key through the hypervisor..."), "{seen}");
+    assert!(seen.contains("⚠ VM 110 goes without cloud-init documents: "), "{seen}");
+    assert_eq!(cicustom(&bench), None);
+}
+
 #[test]
 fn a_run_that_fails_takes_the_key_off_the_node_and_the_next_one_goes_on() {
     let bench = Bench::new();

@@ -110,6 +110,34 @@ fn a_destroyed_vm_leaves_no_document() {
     assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0);
 }
 
+/// A storage that can not be written to is no dead end where there is another one.
+#[test]
+fn the_next_storage_is_taken_where_one_keeps_no_document() {
+    let bench = Bench::new();
+    bench.clone_110();
+    bench.fleet.write("user", "#cloud-config\n{}\n");
+    let args = &["cloudinit-config", "110", KEY, "--user-data", "user"];
+    let blocked = |place: &str| {
+        let place = bench.sim.node().file(place);
+        std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+        std::fs::write(place, "no directory").unwrap();
+    };
+    blocked("/var/lib/vz/snippets");
+    let ran = bench.run(args);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.err.contains("nvmeprom:snippets/fleet-110-user.yaml is on the node"), "{}", ran.err);
+    bench.ok(&["cloudinit-config", "110", KEY, "--no-documents"]);
+    let place = "/mnt/nvmeprom/snippets";
+    assert_eq!(std::fs::read_dir(bench.sim.node().file(place)).unwrap().count(), 0);
+    std::fs::remove_dir(bench.sim.node().file(place)).unwrap();
+    blocked(place);
+    let before = bench.sim.config(110);
+    let ran = bench.run(args);
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    assert!(ran.err.contains("/var/lib/vz/snippets") && ran.err.contains("on storage 'nvmeprom': "), "{}", ran.err);
+    assert_eq!(bench.sim.config(110), before);
+}
+
 #[test]
 fn what_can_not_be_is_said_before_anything_is_changed() {
     let mut world = World::default();

@@ -152,6 +152,8 @@ pub(crate) fn check(call: &Call) -> Reply<()> {
         ["nodes", _, "storage", name, "status" | "content"] => {
             call.who.need(&format!("/storage/{name}"), &["Datastore.Audit", "Datastore.AllocateSpace"])
         }
+        // Who only uses it is told of it by the node: /nodes/NODE/storage.
+        ["storage", name] => call.who.need(&format!("/storage/{name}"), &["Datastore.Allocate"]),
         ["nodes", _, "qemu", vmid, rest @ ..] => check_vm(call, vmid, rest),
         _ => Ok(()),
     }
@@ -184,10 +186,21 @@ fn check_vm(call: &Call, vmid: &str, rest: &[&str]) -> Reply<()> {
             }
             if let (false, Param::One(value)) = (deleted, value) {
                 root_only(key, value)?;
+                if key == "cicustom" {
+                    snippets(call, value)?;
+                }
             }
         }
     }
     Ok(())
+}
+
+/// Whoever names a snippet has to be allowed to change its storage.
+fn snippets(call: &Call, value: &str) -> Reply<()> {
+    let volumes = value.split(',').filter_map(|part| part.split_once('='));
+    volumes
+        .filter_map(|(_, volume)| volume.split_once(':'))
+        .try_for_each(|(storage, _)| call.who.need(&format!("/storage/{storage}"), &["Datastore.Allocate"]))
 }
 
 /// Settings that only root itself may make, not even its token.

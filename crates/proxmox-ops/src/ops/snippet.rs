@@ -18,7 +18,10 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{Progress, config, host};
-use crate::{api::encode::percent, node::Node};
+use crate::{
+    api::{encode::percent, error},
+    node::Node,
+};
 
 /// Proxmox reads no more than this of a snippet (PVE::QemuServer::Cloudinit).
 const MOST_BYTES: usize = 1024 * 1024;
@@ -63,11 +66,11 @@ pub fn check(document: Document, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// The place for snippets: on the given storage, else on the first one that takes them, the node's own before
-/// shared ones. `None` where there is none, or where we may not write there.
-pub fn place(node: &Node, given: Option<&StorageId>, deadline: Deadline) -> Result<Option<Place>> {
+/// The places for snippets: on the given storage, else on all that take them, the node's own before shared ones. None
+/// where there is none, or where we may not write there.
+pub fn places(node: &Node, given: Option<&StorageId>, deadline: Deadline) -> Result<Vec<Place>> {
     if given.is_none() && node.settings().login() != "root" {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     let mut storages = host::storages(node, deadline)?;
     storages.retain(|s| s.active && s.content.iter().any(|c| c == "snippets"));
@@ -82,12 +85,16 @@ pub fn place(node: &Node, given: Option<&StorageId>, deadline: Deadline) -> Resu
             .now("nothing was changed")
             .hint(format!("`pvesm set {wanted} --content …,snippets` on the node lets it take them")));
     }
+    let mut places = Vec::new();
     for storage in storages.iter().filter(|s| given.is_none_or(|wanted| s.storage == *wanted)) {
-        if let Some(place) = place_on(node, &storage.storage, deadline)? {
-            return Ok(Some(place));
+        match place_on(node, &storage.storage, deadline) {
+            Ok(place) => places.extend(place),
+            // A token that may not see where its files are may not name one for a VM either (Datastore.Allocate).
+            Err(e) if given.is_none() && error::is_forbidden(e.message()) => node.ui.detail(e.chain()),
+            Err(e) => return Err(e),
         }
     }
-    Ok(None)
+    Ok(places)
 }
 
 fn place_on(node: &Node, storage: &StorageId, deadline: Deadline) -> Result<Option<Place>> {
@@ -107,9 +114,92 @@ fn directory(settings: &Value) -> Option<String> {
 /// Gives a VM documents of ours in place of those that Proxmox makes: the files on the node, only for root, each
 /// verified by its checksum; and the setting that names them, in one request with other `settings`. Gives the volumes.
 ///
-/// The files come first: Proxmox reads them in the request that makes the cloud-init drive. What was begun and
-/// failed is taken away again.
+/// The files come first: Proxmox reads them in the request that makes the cloud-init drive. They are on the first of
+/// `places` that keeps them so; where none does, or there is none, nothing is changed. What was begun and failed is taken
+/// away again.
 pub fn give(
+    node: &Node,
+    permit: &Permit,
+    places: &[Place],
+    documents: &BTreeMap<Document, String>,
+    settings: &BTreeMap<String, String>,
+    deadline: Deadline,
+    progress: Progress<'_>,
+) -> Result<Vec<String>> {
+    let place = stage(node, permit.vmid(), places, documents, progress)?;
+    name_staged(node, permit, place, documents, settings, deadline, progress)
+}
+
+/// The same, and where no place keeps the documents the settings alone are changed, with a warning: then no volumes are
+/// given.
+pub fn give_or_not(
+    node: &Node,
+    permit: &Permit,
+    documents: &BTreeMap<Document, String>,
+    settings: &BTreeMap<String, String>,
+    deadline: Deadline,
+    progress: Progress<'_>,
+) -> Result<Vec<String>> {
+    documents.iter().try_for_each(|(document, text)| check(*document, text))?;
+    let places = places(node, None, deadline)?;
+    if !places.is_empty() {
+        match stage(node, permit.vmid(), &places, documents, progress) {
+            Ok(place) => {
+                return name_staged(node, permit, place, documents, settings, deadline, progress);
+            }
+            Err(e) if e.kind() == Kind::Failed => {
+                progress(&format!(
+                    "warning: VM {} goes without cloud-init documents: {}",
+                    permit.vmid(),
+                    e.chain()
+                ));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    config::change(node, permit, settings, &[], None, deadline, progress).map(|()| Vec::new())
+}
+
+/// Writes the documents to the first place that keeps them.
+fn stage<'a>(
+    node: &Node,
+    vmid: Vmid,
+    places: &'a [Place],
+    documents: &BTreeMap<Document, String>,
+    progress: Progress<'_>,
+) -> Result<&'a Place> {
+    documents.iter().try_for_each(|(document, text)| check(*document, text))?;
+    let mut refused: Option<Error> = None;
+    for place in places {
+        let written = documents.iter().try_for_each(|(document, text)| {
+            progress(&format!("writing {}", place.path(vmid, *document)));
+            write(&*node.api.transport(), &place.path(vmid, *document), text)
+        });
+        let Err(error) = written else { return Ok(place) };
+        let error = taken_back(node, place, vmid, error);
+        // What is wrong with this storage need not be with the next.
+        if error.kind() != Kind::Failed {
+            return Err(error);
+        }
+        let earlier = refused.take();
+        refused = Some(match earlier {
+            None => error,
+            Some(earlier) => earlier.now(format!("on storage '{}': {}", place.storage, error.chain())),
+        });
+    }
+    Err(refused
+        .unwrap_or_else(|| Error::failed("no storage of the node takes snippets").now("nothing was changed")))
+}
+
+/// The error, when what was begun at a place has been taken away again.
+fn taken_back(node: &Node, place: &Place, vmid: Vmid, error: Error) -> Error {
+    match delete(node, &paths(place, vmid)) {
+        Ok(()) => error,
+        Err(e) => error.now(format!("and what was written could not be taken away again: {}", e.chain())),
+    }
+}
+
+fn name_staged(
     node: &Node,
     permit: &Permit,
     place: &Place,
@@ -119,23 +209,13 @@ pub fn give(
     progress: Progress<'_>,
 ) -> Result<Vec<String>> {
     let vmid = permit.vmid();
-    documents.iter().try_for_each(|(document, text)| check(*document, text))?;
-    let now = config::read(node, vmid, deadline)?;
-    let now = now.settings.get("cicustom").map_or("", String::as_str);
-    let settings = naming(place, vmid, documents, now, settings);
-    let mut done = || {
-        for (document, text) in documents {
-            progress(&format!("writing {}", place.path(vmid, *document)));
-            write(&*node.api.transport(), &place.path(vmid, *document), text)?;
-        }
+    let mut named = || {
+        let now = config::read(node, vmid, deadline)?;
+        let now = now.settings.get("cicustom").map_or("", String::as_str);
+        let settings = naming(place, vmid, documents, now, settings);
         config::change(node, permit, &settings, &[], None, deadline, progress)
     };
-    if let Err(error) = done() {
-        return Err(match delete(node, &paths(place, vmid)) {
-            Ok(()) => error,
-            Err(e) => error.now(format!("and what was written could not be taken away again: {}", e.chain())),
-        });
-    }
+    named().map_err(|error| taken_back(node, place, vmid, error))?;
     Ok(documents.keys().map(|document| place.volume(vmid, *document)).collect())
 }
 
@@ -166,7 +246,8 @@ pub fn shown(
     deadline: Deadline,
 ) -> Result<(Vec<String>, BTreeMap<String, String>)> {
     documents.iter().try_for_each(|(document, text)| check(*document, text))?;
-    let Some(place) = place(node, None, deadline)? else { return Ok((Vec::new(), settings.clone())) };
+    let places = places(node, None, deadline)?;
+    let Some(place) = places.first() else { return Ok((Vec::new(), settings.clone())) };
     let now = match config::read(node, vmid, deadline) {
         Ok(now) => now.settings.get("cicustom").cloned().unwrap_or_default(),
         Err(error) if error.kind() == Kind::NotFound => String::new(),
@@ -176,7 +257,7 @@ pub fn shown(
         format!("write {}, for root alone (0600):\n{}", place.path(vmid, *document), text.trim_end())
     };
     let files = documents.iter().map(file).collect();
-    Ok((files, naming(&place, vmid, documents, &now, settings)))
+    Ok((files, naming(place, vmid, documents, &now, settings)))
 }
 
 /// Takes our documents away from a VM, files and setting; those of others stay. Gives whether the VM had any. What
@@ -186,8 +267,14 @@ pub fn remove(node: &Node, permit: &Permit, deadline: Deadline, progress: Progre
     let now = config::read(node, vmid, deadline)?;
     let mut custom = parts(now.settings.get("cicustom").map_or("", String::as_str));
     let ours = ours(&custom, vmid);
-    if let Some(place) = place(node, None, deadline)? {
-        delete(node, &paths(&place, vmid))?;
+    // A storage that is full or read-only may be one that the files never came to.
+    let places = places(node, None, deadline)?;
+    for (number, place) in places.iter().enumerate() {
+        let there = ours.iter().any(|(_, volume)| volume.starts_with(&format!("{}:", place.storage)));
+        match delete(node, &paths(place, vmid)) {
+            Err(e) if number == 0 || there => return Err(e),
+            _ => {}
+        }
     }
     if ours.is_empty() {
         return Ok(false);
@@ -345,14 +432,33 @@ mod tests {
                 ]),
             )
             .get("/storage/local", json!({"storage": "local", "path": "/var/lib/vz"}))
-            .get("/storage/bb", json!({"storage": "bb", "path": "/bb"}));
+            .get("/storage/bb", json!({"storage": "bb", "path": "/bb"}))
+            .get("/storage/a-nas", json!({"storage": "a-nas", "path": "/nas"}));
         let node = node(&fake);
-        let find =
-            |given: Option<&str>| place(&node, given.map(|g| g.parse().unwrap()).as_ref(), Deadline::secs(5));
-        assert_eq!(find(None).unwrap().unwrap().directory, "/var/lib/vz/snippets");
-        assert_eq!(find(Some("bb")).unwrap().unwrap().directory, "/bb/snippets");
+        let find = |given: Option<&str>| {
+            let found = places(&node, given.map(|g| g.parse().unwrap()).as_ref(), Deadline::secs(5))?;
+            Ok::<_, Error>(found.into_iter().map(|place| place.directory).collect::<Vec<_>>())
+        };
+        assert_eq!(find(None).unwrap(), ["/var/lib/vz/snippets", "/bb/snippets", "/nas/snippets"]);
+        assert_eq!(find(Some("bb")).unwrap(), ["/bb/snippets"]);
         let error = find(Some("zz")).unwrap_err();
         assert_eq!(error.message(), "storage 'zz' takes no snippets (these do: local, bb, a-nas)");
+    }
+
+    #[test]
+    fn where_no_settings_may_be_read_there_is_no_place() {
+        let forbidden = json!({"message": "Permission check failed (/storage/local, Datastore.Allocate)\n"});
+        let fake = Fake::new()
+            .get("/cluster/status", json!([{"type": "node", "name": "prom", "local": 1}]))
+            .get(
+                "/nodes/prom/storage",
+                json!([{"storage": "local", "type": "dir", "content": "snippets", "active": 1}]),
+            )
+            .on("GET", "/storage/local", 403, forbidden);
+        let node = node(&fake);
+        assert_eq!(places(&node, None, Deadline::secs(5)).unwrap(), []);
+        let asked = places(&node, Some(&"local".parse().unwrap()), Deadline::secs(5)).unwrap_err();
+        assert!(asked.message().contains("Datastore.Allocate"), "{asked:?}");
     }
 
     #[test]

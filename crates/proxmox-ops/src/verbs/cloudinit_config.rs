@@ -100,13 +100,14 @@ impl CloudinitConfig {
                 snippet::remove(node, &permit, deadline, &mut cx.progress())?;
                 return Ok(Vec::new());
             }
-            let place = snippet::place(node, self.snippets.as_ref(), deadline)?.ok_or_else(|| {
-                Error::failed("no storage of the node takes snippets").now("nothing was changed").hint(
+            let places = snippet::places(node, self.snippets.as_ref(), deadline)?;
+            if places.is_empty() {
+                return Err(Error::failed("no storage of the node takes snippets").now("nothing was changed").hint(
                     "`pvesm set local --content iso,vztmpl,backup,snippets` on the node lets 'local' take them",
-                )
-            })?;
+                ));
+            }
             self.is_read(cx, node, &permit)?;
-            snippet::give(node, &permit, &place, &documents, &settings, deadline, &mut cx.progress())
+            snippet::give(node, &permit, &places, &documents, &settings, deadline, &mut cx.progress())
         })?;
         if volumes.is_empty() {
             cx.ui.done("No document of ours is on the node any more");

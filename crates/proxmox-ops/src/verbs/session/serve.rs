@@ -101,7 +101,7 @@ impl Server<'_> {
             Op::Node => json(&host::info(&*cluster.base()?, read_deadline())?),
             Op::Resources => json(&cluster.rows(read_deadline())?.json()?),
             Op::Nodes => json(&host::nodes(cluster, read_deadline())?),
-            Op::Configs => json(&configs::all(cluster.first(), read_deadline())?),
+            Op::Configs => json(&configs::all(cluster, read_deadline())?),
             Op::Config { vmid } => {
                 json(&cluster.on(*vmid, |node| config::read(node, *vmid, read_deadline()))?)
             }
@@ -196,14 +196,9 @@ impl Server<'_> {
             }
             Op::GiveDocuments { documents, settings, .. } => {
                 let settings = normalised(settings)?;
-                let volumes =
-                    cluster.on(vmid, |node| match snippet::place(node, None, read_deadline())? {
-                        Some(place) => {
-                            snippet::give(node, permit, &place, documents, &settings, deadline, progress)
-                        }
-                        None => config::change(node, permit, &settings, &[], None, deadline, progress)
-                            .map(|()| Vec::new()),
-                    })?;
+                let volumes = cluster.on(vmid, |node| {
+                    snippet::give_or_not(node, permit, documents, &settings, deadline, progress)
+                })?;
                 return json(&volumes);
             }
             Op::RemoveDocuments { .. } => {
