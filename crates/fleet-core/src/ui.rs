@@ -153,6 +153,18 @@ impl Ui {
         }
     }
 
+    /// A line of what goes on at a node, by its kind: `warning: …` is a warning, `note: …` a plain line (what is waited
+    /// for, and why), everything else, as a task's log, a detail.
+    pub fn tell(&self, line: &str) {
+        if let Some(text) = line.strip_prefix("warning: ") {
+            self.warn(text);
+        } else if let Some(text) = line.strip_prefix("note: ") {
+            self.say(format!("  {text}"));
+        } else {
+            self.detail(line);
+        }
+    }
+
     /// `hint: text`: what to do next; shown with `--quiet` too.
     pub fn hint(&self, text: impl AsRef<str>) {
         self.line(&format!("{} {}", self.paint(Style::new().cyan(), "hint:"), text.as_ref()));

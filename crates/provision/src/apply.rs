@@ -96,7 +96,7 @@ fn apply(ui: Ui, args: &ApplyArgs, session: &mut Session, vm: &ManagedVm) -> Res
             return Ok(false);
         }
         for op in requests {
-            session.ask::<()>(op, Deadline::secs(LIMIT), |line| ui.detail(line))?;
+            session.ask::<()>(op, Deadline::secs(LIMIT), |line| ui.tell(line))?;
         }
     }
     let pending = if args.change.dry_run { Vec::new() } else { pending(vm, session)? };

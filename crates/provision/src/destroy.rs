@@ -106,7 +106,7 @@ pub fn run(cli: &Cli, args: &DestroyArgs) -> Result<()> {
         There::Nothing => ui.done(format!("VM {} is not on the node", vm.vmid)),
         There::Remainder(task) => {
             unfinished::clear(vm, task, |op| {
-                session.ask(op, Deadline::secs(REMAINDER_LIMIT), |line| ui.detail(line))
+                session.ask(op, Deadline::secs(REMAINDER_LIMIT), |line| ui.tell(line))
             })?;
             ui.done(format!("What a killed clone left under VMID {} is removed", vm.vmid));
         }

@@ -237,7 +237,7 @@ impl Job<'_> {
         self.journal.request(&op);
         session.ask(op, deadline, |line| {
             self.journal.progress(line);
-            self.ui.detail(line);
+            self.ui.tell(line);
         })
     }
 

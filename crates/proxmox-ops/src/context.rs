@@ -146,13 +146,13 @@ impl Context {
         Ok(())
     }
 
-    /// Tells lines of a task's log: percentages now and then, the rest only with `--verbose`.
+    /// Tells lines of what goes on: percentages now and then, the rest by its kind ([`Ui::tell`]).
     pub fn progress(&self) -> impl FnMut(&str) + use<> {
         let ui = self.ui;
         let mut thinned = Thinned::default();
         move |line: &str| {
             if crate::tasks::percent_of(line).is_none() {
-                ui.detail(line);
+                ui.tell(line);
             } else if thinned.shows(line) {
                 ui.say(format!("  {line}"));
             }

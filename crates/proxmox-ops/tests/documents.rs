@@ -134,7 +134,11 @@ fn the_next_storage_is_taken_where_one_keeps_no_document() {
     let before = bench.sim.config(110);
     let ran = bench.run(args);
     assert_eq!(ran.code, 1, "{}", ran.err);
-    assert!(ran.err.contains("/var/lib/vz/snippets") && ran.err.contains("on storage 'nvmeprom': "), "{}", ran.err);
+    assert!(
+        ran.err.contains("/var/lib/vz/snippets") && ran.err.contains("on storage 'nvmeprom': "),
+        "{}",
+        ran.err
+    );
     assert_eq!(bench.sim.config(110), before);
 }
 

@@ -41,7 +41,7 @@ fn a_change_waits_for_another_task_s_lock_and_is_tried_again_when_that_was_too_s
     let node = bench.sim.node();
     let held = bench.sim.block_on(node.lock_file(110, None)).unwrap();
     std::thread::scope(|scope| {
-        let run = scope.spawn(|| bench.run(&["--verbose", "configure", "110", "3", "3072"]));
+        let run = scope.spawn(|| bench.run(&["configure", "110", "3", "3072"]));
         while waits(&bench, "qmconfig").0 == 0 && !run.is_finished() {
             std::thread::sleep(Duration::from_millis(2));
         }

@@ -213,7 +213,7 @@ fn a_change_waits_for_the_task_that_locks_the_vm() {
         while bench.sim.config(110).is_none_or(|conf| conf.get("lock").is_none()) {
             std::thread::sleep(pause);
         }
-        let change = scope.spawn(|| bench.run(&["configure", "110", "2", "2048", "--verbose"]));
+        let change = scope.spawn(|| bench.run(&["configure", "110", "2", "2048"]));
         // Whether a task works on it is asked of the list of tasks, and then of the task itself.
         let looked = |call: &String| call.contains("GET /nodes/prom/tasks") && !call.contains("UPID");
         while !bench.sim.calls().iter().any(looked) {
@@ -260,7 +260,9 @@ fn ctrl_c_leaves_the_task_to_the_node_and_says_so() {
 fn tasks_tell_the_truth() {
     let bench = Bench::new();
     bench.sim.inject(Fault::TaskWarnings { kind: "qmclone".into(), count: 1 });
-    bench.clone_110();
+    let ran = bench.run(&["clone", "9002", "110", "test-automation"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert_eq!(ran.err.matches("⚠ a simulated warning\n").count(), 1, "{}", ran.err);
     bench.sim.clear_faults();
     bench.sim.inject(Fault::TaskFails {
         kind: "qmstart".into(),

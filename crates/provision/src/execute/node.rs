@@ -101,10 +101,11 @@ impl Job<'_> {
         let op = Op::GiveDocuments { vmid, documents, settings };
         let volumes: Vec<String> = session.ask(op, Deadline::secs(limit::CHANGE), |line| {
             self.journal.progress(line);
-            self.ui.detail(line);
+            self.ui.tell(line);
         })?;
         if volumes.is_empty() {
-            self.ui.detail("no storage takes snippets: the host key will be read through the guest agent");
+            self.ui
+                .detail("no storage keeps the document: the host key will be read through the guest agent");
             host_key.discard()?;
             return Ok(None);
         }
@@ -116,7 +117,7 @@ impl Job<'_> {
     pub(super) fn remove_documents(&self, session: &mut Session) {
         let remove = |session: &mut Session| -> Result<bool> {
             let op = Op::RemoveDocuments { vmid: self.vm.vmid };
-            session.ask(op, Deadline::secs(limit::CHANGE), |line| self.ui.detail(line))
+            session.ask(op, Deadline::secs(limit::CHANGE), |line| self.ui.tell(line))
         };
         // The conversation may be what failed: a second one is tried before anything is left behind.
         let answer = remove(session).or_else(|error| match error.kind() {

@@ -106,7 +106,7 @@ fn from(
             (Err(e), _) if e.kind() == Kind::Failed => return Err(remains(cluster, source, request, e)),
             (Err(e), _) => return Err(e),
         };
-        progress("the answer to the clone was lost: looking for it");
+        progress("note: the answer to the clone was lost: looking for it");
         let ours = Ours { cluster, source, request, sent, task };
         let until = deadline.at_most(unread);
         match tasks::patiently(deadline, || ours.look(until, deadline, progress)) {
@@ -114,7 +114,7 @@ fn from(
             Ok(Found::Others) => return Err(taken(cluster, request, lost.with_kind(Kind::Conflict))),
             Ok(Found::Failed(e)) => return Err(remains(cluster, source, request, e)),
             Ok(Found::Nothing) if before.is_none() && !deadline.passed() => {
-                progress("there is no trace of it: cloning again");
+                progress("note: there is no trace of it: cloning again");
                 before = Some(lost);
             }
             Ok(Found::Nothing) => return Err(lost.now(format!("VM {vmid} does not exist"))),

@@ -105,11 +105,11 @@ fn removed(
     // Of snapshots, for instance, these went with it.
     let left = if others.is_empty() { others } else { volumes::of_others(node, config, None, deadline)? };
     if !left.is_empty() {
-        progress(&volumes::left_alone(vmid, &left));
+        progress(&format!("warning: {}", volumes::left_alone(vmid, &left)));
     }
     let cicustom = config.settings.get("cicustom").map_or("", String::as_str);
     if let Err(e) = snippet::remove_files(node, cicustom, vmid, deadline) {
-        progress(&e.chain());
+        progress(&format!("warning: {}", e.chain()));
     }
     Ok(kept)
 }
@@ -132,7 +132,13 @@ pub(super) fn remove(
     };
     let mut done = || gone().map(Some);
     let subject = (&["qmdestroy"][..], vmid, name);
-    let task = tasks::run_or_look(&node.api, permit, call, subject, deadline, progress, &mut done)?;
+    // What it could not remove is told below, once.
+    let mut progress = |line: &str| {
+        if !(line.starts_with("warning: ") && line.contains("Could not remove disk '")) {
+            progress(line);
+        }
+    };
+    let task = tasks::run_or_look(&node.api, permit, call, subject, deadline, &mut progress, &mut done)?;
     if gone()? {
         let Some(upid) = task else { return Ok(Vec::new()) };
         let short = Deadline::secs(20);

@@ -71,7 +71,9 @@ pub fn turns<'a>(
                 Err(TryLockError::WouldBlock) => {}
             }
             if !std::mem::replace(&mut told, true) {
-                progress(&format!("waiting: something else is being allocated on '{storage}' of '{node}'"));
+                progress(&format!(
+                    "note: waiting: something else is being allocated on '{storage}' of '{node}'"
+                ));
             }
             let nothing = |e: fleet_core::Error| e.now("nothing was sent to the node");
             interrupt::check().map_err(nothing)?;

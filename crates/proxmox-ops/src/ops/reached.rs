@@ -89,7 +89,7 @@ pub fn state(
     deadline: Deadline,
     progress: Progress<'_>,
 ) -> Result<()> {
-    progress(&format!("the HA manager was told: waiting until VM {vmid} is {goal}"));
+    progress(&format!("note: the HA manager was told: waiting until VM {vmid} is {goal}"));
     let mut pause = Duration::from_millis(100);
     loop {
         let last = deadline.passed();
@@ -176,7 +176,7 @@ fn started(
             }
             if now.status == "stopped" {
                 if !std::mem::replace(&mut told, true) {
-                    progress(&format!("VM {vmid} {done}: waiting for the node to start it{again}"));
+                    progress(&format!("note: VM {vmid} {done}: waiting for the node to start it{again}"));
                 }
                 // The HA manager starts it when it next looks, and tries again what failed.
                 let managed = is_ha(now) && !is_given_up(now);

@@ -65,7 +65,7 @@ pub(super) fn wait(
             Held::By { .. } => Err(orphaned(refused, node, vmid, &lock)),
         };
     };
-    progress(&format!("VM {vmid} is locked ({lock}); waiting for the task that works on it: {upid}"));
+    progress(&format!("note: VM {vmid} is locked ({lock}); waiting for the task that works on it: {upid}"));
     let mut pause = Duration::from_millis(50);
     loop {
         let free = matches!(held(client, node, vmid, deadline).map_err(looked)?, Held::Not);

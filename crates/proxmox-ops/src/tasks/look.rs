@@ -61,7 +61,7 @@ pub fn run_or_look(
             Outcome::Done(task) => return Ok(task),
             Outcome::Lost { error, task } => (error, task),
         };
-        progress(&format!("the answer to '{}' was lost: looking at what is there", call.what()));
+        progress(&format!("note: the answer to '{}' was lost: looking at what is there", call.what()));
         let short = || Deadline::secs(20).at_most(deadline.left().max(Duration::from_secs(5)));
         let looked = match &task {
             // The way to the node was lost, and may be there again.

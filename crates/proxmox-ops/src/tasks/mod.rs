@@ -107,6 +107,9 @@ pub fn failed(client: &Client, upid: &Upid, deadline: Deadline) -> Result<bool> 
     Ok(status.status != "running" && !status.exitstatus.is_some_and(|exit| is_success(&exit)))
 }
 
+/// How long a task may say nothing of how far it is before it is told how long it has been at work.
+const SILENCE: Duration = Duration::from_secs(10);
+
 /// Follows a task to its end. Lines of its log go to `progress` as they come; most tasks are over before the
 /// first look at the log. A task that failed is an error of the kind that its words tell.
 pub fn follow(
@@ -120,6 +123,7 @@ pub fn follow(
     let mut seen = 0;
     // A task that is over at once has no log worth a request.
     let mut next_log = Duration::from_millis(40);
+    let mut silent = Instant::now();
     loop {
         // The clock is looked at before the last look at the task, not after.
         let last = deadline.passed();
@@ -129,7 +133,12 @@ pub fn follow(
             .map_err(|e| lost_sight(e, upid))?;
         let ended = status.status != "running";
         if began.elapsed() >= next_log {
-            seen = new_lines(client, upid, seen, look, progress);
+            seen = new_lines(client, upid, seen, look, &mut |line| {
+                if percent_of(line).is_some() {
+                    silent = Instant::now();
+                }
+                progress(line);
+            });
             next_log = began.elapsed() + Duration::from_millis(400);
         }
         if ended {
@@ -147,6 +156,10 @@ pub fn follow(
             e.now(format!("the task goes on without this program: {upid}"))
                 .hint(format!("stop it on the node: pvesh delete /nodes/{}/tasks/{upid}", upid.node()))
         })?;
+        if silent.elapsed() >= SILENCE {
+            silent = Instant::now();
+            progress(&format!("note: {what}: {} s so far", began.elapsed().as_secs()));
+        }
         // Its end is noticed at most a fortieth of its own time too late.
         deadline.sleep((began.elapsed() / 40).clamp(Duration::from_millis(6), Duration::from_millis(500)));
     }
@@ -172,12 +185,13 @@ fn end(client: &Client, upid: &Upid, what: &str, exit: &str, progress: &mut dyn 
         let mut warned = false;
         for line in log(client, upid, 0, Deadline::secs(10)).unwrap_or_default() {
             if line.t.to_ascii_uppercase().contains("WARN") && !line.t.starts_with("TASK ") {
-                progress(&line.t);
+                let text = line.t.trim();
+                progress(&format!("warning: {}", text.strip_prefix("WARN: ").unwrap_or(text)));
                 warned = true;
             }
         }
         if !warned {
-            progress(&format!("the task to {what} ended with {exit}"));
+            progress(&format!("warning: the task to {what} ended with {exit}"));
         }
         return Ok(());
     }

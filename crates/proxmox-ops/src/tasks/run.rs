@@ -71,14 +71,14 @@ pub(super) fn retried<T>(
     let (mut pause, longest) = PAUSES;
     loop {
         let refused = match attempt(progress) {
-            Err(e) if error::is_lock_timeout(e.message()) && deadline.left() > pause => e,
+            Err(e) if call.did_nothing(e.message()) && deadline.left() > pause => e,
             Err(e) if error::is_locked(e.message()) => lock::wait(client, call, e, deadline, progress)?,
             other => return other,
         };
         if deadline.left() <= pause {
             return Err(lock::late(refused, call, deadline));
         }
-        progress(&format!("{}; trying again", refused.message()));
+        progress(&format!("note: {}; trying again", refused.message()));
         if let Err(stop) = deadline.pause(pause) {
             return Err(stop.caused_by(refused));
         }
