@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use crate::{
     Error, Result,
     definitions::{Addressing, Definitions, Dir, ManagedVm, nearest},
+    disk_layout,
     faults::{self, Fault},
     hosts::{Hosts, doubts},
     nix::{NixMode, eval::Evaluated, reader::quoted, source::Location},
@@ -137,7 +138,12 @@ fn host_dirs(repo: &Repo, evaluated: &Evaluated) -> Vec<Fault> {
             faults.push(new(format!("{shown}/ does not exist")).help(help));
             continue;
         }
-        for file in REQUIRED.iter().filter(|file| !dir.join(file).is_file()) {
+        let is_there = |file: &str| {
+            // A layout may be shared, and imported.
+            dir.join(file).is_file()
+                || file == "disko.nix" && disk_layout::of_host(repo.root(), &dir).is_some()
+        };
+        for file in REQUIRED.iter().filter(|file| !is_there(file)) {
             faults.push(new(format!("{shown}/{file} does not exist")));
         }
     }

@@ -14,7 +14,7 @@ use fleet_core::{
     Error, Kind, Result,
     child::{self, Command, quote},
     deadline::Deadline,
-    definitions::{Definitions, Entry, ManagedVm, VERBS},
+    definitions::{Definitions, Entry, Install, ManagedVm, VERBS},
     faults::{self, Fault},
     hosts::Hosts,
     nix::edit,
@@ -68,6 +68,10 @@ pub fn run(cli: &Cli, args: &NewArgs) -> Result<()> {
         ui.done(format!("'{name}' is defined already"));
         args.purpose.clone()
     };
+    let image = match &defined {
+        Some(vm) => (vm.install == Install::Image).then_some(vm.disk),
+        None => None,
+    };
     let (host, hostname) = match &defined {
         Some(vm) => (vm.nixos_config.clone(), vm.hostname.to_string()),
         None => (name.to_string(), name.to_string()),
@@ -81,7 +85,7 @@ pub fn run(cli: &Cli, args: &NewArgs) -> Result<()> {
         let user = args.login.as_ref().map(ToString::to_string);
         let user = user.or_else(|| hosts.common_user().map(str::to_owned));
         let user = user.as_deref().unwrap_or("fleet");
-        let new = files::New { name: name.as_str(), config: &host, hostname: &hostname };
+        let new = files::New { name: name.as_str(), config: &host, hostname: &hostname, image };
         let texts = files::texts(new, user, purpose.as_deref(), model.as_ref());
         if let Some(model) = &model {
             ui.say(format!("  in the style of hosts/{}/", model.name));

@@ -160,7 +160,10 @@ pub(crate) fn look(
         });
         if let Some((session, template, (world, goes_on))) = faults.keep(asked) {
             let keys = keys.as_ref().unwrap_or(&no_keys);
-            let plan = plan::plan(vm, template, keys, &world, install, boots, &mut faults)?;
+            let mut plan = plan::plan(vm, template, keys, &world, install, boots, &mut faults)?;
+            if let Some(plan) = plan.as_mut().filter(|plan| plan.makes() && vm.install == Install::Image) {
+                plan.warnings.extend(files::image_lacks(repo, vm));
+            }
             if cli.resume && !goes_on && plan.as_ref().is_some_and(Plan::makes) {
                 faults.add(
                     Error::not_found(format!("there is nothing to resume: VM '{}' does not exist", vm.name))

@@ -5,9 +5,11 @@ use std::{fs, path::Path};
 use fleet_core::{
     Error, Result,
     definitions::{Definitions, nearest},
+    disk_layout,
     hosts::Hosts,
     nix::edit::{ModuleText, module_text, quote_name},
     repo::Repo,
+    types::DiskSize,
 };
 
 /// A host that is taken as the pattern.
@@ -18,6 +20,8 @@ pub(super) struct Model {
     hostname: Option<String>,
     configuration: Option<ModuleText>,
     disko: Option<String>,
+    /// The texts that make its disk layout, shared ones too.
+    layout: Option<String>,
     hardware: Option<String>,
     home: Option<String>,
 }
@@ -53,6 +57,25 @@ pub(super) struct New<'a> {
     pub(super) config: &'a str,
     /// Inside.
     pub(super) hostname: &'a str,
+    /// The size of its disk, where it is made from an image.
+    pub(super) image: Option<DiskSize>,
+}
+
+/// How large an image is to be, at most: NixOS and what a host usually has fit, and all of it is sent.
+const IMAGE: &str = "8G";
+
+/// A disk layout that says how large its image is to be; the same where it does already, or has no place for it.
+fn with_image_size(text: &str, disk: DiskSize) -> String {
+    const DISK: &str = "type = \"disk\";";
+    let known = fleet_core::nix::code_words(text).iter().any(|word| word == "imageSize");
+    let Some((before, after)) = text.split_once(DISK).filter(|_| !known) else { return text.to_owned() };
+    let usual: Option<DiskSize> = IMAGE.parse().ok();
+    let size = usual.filter(|usual| usual.bytes() < disk.bytes()).unwrap_or(disk);
+    let indent: String = before.chars().rev().take_while(|c| *c == ' ').collect();
+    format!(
+        "{before}{DISK}\n{indent}imageSize = \"{size}\"; # of the image; the disk is grown\n{}",
+        after.strip_prefix('\n').unwrap_or(after)
+    )
 }
 
 /// The host to take as the pattern: the named one, or the managed VM whose directory has the most of what is needed,
@@ -70,7 +93,7 @@ pub(super) fn model(
     for (name, hostname) in managed.chain(others) {
         let dir = repo.host_dir(&name);
         if dir.join("configuration.nix").is_file() && found.iter().all(|model| model.name != name) {
-            found.push(Model::read(&dir, name, hostname));
+            found.push(Model::read(repo, &dir, name, hostname));
         }
     }
     if let Some(like) = like {
@@ -91,13 +114,14 @@ pub(super) fn model(
 }
 
 impl Model {
-    fn read(dir: &Path, name: String, hostname: Option<String>) -> Model {
+    fn read(repo: &Repo, dir: &Path, name: String, hostname: Option<String>) -> Model {
         let read = |file: &str| fs::read_to_string(dir.join(file)).ok();
         Model {
             hostname: hostname.filter(|hostname| *hostname != name),
             name,
             configuration: read("configuration.nix").and_then(|text| module_text(&text)),
             disko: read("disko.nix"),
+            layout: disk_layout::of_host(repo.root(), dir),
             hardware: read("hardware-configuration.nix"),
             home: read("home.nix"),
         }
@@ -147,22 +171,34 @@ pub(super) fn texts(
     let uefi = |text: &String| {
         fleet_core::nix::string_literals(text).iter().any(|literal| literal.eq_ignore_ascii_case("EF00"))
     };
-    let disko = model.and_then(|model| model.disko.as_ref()).filter(|text| uefi(text));
-    let mut texts = vec![
-        ("configuration.nix", configuration(new, user, purpose, model)),
-        ("disko.nix", of_model(disko).unwrap_or_else(|| DISKO.to_owned())),
-        (
-            "hardware-configuration.nix",
-            // That of a machine that is no VM would not do.
-            of_model(disko.and(model).and_then(|model| model.hardware.as_ref()))
-                .unwrap_or_else(|| HARDWARE.to_owned()),
-        ),
-    ];
+    // That of a machine that is no VM would not do.
+    let fits = model.filter(|model| model.layout.as_ref().is_some_and(uefi));
+    let shared = fits.is_some_and(|model| model.disko.is_none());
+    let mut texts = vec![("configuration.nix", configuration(new, user, purpose, model, shared))];
+    if !shared {
+        let disko = of_model(fits.and_then(|model| model.disko.as_ref()));
+        let disko = disko.unwrap_or_else(|| DISKO.to_owned());
+        texts.push((
+            "disko.nix",
+            new.image.map_or_else(|| disko.clone(), |disk| with_image_size(&disko, disk)),
+        ));
+    }
+    texts.push((
+        "hardware-configuration.nix",
+        of_model(fits.and_then(|model| model.hardware.as_ref())).unwrap_or_else(|| HARDWARE.to_owned()),
+    ));
     texts.extend(of_model(model.and_then(|model| model.home.as_ref())).map(|text| ("home.nix", text)));
     texts
 }
 
-fn configuration(new: New<'_>, user: &str, purpose: Option<&str>, model: Option<&Model>) -> String {
+/// With `shared_layout`, the disk layout is among what the pattern imports.
+fn configuration(
+    new: New<'_>,
+    user: &str,
+    purpose: Option<&str>,
+    model: Option<&Model>,
+    shared_layout: bool,
+) -> String {
     let module = model.and_then(|model| model.configuration.clone()).unwrap_or_default();
     let renamed = |text: &str| model.map_or_else(|| text.to_owned(), |model| model.renamed(text, new));
     // What lies beside the host belongs to all; what lies in its directory is its own.
@@ -173,6 +209,7 @@ fn configuration(new: New<'_>, user: &str, purpose: Option<&str>, model: Option<
         .map(|i| renamed(i))
         .collect();
     let own = ["./hardware-configuration.nix", "./disko.nix"].map(str::to_owned);
+    let own = &own[..if shared_layout { 1 } else { 2 }];
     let common =
         |path: &str| COMMON.iter().any(|root| path == *root || path.starts_with(&format!("{root}.")));
     let mut attrs: Vec<(String, String)> = module
@@ -208,6 +245,14 @@ fn configuration(new: New<'_>, user: &str, purpose: Option<&str>, model: Option<
             }
         }
     }
+    if new.image.is_some() {
+        // The disk is larger than the image.
+        for path in ["boot.growPartition", "fileSystems.\"/\".autoResize"] {
+            if !has(&attrs, path) {
+                attrs.push((path.into(), "true".into()));
+            }
+        }
+    }
     if !has(&attrs, "system.stateVersion") {
         attrs.push(("system.stateVersion".into(), "\"25.05\"".into()));
     }
@@ -217,7 +262,7 @@ fn configuration(new: New<'_>, user: &str, purpose: Option<&str>, model: Option<
     }
     let head = if module.head.is_empty() { "{ ... }:" } else { module.head.as_str() };
     text.push_str(&format!("{head}\n{{\n  imports = [\n"));
-    shared.iter().chain(&own).for_each(|import| text.push_str(&format!("    {import}\n")));
+    shared.iter().chain(own).for_each(|import| text.push_str(&format!("    {import}\n")));
     text.push_str("  ];\n\n");
     attrs.iter().for_each(|(path, value)| text.push_str(&format!("  {path} = {value};\n")));
     text + "}\n"
@@ -227,7 +272,7 @@ fn configuration(new: New<'_>, user: &str, purpose: Option<&str>, model: Option<
 mod tests {
     use super::*;
 
-    const WEB: New<'static> = New { name: "web", config: "web", hostname: "web" };
+    const WEB: New<'static> = New { name: "web", config: "web", hostname: "web", image: None };
 
     #[test]
     fn a_name_is_replaced_where_it_is_one() {
@@ -275,6 +320,40 @@ mod tests {
     }
 
     #[test]
+    fn a_host_from_an_image_says_how_large_that_is_and_grows() {
+        let of = |disk: &str| texts(New { image: Some(disk.parse().unwrap()), ..WEB }, "fleet", None, None);
+        let texts = of("20G");
+        assert!(texts[1].1.contains("    type = \"disk\";\n    imageSize = \"8G\"; #"), "{}", texts[1].1);
+        assert!(texts[1].1.contains("\n    device = \"/dev/sda\";"), "{}", texts[1].1);
+        for line in ["  boot.growPartition = true;\n", "  fileSystems.\"/\".autoResize = true;\n"] {
+            assert!(texts[0].1.contains(line), "{}", texts[0].1);
+        }
+        assert!(of("4G")[1].1.contains("imageSize = \"4G\";"));
+        let own = "{ type = \"disk\"; imageSize = \"3G\"; }";
+        assert_eq!(with_image_size(own, "20G".parse().unwrap()), own);
+    }
+
+    #[test]
+    fn a_shared_layout_stays_shared() {
+        let text = "{ imports = [ ../../modules/uefi.nix ]; system.stateVersion = \"25.05\"; }";
+        let model = Model {
+            name: "a".into(),
+            hostname: None,
+            configuration: module_text(text),
+            disko: None,
+            layout: Some("{ disko.devices.disk.a.type = \"EF00\"; }".into()),
+            hardware: None,
+            home: None,
+        };
+        let texts = texts(WEB, "fleet", None, Some(&model));
+        assert_eq!(
+            texts.iter().map(|(file, _)| *file).collect::<Vec<_>>(),
+            ["configuration.nix", "hardware-configuration.nix"]
+        );
+        assert!(texts[0].1.contains("../../modules/uefi.nix") && !texts[0].1.contains("./disko.nix"));
+    }
+
+    #[test]
     fn what_a_model_has_for_itself_is_not_taken_over() {
         let text = "{ lib, ... }:\n{\n  imports = [ (import ../common.nix \"a\") ./disko.nix ./nginx.nix ];\n  boot.loader.grub.enable = true;\n  services.nginx.enable = true;\n  networking.interfaces.eth0.ipv4.addresses = [ ];\n  system.stateVersion = \"24.11\";\n}\n";
         let model = Model {
@@ -282,6 +361,7 @@ mod tests {
             hostname: None,
             configuration: module_text(text),
             disko: Some("{ type = \"EF00\"; device = \"/dev/vda\"; }".into()),
+            layout: Some("{ type = \"EF00\"; device = \"/dev/vda\"; }".into()),
             hardware: None,
             home: Some("{ home.username = \"a\"; }".into()),
         };

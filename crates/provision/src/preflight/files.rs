@@ -7,6 +7,7 @@ use fleet_core::{
     child::{self, Command},
     deadline::Deadline,
     definitions::ManagedVm,
+    disk_layout,
     repo::Repo,
 };
 
@@ -21,10 +22,11 @@ use crate::{
 /// Everything under `hosts/NAME/` that the installation reads must be there, and known to git.
 pub(super) fn check(repo: &Repo, vm: &ManagedVm, commits: bool, faults: &mut Faults) {
     let dir = repo.host_dir(&vm.nixos_config);
+    let shared = !dir.join("disko.nix").is_file() && layout(repo, &dir).is_some();
     let missing: Vec<String> = ["configuration.nix", "disko.nix"]
         .iter()
         .map(|file| dir.join(file))
-        .filter(|path| !path.is_file())
+        .filter(|path| !path.is_file() && (!shared || !path.ends_with("disko.nix")))
         .map(|path| path.strip_prefix(repo.root()).unwrap_or(&path).display().to_string())
         .collect();
     if !missing.is_empty() {
@@ -40,7 +42,7 @@ pub(super) fn check(repo: &Repo, vm: &ManagedVm, commits: bool, faults: &mut Fau
         );
         return;
     }
-    if !imports_disko(repo, &dir) {
+    if !shared && !imports_disko(repo, &dir) {
         faults.add(
             Error::failed(format!(
                 "nothing imports hosts/{0}/disko.nix: the installer would find no disk layout",
@@ -98,13 +100,16 @@ fn nix_files(dir: &Path, host: &Path, depth: usize, found: &mut Vec<PathBuf>) {
     }
 }
 
+/// The texts of the host's disk layout: its own file's, or those of one that its configuration imports instead.
+fn layout(repo: &Repo, dir: &Path) -> Option<String> {
+    disk_layout::of_host(repo.root(), dir)
+}
+
 /// How the host's disk layout boots: by the partitions that firmware looks for, as disko takes their types. `EF00` is
 /// an EFI system partition, `EF02` one for a boot loader that the BIOS starts, both sgdisk's codes; their GUIDs say
 /// the same, and so does parted's flag in layouts of disko's older kind.
 pub(super) fn boots(repo: &Repo, vm: &ManagedVm) -> Boots {
-    let file = repo.host_dir(&vm.nixos_config).join("disko.nix");
-    let text = std::fs::read_to_string(file).unwrap_or_default();
-    boots_by(&text)
+    boots_by(&layout(repo, &repo.host_dir(&vm.nixos_config)).unwrap_or_default())
 }
 
 fn boots_by(layout: &str) -> Boots {
@@ -123,9 +128,34 @@ fn boots_by(layout: &str) -> Boots {
 
 /// Whether the image that the host's disk layout asks for is no larger than the VM's disk, as far as the file tells.
 pub(super) fn image_fits(repo: &Repo, vm: &ManagedVm) -> Result<()> {
-    let file = repo.host_dir(&vm.nixos_config).join("disko.nix");
-    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let text = layout(repo, &repo.host_dir(&vm.nixos_config)).unwrap_or_default();
     disk_image::asked_for(&text).map_or(Ok(()), |size| disk_image::fits(vm, size))
+}
+
+/// What an image is likely to lack: disko makes it 2 GB unless told otherwise, and NixOS grows its root only when told to.
+pub(super) fn image_lacks(repo: &Repo, vm: &ManagedVm) -> Vec<String> {
+    let dir = repo.host_dir(&vm.nixos_config);
+    let mut files = Vec::new();
+    nix_files(repo.root(), &dir, 0, &mut files);
+    let texts = files.iter().filter_map(|path| std::fs::read_to_string(path).ok());
+    let text = texts.chain(layout(repo, &dir)).collect::<Vec<_>>().join("\n");
+    let words = fleet_core::nix::code_words(&text);
+    let lacks = |name: &str| words.iter().all(|word| word != name);
+    let mut warnings = Vec::new();
+    if lacks("imageSize") {
+        warnings.push(format!(
+            "no file of hosts/{0}/ sets imageSize: disko makes an image of 2 GB, which a system hardly fits in; \
+             give disko.devices.disk.NAME one in hosts/{0}/disko.nix, such as imageSize = \"8G\"",
+            vm.nixos_config
+        ));
+    }
+    if lacks("growPartition") && lacks("repart") {
+        warnings.push(format!(
+            "no file of hosts/{}/ sets boot.growPartition: its root stays as large as in the image",
+            vm.nixos_config
+        ));
+    }
+    warnings
 }
 
 /// A flake in a git repository sees only what git knows: files that were never added are not there for it.
@@ -192,7 +222,7 @@ pub(crate) fn would_change(repo: &Repo, tools: &Tools, args: &[&str], doing: &st
 
 #[cfg(test)]
 mod tests {
-    use super::{Boots, boots_by, nix_files};
+    use super::*;
 
     #[test]
     fn a_layout_boots_by_its_partitions_however_their_type_is_written() {
@@ -219,6 +249,50 @@ mod tests {
             assert_eq!(boots_by(&disk(partitions)), boots, "{partitions}");
         }
         assert_eq!(boots_by("import ../common/disk.nix { device = \"/dev/sda\"; }"), Boots::Any);
+    }
+
+    #[test]
+    fn a_layout_that_is_shared_counts_and_a_file_of_its_own_is_not_asked_for() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| {
+            let path = root.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("flake.nix", "{ }");
+        write(
+            "vms/definitions.nix",
+            "{ proxmox.host = \"prom\"; managed.web = { vmid = 110; cores = 1; memory = 2048; disk = \"4G\"; storage = \"local\"; }; }",
+        );
+        write("hosts.nix", "{ }");
+        write(
+            "modules/uefi.nix",
+            "{ device }: { disko.devices.disk.main.content.partitions.ESP.type = \"EF00\"; }",
+        );
+        write(
+            "hosts/web/configuration.nix",
+            "{ imports = [ (import ../../modules/uefi.nix { device = \"/dev/sda\"; }) ]; }",
+        );
+        let repo = Repo::at(root.path()).unwrap();
+        let definitions =
+            fleet_core::definitions::Definitions::load(&repo, fleet_core::nix::NixMode::Embedded);
+        let definitions = definitions.unwrap();
+        let vm = definitions.managed("web").unwrap();
+        let found = || {
+            let mut faults = Faults::default();
+            check(&repo, vm, false, &mut faults);
+            (faults.count(), boots(&repo, vm))
+        };
+        assert_eq!(found(), (0, Boots::Uefi));
+        let lacks = image_lacks(&repo, vm);
+        assert!(lacks[0].contains("imageSize") && lacks[1].contains("growPartition"), "{lacks:?}");
+        write("hosts/web/configuration.nix", "{ boot.growPartition = true; imports = [ ./disko.nix ]; }");
+        assert_eq!(found(), (1, Boots::Any));
+        write("hosts/web/disko.nix", "import ../../modules/uefi.nix { device = \"/dev/sda\"; }");
+        assert_eq!(found(), (0, Boots::Uefi));
+        write("modules/uefi.nix", "{ device }: { disko.devices.disk.main = { imageSize = \"8G\"; }; }");
+        assert_eq!(image_lacks(&repo, vm), [] as [String; 0]);
+        assert!(image_fits(&repo, vm).is_err());
     }
 
     #[test]
