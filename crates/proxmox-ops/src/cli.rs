@@ -73,9 +73,7 @@ impl Cli {
 
     /// Runs the verb.
     pub fn run(&self) -> Result<()> {
-        // What the arguments alone decide comes before the files, and these before any connection.
         match &self.verb {
-            Verb::Destroy(verb) => verb.check()?,
             // These need no repository.
             Verb::Completions(verb) => return verb.run(self.ui(), Cli::command()),
             Verb::Man(verb) => return verb.run(self.ui(), Cli::command()),

@@ -45,6 +45,11 @@ impl ChangeOptions {
         Deadline::secs(self.wait.unwrap_or(900))
     }
 
+    /// The same where the guest gets so many seconds of it: these and two minutes for the node, unless something is given.
+    pub fn deadline_of_guest(&self, timeout: u64) -> Deadline {
+        Deadline::secs(self.wait.unwrap_or_else(|| 900.max(timeout.saturating_add(120))))
+    }
+
     /// The same for what reads and writes whole disks.
     pub fn long_deadline(&self) -> Deadline {
         Deadline::secs(self.wait.unwrap_or(fleet_core::protocol::six_hours()))
@@ -166,5 +171,22 @@ pub fn vmid_of(entry: &Entry<'_>) -> Vmid {
         Entry::Imported(vm) => vm.vmid,
         Entry::Managed(vm) => vm.vmid,
         Entry::Template(template) => template.vmid,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_guest_that_gets_long_is_waited_for() {
+        let options =
+            |wait| ChangeOptions { change: ChangeArgs { dry_run: false, yes: false }, unmanaged: None, wait };
+        let left = |wait, timeout| options(wait).deadline_of_guest(timeout).left();
+        assert!(left(None, 3600) > Duration::from_secs(3600));
+        let usual = left(None, 180);
+        assert!(usual > Duration::from_secs(800) && usual <= Duration::from_secs(900));
+        assert!(left(Some(10), 3600) <= Duration::from_secs(10));
     }
 }

@@ -42,6 +42,8 @@ fn imported_vms_are_never_changed() {
         &["cloudinit-drive", "104"],
         &["cloudinit-config", "104", KEY],
         &["destroy", "doc1", "yes", "--yes"],
+        &["destroy", "104"],
+        &["destroy", "doc1", "no"],
         &["clone", "9002", "104", "doc1"],
         &["template", "104"],
         &["create-template", "104", "--import", "local:import/x.qcow2", "--name", "doc1"],

@@ -41,7 +41,7 @@ pub struct Destroy {
 
 impl Destroy {
     /// What the arguments alone decide: the word is there, or its stead can be asked for.
-    pub fn check(&self) -> Result<()> {
+    fn check(&self) -> Result<()> {
         match self.word.as_deref() {
             Some("yes") => Ok(()),
             None if self.options.change.dry_run || can_ask() => Ok(()),
@@ -53,7 +53,9 @@ impl Destroy {
 
     /// Runs it.
     pub fn run(&self, cx: &Context) -> Result<()> {
+        // Who may not be destroyed at all is not told how.
         let permit = cx.permit(&self.vm, &self.options, Operation::Destroy, "destroy")?;
+        self.check()?;
         let vmid = permit.vmid();
         if self.options.change.dry_run {
             return cx.show(&[Call::destroy(&permit, &cx.node_name()?, true)]);

@@ -54,7 +54,13 @@ fn power(cx: &Context, vm: &VmRef, options: &ChangeOptions, action: power::Actio
         return cx.show(&[action.call(&permit, &cx.node_name()?)]);
     }
     let vmid = permit.vmid();
-    let (cluster, deadline) = (cx.connect()?, options.deadline());
+    let deadline = match action {
+        power::Action::Shutdown { timeout, .. } | power::Action::Reboot { timeout } => {
+            options.deadline_of_guest(timeout)
+        }
+        power::Action::Start | power::Action::Stop => options.deadline(),
+    };
+    let cluster = cx.connect()?;
     let changed = power::act(&cluster, &permit, action, deadline, &mut cx.progress())?;
     let (done, nothing) = match action {
         power::Action::Start => ("started", "is running already"),

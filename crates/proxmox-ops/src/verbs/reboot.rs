@@ -15,7 +15,7 @@ pub struct Reboot {
     #[arg(value_name = "VMID")]
     vm: VmRef,
     /// Seconds that the guest gets to shut down
-    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
     #[command(flatten)]
     options: ChangeOptions,

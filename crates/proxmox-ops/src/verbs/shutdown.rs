@@ -15,7 +15,7 @@ pub struct Shutdown {
     #[arg(value_name = "VMID")]
     vm: VmRef,
     /// Seconds that the guest gets
-    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
     /// Power it off when the guest did not shut down in time
     #[arg(long)]
