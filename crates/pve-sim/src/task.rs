@@ -210,7 +210,15 @@ where
         }
         let outcome = match failure {
             _ if killed == Some(false) && !dies => Err(KILLED.to_owned()),
-            Some(message) => Err(message),
+            Some(message) => {
+                // A restore takes its lock off again, and leaves the rest.
+                if kind == "qmrestore" {
+                    worker.node.change(|d| {
+                        d.vms.entry(id).or_default();
+                    });
+                }
+                Err(message)
+            }
             None if kind != "qmclone" && worker.is_stopped() => Err("received interrupt".to_owned()),
             None => work(worker.clone()).await,
         };

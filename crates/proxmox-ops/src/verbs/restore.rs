@@ -4,7 +4,8 @@ use clap::Args;
 use fleet_core::{
     Error, Kind, Result,
     guard::Operation,
-    types::{MacAddr, StorageId, VmRef, Vmid},
+    protocol::VmConfig,
+    types::{DiskSlot, MacAddr, StorageId, VmRef, Vmid},
 };
 
 use super::{cloudinit_drive::storage_for, create_template::volume};
@@ -98,20 +99,24 @@ impl Restore {
         let node = cx.place(&cluster, vmid)?;
         let name = node.name(deadline)?.clone();
         if let Some(there) = cluster.resource(vmid)? {
-            return Err(Error::conflict(format!("can not restore into VMID {vmid}: it is taken"))
+            let taken = Error::conflict(format!("can not restore into VMID {vmid}: it is taken"))
                 .now(format!(
                     "{vmid} is '{}' on the node '{}'",
                     there.name.as_deref().unwrap_or("-"),
                     there.node
                 ))
-                .now("nothing was changed")
-                .hint("`proxmox-ops next-vmid` prints a free VMID"));
+                .now("nothing was changed");
+            let config = cluster.on(vmid, |node| config::read(node, vmid, deadline));
+            return Err(match config {
+                Ok(config) if is_empty(&config) => left_empty(&config, taken),
+                _ => taken.hint("`proxmox-ops next-vmid` prints a free VMID"),
+            });
         }
         self.refuse_twin(vmid, &cluster)?;
         cx.ui.step(format!("Restoring {} into VM {vmid}...", self.archive));
         let call = Call::create(&permit, &name, &settings);
         let mut done = || match config::read(&node, vmid, deadline) {
-            Ok(config) => Ok(Some(!config.settings.contains_key("lock"))),
+            Ok(config) => Ok(Some(!config.settings.contains_key("lock") && has_drive(&config))),
             Err(e) if e.kind() == Kind::NotFound => Ok(Some(false)),
             Err(e) => Err(e),
         };
@@ -122,8 +127,12 @@ impl Restore {
             turns.seen(line);
             progress(line);
         };
-        tasks::run_or_look(&node.api, &permit, &call, subject, deadline, &mut progress, &mut done)
-            .map_err(|e| self.missing(e))?;
+        tasks::run_or_look(&node.api, &permit, &call, subject, deadline, &mut progress, &mut done).map_err(
+            |e| match config::read(&node, vmid, read_deadline()) {
+                Ok(config) if is_empty(&config) => left_empty(&config, self.missing(e)),
+                _ => self.missing(e),
+            },
+        )?;
         let restored = config::read(&node, vmid, deadline)?;
         if restored.marker.is_none() {
             cx.ui.warn(format!(
@@ -135,6 +144,23 @@ impl Restore {
         }
         cx.changed(vmid, true, &format!("VM {vmid} is restored from {}", self.archive), "")
     }
+}
+
+fn has_drive(config: &VmConfig) -> bool {
+    config.settings.keys().any(|key| key.parse::<DiskSlot>().is_ok())
+}
+
+/// What a restore that failed leaves: its lock is taken off, and the configuration says nothing.
+fn is_empty(config: &VmConfig) -> bool {
+    let says = |key: &str| config.settings.contains_key(key);
+    !has_drive(config) && !says("lock") && !says("name") && config.marker.is_none()
+}
+
+fn left_empty(config: &VmConfig, error: Error) -> Error {
+    let VmConfig { vmid, node, .. } = config;
+    error
+        .now(format!("VM {vmid} on the node '{node}' is empty, without a name or a disk: a restore that failed leaves that"))
+        .hint(format!("`qm destroy {vmid}` on the node '{node}' removes it; then run this again"))
 }
 
 /// The VMID of the VM in a backup, by its name: `backup/vzdump-qemu-110-….vma.zst` in a directory,
