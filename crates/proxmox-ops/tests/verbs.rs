@@ -11,6 +11,24 @@ fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
 }
 
+/// A copy of raw disks would be raw: on a storage of files it takes no snapshots.
+#[test]
+fn a_full_clone_of_raw_disks_takes_snapshots() {
+    let bench = Bench::new();
+    bench.sim.node().change(|d| {
+        let raw = |text: &str| text.replace(".qcow2", ".raw");
+        d.volumes = std::mem::take(&mut d.volumes)
+            .into_iter()
+            .map(|(id, volume)| if id.contains("base-9002-") { (raw(&id), volume) } else { (id, volume) })
+            .collect();
+        let template = d.vms.get_mut(&9002).unwrap();
+        template.main.values_mut().filter(|v| v.contains("base-9002-")).for_each(|v| *v = raw(v));
+    });
+    bench.clone_110();
+    let config = bench.sim.config(110).unwrap();
+    assert!(config.get("scsi0").is_some_and(|disk| disk.contains(".qcow2")), "{config:?}");
+}
+
 #[test]
 fn the_whole_way_of_a_vm() {
     let bench = Bench::new();
@@ -446,6 +464,22 @@ fn a_restore_beside_the_original_has_addresses_of_its_own() {
     let ran = bench.run(&["restore", volume, "110"]);
     assert_eq!((ran.code, net(110)), (0, first), "{}", ran.err);
     assert!(ran.err.contains("VM 110 has the MAC address of 778"), "{}", ran.err);
+}
+
+#[test]
+fn what_a_restore_that_failed_leaves_is_told() {
+    let bench = Bench::new();
+    bench.clone_110();
+    let made = json(&bench.ok(&["backup", "110", "--json"]));
+    let volume = made["volume"].as_str().unwrap();
+    let message = "command 'zstd -q -d -c' failed: got signal 13".to_owned();
+    bench.sim.inject(Fault::TaskFails { kind: "qmrestore".into(), message });
+    for code in [1, 4] {
+        let ran = bench.run(&["restore", volume, "777", "--unmanaged", "777"]);
+        assert_eq!(ran.code, code, "{}", ran.err);
+        assert!(ran.err.contains("VM 777 on the node 'prom' is empty"), "{}", ran.err);
+        assert!(ran.err.contains("hint: `qm destroy 777` on the node 'prom' removes it"), "{}", ran.err);
+    }
 }
 
 #[test]

@@ -122,6 +122,12 @@ impl Call {
         }
     }
 
+    /// The same, its disks copied into this format.
+    pub fn in_format(mut self, format: &str) -> Call {
+        self.params.push(("format".to_owned(), format.to_owned()));
+        self
+    }
+
     /// Changes settings. Values are plain: what has to be encoded is encoded here.
     pub fn configure<'a>(
         permit: &Permit,

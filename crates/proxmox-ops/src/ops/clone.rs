@@ -16,7 +16,7 @@ use fleet_core::{
 use super::{
     Progress,
     cloned::{Found, Ours, proven, remains, taken, unfinished},
-    config, host, queue,
+    config, create, host, queue,
 };
 use crate::{
     api::call::Call,
@@ -85,6 +85,10 @@ fn from(
         cluster.node(target)?;
     }
     let call = Call::clone_vm(permit, &name, request, target);
+    let call = match format(source, &template, request, deadline) {
+        Some(format) => call.in_format(format),
+        None => call,
+    };
     let allocated = request.storage.as_ref().map_or_else(|| storages(&template), |s| [s.to_string()].into());
     let sent = Instant::now();
     let mut before = None;
@@ -128,6 +132,30 @@ fn from(
 fn storages(config: &VmConfig) -> BTreeSet<String> {
     let disks = config.settings.iter().filter(|(key, value)| is_disk(key) && !value.starts_with("none"));
     disks.filter_map(|(_, value)| Some(value.split(',').next()?.split_once(':')?.0.to_owned())).collect()
+}
+
+/// The format that the node does not take by itself: a copy has its source's where the storage can have it, and a raw
+/// one on a storage of files takes no snapshots.
+fn format(
+    source: &Node,
+    template: &VmConfig,
+    request: &CloneRequest,
+    deadline: Deadline,
+) -> Option<&'static str> {
+    let raw = |(key, value): (&String, &String)| {
+        let file = value.split(',').next().unwrap_or_default();
+        is_disk(key)
+            && !config::is_cloudinit(value)
+            && !value.contains("media=cdrom")
+            && !file.ends_with(".qcow2")
+    };
+    if !request.full || !template.settings.iter().any(raw) {
+        return None;
+    }
+    let formats = create::Formats::default();
+    let onto = request.storage.as_ref().map_or_else(|| storages(template), |s| [s.to_string()].into());
+    let mut all = onto.iter().map(|storage| formats.on(source, storage, deadline));
+    all.next().flatten().filter(|format| all.all(|other| other == Some(*format)))
 }
 
 fn is_disk(key: &str) -> bool {

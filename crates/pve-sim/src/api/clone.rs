@@ -236,7 +236,9 @@ async fn drive_copy(
     }
     worker.say(format!("create full clone of drive {slot} ({volume})"));
     let target = p.get("storage").unwrap_or(name).to_owned();
-    let format = if cloudinit { "qcow2" } else { p.get("format").unwrap_or("qcow2") }.to_owned();
+    // A copy has the format of what it is of.
+    let own = volume.rsplit_once('.').map_or("raw", |(_, suffix)| suffix);
+    let format = if cloudinit { "qcow2" } else { p.get("format").unwrap_or(own) }.to_owned();
     let at_work = node.ledger.begin(Party::Node, format!("allocates on {target}"));
     let id = node.change(|d| {
         if !storage::has_room(node, d, &target, size) {
