@@ -380,17 +380,20 @@ fn struck_while_the_template_is_copied() {
     });
 }
 
-/// A run whose clone was killed, as by a power failure of the node: a locked configuration that does not say whose it
-/// is, and a volume.
-fn killed_clone(bench: &Bench, args: &[&str]) -> Output {
-    let message = "received interrupt".to_owned();
-    bench.sim.inject(Fault::TaskFails { kind: "qmclone".to_owned(), message });
+/// A run whose clone was killed, as by a power failure of the node, when it had copied so many of the template's two
+/// drives, and a volume of which no configuration says anything: what is left is locked, and says whose it is only with
+/// the first drive.
+fn killed_clone(bench: &Bench, args: &[&str], drives: u32) -> Output {
+    bench.sim.inject(Fault::CloneKilled { drives });
     let first = bench.run(args);
-    assert_eq!(first.status.code(), Some(1), "{}", bench.seen(&first));
-    assert_eq!(bench.sim.config(VMID).unwrap().get("lock"), Some("clone"));
+    let seen = bench.seen(&first);
+    assert_eq!(first.status.code(), Some(1), "{seen}");
+    let left = bench.sim.config(VMID).unwrap();
+    assert_eq!(left.get("lock"), Some("clone"), "{seen}");
+    let there = ["efidisk0", "scsi0"].map(|slot| left.get(slot).is_some());
+    assert_eq!(there, [drives > 0, drives > 1], "{left}");
+    assert_eq!(left.to_string().contains("name=test-automation vmid=110 nonce="), drives > 0, "{left}");
     bench.sim.node().change(|d| {
-        let log = &mut d.tasks.iter_mut().rfind(|task| task.kind == "qmclone").unwrap().log;
-        log.insert(0, format!("creating a clone of VM 9002 with ID {VMID}"));
         let base = d.volumes.iter().find(|(id, _)| id.contains("base-9002-disk-0")).unwrap();
         let part = pve_sim::data::Volume { vmid: Some(VMID), ctime: 0, ..base.1.clone() };
         d.volumes.insert(format!("nvmeprom:{VMID}/vm-{VMID}-disk-7.qcow2"), part);
@@ -398,32 +401,86 @@ fn killed_clone(bench: &Bench, args: &[&str]) -> Output {
     first
 }
 
-/// What a killed clone left is ours when the node's task is the one that our run had it start.
+/// Nothing of the VM's number is on the node.
+fn cleared(bench: &Bench, seen: &str) {
+    assert!(bench.sim.config(VMID).is_none(), "{seen}");
+    let of_it = |d: &pve_sim::data::Data| d.volumes.values().filter(|v| v.vmid == Some(VMID)).count();
+    assert_eq!(bench.sim.node().read(of_it), 0, "{seen}");
+}
+
+/// What a killed clone left is ours when the node's task is the one that our run had it start, however far it came.
 #[test]
 fn the_remainder_of_our_own_clone_is_removed_and_cloned_again() {
-    let bench = Bench::new();
     let args = &[NAME, "--yes", "--no-install"];
-    let first = killed_clone(&bench, args);
-    let changes = bench.sim.changes().len();
-    let dry = bench.run(&[NAME, "--dry-run", "--no-install"]);
-    let seen = bench.seen(&dry);
-    assert!(dry.status.success(), "{seen}");
-    assert!(seen.contains("1. Remove what a killed clone left, and clone template VM"), "{seen}");
-    let shown = "DELETE /nodes/prom/qemu/110 purge=1 destroy-unreferenced-disks=1 skiplock=1";
-    assert!(seen.contains(shown), "{seen}");
-    assert_eq!(bench.sim.changes().len(), changes, "{seen}");
-    finished(&bench, args, false, &first);
+    all(&[0, 1, 2], |drives| {
+        let bench = Bench::new();
+        let first = killed_clone(&bench, args, *drives);
+        let changes = bench.sim.changes().len();
+        let dry = bench.run(&[NAME, "--dry-run", "--no-install"]);
+        let seen = bench.seen(&dry);
+        assert!(dry.status.success(), "{seen}");
+        assert!(seen.contains("1. Remove what a killed clone left, and clone template VM"), "{seen}");
+        let shown = "DELETE /nodes/prom/qemu/110 purge=1 destroy-unreferenced-disks=1 skiplock=1";
+        assert!(seen.contains(shown), "{seen}");
+        assert_eq!(bench.sim.changes().len(), changes, "{seen}");
+        finished(&bench, args, false, &first);
+    });
+}
+
+/// Who wants no VM any more need not finish it first.
+#[test]
+fn the_remainder_of_our_own_clone_is_destroyed() {
+    let args = &[NAME, "--yes", "--no-install"];
+    all(&[0, 1, 2], |drives| {
+        let bench = Bench::new();
+        killed_clone(&bench, args, *drives);
+        let gone = bench.run(&["destroy", NAME, "--confirm", NAME, "--yes"]);
+        let seen = bench.seen(&gone);
+        assert!(gone.status.success(), "{seen}");
+        cleared(&bench, &seen);
+    });
     // A failed run takes it back when asked to.
     let bench = Bench::new();
-    killed_clone(&bench, args);
+    killed_clone(&bench, args, 0);
     let message = "it was not to be".to_owned();
     bench.sim.inject(Fault::TaskFails { kind: "qmclone".to_owned(), message });
     let undone = bench.run(&[NAME, "--yes", "--no-install", "--on-failure", "destroy"]);
     let seen = bench.seen(&undone);
     assert_eq!(undone.status.code(), Some(1), "{seen}");
-    assert!(bench.sim.config(VMID).is_none(), "{seen}");
-    let of_it = |d: &pve_sim::data::Data| d.volumes.values().filter(|v| v.vmid == Some(VMID)).count();
-    assert_eq!(bench.sim.node().read(of_it), 0, "{seen}");
+    cleared(&bench, &seen);
+}
+
+/// What a clone has written so far carries our marker and settings; the run that finds it waits for the rest.
+#[test]
+fn a_clone_that_goes_on_without_its_run_is_waited_for() {
+    let bench = Bench::new();
+    let args = &[NAME, "--yes", "--no-install"];
+    bench.sim.inject(Fault::CloneHeld { drives: 1 });
+    let mut child = start(&bench, args);
+    until("the first drive", 60, || {
+        assert!(child.try_wait().unwrap().is_none(), "it was never cloned");
+        bench.sim.config(VMID).is_some_and(|config| config.get("efidisk0").is_some())
+    });
+    Strike::KillRun.strike(&bench, &child);
+    let first = child.wait_with_output().unwrap();
+    let half = bench.sim.config(VMID).unwrap();
+    assert!(half.to_string().contains("name=test-automation vmid=110 nonce="), "{half}");
+    assert_eq!((half.lock(), half.get("scsi0")), (Some("clone"), None), "{half}");
+    // It looks at what is there a few times, and does nothing about it, until the clone is done.
+    let looks = || bench.sim.calls().iter().filter(|call| call.contains("/qemu/110/status/current")).count();
+    let (before, changes) = (looks(), bench.sim.changes());
+    let mut again = start(&bench, args);
+    until("its looks at the clone", 60, || again.try_wait().unwrap().is_some() || looks() > before + 2);
+    assert_eq!(bench.sim.changes(), changes);
+    bench.sim.clear_faults();
+    let again = again.wait_with_output().unwrap();
+    let seen = bench.seen(&again);
+    assert!(again.status.success(), "{seen}");
+    assert!(seen.contains("VM 110 is being made by an earlier run: waiting for it..."), "{seen}");
+    let cloned = bench.sim.changes().iter().filter(|change| change.contains("/clone")).count();
+    assert_eq!(cloned, 1, "{seen}");
+    assert!(bench.sim.config(VMID).unwrap().get("scsi0").unwrap().contains("size=20G"), "{seen}");
+    finished(&bench, args, false, &first);
 }
 
 /// A clone of several disks has its settings with the first of them, and our marker: it is not taken for whole.
@@ -467,7 +524,7 @@ fn a_clone_that_was_killed_between_two_disks_is_not_gone_on_with() {
 fn the_remainder_of_a_strangers_clone_is_told_at_once() {
     let bench = Bench::new();
     let args = &[NAME, "--yes", "--no-install"];
-    killed_clone(&bench, args);
+    killed_clone(&bench, args, 0);
     let changes = bench.sim.changes().len();
     let refused = |code: i32, words: &[&str]| {
         let again = bench.run(args);

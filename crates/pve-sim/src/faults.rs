@@ -113,6 +113,16 @@ pub enum Fault {
         /// Whether it still cleans up after itself (a signal that it hears), or leaves what it had begun (signal 9).
         cleaned: bool,
     },
+    /// The worker of the next clone is killed with signal 9 when it has copied so many drives.
+    CloneKilled {
+        /// How many; none, and nothing but the lock is written.
+        drives: u32,
+    },
+    /// A clone goes no further than so many drives, which it has copied and written down, until this is cleared.
+    CloneHeld {
+        /// How many.
+        drives: u32,
+    },
     /// Tasks of this type take so long.
     TaskSlow {
         /// `qmclone`, …, or `any`; `ha-manager` for what comes before that one's tasks.

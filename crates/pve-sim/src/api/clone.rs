@@ -8,6 +8,7 @@ use super::{Call, Fail, Reply, config, disks, storage};
 use crate::{
     cluster,
     conf::{self, VmConf},
+    faults::Fault,
     guest::Guest,
     keys,
     ledger::Party,
@@ -180,22 +181,42 @@ async fn run(
         .map(|(k, v)| (k.clone(), v.clone()))
         .collect();
     new.retain(|slot, _| drives.iter().all(|(cloned, _)| cloned != slot));
-    for (slot, drive) in drives {
+    copied(node, worker, 0).await?;
+    for ((slot, drive), count) in drives.into_iter().zip(1..) {
         let cloned = drive_copy(node, worker, p, newid, full, &slot, &drive).await?;
         new.insert(slot, cloned);
         // With each drive the whole configuration is written, still locked.
         let mut main = new.clone();
         main.insert("lock".to_owned(), "clone".to_owned());
         node.change(|d| d.vms.insert(newid, VmConf { main, ..VmConf::default() }));
-        if worker.dies() {
-            return Err(task::KILLED.to_owned());
-        }
+        copied(node, worker, count).await?;
     }
     node.change(|d| {
         d.vms.insert(newid, VmConf { main: new, ..VmConf::default() });
         let guest = d.guests.get(&vmid).map_or_else(Guest::default, Guest::copy_of);
         d.guests.insert(newid, guest);
     });
+    Ok(())
+}
+
+/// What may happen to a clone that has copied so many drives.
+async fn copied(node: &Arc<Node>, worker: &Worker, count: u32) -> Result<(), String> {
+    let killed = node.fault(|f| match f {
+        Fault::CloneKilled { drives } if *drives == count => Some(((), true)),
+        _ => None,
+    });
+    if killed.is_some() || (count == 1 && worker.dies()) {
+        return Err(task::KILLED.to_owned());
+    }
+    let held = || {
+        node.fault(|f| match f {
+            Fault::CloneHeld { drives } if *drives == count => Some(((), false)),
+            _ => None,
+        })
+    };
+    while held().is_some() && !worker.is_stopped() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     Ok(())
 }
 
