@@ -13,26 +13,9 @@ use std::{
     process::Stdio,
 };
 
-use common::{Bench, until};
+use common::{Bench, by_image, calls, instead, script, until};
 use pve_sim::{faults::Fault, guest::Os, testing::Sim, world::World};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
-
-/// Puts a shell script in the place of a program.
-fn script(bench: &Bench, name: &str, text: &str) {
-    let path = bench.sim.dir().join("bin").join(name);
-    let _ = std::fs::remove_file(&path);
-    std::fs::write(&path, format!("#!/bin/bash\n{text}\n")).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
-}
-
-/// The calls of nixos-anywhere that the last run wrote down.
-fn calls(bench: &Bench) -> Vec<String> {
-    let log = bench.run(&["log", "--json"]);
-    let text = String::from_utf8(log.stdout).unwrap();
-    let records = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    let commands = records.filter_map(|record| record["command"].as_str().map(str::to_owned));
-    commands.filter(|command| command.contains("--phases")).collect()
-}
 
 #[test]
 fn the_system_is_built_here_and_again_when_the_fleet_knows_the_vm() {
@@ -211,12 +194,6 @@ fn a_phase_that_gets_nowhere_is_ended_when_the_machine_does_not_answer() {
     assert!(seen.contains("hint: all that it said: "), "{seen}");
     assert!(seen.contains("hint: `provision-vm test-automation` continues from here\n"), "{seen}");
     is_gone(group);
-}
-
-/// Runs the stand-in for nixos-anywhere as `real`, or this instead of it.
-fn instead(bench: &Bench, text: &str) {
-    let real = "real() { \"$(readlink -f \"$(dirname \"$0\")/nix\")\" nixos-anywhere \"$@\"; }";
-    script(bench, "nixos-anywhere", &format!("{real}\n{text}\nreal \"$@\""));
 }
 
 #[test]
@@ -522,17 +499,6 @@ fn a_run_by_an_image_that_was_killed_goes_on() {
     let key = bench.sim.guest_host_key(110).unwrap();
     assert!(bench.fleet.read("hosts.nix").contains(key.split_whitespace().nth(1).unwrap()));
     assert_eq!(bench.fleet.status(), "");
-}
-
-/// A definition of the VM as one that is made of an image, in a fleet without a template.
-fn by_image(bench: &Bench) {
-    let definition = "nixosConfig = \"test-automation\";";
-    bench.fleet.edit("vms/definitions.nix", definition, &format!("{definition} install = \"image\";"));
-    let text = bench.fleet.read("vms/definitions.nix");
-    let (before, rest) = text.split_once("  template = {").unwrap();
-    let (_, after) = rest.split_once("};").unwrap();
-    bench.fleet.write("vms/definitions.nix", &format!("{before}{after}"));
-    bench.fleet.commit("an image, and no template");
 }
 
 #[test]

@@ -23,9 +23,9 @@ use std::{
     time::Duration,
 };
 
-use common::{Bench, until};
+use common::{Bench, by_image, until};
 use post_provision::{identity::Identity, sops};
-use pve_sim::{faults::Fault, guest::Os, testing::operator_identity};
+use pve_sim::{faults::Fault, guest::Os, log::What, testing::operator_identity};
 use rustix::process::{Pid, Signal, kill_process};
 
 const NAME: &str = "test-automation";
@@ -34,6 +34,8 @@ const VMID: u32 = 110;
 const TO_SSH: &[&str] = &["clone", "configure", "grow", "start", "address", "host-key", "ssh"];
 /// The steps that only a run with the installation has.
 const TO_FLEET: &[&str] = &["kexec", "integrate", "install", "reboot", "verify", "detach"];
+/// The steps that only a run has which makes the VM of an image.
+const OF_IMAGE: &[&str] = &["build", "upload", "create"];
 
 /// When it strikes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -84,7 +86,9 @@ fn reached(bench: &Bench, step: &str, when: When) -> bool {
     let of_step = format!("\"step\":\"{step}\"");
     text.lines().filter(|line| line.contains(&of_step)).any(|line| match when {
         // What only looks asks for nothing that is written down.
-        When::In if ["host-key", "ssh", "verify", "address"].contains(&step) => line.contains("\"started\""),
+        When::In if ["host-key", "ssh", "verify", "address", "build", "upload"].contains(&step) => {
+            line.contains("\"started\"")
+        }
         When::In => ["\"request\"", "\"command\"", "\"ended\""].iter().any(|event| line.contains(event)),
         When::After => line.contains("\"event\":\"ended\""),
     })
@@ -135,7 +139,11 @@ impl Strike {
 /// Runs, strikes when it has come so far, and lets the same command finish; then looks at what is there.
 fn struck(strike: Strike, step: &str, when: When) {
     let bench = Bench::new();
-    let whole = TO_FLEET.contains(&step);
+    let image = OF_IMAGE.contains(&step);
+    if image {
+        by_image(&bench);
+    }
+    let whole = image || TO_FLEET.contains(&step);
     let args: &[&str] = if whole { &[NAME, "--yes"] } else { &[NAME, "--yes", "--no-install"] };
     let mut child = start(&bench, args);
     // `After` the last step there may be nothing left to strike.
@@ -159,8 +167,8 @@ fn finished(bench: &Bench, args: &[&str], whole: bool, first: &Output) {
     }
     let sim = &bench.sim;
     let changes = sim.changes();
-    let clones = changes.iter().filter(|c| c.contains("/clone")).count();
-    assert!(clones >= 1, "{seen}");
+    let makes = |change: &&String| change.contains("/clone") || *change == "POST /nodes/prom/qemu";
+    assert!(changes.iter().filter(makes).count() >= 1, "{seen}");
     // One VM, and nothing of another.
     let mut known: Vec<u32> = sim.node().read(|d| d.vms.keys().copied().collect());
     known.sort_unstable();
@@ -168,12 +176,20 @@ fn finished(bench: &Bench, args: &[&str], whole: bool, first: &Output) {
     let config = sim.config(VMID).unwrap();
     assert!(config.get("lock").is_none(), "{seen}");
     assert_eq!(sim.guest(VMID).unwrap().0, if whole { Os::Nixos } else { Os::CloudImage }, "{seen}");
+    // What is remembered of it is its own key.
+    let key = sim.guest_host_key(VMID).unwrap();
+    let blob = key.split_whitespace().nth(1).unwrap();
+    let record = sim.dir().join(format!("home/.local/state/fleet/vms/{NAME}-{VMID}.json"));
+    let record: serde_json::Value = serde_json::from_slice(&std::fs::read(record).unwrap()).unwrap();
+    assert_eq!(record["host_keys"][0].as_str().unwrap().split_whitespace().nth(1), Some(blob), "{seen}");
     // Every volume of its own belongs to its configuration.
     let text = format!("{config:?}");
     let volumes: Vec<String> = sim.node().read(|d| d.volumes.keys().cloned().collect());
     for volume in volumes.iter().filter(|volume| volume.contains(&format!("vm-{VMID}-"))) {
         assert!(text.contains(volume.as_str()), "{volume} belongs to nobody: {text}\n{seen}");
     }
+    // No image is left on the node.
+    assert_eq!(walk(&sim.node().file("/var/tmp")), [] as [String; 0], "{seen}");
     // Nothing of the host key is left on the node, nor of the run in memory.
     let snippets = walk(sim.node().file("/").as_path());
     assert!(!snippets.iter().any(|path| path.contains("/snippets/")), "{snippets:?}\n{seen}");
@@ -185,8 +201,6 @@ fn finished(bench: &Bench, args: &[&str], whole: bool, first: &Output) {
     assert!(state.iter().all(|path| path.ends_with("/lock")), "{state:?}\n{seen}");
     assert!(!bench.fleet.path().join(".git/index.lock").exists(), "{seen}");
     if whole {
-        let key = sim.guest_host_key(VMID).unwrap();
-        let blob = key.split_whitespace().nth(1).unwrap();
         assert!(bench.fleet.read("hosts.nix").contains(blob), "{seen}");
         let operator = std::fs::read_to_string(operator_identity()).unwrap();
         let operator =
@@ -272,12 +286,17 @@ fn struck_in_and_after_each_step() {
             if n % 2 == 0 { When::After } else { When::In },
         ));
     }
+    for (n, step) in OF_IMAGE.iter().enumerate() {
+        cases.push((Strike::KillRun, step, When::In));
+        cases.push((STRIKES[1 + n], step, When::In));
+        cases.push((STRIKES[3 + n], step, When::After));
+    }
     all(&cases, struck_at);
 }
 
 fn struck_everywhere_by_everything() {
     let mut cases = Vec::new();
-    for step in TO_SSH.iter().chain(TO_FLEET) {
+    for step in TO_SSH.iter().chain(TO_FLEET).chain(OF_IMAGE) {
         for strike in STRIKES {
             cases.extend([When::In, When::After].map(|when| (*strike, *step, when)));
         }
@@ -292,6 +311,8 @@ enum Then {
     Nothing,
     /// The run fails with this code, or gets over it; without the fault the same command finishes.
     Fails(i32),
+    /// It ends with this code, and nobody was logged in to on the VM; without the fault the same command finishes.
+    Ends(i32),
     /// It is refused with this code, nothing is changed, and without the fault the same command finishes.
     Refused(i32),
 }
@@ -311,7 +332,7 @@ fn faults_of_the_world() {
         (Fault::LockTimeout { vmid: VMID, times: 1 }, Then::Fails(1)),
         (Fault::StorageFull { storage: "nvmeprom".to_owned() }, Then::Refused(1)),
         (Fault::LoginRefused, Then::Refused(6)),
-        (Fault::HostKeyChanged { vmid: VMID }, Then::Fails(6)),
+        (Fault::HostKeyChanged { vmid: VMID }, Then::Ends(6)),
         (task_fails("qmstart"), Then::Fails(1)),
         (Fault::TaskWarnings { kind: "qmclone".to_owned(), count: 1 }, Then::Nothing),
     ];
@@ -331,6 +352,12 @@ fn faults_of_the_world() {
             Then::Nothing => assert!(first.status.success(), "{seen}"),
             Then::Fails(code) => {
                 assert!([Some(0), Some(*code)].contains(&first.status.code()), "{seen}");
+            }
+            Then::Ends(code) => {
+                assert_eq!(first.status.code(), Some(*code), "{seen}");
+                let of_the_vm =
+                    |what: &What| matches!(what, What::GuestLogin { .. } | What::GuestExec { .. });
+                assert!(!bench.sim.requests().iter().any(|record| of_the_vm(&record.what)), "{seen}");
             }
             Then::Refused(code) => {
                 assert_eq!(first.status.code(), Some(*code), "{seen}");

@@ -4,6 +4,8 @@
 
 use std::{
     io::{BufRead, BufReader},
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
     process::{Child, Command, Output},
     sync::mpsc,
     time::{Duration, Instant},
@@ -143,5 +145,62 @@ impl Bench {
             .replace(&self.sim.address(), "NODE")
             .replace(&format!("-p {}", self.sim.port()), "-p PORT")
             .replace(&format!("[127.0.0.1]:{}", self.sim.port()), "[127.0.0.1]:PORT")
+    }
+}
+
+/// Puts a shell script in the place of a program.
+pub(crate) fn script(bench: &Bench, name: &str, text: &str) {
+    let path = bench.sim.dir().join("bin").join(name);
+    let _ = std::fs::remove_file(&path);
+    std::fs::write(&path, format!("#!/bin/bash\n{text}\n")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+/// Runs the stand-in for nixos-anywhere as `real`, or this instead of it.
+pub(crate) fn instead(bench: &Bench, text: &str) {
+    let real = "real() { \"$(readlink -f \"$(dirname \"$0\")/nix\")\" nixos-anywhere \"$@\"; }";
+    script(bench, "nixos-anywhere", &format!("{real}\n{text}\nreal \"$@\""));
+}
+
+/// The calls of nixos-anywhere that the last run wrote down.
+pub(crate) fn calls(bench: &Bench) -> Vec<String> {
+    let log = bench.run(&["log", "--json"]);
+    let text = String::from_utf8(log.stdout).unwrap();
+    let records = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let commands = records.filter_map(|record| record["command"].as_str().map(str::to_owned));
+    commands.filter(|command| command.contains("--phases")).collect()
+}
+
+/// A definition of the VM as one that is made of an image, in a fleet without a template.
+pub(crate) fn by_image(bench: &Bench) {
+    let definition = "nixosConfig = \"test-automation\";";
+    bench.fleet.edit("vms/definitions.nix", definition, &format!("{definition} install = \"image\";"));
+    let text = bench.fleet.read("vms/definitions.nix");
+    let (before, rest) = text.split_once("  template = {").unwrap();
+    let (_, after) = rest.split_once("};").unwrap();
+    bench.fleet.write("vms/definitions.nix", &format!("{before}{after}"));
+    bench.fleet.commit("an image, and no template");
+}
+
+/// Where something waits until it may go on.
+pub(crate) struct Gate(PathBuf);
+
+impl Gate {
+    pub(crate) fn new(bench: &Bench) -> Gate {
+        Gate(bench.sim.dir().join("gate"))
+    }
+
+    /// What a shell script does there.
+    pub(crate) fn shell(&self) -> String {
+        let gate = self.0.display();
+        format!("touch '{gate}.reached'; while [ ! -e '{gate}.open' ]; do sleep 0.02; done")
+    }
+
+    pub(crate) fn reached(&self) -> bool {
+        self.0.with_extension("reached").exists()
+    }
+
+    pub(crate) fn open(&self) {
+        std::fs::write(self.0.with_extension("open"), "").unwrap();
     }
 }
