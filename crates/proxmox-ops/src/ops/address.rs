@@ -205,6 +205,11 @@ fn neighbours(node: &Node) -> Vec<Neighbour> {
     })
 }
 
+/// A boolean in a property string, as Proxmox reads those that people wrote into a file.
+fn is_on(value: &str) -> bool {
+    ["1", "on", "yes", "true"].iter().any(|on| value.eq_ignore_ascii_case(on))
+}
+
 /// The guest agent's side of the race: never more than one question under way.
 struct Agent {
     enabled: bool,
@@ -215,10 +220,9 @@ struct Agent {
 
 impl Agent {
     fn new(config: &VmConfig) -> Agent {
-        let enabled = config
-            .settings
-            .get("agent")
-            .is_some_and(|setting| setting.split(',').any(|part| part == "1" || part == "enabled=1"));
+        let enabled = config.settings.get("agent").is_some_and(|setting| {
+            setting.split(',').any(|part| is_on(part.strip_prefix("enabled=").unwrap_or(part)))
+        });
         Agent { enabled, under_way: None, last: None, next: Instant::now() }
     }
 
@@ -299,6 +303,23 @@ mod tests {
     use crate::testing::{Fake, node};
     use fleet_core::Kind;
     use serde_json::json;
+
+    #[test]
+    fn an_agent_that_a_person_switched_on_is_asked() {
+        for (setting, enabled) in [
+            ("1", true),
+            ("enabled=1,fstrim_cloned_disks=1", true),
+            ("on", true),
+            ("enabled=Yes", true),
+            ("0", false),
+            ("enabled=0,type=virtio", false),
+        ] {
+            let config =
+                json!({ "vmid": 110, "node": "prom", "digest": "", "settings": { "agent": setting } });
+            let config: VmConfig = serde_json::from_value(config).unwrap();
+            assert_eq!(Agent::new(&config).enabled, enabled, "{setting}");
+        }
+    }
 
     fn fake(status: &str) -> Fake {
         Fake::new()
