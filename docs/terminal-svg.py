@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 r"""Draws what a tool printed as a picture. The one in the README:
 
-    cargo demo 2>&1 | sed -n '/^\$ provision-vm/,/ssh fleet@/p' | docs/terminal-svg.py > docs/demo.svg
+    cargo demo 2>&1 | sed -n '/^\$ provision-vm/,/ssh .*fleet@/p' | docs/terminal-svg.py > docs/demo.svg
 
 The lines are drawn as they come; only their marks (==>, ✓, ⚠, ✗, hint:) are coloured, as a terminal does it.
 """

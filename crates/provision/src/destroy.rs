@@ -40,7 +40,7 @@ pub struct DestroyArgs {
     #[arg(long, value_name = "NAME")]
     pub confirm: Option<String>,
     /// Back it up first, to this storage or to one that takes backups; a backup that fails stops it all [default: asked
-    /// at a terminal]
+    /// where the name is typed at a terminal; none with --confirm or --yes]
     #[arg(long, value_name = "STORAGE", num_args = 0..=1, conflicts_with = "no_backup")]
     pub backup: Option<Option<StorageId>>,
     /// Make no backup, and do not ask for one

@@ -162,15 +162,17 @@ impl Dry<'_> {
             Step::Detach => settings::finish(self.vm, plan.cloudinit.as_deref(), &self.current(plan)),
             _ => None,
         };
+        // From there on it may be NixOS that is on the disk, or a person's.
+        let last = if self.install { Step::Install } else { Step::Ssh };
+        if step == last && self.vm.install != Install::Image {
+            shown.requests = self.cloudinit_done(session, plan)?;
+        }
         match (step, change) {
             (_, Some(change)) => {
                 let clear = plan.clear.clone().filter(|_| matches!(step, Step::Clone | Step::Create));
                 let clear = clear.map(|task| Op::RemoveRemainder { vmid, task });
                 for change in clear.into_iter().chain([change]) {
-                    let node = plan.placed.as_ref().map(|placed| placed.node.clone());
-                    let request = Op::Show { request: Box::new(change), node };
-                    let calls: Vec<String> = session.ask(request, Deadline::secs(60), |_| {})?;
-                    shown.requests.extend(calls);
+                    shown.requests.extend(calls(session, plan, change)?);
                 }
                 if step == Step::Configure && plan.configure {
                     shown.note = match shown.requests.len() {
@@ -247,6 +249,19 @@ impl Dry<'_> {
         Ok(Op::GiveDocuments { vmid: self.vm.vmid, documents, settings: plan.settings.clone() })
     }
 
+    /// What writes down on the node that cloud-init has done its part.
+    fn cloudinit_done(&self, session: &mut Session, plan: &Plan) -> Result<Vec<String>> {
+        let there =
+            self.world.existing.as_ref().filter(|_| !plan.makes()).map(|(config, _)| &config.settings);
+        let description = plan.settings.get("description").or_else(|| there?.get("description"));
+        let mut text = description.cloned().unwrap_or_default();
+        if !settings::say_cloudinit_is_done(&mut text) {
+            return Ok(Vec::new());
+        }
+        let settings = [("description".to_owned(), text)].into();
+        calls(session, plan, settings::configure(self.vm.vmid, settings))
+    }
+
     fn build(&self) -> Option<Command> {
         build::planned(What::of(self.vm), self.cli.build_on, self.repo.root(), &self.vm.nixos_config)
     }
@@ -268,6 +283,12 @@ impl Dry<'_> {
         };
         Ok(installer.command(phase).to_string())
     }
+}
+
+/// The requests that a change sends to the node.
+fn calls(session: &mut Session, plan: &Plan, change: Op) -> Result<Vec<String>> {
+    let node = plan.placed.as_ref().map(|placed| placed.node.clone());
+    session.ask(Op::Show { request: Box::new(change), node }, Deadline::secs(60), |_| {})
 }
 
 /// `text` with the lines of a private key left out, but for the first and the last, which say what it is.

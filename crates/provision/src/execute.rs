@@ -237,8 +237,17 @@ impl Job<'_> {
         self.journal.request(&op);
         session.ask(op, deadline, |line| {
             self.journal.progress(line);
-            self.ui.tell(line);
+            // One for each ten points: a copy may take an hour.
+            if line.ends_with("%)") { self.ui.say(format!("  {line}")) } else { self.ui.tell(line) }
         })
+    }
+
+    /// What a program says that has a machine's console in it, or that anybody's build may: written down, and shown with
+    /// `--verbose`.
+    fn heard(&self, line: &str) {
+        let line = printable(line);
+        self.journal.output(&line);
+        self.ui.detail(line);
     }
 
     /// As [`Job::ask`], for a change.
@@ -247,8 +256,40 @@ impl Job<'_> {
     }
 }
 
+/// A line without what a terminal would obey: the sequences that begin with an escape, and control characters but tabs.
+fn printable(line: &str) -> String {
+    let (mut clean, mut rest) = (String::new(), line.chars().peekable());
+    while let Some(c) = rest.next() {
+        if c == '\u{1b}' {
+            // ECMA-48: `[`, parameters, and a final byte; of the others the one that follows.
+            if rest.next_if_eq(&'[').is_some() {
+                while rest.next_if(|c| !('@'..='~').contains(c)).is_some() {}
+            }
+            rest.next();
+        } else if c == '\t' || !c.is_control() {
+            clean.push(c);
+        }
+    }
+    clean
+}
+
 fn fingerprint(key: &str) -> Result<String> {
     ssh_key::PublicKey::from_openssh(key)
         .map(|key| key.fingerprint(ssh_key::HashAlg::Sha256).to_string())
         .map_err(|e| Error::failed(format!("the VM's host key can not be read: {key}")).caused_by(e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::printable;
+
+    #[test]
+    fn a_console_does_not_reach_the_terminal() {
+        assert_eq!(
+            printable("\u{1b}[2J\u{1b}[01;31mBdsDxe\u{1b}c: loading\r\tBoot\u{7}\u{9b}"),
+            "BdsDxe: loading\tBoot"
+        );
+        assert_eq!(printable("copying 2 paths…"), "copying 2 paths…");
+        assert_eq!(printable("\u{1b}"), "");
+    }
 }

@@ -272,11 +272,12 @@ pub fn kexec_archive(given: &str) -> Result<String> {
             "it is a nixos-kexec-installer archive: https://github.com/nix-community/nixos-images/releases",
         )
     };
+    // Of an address it takes all of it for the name, with a query at its end.
+    if ![".tar.gz", ".tar.xz", ".tar.zst", ".tar"].iter().any(|end| given.ends_with(end)) {
+        return Err(wrong("it does not end in .tar.gz, .tar.xz, .tar.zst or .tar".to_owned()));
+    }
     if given.contains("://") {
         return Ok(given.to_owned());
-    }
-    if ![".tar.gz", ".tar.xz", ".tar.zst", ".tar"].iter().any(|end| given.ends_with(end)) {
-        return Err(wrong("the name does not end in .tar.gz, .tar.xz, .tar.zst or .tar".to_owned()));
     }
     let path = Path::new(given).canonicalize().map_err(|e| wrong("no such file".to_owned()).caused_by(e))?;
     if !path.is_file() {
@@ -451,6 +452,9 @@ mod tests {
         assert_eq!(kexec_archive(&name).unwrap(), file.canonicalize().unwrap().to_string_lossy());
         assert!(kexec_archive(&dir.path().to_string_lossy()).is_err());
         assert_eq!(kexec_archive("https://example.org/k.tar.gz").unwrap(), "https://example.org/k.tar.gz");
+        for url in ["https://example.org/k.tar.gz?token=x", "https://example.org/k.zip"] {
+            assert_eq!(kexec_archive(url).unwrap_err().kind(), Kind::Usage, "{url}");
+        }
     }
 
     #[test]

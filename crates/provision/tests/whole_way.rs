@@ -22,6 +22,15 @@ fn a_definition_becomes_a_member_of_the_fleet() {
     let seen = bench.seen(&output);
     assert!(output.status.success(), "{seen}");
 
+    // The way in works at once: the key is on record under the VM's name.
+    let known = bench.sim.dir().join("home/.local/state/fleet/known_hosts");
+    assert!(std::fs::read_to_string(&known).unwrap().contains("test-automation ssh-ed25519 "), "{seen}");
+    let straight = "\n  ssh -o 'UserKnownHostsFile=DIR/home/.local/state/fleet/known_hosts' -o \
+                    'HostKeyAlias=test-automation' fleet@192.0.2.";
+    assert!(seen.contains(straight), "{seen}");
+    // What takes long tells how far it is.
+    assert!(seen.contains("(100.00%)\n"), "{seen}");
+
     // The start reads as promised.
     let start = "\
 ==> Checking prerequisites...

@@ -65,11 +65,11 @@ impl Job<'_> {
         let began = Instant::now();
         let mut told = began;
         let source = self.closure().wait(|line| {
-            self.journal.output(line);
-            self.ui.detail(line);
+            self.heard(line);
             if told.elapsed() >= NEWS {
                 told = Instant::now();
-                self.ui.say(format!("  after {} min: {line}", began.elapsed().as_secs() / 60));
+                let minutes = began.elapsed().as_secs() / 60;
+                self.ui.say(format!("  after {minutes} min: {}", super::printable(line)));
             }
         });
         let source = source.map_err(|error| self.without_nixos(error))?;

@@ -5,6 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use fleet_core::{
     child::{self, Command, Output},
     deadline::Deadline,
+    known_hosts,
 };
 
 use super::Job;
@@ -48,6 +49,23 @@ impl Job<'_> {
         .line(address)
     }
 
+    /// Commands that log in at once: the VM's key is on record under its name, in the fleet's own file, once it is in the
+    /// fleet. The second goes through the node where this machine does not reach the address.
+    fn way_in(&self, address: IpAddr) -> Vec<String> {
+        let to = |host: &str| format!("{}@{host}", self.user);
+        let known = known_hosts::file().filter(|_| self.cli.integrate() != Integrate::Never);
+        let Some(known) = known else { return vec![format!("ssh {}", to(&address.to_string()))] };
+        let known = format!("UserKnownHostsFile={}", known.display());
+        let ssh = || Command::new("ssh").args(["-o", &known]);
+        let name = self.vm.name.as_str();
+        let straight = ssh().args(["-o", &format!("HostKeyAlias={name}"), &to(&address.to_string())]);
+        let node = ssh().args(["-o", &format!("ProxyCommand=proxmox-ops connect {name}"), &to(name)]);
+        vec![
+            straight.to_string(),
+            format!("{node}   # in the repository; also where {address} is not reached"),
+        ]
+    }
+
     pub(super) fn farewell(&self, address: IpAddr, took: Duration) {
         let (ui, vm) = (self.ui, self.vm);
         ui.say("");
@@ -59,7 +77,7 @@ impl Job<'_> {
             .map(|(step, took)| format!("{step} {:.1}", took.as_secs_f64()))
             .collect();
         ui.say(format!("  seconds: {}", steps.join(", ")));
-        ui.say(format!("  ssh {}@{address}", self.user));
+        self.way_in(address).iter().for_each(|command| ui.say(format!("  {command}")));
         if self.cli.integrate() == Integrate::Never {
             ui.keep("One command remains:");
             ui.keep(format!("  post-provision-vm {} {address} {}", vm.name, vm.vmid));

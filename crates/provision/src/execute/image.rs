@@ -6,6 +6,7 @@
 //! nix store, as it would be with `diskoImages`.
 
 use std::{
+    collections::VecDeque,
     fs::DirBuilder,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
@@ -89,12 +90,14 @@ impl Job<'_> {
             };
             let command = script_command(&script, host_key, dir, self.private.path())?;
             self.journal.command(&command);
+            let mut console = Console::default();
             let said = command.run(Deadline::secs(limit::IMAGE), |line| {
-                self.journal.output(line);
-                self.ui.detail(line);
+                self.heard(line);
+                console.heard(&super::printable(line));
             });
             said.and_then(Output::checked).map_err(|error| {
-                error
+                console
+                    .told(error)
                     .context("disko can not build the image")
                     .now("nothing was made on the node")
                     .hint(format!("all that it said: {}", self.journal.output_file().display()))
@@ -168,6 +171,44 @@ impl Job<'_> {
     }
 }
 
+/// What the machine said in which the script makes the image: its console is on standard output, and tells why.
+#[derive(Debug, Default)]
+struct Console {
+    last: VecDeque<String>,
+    hint: Option<&'static str>,
+}
+
+impl Console {
+    /// So many of its last lines are told.
+    const TOLD: usize = 5;
+
+    fn heard(&mut self, line: &str) {
+        let of = |words: &[&str]| words.iter().any(|word| line.contains(word));
+        if of(&["No space left on device"]) {
+            self.hint =
+                Some("give disko.devices.disk.NAME a larger imageSize in disko.nix (it is 2G by default)");
+        } else if of(&["Out of memory", "Kernel panic", "Cannot allocate memory"]) {
+            self.hint = Some(
+                "set disko.memSize (MiB, 1024 by default) to more: the machine that makes the image ran out of memory",
+            );
+        }
+        if !line.trim().is_empty() {
+            self.last.push_back(line.trim().to_owned());
+        }
+        if self.last.len() > Console::TOLD {
+            self.last.pop_front();
+        }
+    }
+
+    fn told(&self, error: Error) -> Error {
+        let error = self.last.iter().fold(error, |error, line| error.now(format!("it said last: {line}")));
+        match self.hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    }
+}
+
 /// The script writes its images into the directory it is run in, and copies the files that it is given into its
 /// temporary directory: that is in memory, too.
 fn script_command(script: &Path, host_key: &HostKey, dir: &Path, private: &Path) -> Result<Command> {
@@ -199,6 +240,22 @@ fn only_image(dir: &Path) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn why_an_image_was_not_made_is_told_by_its_machines_console() {
+        let mut console = Console::default();
+        for line in
+            ["booting", "cp: error writing '/mnt/nix': No space left on device", "", "a", "b", "c", "d"]
+        {
+            console.heard(line);
+        }
+        let error = console.told(Error::failed("it exited with 1"));
+        assert!(error.hints()[0].contains("imageSize"), "{error:?}");
+        assert_eq!(error.facts().len(), 5);
+        assert!(error.facts()[0].contains("No space left"), "{error:?}");
+        console.heard("[  3.0] Kernel panic - not syncing: System is deadlocked on memory");
+        assert!(console.told(Error::failed("x")).hints()[0].contains("disko.memSize"));
+    }
 
     #[test]
     fn one_image_is_taken_and_more_are_none() {

@@ -230,12 +230,16 @@ impl Job<'_> {
         stage: &RefCell<Stage>,
     ) -> Result<()> {
         let command = installer.command(phase).tethered();
+        // Its copy of the key that it logs in with must not reach a disk. What it builds may be too large for memory.
+        let command = match installer.source {
+            Source::Built(_) => command.env("TMPDIR", self.private.path()),
+            _ => command,
+        };
         self.journal.command(&command);
         self.ui.detail(command.to_string());
         let liveness = RefCell::new(Liveness::new(Duration::from_secs(self.cli.stall_limit)));
         let on_line = |line: &str| {
-            self.journal.output(line);
-            self.ui.detail(line);
+            self.heard(line);
             liveness.borrow_mut().heard(line);
             stage.borrow_mut().heard(line);
         };
