@@ -110,6 +110,25 @@ fn templates_are_not_changed_by_the_way() {
     }
 }
 
+/// Nor is one that no definition has, though it is named.
+#[test]
+fn a_template_that_is_not_defined_is_not_changed_either() {
+    let bench = Bench::new();
+    bench.fleet.edit("vms/definitions.nix", "vmid = 9002;", "vmid = 9003;");
+    let before = bench.sim.config(9002);
+    for args in [
+        &["configure", "9002", "2", "2048"][..],
+        &["resize", "9002", "scsi0", "9G"],
+        &["create-disk", "9002", "1G"],
+        &["cloudinit-config", "9002", KEY],
+    ] {
+        let ran = bench.run(&[args, &["--unmanaged", "9002"]].concat());
+        assert_eq!(ran.code, 3, "{args:?}: {}", ran.err);
+        assert!(ran.err.contains("it is a template"), "{}", ran.err);
+        assert_eq!(bench.sim.config(9002), before);
+    }
+}
+
 #[test]
 fn destroy_needs_the_word() {
     let bench = Bench::new();

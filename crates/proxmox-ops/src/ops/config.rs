@@ -8,7 +8,7 @@ use std::{
 use fleet_core::{
     Error, Result,
     deadline::Deadline,
-    guard::Permit,
+    guard::{Operation, Permit},
     protocol::{Marker, VmConfig},
     types::{DiskSize, MacAddr, NodeName, Vmid},
 };
@@ -94,6 +94,7 @@ pub fn change(
     let name = node.name(deadline)?.clone();
     let look = || read_as(node, vmid, false, deadline.at_most(Duration::from_secs(20)));
     let mut before = look()?;
+    refuse_template(&before, permit, "configure")?;
     let mut settings = settings.clone();
     let (mut basis, mut edits, mut pause) = (digest.map(str::to_owned), 0, Duration::from_millis(500));
     let formats = create::Formats::default();
@@ -195,6 +196,22 @@ fn is_made(asked: &str, there: &str) -> bool {
         there.split(',').next().and_then(|volume| volume.split_once(':')).is_some_and(|(s, _)| s == storage)
     };
     is_cloudinit(asked) && is_cloudinit(there) || allocates(asked).is_some_and(on)
+}
+
+/// Whether the VM is a template.
+pub(super) fn is_template(config: &VmConfig) -> bool {
+    config.settings.get("template").is_some_and(|set| encode::truth(Some(&set.as_str().into())))
+}
+
+/// A template that no definition has may be named as unmanaged; it is changed by the template commands alone all the
+/// same.
+pub(super) fn refuse_template(config: &VmConfig, permit: &Permit, verb: &str) -> Result<()> {
+    if permit.operation() != Operation::Change || !is_template(config) {
+        return Ok(());
+    }
+    Err(Error::refused(format!("refused to {verb} VM {}: it is a template", config.vmid))
+        .now("nothing was changed")
+        .hint("templates are changed only by the template commands"))
 }
 
 /// How often a change is tried anew because something else of the VM was changed between look and change.

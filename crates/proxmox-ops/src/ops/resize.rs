@@ -28,6 +28,7 @@ pub fn grow(
     let vmid = permit.vmid();
     let name = node.name(deadline)?.clone();
     let mut before = config::read(node, vmid, deadline)?;
+    config::refuse_template(&before, permit, "resize a disk of")?;
     // A clone that is being written does not have all of its disks yet.
     if !before.settings.contains_key(disk.as_str())
         && let Some(lock) = before.settings.get("lock")
