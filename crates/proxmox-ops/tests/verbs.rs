@@ -466,6 +466,27 @@ fn a_restore_beside_the_original_has_addresses_of_its_own() {
     assert!(ran.err.contains("VM 110 has the MAC address of 778"), "{}", ran.err);
 }
 
+/// The node was at the second of two disks when it was cut short.
+#[test]
+fn half_a_template_becomes_a_whole_one() {
+    let bench = Bench::new();
+    let (base, vm) = ("nvmeprom:9002/base-9002-disk-1.qcow2", "nvmeprom:9002/vm-9002-disk-1.qcow2");
+    bench.sim.node().change(|d| {
+        let volume = d.volumes.remove(base).unwrap();
+        d.volumes.insert(vm.to_owned(), volume);
+        let main = &mut d.vms.get_mut(&9002).unwrap().main;
+        let disk = main["scsi0"].replace(base, vm);
+        main.insert("scsi0".to_owned(), disk);
+        assert!(main["efidisk0"].contains("base-9002-"));
+    });
+    bench.ok(&["template", "9002"]);
+    let config = bench.sim.config(9002).unwrap();
+    assert!(config.get("scsi0").unwrap().starts_with(base), "{config:?}");
+    let changes = bench.sim.changes().len();
+    bench.ok(&["template", "9002"]);
+    assert_eq!(bench.sim.changes().len(), changes);
+}
+
 #[test]
 fn what_a_restore_that_failed_leaves_is_told() {
     let bench = Bench::new();

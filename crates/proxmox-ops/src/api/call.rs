@@ -242,6 +242,12 @@ impl Call {
         Call::on_vm(permit, node, "make a template of", "POST", "/template", vec![])
     }
 
+    /// Does of that what is left for one disk of a template: the rest of a conversion that was cut short.
+    pub fn template_disk(permit: &Permit, node: &NodeName, disk: &str) -> Call {
+        let params = vec![("disk".to_owned(), disk.to_owned())];
+        Call::on_vm(permit, node, &format!("make {disk} one of the template"), "POST", "/template", params)
+    }
+
     /// Makes a VM with these settings, or restores one from the `archive` among them.
     pub fn create(permit: &Permit, node: &NodeName, settings: &[(&str, String)]) -> Call {
         let mut params = vec![("vmid".to_owned(), permit.vmid().to_string())];

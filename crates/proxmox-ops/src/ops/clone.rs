@@ -158,7 +158,7 @@ fn format(
     all.next().flatten().filter(|format| all.all(|other| other == Some(*format)))
 }
 
-fn is_disk(key: &str) -> bool {
+pub(super) fn is_disk(key: &str) -> bool {
     let name = key.trim_end_matches(|c: char| c.is_ascii_digit());
     name.len() < key.len() && matches!(name, "scsi" | "virtio" | "sata" | "ide" | "efidisk" | "tpmstate")
 }

@@ -10,23 +10,23 @@ use fleet_core::{
     types::{BridgeName, StorageId, VmName},
 };
 
-use super::{Progress, config, create, power};
-use crate::{
-    api::{call::Call, encode},
-    cluster::Cluster,
-    node::Node,
-    tasks,
-};
+use super::{Progress, clone::is_disk, config, create, power};
+use crate::{api::call::Call, cluster::Cluster, node::Node, tasks};
 
 /// Turns a stopped VM into a template. Whether there was anything to do.
+///
+/// The node makes it a template first and then its disks, one by one: what is left of a conversion that was cut short is
+/// done as well.
 pub fn convert(node: &Node, permit: &Permit, deadline: Deadline, progress: Progress<'_>) -> Result<bool> {
     let vmid = permit.vmid();
     let name = node.name(deadline)?.clone();
-    let is_template = || -> Result<bool> {
-        let config = config::read(node, vmid, deadline)?;
-        Ok(config.settings.get("template").is_some_and(|t| encode::truth(Some(&t.as_str().into()))))
-    };
-    if is_template()? {
+    let is_template = || -> Result<bool> { Ok(config::is_template(&config::read(node, vmid, deadline)?)) };
+    let now = config::read(node, vmid, deadline)?;
+    if config::is_template(&now) {
+        if is_half(&now) {
+            finish(node, permit, &now, deadline, progress)?;
+            return Ok(true);
+        }
         return Ok(false);
     }
     if power::status(node, vmid, deadline)?.status != "stopped" {
@@ -36,7 +36,7 @@ pub fn convert(node: &Node, permit: &Permit, deadline: Deadline, progress: Progr
     }
     let call = Call::template(permit, &name);
     let mut done = || is_template().map(Some);
-    tasks::run_or_look(
+    let converted = tasks::run_or_look(
         &node.api,
         permit,
         &call,
@@ -44,12 +44,69 @@ pub fn convert(node: &Node, permit: &Permit, deadline: Deadline, progress: Progr
         deadline,
         progress,
         &mut done,
-    )?;
+    );
+    if let Err(error) = converted {
+        match config::read(node, vmid, deadline) {
+            Ok(now) if config::is_template(&now) && error.kind() == Kind::Failed => {
+                progress(&format!("note: {}; going on with the disks that are left", error.message()));
+                finish(node, permit, &now, deadline, progress)?;
+            }
+            _ => return Err(error),
+        }
+    }
     if is_template()? {
         return Ok(true);
     }
     Err(Error::failed(format!("VM {vmid} is no template although its conversion ended well"))
         .hint(format!("proxmox-ops config {vmid}")))
+}
+
+/// The disks that a template's conversion has not come to, by their slots: named as a VM's. Some storages have no
+/// other name for a template's.
+fn unconverted(config: &VmConfig) -> Vec<&str> {
+    let of_vm = format!("vm-{}-", config.vmid);
+    disks(config).filter(|(_, file)| file.starts_with(&of_vm)).map(|(slot, _)| slot).collect()
+}
+
+/// Whether some disks were converted, and others were not.
+fn is_half(config: &VmConfig) -> bool {
+    let base = format!("base-{}-", config.vmid);
+    disks(config).any(|(_, file)| file.starts_with(&base)) && !unconverted(config).is_empty()
+}
+
+/// Slots and names of the disks' files.
+fn disks(config: &VmConfig) -> impl Iterator<Item = (&str, &str)> {
+    let disks = config.settings.iter().filter(|(key, value)| {
+        is_disk(key) && !config::is_cloudinit(value) && !value.contains("media=cdrom")
+    });
+    disks.filter_map(|(slot, value)| {
+        let (_, path) = value.split(',').next()?.split_once(':')?;
+        Some((slot.as_str(), path.rsplit('/').next().unwrap_or(path)))
+    })
+}
+
+fn finish(
+    node: &Node,
+    permit: &Permit,
+    half: &VmConfig,
+    deadline: Deadline,
+    progress: Progress<'_>,
+) -> Result<()> {
+    let vmid = permit.vmid();
+    let name = node.name(deadline)?.clone();
+    for disk in unconverted(half) {
+        let call = Call::template_disk(permit, &name, disk);
+        let mut done = || Ok(Some(!unconverted(&config::read(node, vmid, deadline)?).contains(&disk)));
+        let subject = (&["qmtemplate"][..], vmid, &name);
+        tasks::run_or_look(&node.api, permit, &call, subject, deadline, progress, &mut done)?;
+    }
+    let now = config::read(node, vmid, deadline)?;
+    if is_half(&now) {
+        return Err(Error::failed(format!("not all disks of the template {vmid} are a template's"))
+            .now(format!("these are not: {}", unconverted(&now).join(", ")))
+            .hint(format!("proxmox-ops config {vmid}")));
+    }
+    Ok(())
 }
 
 /// What a new template is made of.
@@ -188,7 +245,7 @@ fn judge(config: &VmConfig, name: &VmName) -> Result<Found> {
     .filter_map(|(fits, what)| (!fits).then_some(what))
     .collect();
     if lacks.is_empty() {
-        return Ok(Found::Ready);
+        return Ok(if ours && is_half(config) { Found::Unfinished } else { Found::Ready });
     }
     Err(Error::conflict(format!(
         "VM {vmid} is a template already, and one that does not boot what disko lays out"
@@ -256,6 +313,11 @@ mod tests {
         made.pop();
         made.push(("template", "1".into()));
         assert_eq!(judge(&pairs(&made), &recipe.name).unwrap(), Found::Ready);
+        // Killed between its disks.
+        made.retain(|(key, _)| !matches!(*key, "scsi0" | "efidisk0"));
+        made.push(("efidisk0", "lvm:base-9002-disk-0,size=4M".into()));
+        made.push(("scsi0", "lvm:vm-9002-disk-1,size=2G".into()));
+        assert_eq!(judge(&pairs(&made), &recipe.name).unwrap(), Found::Unfinished);
     }
 
     #[test]

@@ -306,7 +306,7 @@ pub(super) fn template(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value>
     node.read(|data| {
         let conf = data.vms.get(&vmid).ok_or_else(|| Fail::no_vm(node, vmid))?;
         config::refuse_locked(conf, false)?;
-        if conf.is_template() {
+        if conf.is_template() && call.params.get("disk").is_none() {
             return Err(Fail::new("you can't convert a template to a template"));
         }
         if data.is_running(vmid) {
