@@ -175,8 +175,20 @@ fn send(
         }
         _ => {}
     }
-    let call = action.call(permit, &name);
     let short = Duration::from_secs(20);
+    let mut call = action.call(permit, &name);
+    // It has the VM's lock for as long as the guest was given. The HA manager's can not be ended so.
+    let shutdown = || {
+        let subject = ("qmshutdown", vmid);
+        tasks::find_running_on(&node.api, &name, subject, deadline.at_most(short)).ok().flatten()
+    };
+    if action == Action::Stop
+        && !reached::is_ha(&before.status)
+        && let Some(upid) = shutdown()
+    {
+        progress(&format!("note: a shutdown of VM {vmid} goes on, and is ended: {upid}"));
+        call = Call::power(permit, &name, "stop", &[("overrule-shutdown", "1")]);
+    }
     let mut done = || {
         let now = status(node, vmid, deadline.at_most(short))?;
         Ok(match action {
@@ -191,7 +203,15 @@ fn send(
     let kinds = [format!("qm{}", action.verb()), format!("ha{}", action.ha_verb())];
     let kinds = kinds.each_ref().map(String::as_str);
     let subject = (&kinds[..], vmid, &name);
-    match tasks::run_or_look(&node.api, permit, &call, subject, deadline, progress, &mut done) {
+    let mut run =
+        |call: &Call| tasks::run_or_look(&node.api, permit, call, subject, deadline, progress, &mut done);
+    let mut outcome = run(&call);
+    // Releases before 8.2 do not know it: then the shutdown's end is waited for.
+    let unknown = |e: &Error| e.facts().iter().any(|fact| fact.starts_with("overrule-shutdown:"));
+    if outcome.as_ref().is_err_and(unknown) {
+        outcome = run(&action.call(permit, &name));
+    }
+    match outcome {
         Ok(_) => Ok(Some(before)),
         // Somebody else was quicker.
         Err(e) if action == Action::Start && e.message().contains("already running") => Ok(None),
@@ -263,6 +283,32 @@ mod tests {
         let fake =
             fake().get(STATUS, json!({"status": "stopped"})).on("POST", START, 200, json!({"data": UPID}));
         assert!(start(&task(fake, "WARNINGS: 1")).unwrap());
+    }
+
+    #[test]
+    fn a_stop_ends_a_shutdown_that_goes_on() {
+        const STOP: &str = "/nodes/prom/qemu/110/status/stop";
+        let upid = UPID.replace("qmstart", "qmshutdown");
+        let shutdown = TASK.replace("qmstart", "qmshutdown");
+        let stop = |tasks: Value, first: (u16, Value)| {
+            let fake = fake()
+                .get(STATUS, json!({"status": "running"}))
+                .get("/nodes/prom/tasks", tasks)
+                .get(&format!("{shutdown}/status"), json!({"status": "running"}))
+                .on("POST", STOP, first.0, first.1)
+                .on("POST", STOP, 200, json!({"data": null}));
+            let outcome = act(&alone(&fake), &permit(110), Action::Stop, Deadline::secs(10), &mut |_| {});
+            assert!(outcome.unwrap());
+            fake.log().into_iter().filter(|line| line.starts_with("POST")).collect::<Vec<_>>()
+        };
+        let running = json!([{"upid": upid, "type": "qmshutdown", "id": "110", "starttime": 1}]);
+        let fine = || (200, json!({"data": null}));
+        let overruling = format!("POST {STOP} overrule-shutdown=1");
+        assert_eq!(stop(running.clone(), fine()), [overruling.as_str()]);
+        assert_eq!(stop(json!([]), fine()), [format!("POST {STOP}").as_str()]);
+        // An older release.
+        let unknown = json!({"message": "Parameter verification failed.\n", "errors": {"overrule-shutdown": "property is not defined in schema"}});
+        assert_eq!(stop(running, (400, unknown)), [overruling, format!("POST {STOP}")]);
     }
 
     #[test]

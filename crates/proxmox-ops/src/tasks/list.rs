@@ -175,6 +175,17 @@ pub(super) fn find_running(
     first_running(client, tasks.iter().filter(fits), deadline)
 }
 
+/// A running task of this kind on this VM, if there is one.
+pub fn find_running_on(
+    client: &Client,
+    node: &NodeName,
+    (kind, vmid): (&str, Vmid),
+    deadline: Deadline,
+) -> Result<Option<Upid>> {
+    let tasks = list(client, node, Some(kind), Some(vmid), deadline)?;
+    first_running(client, tasks.iter().filter(|task| task.kind == kind), deadline)
+}
+
 /// The first of these tasks that has not ended, by its own word.
 fn first_running<'a>(
     client: &Client,

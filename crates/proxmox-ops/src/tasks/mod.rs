@@ -5,7 +5,7 @@ mod lock;
 mod look;
 mod run;
 
-pub use list::{Listed, clones_into, find_clone_into, later, list, newest, sent_at};
+pub use list::{Listed, clones_into, find_clone_into, find_running_on, later, list, newest, sent_at};
 pub use lock::{behind_lock, orphaned, unlocked};
 pub use look::{patiently, run_or_look};
 pub use run::{Outcome, run};
