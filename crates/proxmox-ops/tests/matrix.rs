@@ -83,8 +83,13 @@ fn case(stage: &Stage, verb: &Verb, fault: &faults::Fault) -> Option<String> {
     let done = (verb.done)(&stage.bench.sim, "");
     // What was killed while it was made is in the way: which one, the conflict says.
     let locked = |vmid| stage.bench.sim.config(vmid).is_some_and(|c| c.lock().is_some());
-    let in_the_way =
-        if verb.args[0] == "create-template" { locked(9002) } else { verb.again == 4 && locked(110) };
+    // So is what a restore that failed leaves.
+    let empty = |vmid| stage.bench.sim.config(vmid).is_some_and(|c| c.main.is_empty());
+    let in_the_way = match verb.args[0] {
+        "create-template" => locked(9002),
+        "restore" => locked(110) || empty(110),
+        _ => verb.again == 4 && locked(110),
+    };
     let again = stage.run(verb);
     stage.settle();
     // What makes something new finds it there: a conflict, which says what it is.
