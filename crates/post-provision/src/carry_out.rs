@@ -124,7 +124,7 @@ pub(crate) fn refuse_interrupted(repo: &Repo) -> Result<()> {
         return Ok(());
     }
     Err(Error::partly_done("an interrupted run has to be finished before anything can be planned")
-        .hint("run this without --dry-run and --check: it finishes that one first"))
+        .hint("post-provision-vm inventory   # finishes it first, as every verb that may change files"))
 }
 
 fn warn(plan: &Plan, ui: Ui) {

@@ -271,6 +271,19 @@ fn struck_at((strike, step, when): &(Strike, &str, When)) {
 
 /// Each fault and each step, in and after, but not each with each unless that is asked for.
 #[test]
+fn an_integration_that_was_killed_while_it_staged_its_files_is_in_nobodys_way() {
+    let bench = Bench::new();
+    let journal = bench.fleet.path().join(".git/fleet/files.json");
+    std::fs::create_dir_all(journal.parent().unwrap()).unwrap();
+    std::fs::write(&journal, r#"{"version": 1, "ready": false, "entries": []}"#).unwrap();
+    let first = bench.run(&[NAME, "--yes"]);
+    let seen = bench.seen(&first);
+    assert!(first.status.success(), "{seen}");
+    assert!(seen.contains("took back an interrupted run"), "{seen}");
+    finished(&bench, &[NAME, "--yes"], true, &first);
+}
+
+#[test]
 fn struck_in_and_after_each_step() {
     if std::env::var_os("FLEET_MATRIX").is_some_and(|which| which == "all") {
         return struck_everywhere_by_everything();

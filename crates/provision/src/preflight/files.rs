@@ -181,6 +181,10 @@ fn tracked(repo: &Repo, dir: &Path) -> Result<()> {
 /// Whether the VM could be taken into the fleet later: tried with a host key that is made for the try. Files with
 /// uncommitted changes would be refused then, when the VM exists already.
 pub(super) fn can_integrate(repo: &Repo, tools: &Tools, vm: &ManagedVm, private: &PrivateDir) -> Result<()> {
+    // What a killed integration left is finished or taken back by the one of this run; until then nothing can be tried.
+    if fleet_core::files::interrupted(&fleet_core::files::state_dir(repo.root())) {
+        return Ok(());
+    }
     let (_, public) = host_key::pair("example")?;
     let file = private.write("example.pub", format!("{public}\n").as_bytes(), 0o600)?;
     let file = file.to_string_lossy();
