@@ -206,7 +206,7 @@ fn send(
     let mut run =
         |call: &Call| tasks::run_or_look(&node.api, permit, call, subject, deadline, progress, &mut done);
     let mut outcome = run(&call);
-    // Releases before 8.2 do not know it: then the shutdown's end is waited for.
+    // Older releases do not know it: then the shutdown's end is waited for.
     let unknown = |e: &Error| e.facts().iter().any(|fact| fact.starts_with("overrule-shutdown:"));
     if outcome.as_ref().is_err_and(unknown) {
         outcome = run(&action.call(permit, &name));
