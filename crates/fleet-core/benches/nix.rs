@@ -27,6 +27,10 @@ use fleet_core::{
     validate,
 };
 
+/// As `provision-vm` and `post-provision-vm` have it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let dir = tempfile::tempdir().unwrap();
     let large = fleet(&dir.path().join("large"), 10_000);
@@ -48,7 +52,11 @@ fn main() {
         "100 VMs and 100 hosts: {read_small}; a hundred times as many take {times:.0} times as long (processor time)"
     );
 
-    let check = |repo: &Repo| validate::repository(repo, NixMode::Embedded).faults.len();
+    let check = |repo: &Repo| {
+        let report = validate::repository(repo, NixMode::Embedded);
+        assert!(report.faults.is_empty(), "{}", report.faults[0].message);
+        report.hosts.map_or(0, |hosts| hosts.hosts.len())
+    };
     let (check_large, check_small) = (measure(4, || check(&large)), measure(200, || check(&small)));
     println!("  with every doubt about them, as `provision-vm check` has it: {check_large}");
     println!("  a hundred times as many take {:.0} times as long", check_large.cpu / check_small.cpu);
@@ -151,10 +159,15 @@ fn fleet(root: &Path, count: u32) -> Repo {
             hosts,
             "  vm-{n} = {{\n    configurationFile = ./hosts/vm-{n}/configuration.nix;\n    homeFile = ./hosts/vm-{n}/home.nix;\n    \
              user = \"fleet\";\n    homeDirectory = \"/home/fleet\";\n    hostName = \"vm-{n}\";\n    sshAlias = \"vm-{n}\";\n    \
-             sshKeyName = \"id_ed25519\";\n    publicKey = \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDemoDemoDemoDemoDemoDemoDemoDemoDemo{n:06} \
+             sshKeyName = \"id_ed25519\";\n    publicKey = \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDemoDemoDemoDemoDemoDemoDemoDemoDemo{n:07} \
              root@vm-{n}\"; # since its reinstall\n    authorizedKeys = masterKeys;\n  }};\n\n"
         )
         .unwrap();
+        let dir = root.join(format!("hosts/vm-{n}"));
+        fs::create_dir_all(&dir).unwrap();
+        for file in ["configuration.nix", "disko.nix", "home.nix"] {
+            fs::write(dir.join(file), "{ }\n").unwrap();
+        }
     }
     fs::create_dir_all(root.join("vms")).unwrap();
     let head = "  proxmox = { host = \"prom\"; defaultStorage = \"tank\"; };\n";

@@ -38,10 +38,11 @@ pub fn load(repo: &Repo, nix: NixMode) -> (Result<Definitions>, Result<Hosts>) {
     both(|| Definitions::load(repo, nix), || Hosts::load(repo, nix))
 }
 
+/// Runs both at once.
 fn both<A, B: Send>(
-    definitions: impl FnOnce() -> Result<A>,
+    definitions: impl FnOnce() -> A,
     hosts: impl FnOnce() -> Result<B> + Send,
-) -> (Result<A>, Result<B>) {
+) -> (A, Result<B>) {
     std::thread::scope(|scope| {
         let hosts = scope.spawn(hosts);
         let definitions = definitions();
@@ -75,27 +76,37 @@ pub fn places_in_definitions(repo: &Repo, nix: NixMode, paths: &[&[&str]]) -> Ve
 /// further, whatever else is wrong in its file.
 pub fn repository(repo: &Repo, nix: NixMode) -> Report {
     let mut report = Report::default();
-    let (definitions, hosts) = both(|| Definitions::evaluate(repo, nix), || Hosts::evaluate(repo, nix));
-    let mut managed = None;
-    match definitions {
-        Ok(evaluated) => {
-            match Definitions::of(&evaluated, repo) {
-                Ok(definitions) => report.definitions = Some(definitions),
-                Err(error) => {
-                    report.faults.extend(faults::from_error(&error, &repo.definitions(), repo.root()));
+    let definitions = || {
+        let mut faults = Vec::new();
+        let (read, managed) = match Definitions::evaluate(repo, nix) {
+            Ok(evaluated) => {
+                let read = Definitions::of(&evaluated, repo);
+                if let Err(error) = &read {
+                    faults.extend(faults::from_error(error, &repo.definitions(), repo.root()));
                 }
+                faults.extend(host_dirs(repo, &evaluated));
+                (read.ok(), managed_names(&evaluated))
             }
-            report.faults.extend(host_dirs(repo, &evaluated));
-            managed = managed_names(&evaluated);
-        }
-        Err(error) => report.faults.extend(faults::from_error(&error, &repo.definitions(), repo.root())),
-    }
+            Err(error) => {
+                faults.extend(faults::from_error(&error, &repo.definitions(), repo.root()));
+                (None, None)
+            }
+        };
+        (read, managed, faults)
+    };
+    let hosts = || {
+        let evaluated = Hosts::evaluate(repo, nix)?;
+        let (hosts, mut faults) = Hosts::read(&evaluated, repo);
+        let valid = faults.is_empty();
+        faults.extend(host_files(repo, &hosts, &evaluated));
+        Ok((evaluated, hosts, valid, faults))
+    };
+    let ((definitions, managed, faults), hosts) = both(definitions, hosts);
+    report.definitions = definitions;
+    report.faults = faults;
     match hosts {
-        Ok(evaluated) => {
-            let (hosts, faults) = Hosts::read(&evaluated, repo);
-            let valid = faults.is_empty();
+        Ok((evaluated, hosts, valid, faults)) => {
             report.faults.extend(faults);
-            report.faults.extend(host_files(repo, &hosts, &evaluated));
             report.faults.extend(doubts::faults(&hosts, managed.as_ref(), &evaluated, repo.root()));
             report.hosts = valid.then_some(hosts);
         }
