@@ -15,9 +15,11 @@ use crate::{
     cli::Cli,
     compare,
     differences::{self, Difference, differences},
+    journal::{Event, Journal, Verb},
     plan::{self, Standing},
     settings::Settings,
     state::Hold,
+    steps::Step,
     tools::Tools,
     world::{self, World},
 };
@@ -95,9 +97,7 @@ fn apply(ui: Ui, args: &ApplyArgs, session: &mut Session, vm: &ManagedVm) -> Res
             ui.say("Nothing was changed.");
             return Ok(false);
         }
-        for op in requests {
-            session.ask::<()>(op, Deadline::secs(LIMIT), |line| ui.tell(line))?;
-        }
+        send(ui, session, vm, &world, requests)?;
     }
     let pending = if args.change.dry_run { Vec::new() } else { pending(vm, session)? };
     if ui.json() {
@@ -162,6 +162,25 @@ fn requests(vm: &ManagedVm, settled: &Settings, digest: Option<String>) -> Vec<O
     let grows = differences::growth(vm, settled).into_iter();
     requests.extend(grows.map(|(disk, size)| Op::Resize { vmid: vm.vmid, disk, size }));
     requests
+}
+
+/// Sends the requests, one after the other, and writes down what came of it.
+fn send(ui: Ui, session: &mut Session, vm: &ManagedVm, world: &World, requests: Vec<Op>) -> Result<()> {
+    let step = |op: &Op| if matches!(op, Op::Resize { .. }) { Step::Grow } else { Step::Configure };
+    let mut steps: Vec<Step> = requests.iter().map(step).collect();
+    steps.dedup();
+    let beginning = Event::beginning(Verb::Apply, vm, &world.node.version, steps);
+    let journal = Journal::begin(&beginning, None)?;
+    let outcome = requests.into_iter().try_for_each(|op| {
+        let said = match &op {
+            Op::Resize { disk, size, .. } => format!("disk {disk} is {size} now"),
+            _ => "VM configured".to_owned(),
+        };
+        let change = || Ok((journal.ask(session, op.clone(), Deadline::secs(LIMIT), ui)?, said));
+        journal.step(step(&op), change).map(|((), ..)| ())
+    });
+    journal.end(outcome.as_ref().copied());
+    outcome
 }
 
 /// What of the definition holds only after the next start.

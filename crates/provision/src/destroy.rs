@@ -7,7 +7,7 @@ use fleet_core::{
     deadline::Deadline,
     definitions::{Definitions, ManagedVm},
     interrupt,
-    protocol::{Backup, Op, Session},
+    protocol::{Backup, BackupMode, Marker, Op, Session},
     repo::Repo,
     types::StorageId,
     ui::{Ui, can_ask},
@@ -15,19 +15,24 @@ use fleet_core::{
 
 use crate::{
     cli::Cli,
-    compare, meaning,
+    compare,
+    journal::{Event, Journal, Verb},
+    meaning,
     plan::{self, Standing},
     preflight,
     state::{self, Hold},
+    steps::Step,
     tools::Tools,
     unfinished::{self, Became},
 };
 
 /// How long taking a VM out of the repository may take, in seconds.
 const LIMIT: u64 = 15 * 60;
-/// How long removing what a killed clone left may take, in seconds.
-const REMAINDER_LIMIT: u64 = 5 * 60;
-/// How long a backup may take, in seconds: a little longer than `proxmox-ops backup` waits for it.
+/// How long taking it from the node may take, in seconds: a little longer than `proxmox-ops session` waits for the node.
+const NODE_LIMIT: u64 = 61 * 60;
+/// How long showing it may take, in seconds.
+const READ_LIMIT: u64 = 2 * 60;
+/// How long a backup may take, in seconds: a little longer than the node is waited for.
 const BACKUP_LIMIT: u64 = fleet_core::protocol::six_hours() + 60;
 
 /// Arguments of `destroy`.
@@ -40,7 +45,7 @@ pub struct DestroyArgs {
     #[arg(long, value_name = "NAME")]
     pub confirm: Option<String>,
     /// Back it up first, to this storage or to one that takes backups; a backup that fails stops it all [default: asked
-    /// where the name is typed at a terminal; none with --confirm or --yes]
+    /// at a terminal; none without one, or with --yes]
     #[arg(long, value_name = "STORAGE", num_args = 0..=1, conflicts_with = "no_backup")]
     pub backup: Option<Option<StorageId>>,
     /// Make no backup, and do not ask for one
@@ -59,15 +64,15 @@ enum There {
     /// Nothing.
     Nothing,
     /// The VM, proven to be ours.
-    Vm,
+    Vm(Marker),
     /// What a clone left that was killed, which this task of the node was; no VM.
     Remainder(String),
 }
 
-/// What is run, in this order.
+/// What of it takes place where, in this order.
 struct Steps {
-    backup: child::Command,
-    node: child::Command,
+    backup: Op,
+    node: Option<Op>,
     repository: child::Command,
 }
 
@@ -89,41 +94,31 @@ pub fn run(cli: &Cli, args: &DestroyArgs) -> Result<()> {
     }
     let _hold = if args.change.dry_run { None } else { Some(Hold::take(&vm.name, vm.vmid)?) };
     let mut session = tools.session()?;
-    let there = stands(&mut session, vm, ui)?;
+    let (there, version) = stands(&mut session, vm, ui)?;
     let steps = Steps {
-        backup: backup_command(&tools, vm, args.backup.clone().flatten()),
-        node: node_command(&tools, vm),
+        backup: backup(vm, args.backup.clone().flatten()),
+        node: removal(vm, &there),
         repository: repository_command(&tools, vm, args.from_hosts),
     };
     if args.change.dry_run {
-        return show(ui, vm, &mut session, &there, args, &steps);
+        return show(ui, vm, &mut session, &there, args, steps);
     }
     // What would stop it half way is known before anything is gone.
     can_take_out(&repo, &tools, vm, args.from_hosts)?;
     confirm(ui, vm, &there, args)?;
-    let mut made = None;
-    match there {
-        There::Nothing => ui.done(format!("VM {} is not on the node", vm.vmid)),
-        There::Remainder(task) => {
-            unfinished::clear(vm, task, |op| {
-                session.ask(op, Deadline::secs(REMAINDER_LIMIT), |line| ui.tell(line))
-            })?;
-            ui.done(format!("What a killed clone left under VMID {} is removed", vm.vmid));
-        }
-        There::Vm => {
-            drop(session);
-            if backup_wanted(args).map_or_else(|| ui.confirm("Back it up first?"), Ok)? {
-                made = Some(back_up(ui, vm, &steps.backup)?);
-            }
-            interrupt::check()?;
-            let status = steps.node.interactive()?;
-            ended(status.code(), &steps.node).map_err(|error| {
-                error.now(format!("the repository was not changed: '{}' is in the fleet", vm.name))
-            })?;
-        }
-    }
-    state::forget(&vm.name, vm.vmid);
-    take_out(ui, vm, &steps.repository)?;
+    let backed_up = match &there {
+        There::Vm(_) => backup_wanted(args).map_or_else(|| ui.confirm("Back it up first?"), Ok)?,
+        There::Nothing | There::Remainder(_) => false,
+    };
+    let mut way = Vec::new();
+    way.extend(backed_up.then_some(Step::Backup));
+    way.extend(steps.node.as_ref().map(|_| Step::Destroy));
+    way.push(Step::TakeOut);
+    let journal = Journal::begin(&Event::beginning(Verb::Destroy, vm, &version, way), None)?;
+    let destruction = Destruction { ui, vm, journal: &journal };
+    let outcome = destruction.carry_out(&mut session, steps, backed_up);
+    journal.end(outcome.as_ref().map(drop));
+    let made = outcome?;
     ui.done(format!("'{}' is gone; its definition and hosts/{}/ are left to you", vm.name, vm.nixos_config));
     if let Some(made) = &made {
         ui.say(format!("  its backup: proxmox-ops restore {} {}", made.volume, vm.vmid));
@@ -136,20 +131,88 @@ pub fn run(cli: &Cli, args: &DestroyArgs) -> Result<()> {
     Ok(())
 }
 
-/// Takes the VM out of the fleet's files.
-fn take_out(ui: Ui, vm: &ManagedVm, repository: &child::Command) -> Result<()> {
-    ui.step("Taking it out of the fleet...");
-    let output = repository.run(Deadline::secs(LIMIT), |line| ui.say(format!("  {line}")));
-    let partly = |why: String| {
-        Error::partly_done(format!("VM '{}' is gone, but it is still in the fleet: {why}", vm.name))
-            .hint(format!("mend what post-provision-vm says, then: {repository}"))
-    };
-    let output =
-        output.map_err(|error| partly("post-provision-vm did not end".to_owned()).caused_by(error))?;
-    if output.success() || was_never_there(&output) {
-        return Ok(());
+/// What it takes to do it, once it is decided.
+struct Destruction<'a> {
+    ui: Ui,
+    vm: &'a ManagedVm,
+    journal: &'a Journal,
+}
+
+impl Destruction<'_> {
+    /// Does it, and gives the backup that was made.
+    fn carry_out(&self, session: &mut Session, steps: Steps, backed_up: bool) -> Result<Option<Backup>> {
+        let (ui, vm) = (self.ui, self.vm);
+        let made = if backed_up { Some(self.back_up(session, steps.backup)?) } else { None };
+        match steps.node {
+            None => ui.done(format!("VM {} is not on the node", vm.vmid)),
+            Some(op) => self.remove(session, op)?,
+        }
+        state::forget(&vm.name, vm.vmid);
+        self.take_out(&steps.repository)?;
+        Ok(made)
     }
-    Err(partly(format!("post-provision-vm {}", child::describe(output.status))))
+
+    fn step<T>(&self, step: Step, work: impl FnOnce() -> Result<(T, String)>) -> Result<T> {
+        interrupt::check()?;
+        let (value, said, _) = self.journal.step(step, work)?;
+        self.ui.done(said);
+        Ok(value)
+    }
+
+    /// Makes the backup and tells its volume. Without one nothing is removed.
+    fn back_up(&self, session: &mut Session, backup: Op) -> Result<Backup> {
+        let vm = self.vm;
+        self.ui.step(format!("Backing up VM {}...", vm.vmid));
+        self.step(Step::Backup, || {
+            let made: Backup = self.journal.ask(session, backup, Deadline::secs(BACKUP_LIMIT), self.ui)?;
+            let said = format!("Its backup is {}", made.volume);
+            Ok((made, said))
+        })
+        .map_err(|error| {
+            error
+                .now(format!("VM '{}' has no new backup: nothing was removed", vm.name))
+                .hint(format!("proxmox-ops backup {}   # once what is wrong is mended", vm.name))
+                .hint(format!("provision-vm destroy {} --no-backup   # without one", vm.name))
+        })
+    }
+
+    /// Takes it from the node. `proxmox-ops` proves once more that it is ours.
+    fn remove(&self, session: &mut Session, op: Op) -> Result<()> {
+        let (vm, journal) = (self.vm, self.journal);
+        self.ui.step(format!("Destroying VM {} '{}'...", vm.vmid, vm.name));
+        let mut ask = |op| journal.ask(session, op, Deadline::secs(NODE_LIMIT), self.ui);
+        self.step(Step::Destroy, || match op {
+            Op::RemoveRemainder { task, .. } => {
+                unfinished::clear(vm, task, ask)?;
+                Ok(((), format!("What a killed clone left under VMID {} is removed", vm.vmid)))
+            }
+            op => ask(op).map(|()| ((), format!("VM {} '{}' is gone", vm.vmid, vm.name))),
+        })
+        .map_err(|error| error.now(format!("the repository was not changed: '{}' is in the fleet", vm.name)))
+    }
+
+    /// Takes the VM out of the fleet's files.
+    fn take_out(&self, repository: &child::Command) -> Result<()> {
+        let (ui, vm) = (self.ui, self.vm);
+        ui.step("Taking it out of the fleet...");
+        self.step(Step::TakeOut, || {
+            self.journal.command(repository);
+            let output = repository.run(Deadline::secs(LIMIT), |line| {
+                self.journal.output(line);
+                ui.say(format!("  {line}"));
+            });
+            let partly = |why: String| {
+                Error::partly_done(format!("VM '{}' is gone, but it is still in the fleet: {why}", vm.name))
+                    .hint(format!("mend what post-provision-vm says, then: {repository}"))
+            };
+            let output = output
+                .map_err(|error| partly("post-provision-vm did not end".to_owned()).caused_by(error))?;
+            if output.success() || was_never_there(&output) {
+                return Ok(((), format!("'{}' is not in the fleet any more", vm.name)));
+            }
+            Err(partly(format!("post-provision-vm {}", child::describe(output.status))))
+        })
+    }
 }
 
 /// Whether the VM can be taken out of the fleet's files.
@@ -178,13 +241,14 @@ fn refuse(vm: &ManagedVm) -> Result<()> {
         .hint(format!("change managed.{} in vms/definitions.nix first", vm.name)))
 }
 
-/// What is there: the VM, proven to be ours, or what a clone of ours left; anybody else's is a conflict.
-fn stands(session: &mut Session, vm: &ManagedVm, ui: Ui) -> Result<There> {
+/// What is there: the VM, proven to be ours, or what a clone of ours left; anybody else's is a conflict. With the node's
+/// version.
+fn stands(session: &mut Session, vm: &ManagedVm, ui: Ui) -> Result<(There, String)> {
     let mut world = compare::survey(session)?;
     world.existing = compare::existing(&world, vm);
-    match plan::holder(vm, &world)? {
-        Standing::Free => Ok(There::Nothing),
-        Standing::Ours(_) => {
+    let there = match plan::holder(vm, &world)? {
+        Standing::Free => There::Nothing,
+        Standing::Ours(marker) => {
             let config = world.existing.map(|(config, _)| config.settings).unwrap_or_default();
             if config.get("protection").is_some_and(|set| meaning::truth(set) == Some(true)) {
                 return Err(Error::refused(format!(
@@ -194,16 +258,17 @@ fn stands(session: &mut Session, vm: &ManagedVm, ui: Ui) -> Result<There> {
                 .now("nothing was changed")
                 .hint(format!("`qm set {} --protection 0` on its node takes it off", vm.vmid)));
             }
-            Ok(There::Vm)
+            There::Vm(marker)
         }
         Standing::BeingCloned => match unfinished::wait(session, vm, ui, false)? {
-            Became::Left(task) => Ok(There::Remainder(task)),
+            Became::Left(task) => There::Remainder(task),
             Became::Settled => {
-                Err(still_made(vm).hint(format!("provision-vm destroy {}   # again", vm.name)))
+                return Err(still_made(vm).hint(format!("provision-vm destroy {}   # again", vm.name)));
             }
-            Became::GoesOn => Err(still_made(vm)),
+            Became::GoesOn => return Err(still_made(vm)),
         },
-    }
+    };
+    Ok((there, world.node.version))
 }
 
 fn still_made(vm: &ManagedVm) -> Error {
@@ -211,47 +276,37 @@ fn still_made(vm: &ManagedVm) -> Error {
         .now("nothing was changed")
 }
 
-/// Whether it is backed up first, as far as the options say; else a person is asked.
+/// Whether it is backed up first, as far as the options say; else a person is asked. Where the name was not given there
+/// is one.
 fn backup_wanted(args: &DestroyArgs) -> Option<bool> {
     match args {
         DestroyArgs { backup: Some(_), .. } => Some(true),
-        DestroyArgs { no_backup: false, confirm: None, change: ChangeArgs { yes: false, .. }, .. } => None,
+        DestroyArgs { no_backup: false, change: ChangeArgs { yes: false, .. }, confirm, .. }
+            if confirm.is_none() || can_ask() =>
+        {
+            None
+        }
         _ => Some(false),
     }
 }
 
-fn backup_command(tools: &Tools, vm: &ManagedVm, storage: Option<StorageId>) -> child::Command {
-    let command = tools.proxmox_ops().args(["--json", "backup", vm.name.as_str()]);
-    match storage {
-        Some(storage) => command.args(["--storage", storage.as_str()]),
-        None => command,
+fn backup(vm: &ManagedVm, storage: Option<StorageId>) -> Op {
+    Op::Backup {
+        vmid: vm.vmid,
+        storage,
+        mode: BackupMode::default(),
+        notes: None,
+        timeout: fleet_core::protocol::six_hours(),
     }
 }
 
-/// Makes the backup and tells its volume. Without one nothing is removed.
-fn back_up(ui: Ui, vm: &ManagedVm, command: &child::Command) -> Result<Backup> {
-    let kept = |error: Error| {
-        error
-            .now(format!("VM '{}' has no new backup: nothing was removed", vm.name))
-            .hint(format!("proxmox-ops backup {}   # once what is wrong is mended", vm.name))
-            .hint(format!("provision-vm destroy {} --no-backup   # without one", vm.name))
-    };
-    let said = |line: &str| {
-        if !line.starts_with('{') {
-            ui.say(format!("  {line}"));
-        }
-    };
-    let output = command.run(Deadline::secs(BACKUP_LIMIT), said).map_err(kept)?;
-    ended(output.status.code(), command).map_err(kept)?;
-    let made: Backup = serde_json::from_slice(&output.stdout)
-        .map_err(|e| kept(Error::failed(format!("`{command}` does not say what it made")).caused_by(e)))?;
-    ui.done(format!("Its backup is {}", made.volume));
-    Ok(made)
-}
-
-/// The name is typed here; `proxmox-ops` proves by the marker once more that the VM is ours.
-fn node_command(tools: &Tools, vm: &ManagedVm) -> child::Command {
-    tools.proxmox_ops().args(["destroy", vm.name.as_str(), "yes", "--stop"]).foreground()
+/// What takes from the node what is there.
+fn removal(vm: &ManagedVm, there: &There) -> Option<Op> {
+    match there {
+        There::Nothing => None,
+        There::Vm(marker) => Some(Op::Destroy { vmid: vm.vmid, marker: marker.clone(), stop: true }),
+        There::Remainder(task) => Some(Op::RemoveRemainder { vmid: vm.vmid, task: task.clone() }),
+    }
 }
 
 fn repository_command(tools: &Tools, vm: &ManagedVm, from_hosts: bool) -> child::Command {
@@ -265,30 +320,26 @@ fn show(
     session: &mut Session,
     there: &There,
     args: &DestroyArgs,
-    steps: &Steps,
+    steps: Steps,
 ) -> Result<()> {
+    let mut shown = |op: Op| -> Result<Vec<String>> {
+        session.ask(Op::Show { request: Box::new(op), node: None }, Deadline::secs(READ_LIMIT), |_| {})
+    };
     let mut requests: Vec<String> = Vec::new();
-    let mut commands: Vec<String> = Vec::new();
-    match there {
-        There::Nothing => {}
-        There::Remainder(task) => {
-            let clear = Op::RemoveRemainder { vmid: vm.vmid, task: task.clone() };
-            requests = session.ask(
-                Op::Show { request: Box::new(clear), node: None },
-                Deadline::secs(REMAINDER_LIMIT),
-                |_| {},
-            )?;
+    let asked = matches!(there, There::Vm(_)).then(|| backup_wanted(args));
+    match asked {
+        Some(Some(true)) => requests.extend(shown(steps.backup)?),
+        Some(None) => {
+            // Where there is no place for one, who wants one is told so.
+            let backup = shown(steps.backup).unwrap_or_default();
+            requests.extend(backup.iter().map(|it| format!("{it}   # if you want it when you are asked")));
         }
-        There::Vm => {
-            match backup_wanted(args) {
-                Some(true) => commands.push(steps.backup.to_string()),
-                None => commands.push(format!("{}   # if you want it when you are asked", steps.backup)),
-                Some(false) => {}
-            }
-            commands.push(steps.node.to_string());
-        }
+        Some(Some(false)) | None => {}
     }
-    commands.push(steps.repository.to_string());
+    if let Some(op) = steps.node {
+        requests.extend(shown(op)?);
+    }
+    let commands = [steps.repository.to_string()];
     let changes = steps.repository.clone().arg("--dry-run").output(Deadline::secs(LIMIT))?.stdout_text();
     ui.step("Dry run: nothing is changed. This would be done, after the name was typed:");
     let value = serde_json::json!({
@@ -306,7 +357,7 @@ fn confirm(ui: Ui, vm: &ManagedVm, there: &There, args: &DestroyArgs) -> Result<
     let typed = match &args.confirm {
         Some(name) => name.clone(),
         None => {
-            if matches!(there, There::Vm) {
+            if matches!(there, There::Vm(_)) {
                 ui.warn(format!(
                     "VM {} and its disks, with all its snapshots, will be gone for ever; only a backup brings it back",
                     vm.vmid
@@ -334,15 +385,4 @@ fn confirm(ui: Ui, vm: &ManagedVm, there: &There, args: &DestroyArgs) -> Result<
         typed.trim().escape_debug()
     ))
     .now("nothing was changed"))
-}
-
-/// The error of a sibling that ended with this exit code; it has said itself why.
-fn ended(code: Option<i32>, command: &child::Command) -> Result<()> {
-    match code {
-        Some(0) => Ok(()),
-        code => {
-            let kind = code.map_or(Kind::OutcomeUnknown, Kind::from_exit_code);
-            Err(Error::new(kind, format!("`{command}` did not do it")))
-        }
-    }
 }

@@ -183,8 +183,17 @@ impl Dry<'_> {
                 }
             }
             (Step::Upload, None) => "send the image into /var/tmp on the node".clone_into(&mut shown.note),
+            // The last three are no part of such a run.
             (
-                Step::Create | Step::Clone | Step::Configure | Step::Grow | Step::Start | Step::Detach,
+                Step::Create
+                | Step::Clone
+                | Step::Configure
+                | Step::Grow
+                | Step::Start
+                | Step::Detach
+                | Step::Backup
+                | Step::Destroy
+                | Step::TakeOut,
                 None,
             ) => {
                 shown.note = "nothing to do".to_owned();

@@ -211,20 +211,9 @@ impl Job<'_> {
             self.build_so_far(step)?;
         }
         self.ui.step(format!("{}...", title.as_ref()));
-        self.journal.started(step);
-        let began = Instant::now();
-        match work() {
-            Ok((value, said)) => {
-                let took = began.elapsed();
-                self.journal.ended(step, journal::Outcome::Done, took, &said);
-                self.ui.done(format!("{said} ({:.1} s)", took.as_secs_f64()));
-                Ok(value)
-            }
-            Err(error) => {
-                self.journal.ended(step, journal::Outcome::Failed, began.elapsed(), &error.chain());
-                Err(error)
-            }
-        }
+        let (value, said, took) = self.journal.step(step, work)?;
+        self.ui.done(format!("{said} ({:.1} s)", took.as_secs_f64()));
+        Ok(value)
     }
 
     /// A step that an earlier run did.
@@ -234,18 +223,7 @@ impl Job<'_> {
 
     /// Asks the node; the request and the tasks that it starts are written down.
     fn ask<T: DeserializeOwned>(&self, session: &mut Session, op: Op, deadline: Deadline) -> Result<T> {
-        self.journal.request(&op);
-        let mut pace = Pace(Instant::now());
-        session.ask(op, deadline, |line| {
-            self.journal.progress(line);
-            if !line.ends_with("%)") {
-                self.ui.tell(line);
-            } else if pace.due(Instant::now()) {
-                self.ui.say(format!("  {line}"));
-            } else {
-                self.ui.detail(line);
-            }
-        })
+        self.journal.ask(session, op, deadline, self.ui)
     }
 
     /// What a program says that has a machine's console in it, or that anybody's build may: written down, and shown with
@@ -259,22 +237,6 @@ impl Job<'_> {
     /// As [`Job::ask`], for a change.
     fn change(&self, session: &mut Session, op: Op, seconds: u64) -> Result<()> {
         self.ask(session, op, Deadline::secs(seconds))
-    }
-}
-
-/// When how far a copy is was last told: one that takes no longer than this is told by its end alone.
-struct Pace(Instant);
-
-impl Pace {
-    const EVERY: Duration = Duration::from_secs(3);
-
-    /// Whether it is time again.
-    fn due(&mut self, now: Instant) -> bool {
-        let due = now.duration_since(self.0) >= Self::EVERY;
-        if due {
-            self.0 = now;
-        }
-        due
     }
 }
 
@@ -303,18 +265,7 @@ fn fingerprint(key: &str) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
-
-    use super::{Pace, printable};
-
-    #[test]
-    fn a_short_copy_is_told_by_its_end_alone_and_a_long_one_now_and_then() {
-        let begun = Instant::now();
-        let mut pace = Pace(begun);
-        let mut told = vec![0.0, 1.0, 2.9, 3.0, 3.1, 5.9, 6.1, 9.0, 20.0];
-        told.retain(|at| pace.due(begun + Duration::from_secs_f64(*at)));
-        assert_eq!(told, [3.0, 6.1, 20.0]);
-    }
+    use super::printable;
 
     #[test]
     fn a_console_does_not_reach_the_terminal() {

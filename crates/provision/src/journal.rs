@@ -15,17 +15,20 @@ use std::{
 
 use fleet_core::{
     Error, Result,
+    deadline::Deadline,
+    definitions::ManagedVm,
     error::Report,
-    protocol::Op,
+    protocol::{Op, Session},
     types::{VmName, Vmid},
+    ui::Ui,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
 pub use self::past::Past;
 use crate::steps::Step;
 
-/// Runs that are kept for each VM.
+/// Runs of each kind that are kept for each VM.
 const KEPT: usize = 20;
 /// Shorter lines of a secret are not looked for: they would be found in ordinary words.
 const SHORTEST_SECRET: usize = 12;
@@ -40,12 +43,52 @@ pub struct Record {
     pub event: Event,
 }
 
+/// What a run is about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verb {
+    /// The way from a definition to a machine in the fleet.
+    #[default]
+    Provision,
+    /// A VM that is there is brought in line with its definition.
+    Apply,
+    /// A VM is taken out of node and fleet.
+    Destroy,
+}
+
+impl Verb {
+    /// Its name: one word, in lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verb::Provision => "provision",
+            Verb::Apply => "apply",
+            Verb::Destroy => "destroy",
+        }
+    }
+
+    /// Of the run that wrote this file, by its name.
+    fn of(path: &Path) -> Verb {
+        let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+        let of = |verb: &Verb| name.split('-').any(|word| word == verb.name());
+        [Verb::Apply, Verb::Destroy].into_iter().find(of).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Display for Verb {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
 /// What a line of a journal says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
     /// A run begins.
     Begin {
+        /// What it is about.
+        #[serde(default)]
+        verb: Verb,
         /// The VM.
         name: VmName,
         /// Its number.
@@ -109,6 +152,21 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// What stands at the head of a journal: a run of `verb` begins, with the node's version of Proxmox VE.
+    pub fn beginning(verb: Verb, vm: &ManagedVm, proxmox: &str, steps: Vec<Step>) -> Event {
+        let versions = [("provision-vm", env!("CARGO_PKG_VERSION")), ("proxmox-ve", proxmox)];
+        Event::Begin {
+            verb,
+            name: vm.name.clone(),
+            vmid: vm.vmid,
+            command: std::env::args().collect(),
+            versions: versions.into_iter().map(|(name, it)| (name.to_owned(), it.to_owned())).collect(),
+            steps,
+        }
+    }
+}
+
 /// How a step or a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -156,21 +214,23 @@ impl std::fmt::Debug for Watch {
 impl Journal {
     /// Begins the journal of a run and takes away the oldest ones of the same VM.
     pub fn begin(event: &Event, watch: Option<Watch>) -> Result<Journal> {
-        let Event::Begin { name, .. } = event else {
-            return Err(Error::failed("a journal begins with its beginning"));
-        };
+        let Event::Begin { name, .. } = event else { return Err(headless()) };
         Journal::begin_in(&directory().join(name.as_str()), event, watch)
     }
 
     fn begin_in(dir: &Path, event: &Event, watch: Option<Watch>) -> Result<Journal> {
+        let Event::Begin { verb, .. } = event else { return Err(headless()) };
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(dir)
             .map_err(|e| Error::io("create", dir, e))?;
-        prune(dir, KEPT - 1);
-        let name =
-            format!("{}-{}", jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%.3fZ"), std::process::id());
+        prune(dir, *verb, KEPT - 1);
+        let time = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%.3fZ");
+        let name = match verb {
+            Verb::Provision => format!("{time}-{}", std::process::id()),
+            verb => format!("{time}-{verb}-{}", std::process::id()),
+        };
         let path = dir.join(format!("{name}.jsonl"));
         let create = |path: &Path| {
             let opened = fs::OpenOptions::new().append(true).create_new(true).mode(0o600).open(path);
@@ -253,6 +313,50 @@ impl Journal {
         inner.record(Event::Ended { step, outcome, seconds: seconds(took), said });
     }
 
+    /// Does a step, which is written down. `work` gives its value and what there is to say of it; so does this, with how
+    /// long it took.
+    pub fn step<T>(
+        &self,
+        step: Step,
+        work: impl FnOnce() -> Result<(T, String)>,
+    ) -> Result<(T, String, Duration)> {
+        self.started(step);
+        let began = Instant::now();
+        match work() {
+            Ok((value, said)) => {
+                let took = began.elapsed();
+                self.ended(step, Outcome::Done, took, &said);
+                Ok((value, said, took))
+            }
+            Err(error) => {
+                self.ended(step, Outcome::Failed, began.elapsed(), &error.chain());
+                Err(error)
+            }
+        }
+    }
+
+    /// Asks the node; the request and the tasks that it starts are written down, and `ui` tells what is said of it.
+    pub fn ask<T: DeserializeOwned>(
+        &self,
+        session: &mut Session,
+        op: Op,
+        deadline: Deadline,
+        ui: Ui,
+    ) -> Result<T> {
+        self.request(&op);
+        let mut pace = Pace(Instant::now());
+        session.ask(op, deadline, |line| {
+            self.progress(line);
+            if !line.ends_with("%)") {
+                ui.tell(line);
+            } else if pace.due(Instant::now()) {
+                ui.say(format!("  {line}"));
+            } else {
+                ui.detail(line);
+            }
+        })
+    }
+
     /// A request is sent to the node.
     pub fn request(&self, op: &Op) {
         let mut inner = self.lock();
@@ -303,6 +407,22 @@ impl Journal {
     }
 }
 
+/// When how far a copy is was last told: one that takes no longer than this is told by its end alone.
+struct Pace(Instant);
+
+impl Pace {
+    const EVERY: Duration = Duration::from_secs(3);
+
+    /// Whether it is time again.
+    fn due(&mut self, now: Instant) -> bool {
+        let due = now.duration_since(self.0) >= Self::EVERY;
+        if due {
+            self.0 = now;
+        }
+        due
+    }
+}
+
 impl Inner {
     fn record(&mut self, event: Event) {
         let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
@@ -344,6 +464,10 @@ impl Inner {
     }
 }
 
+fn headless() -> Error {
+    Error::failed("a journal begins with its beginning")
+}
+
 fn seconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1000.0).round() / 1000.0
 }
@@ -362,9 +486,11 @@ fn journals(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Takes away the oldest journals until `keep` are left.
-fn prune(dir: &Path, keep: usize) {
-    let found = journals(dir);
+/// Takes away the oldest journals of this kind until `keep` of them are left: what a later run has to know of an
+/// earlier one stays, however often the VM was changed since.
+fn prune(dir: &Path, verb: Verb, keep: usize) {
+    let mut found = journals(dir);
+    found.retain(|path| Verb::of(path) == verb);
     for path in found.iter().take(found.len().saturating_sub(keep)) {
         // One that stays is taken away another time.
         let _ = fs::remove_file(path).and_then(|()| fs::remove_file(path.with_extension("log")));
@@ -372,88 +498,4 @@ fn prune(dir: &Path, keep: usize) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn beginning() -> Event {
-        Event::Begin {
-            name: "web".parse().unwrap(),
-            vmid: "110".parse().unwrap(),
-            command: vec!["provision-vm".into(), "web".into()],
-            versions: BTreeMap::new(),
-            steps: vec![Step::Clone],
-        }
-    }
-
-    #[test]
-    fn a_run_is_read_back_as_it_was() {
-        let dir = tempfile::tempdir().unwrap();
-        let journal = Journal::begin_in(dir.path(), &beginning(), None).unwrap();
-        journal.started(Step::Clone);
-        journal.request(&Op::Start { vmid: "110".parse().unwrap() });
-        journal.progress("task UPID:prom:00000ED5:000AE788:6B03B82C:qmclone:9002:root@pam:");
-        journal.progress("transferred 1 GiB of 2 GiB (50%)");
-        journal
-            .progress("VM 110 is locked (clone); waiting for the task that works on it: UPID:prom:00000001:");
-        journal.ended(Step::Clone, Outcome::Done, Duration::from_millis(1500), "VM cloned");
-        let past = Past::last_in(dir.path()).unwrap();
-        assert_eq!((past.end(), past.last_step()), (None, Some(Step::Clone)));
-        journal.end(Err(&Error::conflict("taken")));
-        let past = Past::last_in(dir.path()).unwrap();
-        assert_eq!(past.end(), Some((Outcome::Failed, 4)));
-        assert_eq!(past.records[0].event, beginning());
-        assert_eq!(
-            past.records[3].event,
-            Event::Task {
-                step: Some(Step::Clone),
-                upid: "UPID:prom:00000ED5:000AE788:6B03B82C:qmclone:9002:root@pam:".into()
-            }
-        );
-        assert_eq!(past.records.len(), 6, "{past:?}");
-        assert_eq!(journal.took(), [(Step::Clone, Duration::from_millis(1500))]);
-    }
-
-    #[test]
-    fn a_line_that_was_cut_short_is_left_out() {
-        let dir = tempfile::tempdir().unwrap();
-        drop(Journal::begin_in(dir.path(), &beginning(), None).unwrap());
-        let path = journals(dir.path()).pop().unwrap();
-        let mut text = fs::read_to_string(&path).unwrap();
-        text.push_str("{\"time\":\"2026");
-        fs::write(&path, text).unwrap();
-        assert_eq!(Past::last_in(dir.path()).unwrap().records.len(), 1);
-    }
-
-    #[test]
-    fn what_is_hidden_is_written_nowhere() {
-        let dir = tempfile::tempdir().unwrap();
-        let keys = tempfile::tempdir().unwrap();
-        let key = keys.path().join("etc/ssh/key");
-        fs::create_dir_all(key.parent().unwrap()).unwrap();
-        fs::write(&key, "-----BEGIN KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\n-----END KEY-----\n").unwrap();
-        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
-        let journal = Journal::begin_in(dir.path(), &beginning(), None).unwrap();
-        journal.hide_files(keys.path());
-        journal.output("it printed b3BlbnNzaC1rZXktdjEAAAAA!");
-        journal.command("run --with b3BlbnNzaC1rZXktdjEAAAAA");
-        journal.end(Err(&Error::failed("b3BlbnNzaC1rZXktdjEAAAAA and AGE-SECRET-KEY-1QQQ, too")));
-        for entry in fs::read_dir(dir.path()).unwrap() {
-            let text = fs::read_to_string(entry.unwrap().path()).unwrap();
-            assert!(!text.contains("b3BlbnNza") && !text.contains("1QQQ"), "{text}");
-            assert!(text.contains("(hidden)"), "{text}");
-        }
-    }
-
-    #[test]
-    fn only_the_last_runs_are_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        for number in 0..KEPT + 5 {
-            fs::write(dir.path().join(format!("20260101T0000{number:02}.000Z-1.jsonl")), "").unwrap();
-            fs::write(dir.path().join(format!("20260101T0000{number:02}.000Z-1.log")), "").unwrap();
-        }
-        drop(Journal::begin_in(dir.path(), &beginning(), None).unwrap());
-        assert_eq!(journals(dir.path()).len(), KEPT);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2 * KEPT);
-        assert!(!dir.path().join("20260101T000005.000Z-1.jsonl").exists());
-    }
-}
+mod tests;

@@ -47,11 +47,11 @@ fn text(past: &Past) -> String {
 
 fn line(record: &Record) -> Option<String> {
     Some(match &record.event {
-        Event::Begin { name, vmid, command, versions, .. } => {
+        Event::Begin { verb, name, vmid, command, versions, .. } => {
             let versions: Vec<String> =
                 versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
             format!(
-                "{name} (VMID {vmid}), {}\n$ {}\n{}",
+                "{name} (VMID {vmid}), {verb}, {}\n$ {}\n{}",
                 record.time,
                 command.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" "),
                 versions.join(", ")

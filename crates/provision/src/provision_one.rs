@@ -18,15 +18,14 @@ use crate::{
     dry_run::Dry,
     execute::{self, Job},
     host_key::PrivateDir,
-    journal::{Event, Journal, Watch},
+    journal::{Event, Journal, Verb, Watch},
     login::Unlocked,
     place::Places,
     plan::{self, Plan},
     preflight::{self, Ready},
     state::Hold,
-    steps::{self, Step},
+    steps,
     tools::Tools,
-    world::World,
 };
 
 /// What a run needs, whichever VMs it is about.
@@ -206,7 +205,9 @@ impl<'a> Prepared<'a> {
         let cli = run.cli;
         let closure = Mutex::new(closure.unwrap_or_else(|| build(run, vm)));
         let recorded = Hosts::load(run.repo, cli.common.nix)?.get(vm.name.as_str()).cloned();
-        let journal = Journal::begin(&beginning(vm, &world, steps::of(vm, install, cli.integrate())), watch)?;
+        let steps = steps::of(vm, install, cli.integrate());
+        let beginning = Event::beginning(Verb::Provision, vm, &world.node.version, steps);
+        let journal = Journal::begin(&beginning, watch)?;
         let job = Job {
             cli,
             ui,
@@ -235,19 +236,6 @@ impl<'a> Prepared<'a> {
             installed: outcome.installed,
             integrated: outcome.integrated,
         })
-    }
-}
-
-/// What stands at the head of the journal.
-fn beginning(vm: &ManagedVm, world: &World, steps: Vec<Step>) -> Event {
-    let versions =
-        [("provision-vm", env!("CARGO_PKG_VERSION").to_owned()), ("proxmox-ve", world.node.version.clone())];
-    Event::Begin {
-        name: vm.name.clone(),
-        vmid: vm.vmid,
-        command: std::env::args().collect(),
-        versions: versions.into_iter().map(|(name, version)| (name.to_owned(), version)).collect(),
-        steps,
     }
 }
 

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cli::Cli,
     compare::{self, Comparison},
-    journal::{Outcome, Past},
+    journal::{Outcome, Past, Verb},
     plan, state,
     tools::Tools,
     world::World,
@@ -69,6 +69,8 @@ enum Secrets {
 
 #[derive(Debug, Serialize)]
 struct LastRun {
+    /// What it was about.
+    run: Verb,
     time: String,
     /// `done`, `failed`, `stopped` (by the user), `at work`, or `cut short`.
     outcome: &'static str,
@@ -202,6 +204,7 @@ fn secrets(vm: &ManagedVm, repo: &Repo, tools: &Tools, key: &PublicKey) -> Secre
 fn last_run(past: &Past, at_work: bool) -> LastRun {
     let end = past.end();
     LastRun {
+        run: past.verb(),
         time: past.records.first().map(|record| record.time.clone()).unwrap_or_default(),
         outcome: match end {
             Some((Outcome::Failed, code)) if code == Kind::Interrupted.exit_code() => "stopped",
@@ -260,7 +263,7 @@ fn cells(row: &Row) -> Vec<String> {
                 (_, Some(step)) => format!(" in {step}"),
             };
             let time = run.time.get(..16).unwrap_or(&run.time).replace('T', " ");
-            format!("{}{at}, {time}", run.outcome)
+            format!("{} {}{at}, {time}", run.run, run.outcome)
         })),
     ]
 }
@@ -310,16 +313,16 @@ mod tests {
             secrets,
             last_run,
         };
-        let run = |outcome, step| {
-            Some(LastRun { time: "2026-11-26T22:25:06.123Z".into(), outcome, step, exit_code: None })
-        };
+        let time = || "2026-11-26T22:25:06.123Z".into();
+        let run =
+            |outcome, step| Some(LastRun { run: Verb::Apply, time: time(), outcome, step, exit_code: None });
         let mut none = row("db", Secrets::NoKey, run("cut short", Some(crate::steps::Step::Kexec)));
         (none.node, none.power, none.address, none.host_key) = (None, None, None, None);
         let rows = [row("web", Secrets::Open, run("done", None)), none];
         insta::assert_snapshot!(table(&rows), @r"
         NAME  VMID  DEFINITION  NODE  POWER    ADDRESS     HOST KEY         SECRETS  LAST RUN
-        web    110  same        prom  running  192.0.2.10  SHA256:AZ4Zd7dl  open     done, 2026-11-26 22:25
-        db     110  same        -     -        -           -                -        cut short in kexec, 2026-11-26 22:25
+        web    110  same        prom  running  192.0.2.10  SHA256:AZ4Zd7dl  open     apply done, 2026-11-26 22:25
+        db     110  same        -     -        -           -                -        apply cut short in kexec, 2026-11-26 22:25
         ");
         assert_eq!(fitting(&rows, None), table(&rows));
         assert_eq!(fitting(&rows, Some(120)), table(&rows));
@@ -332,11 +335,11 @@ mod tests {
           address: 192.0.2.10
           host key: SHA256:AZ4Zd7dl
           secrets: open
-          last run: done, 2026-11-26 22:25
+          last run: apply done, 2026-11-26 22:25
         db
           vmid: 110
           definition: same
-          last run: cut short in kexec, 2026-11-26 22:25
+          last run: apply cut short in kexec, 2026-11-26 22:25
         ");
     }
 }

@@ -1,11 +1,11 @@
-//! The steps of a run, by the names that the journal, the progress, `--dry-run`, `status` and `log` have for them.
+//! The steps of runs, by the names that the journal, the progress, `--dry-run`, `status` and `log` have for them.
 
 use fleet_core::definitions::{Install, ManagedVm};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Integrate;
 
-/// One step of the way from a definition to a machine in the fleet.
+/// One step of the way from a definition to a machine in the fleet, or out of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
@@ -41,6 +41,12 @@ pub enum Step {
     Verify,
     /// Nothing makes cloud-init run again.
     Detach,
+    /// Of `destroy`: a backup is made.
+    Backup,
+    /// Of `destroy`: the VM goes, or what a clone left.
+    Destroy,
+    /// Of `destroy`: `post-provision-vm` takes it out of the fleet.
+    TakeOut,
 }
 
 impl Step {
@@ -63,6 +69,9 @@ impl Step {
             Step::Reboot => "reboot",
             Step::Verify => "verify",
             Step::Detach => "detach",
+            Step::Backup => "backup",
+            Step::Destroy => "destroy",
+            Step::TakeOut => "take-out",
         }
     }
 }
@@ -107,7 +116,8 @@ mod tests {
 
     #[test]
     fn names_are_what_the_journal_says() {
-        for step in way(true, Integrate::After) {
+        let out = [Step::Backup, Step::Destroy, Step::TakeOut];
+        for step in way(true, Integrate::After).into_iter().chain(out) {
             assert_eq!(serde_json::to_value(step).unwrap(), step.name());
         }
     }

@@ -35,10 +35,8 @@ fn destroy_wants_the_name_and_takes_the_vm_out_of_node_and_fleet() {
     }
     let dry = bench.run(&["destroy", "test-automation", "--dry-run"]);
     let seen = bench.seen(&dry);
-    assert!(
-        seen.contains("destroy test-automation yes --stop\n") && seen.contains("--- a/secrets/.sops.yaml"),
-        "{seen}"
-    );
+    let requests = "POST /nodes/prom/qemu/110/status/stop\nDELETE /nodes/prom/qemu/110 purge=1 ";
+    assert!(seen.contains(requests) && seen.contains("--- a/secrets/.sops.yaml"), "{seen}");
     assert_eq!((bench.sim.changes().len(), bench.fleet.status()), (before, String::new()));
     let key = bench.sim.guest_host_key(110).unwrap();
     let output = bench.run(&["destroy", "test-automation", "--confirm", "test-automation", "--from-hosts"]);
@@ -79,10 +77,15 @@ fn a_backup_comes_first_and_brings_the_vm_back() {
     let before = bench.sim.changes().len();
     let dry = bench.run(&["destroy", NAME, "--backup", "local", "--dry-run"]);
     let seen = bench.seen(&dry);
-    assert!(seen.contains("--json backup test-automation --storage local\n"), "{seen}");
-    assert!(seen.find(" backup ") < seen.find(" destroy test-automation yes"), "{seen}");
+    let shown: Vec<&str> =
+        seen.lines().filter(|l| l.starts_with("POST ") || l.starts_with("DELETE ")).collect();
+    let of = |request: &&str| request.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+    let requests: Vec<String> = shown.iter().map(of).collect();
+    assert!(shown[0].contains("storage=local") && !shown[0].contains('#'), "{seen}");
     let asked = bench.seen(&bench.run(&["destroy", NAME, "--dry-run"]));
-    assert!(asked.contains("backup test-automation   # if you want it when you are asked"), "{asked}");
+    let backup = |l: &&str| l.starts_with("POST /nodes/prom/vzdump ");
+    let offered = asked.lines().find(backup).unwrap_or_else(|| panic!("{asked}"));
+    assert!(offered.ends_with("   # if you want it when you are asked"), "{asked}");
     assert_eq!(bench.sim.changes().len(), before);
     let output = bench.run(&[&CONFIRMED[..], &["--backup", "--json"]].concat());
     let seen = bench.seen(&output);
@@ -93,6 +96,7 @@ fn a_backup_comes_first_and_brings_the_vm_back() {
         ["POST /nodes/prom/vzdump", "POST /nodes/prom/qemu/110/status/stop", "DELETE /nodes/prom/qemu/110"],
         "{seen}"
     );
+    assert_eq!(order, requests, "the dry run told so");
     let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let volume = answer["backup"]["volume"].as_str().unwrap();
     assert!(seen.contains(&format!("Its backup is {volume}")), "{seen}");
@@ -136,6 +140,26 @@ fn a_person_types_the_name_and_is_offered_a_backup() {
         session.process().wait().unwrap();
         let made = bench.sim.changes().iter().filter(|change| change.contains("/vzdump")).count();
         assert_eq!((made, bench.sim.config(110).is_none()), (backups, true));
+    }
+}
+
+#[test]
+fn a_name_that_was_given_at_a_terminal_does_not_keep_the_backup_from_being_offered() {
+    let bench = Bench::new();
+    made(&bench, &["--no-install"]);
+    let mut session = rexpect::session::spawn_command(bench.command(&CONFIRMED), Some(20_000)).unwrap();
+    session.exp_string("Back it up first? (y/N) ").unwrap();
+    session.send_line("y").unwrap();
+    session.exp_string("'test-automation' is gone; its definition").unwrap();
+    session.process().wait().unwrap();
+    assert!(bench.sim.changes().iter().any(|change| change.contains("/vzdump")));
+    // Who has said that nothing is to be asked is not asked.
+    for quiet in ["--yes", "--no-backup"] {
+        made(&bench, &["--no-install"]);
+        let command = bench.command(&[&CONFIRMED[..], &[quiet]].concat());
+        let mut session = rexpect::session::spawn_command(command, Some(20_000)).unwrap();
+        let seen = session.exp_eof().unwrap();
+        assert!(!seen.contains("Back it up") && bench.sim.config(110).is_none(), "{seen}");
     }
 }
 

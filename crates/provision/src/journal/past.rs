@@ -7,7 +7,7 @@ use std::{
 
 use fleet_core::types::{VmName, Vmid};
 
-use super::{Event, Outcome, Record, directory, journals};
+use super::{Event, Outcome, Record, Verb, directory, journals};
 use crate::steps::Step;
 
 /// A journal that was read again.
@@ -68,6 +68,17 @@ impl Past {
         let text = fs::read_to_string(&path).ok()?;
         let records = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         Some(Past { path, records })
+    }
+
+    /// What it was about.
+    pub fn verb(&self) -> Verb {
+        self.records
+            .iter()
+            .find_map(|record| match &record.event {
+                Event::Begin { verb, .. } => Some(*verb),
+                _ => None,
+            })
+            .unwrap_or_else(|| Verb::of(&self.path))
     }
 
     /// The process that wrote it, by the file's name.

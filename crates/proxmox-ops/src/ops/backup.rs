@@ -100,25 +100,36 @@ pub fn place(storages: &[Storage], wanted: Option<&StorageId>) -> Result<Storage
     }
 }
 
+/// The request for a backup, with a marker of its own, and the storage that it goes to.
+pub fn plan(
+    node: &Node,
+    permit: &Permit,
+    (wanted, mode, notes): (Option<&StorageId>, BackupMode, &Notes),
+    deadline: Deadline,
+) -> Result<(Call, StorageId, Marker)> {
+    let vmid = permit.vmid();
+    // A VMID that there is not would be passed over in silence on some nodes.
+    let there = config::read(node, vmid, deadline)?;
+    let storage = place(&host::storages(node, deadline)?, wanted)?;
+    let called = || there.settings.get("name").and_then(|name| name.parse::<VmName>().ok());
+    let name = permit.name().cloned().or_else(called).map_or_else(|| format!("vm{vmid}").parse(), Ok)?;
+    let marker = Marker::fresh(&name, vmid)?;
+    Ok((call(permit, node.name(deadline)?, (&storage, mode), notes, &marker), storage, marker))
+}
+
 /// Makes a backup and follows its task; gives the volume as the storage lists it. Older backups are left alone,
 /// whatever the storage keeps.
 pub fn make(
     node: &Node,
     permit: &Permit,
-    (wanted, mode, notes): (Option<&StorageId>, BackupMode, &Notes),
+    wanted: (Option<&StorageId>, BackupMode, &Notes),
     deadline: Deadline,
     progress: Progress<'_>,
 ) -> Result<Backup> {
     let vmid = permit.vmid();
     let here = node.name(deadline)?.clone();
-    // A VMID that there is not would be passed over in silence on some nodes.
-    let there = config::read(node, vmid, deadline)?;
-    let storage = place(&host::storages(node, deadline)?, wanted)?;
+    let (call, storage, marker) = plan(node, permit, wanted, deadline)?;
     let before = list(node, &storage, vmid, deadline)?;
-    let called = || there.settings.get("name").and_then(|name| name.parse::<VmName>().ok());
-    let name = permit.name().cloned().or_else(called).map_or_else(|| format!("vm{vmid}").parse(), Ok)?;
-    let marker = Marker::fresh(&name, vmid)?;
-    let call = call(permit, &here, (&storage, mode), notes, &marker);
     let marked = |backup: &Listed| {
         let first = backup.notes.as_deref().and_then(|notes| notes.lines().next());
         first.and_then(Marker::find).as_ref() == Some(&marker)

@@ -299,10 +299,19 @@ impl Server<'_> {
             Op::Resize { disk, size, .. } => Call::resize(permit, &home(vmid)?, disk, *size, None),
             Op::Start { .. } => Call::power(permit, &home(vmid)?, "start", &[]),
             Op::Stop { .. } => Call::power(permit, &home(vmid)?, "stop", &[]),
-            Op::Destroy { .. } => self.cluster.on(vmid, |node| {
+            Op::Destroy { stop, .. } => self.cluster.on(vmid, |node| {
                 let there = config::read(node, vmid, read_deadline())?;
+                if destroy::is_up(node, vmid, *stop, read_deadline())? {
+                    let off = power::Action::Stop.call(permit, node.name(read_deadline())?);
+                    shown.push(off.to_string());
+                }
                 Ok(destroy::call(node, permit, &there, read_deadline())?.0)
             })?,
+            Op::Backup { storage, mode, notes, .. } => {
+                let notes = notes.as_deref().unwrap_or_default().parse()?;
+                let wanted = (storage.as_ref(), *mode, &notes);
+                self.cluster.on(vmid, |node| Ok(backup::plan(node, permit, wanted, read_deadline())?.0))?
+            }
             Op::RemoveRemainder { task, .. } => self.cluster.on(vmid, |node| {
                 let there = config::read(node, vmid, read_deadline())?;
                 Ok(remainder::call(node, permit, &there, &task.parse()?, read_deadline())?.0)
