@@ -88,7 +88,11 @@ fn apply(ui: Ui, args: &ApplyArgs, session: &mut Session, vm: &ManagedVm) -> Res
     let shown = requests
         .iter()
         .map(|op| {
-            session.ask(Op::Show { request: Box::new(op.clone()), node: None }, Deadline::secs(60), |_| {})
+            session.ask(
+                Op::Show { request: Box::new(op.clone()), after: None, node: None },
+                Deadline::secs(60),
+                |_| {},
+            )
         })
         .collect::<Result<Vec<Vec<String>>>>()?
         .concat();

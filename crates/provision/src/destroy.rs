@@ -323,7 +323,11 @@ fn show(
     steps: Steps,
 ) -> Result<()> {
     let mut shown = |op: Op| -> Result<Vec<String>> {
-        session.ask(Op::Show { request: Box::new(op), node: None }, Deadline::secs(READ_LIMIT), |_| {})
+        session.ask(
+            Op::Show { request: Box::new(op), after: None, node: None },
+            Deadline::secs(READ_LIMIT),
+            |_| {},
+        )
     };
     let mut requests: Vec<String> = Vec::new();
     let asked = matches!(there, There::Vm(_)).then(|| backup_wanted(args));

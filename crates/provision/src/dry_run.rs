@@ -34,7 +34,7 @@ use crate::{
 /// What one step would do.
 #[derive(Debug, Serialize)]
 struct Shown {
-    step: Step,
+    step: &'static str,
     /// Whether an earlier run did it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     already: bool,
@@ -100,6 +100,7 @@ impl Dry<'_> {
         for step in steps::of(self.vm, self.install, integrate) {
             shown.push(self.step(session, plan, (&host_key, &found), step)?);
         }
+        shown.extend(self.clean_up(session, plan, (&host_key, &found))?);
         let mut value =
             serde_json::json!({ "name": vm.name, "vmid": vm.vmid, "dry_run": true, "steps": &shown });
         if let Some(placed) = &plan.placed {
@@ -126,14 +127,7 @@ impl Dry<'_> {
         step: Step,
     ) -> Result<Shown> {
         let vmid = self.vm.vmid;
-        let mut shown = Shown {
-            step,
-            already: false,
-            requests: Vec::new(),
-            commands: Vec::new(),
-            changes: String::new(),
-            note: String::new(),
-        };
+        let mut shown = Shown::nothing(step.name());
         let made = match step {
             Step::Clone | Step::Upload | Step::Create => true,
             // An image is built to make a VM of it, and for nothing else.
@@ -177,7 +171,7 @@ impl Dry<'_> {
                 if step == Step::Configure && plan.configure {
                     shown.note = match shown.requests.len() {
                         1 => "no storage takes snippets: the host key will be read through the guest agent",
-                        _ => "with another host key; the document is taken away when the VM has read it",
+                        _ => "with another host key",
                     }
                     .to_owned();
                 }
@@ -258,6 +252,25 @@ impl Dry<'_> {
         Ok(Op::GiveDocuments { vmid: self.vm.vmid, documents, settings: plan.settings.clone() })
     }
 
+    /// What takes the document with the host key off the node again, and whatever an earlier run left of it: nothing where
+    /// no storage takes any.
+    fn clean_up(
+        &self,
+        session: &mut Session,
+        plan: &Plan,
+        (host_key, found): (&HostKey, &Found),
+    ) -> Result<Option<Shown>> {
+        if self.vm.install == Install::Image {
+            return Ok(None);
+        }
+        let gives = plan.configure && !found.did(Step::Configure);
+        let given = if gives { Some(Box::new(self.with_host_key(host_key, plan)?)) } else { None };
+        let remove = Op::RemoveDocuments { vmid: self.vm.vmid };
+        let requests = shown_after(session, plan, remove, given)?;
+        let note = "at the end, also of a run that fails".to_owned();
+        Ok((!requests.is_empty()).then(|| Shown { requests, note, ..Shown::nothing("clean-up") }))
+    }
+
     /// What writes down on the node that cloud-init has done its part.
     fn cloudinit_done(&self, session: &mut Session, plan: &Plan) -> Result<Vec<String>> {
         let there =
@@ -296,8 +309,18 @@ impl Dry<'_> {
 
 /// The requests that a change sends to the node.
 fn calls(session: &mut Session, plan: &Plan, change: Op) -> Result<Vec<String>> {
+    shown_after(session, plan, change, None)
+}
+
+/// The same of one that comes after another.
+fn shown_after(
+    session: &mut Session,
+    plan: &Plan,
+    change: Op,
+    after: Option<Box<Op>>,
+) -> Result<Vec<String>> {
     let node = plan.placed.as_ref().map(|placed| placed.node.clone());
-    session.ask(Op::Show { request: Box::new(change), node }, Deadline::secs(60), |_| {})
+    session.ask(Op::Show { request: Box::new(change), after, node }, Deadline::secs(60), |_| {})
 }
 
 /// `text` with the lines of a private key left out, but for the first and the last, which say what it is.
@@ -318,6 +341,17 @@ fn without(text: &str, secret: &str) -> String {
 }
 
 impl Shown {
+    fn nothing(step: &'static str) -> Shown {
+        Shown {
+            step,
+            already: false,
+            requests: Vec::new(),
+            commands: Vec::new(),
+            changes: String::new(),
+            note: String::new(),
+        }
+    }
+
     fn lines(&self) -> String {
         let mut text = format!("{}\n", self.step);
         for request in &self.requests {

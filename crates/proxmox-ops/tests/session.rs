@@ -247,7 +247,7 @@ fn the_schema_has_every_request_and_every_field() {
         Op::GiveDocuments { vmid: v, documents: Default::default(), settings: Default::default() },
         Op::RemoveDocuments { vmid: v },
         Op::Resize { vmid: v, disk, size },
-        Op::Show { request: Box::new(Op::Start { vmid: v }), node: None },
+        Op::Show { request: Box::new(Op::Start { vmid: v }), after: None, node: None },
         Op::Start { vmid: v },
         Op::Stop { vmid: v },
         Op::Shutdown { vmid: v, timeout: 9, force: true },
@@ -504,7 +504,7 @@ fn every_configuration_of_the_cluster_comes_with_one_request() {
 fn a_change_is_shown_as_it_would_be_sent_and_not_sent() {
     let bench = Bench::new();
     let mut session = session(&bench);
-    let show = |op: Op| Op::Show { request: Box::new(op), node: None };
+    let show = |op: Op| Op::Show { request: Box::new(op), after: None, node: None };
     let mut shown = |op| session.ask::<Vec<String>>(show(op), Deadline::secs(20), |_| {});
     let clone = shown(Op::Clone(clone_request())).unwrap();
     assert!(clone[0].starts_with("POST /nodes/prom/qemu/9002/clone newid=110 "), "{clone:?}");

@@ -98,6 +98,9 @@ pub enum Op {
     Show {
         /// The change.
         request: Box<Op>,
+        /// A change that will have been made by then: documents that are given are taken away again by another one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<Box<Op>>,
         /// Where the VM will be, when it is not there yet; else where it is, or the node that answers.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         node: Option<NodeName>,

@@ -117,7 +117,7 @@ impl Job<'_> {
     pub(super) fn remove_documents(&self, session: &mut Session) {
         let remove = |session: &mut Session| -> Result<bool> {
             let op = Op::RemoveDocuments { vmid: self.vm.vmid };
-            session.ask(op, Deadline::secs(limit::CHANGE), |line| self.ui.tell(line))
+            self.journal.ask(session, op, Deadline::secs(limit::CHANGE), self.ui)
         };
         // The conversation may be what failed: a second one is tried before anything is left behind.
         let answer = remove(session).or_else(|error| match error.kind() {

@@ -265,43 +265,88 @@ pub fn shown(
 pub fn remove(node: &Node, permit: &Permit, deadline: Deadline, progress: Progress<'_>) -> Result<bool> {
     let vmid = permit.vmid();
     let now = config::read(node, vmid, deadline)?;
-    let mut custom = parts(now.settings.get("cicustom").map_or("", String::as_str));
-    let ours = ours(&custom, vmid);
-    // A storage that is full or read-only may be one that the files never came to.
-    let places = places(node, None, deadline)?;
-    for (number, place) in places.iter().enumerate() {
-        let there = ours.iter().any(|(_, volume)| volume.starts_with(&format!("{}:", place.storage)));
-        match delete(node, &paths(place, vmid)) {
-            Err(e) if number == 0 || there => return Err(e),
+    let cicustom = now.settings.get("cicustom").map_or("", String::as_str);
+    let removal = removal(node, vmid, cicustom, deadline)?;
+    for (paths, certain) in &removal.files {
+        match delete(node, paths) {
+            Err(e) if *certain => return Err(e),
             _ => {}
         }
     }
-    if ours.is_empty() {
-        return Ok(false);
-    }
-    delete_files(node, &ours, vmid, deadline)?;
-    custom.retain(|_, volume| !ours.iter().any(|(_, ours)| ours == volume));
-    let (settings, deleted) = if custom.is_empty() {
-        (BTreeMap::new(), vec!["cicustom".to_owned()])
-    } else {
-        (BTreeMap::from([("cicustom".to_owned(), joined(&custom))]), Vec::new())
-    };
+    let Some((settings, deleted)) = removal.change else { return Ok(false) };
     config::change(node, permit, &settings, &deleted, None, deadline, progress)?;
     Ok(true)
 }
 
-/// Removes the files that a `cicustom` setting names and that are ours: for a VM that is gone.
-pub fn remove_files(node: &Node, cicustom: &str, vmid: Vmid, deadline: Deadline) -> Result<()> {
-    delete_files(node, &ours(&parts(cicustom), vmid), vmid, deadline)
+/// What [`remove`] would do with a VM that has this `cicustom` setting: the commands on the node, and the settings to
+/// change and to delete, if there are any.
+pub fn removal_shown(
+    node: &Node,
+    vmid: Vmid,
+    cicustom: &str,
+    deadline: Deadline,
+) -> Result<(Vec<String>, Option<Change>)> {
+    let removal = removal(node, vmid, cicustom, deadline)?;
+    Ok((removal.files.iter().map(|(paths, _)| deleting(paths)).collect(), removal.change))
 }
 
-fn delete_files(node: &Node, ours: &[(Document, String)], vmid: Vmid, deadline: Deadline) -> Result<()> {
-    for (document, volume) in ours {
-        let storage: StorageId = volume.split(':').next().unwrap_or_default().parse()?;
-        let Some(place) = place_on(node, &storage, deadline)? else { continue };
-        delete(node, &[place.path(vmid, *document)])?;
+/// Settings to change, and settings to delete.
+type Change = (BTreeMap<String, String>, Vec<String>);
+
+/// What takes documents away.
+struct Removal {
+    /// The files of each place, and whether they have to go: a storage that is full or read-only may be one that they
+    /// never came to.
+    files: Vec<(Vec<String>, bool)>,
+    change: Option<Change>,
+}
+
+fn removal(node: &Node, vmid: Vmid, cicustom: &str, deadline: Deadline) -> Result<Removal> {
+    let mut custom = parts(cicustom);
+    let ours = ours(&custom, vmid);
+    let on = |storage: &StorageId, volume: &str| volume.starts_with(&format!("{storage}:"));
+    let places = places(node, None, deadline)?;
+    let mut files = Vec::new();
+    for (number, place) in places.iter().enumerate() {
+        let there = ours.iter().any(|(_, volume)| on(&place.storage, volume));
+        files.push((paths(place, vmid), number == 0 || there));
+    }
+    for (document, volume) in &ours {
+        if !places.iter().any(|place| on(&place.storage, volume)) {
+            files.extend(path_of(node, vmid, *document, volume, deadline)?.map(|path| (vec![path], true)));
+        }
+    }
+    custom.retain(|_, volume| !ours.iter().any(|(_, ours)| ours == volume));
+    let change = if ours.is_empty() {
+        None
+    } else if custom.is_empty() {
+        Some((BTreeMap::new(), vec!["cicustom".to_owned()]))
+    } else {
+        Some((BTreeMap::from([("cicustom".to_owned(), joined(&custom))]), Vec::new()))
+    };
+    Ok(Removal { files, change })
+}
+
+/// Removes the files that a `cicustom` setting names and that are ours: for a VM that is gone.
+pub fn remove_files(node: &Node, cicustom: &str, vmid: Vmid, deadline: Deadline) -> Result<()> {
+    for (document, volume) in &ours(&parts(cicustom), vmid) {
+        if let Some(path) = path_of(node, vmid, *document, volume, deadline)? {
+            delete(node, &[path])?;
+        }
     }
     Ok(())
+}
+
+/// Where a volume of ours is, if its storage keeps files.
+fn path_of(
+    node: &Node,
+    vmid: Vmid,
+    document: Document,
+    volume: &str,
+    deadline: Deadline,
+) -> Result<Option<String>> {
+    let storage: StorageId = volume.split(':').next().unwrap_or_default().parse()?;
+    Ok(place_on(node, &storage, deadline)?.map(|place| place.path(vmid, document)))
 }
 
 /// Where all the documents of a VM would be.
@@ -309,9 +354,13 @@ fn paths(place: &Place, vmid: Vmid) -> Vec<String> {
     Document::ALL.into_iter().map(|document| place.path(vmid, document)).collect()
 }
 
-fn delete(node: &Node, paths: &[String]) -> Result<()> {
+fn deleting(paths: &[String]) -> String {
     let quoted: Vec<String> = paths.iter().map(|path| quote(path)).collect();
-    let command = format!("rm -f -- {}", quoted.join(" "));
+    format!("rm -f -- {}", quoted.join(" "))
+}
+
+fn delete(node: &Node, paths: &[String]) -> Result<()> {
+    let command = deleting(paths);
     let output = node.api.transport().exec(&command, b"", Deadline::secs(WRITE))?;
     output.checked(&command, "the node").map(drop).map_err(|e| e.now("a document may still be on the node"))
 }

@@ -170,7 +170,9 @@ impl Server<'_> {
         let mut power =
             |action: power::Action| power::act(cluster, permit, action, deadline, progress).map(drop);
         match op {
-            Op::Show { request, node } => return json(&self.shown(request, node.as_ref(), permit)?),
+            Op::Show { request, after, node } => {
+                return json(&self.shown(request, after.as_deref(), node.as_ref(), permit)?);
+            }
             Op::Start { .. } => power(power::Action::Start)?,
             Op::Stop { .. } => power(power::Action::Stop)?,
             Op::Shutdown { timeout, force, .. } => {
@@ -258,8 +260,14 @@ impl Server<'_> {
         json(&())
     }
 
-    /// The calls that a change is made with, as `--dry-run` shows them.
-    fn shown(&self, op: &Op, place: Option<&NodeName>, permit: &Permit) -> Result<Vec<String>> {
+    /// The calls that a change is made with, as `--dry-run` shows them; `after` is made before.
+    fn shown(
+        &self,
+        op: &Op,
+        after: Option<&Op>,
+        place: Option<&NodeName>,
+        permit: &Permit,
+    ) -> Result<Vec<String>> {
         let vmid = permit.vmid();
         let home = |vmid: Vmid| -> Result<NodeName> {
             Ok(match self.cluster.resource(vmid)? {
@@ -295,6 +303,22 @@ impl Server<'_> {
                 shown.extend(files);
                 let pairs = settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
                 Call::configure(permit, &home, pairs, &[], None)
+            }
+            Op::RemoveDocuments { .. } => {
+                let home = home(vmid)?;
+                let node = self.place(Some(&home))?;
+                let settings = match after {
+                    Some(Op::GiveDocuments { vmid: given, documents, settings }) if *given == vmid => {
+                        snippet::shown(&node, vmid, documents, settings, read_deadline())?.1
+                    }
+                    _ => config::read(&node, vmid, read_deadline())?.settings,
+                };
+                let cicustom = settings.get("cicustom").map_or("", String::as_str);
+                let (commands, change) = snippet::removal_shown(&node, vmid, cicustom, read_deadline())?;
+                shown.extend(commands);
+                let Some((settings, deleted)) = change else { return Ok(shown) };
+                let pairs = settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+                Call::configure(permit, &home, pairs, &deleted, None)
             }
             Op::Resize { disk, size, .. } => Call::resize(permit, &home(vmid)?, disk, *size, None),
             Op::Start { .. } => Call::power(permit, &home(vmid)?, "start", &[]),
