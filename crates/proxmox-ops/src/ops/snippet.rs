@@ -116,7 +116,8 @@ fn directory(settings: &Value) -> Option<String> {
 ///
 /// The files come first: Proxmox reads them in the request that makes the cloud-init drive. They are on the first of
 /// `places` that keeps them so; where none does, or there is none, nothing is changed. What was begun and failed is taken
-/// away again.
+/// back: a VM that names documents of ours already, and does not start without them, has them again as they were. Where
+/// the setting may still come about they stay.
 pub fn give(
     node: &Node,
     permit: &Permit,
@@ -126,8 +127,8 @@ pub fn give(
     deadline: Deadline,
     progress: Progress<'_>,
 ) -> Result<Vec<String>> {
-    let place = stage(node, permit.vmid(), places, documents, progress)?;
-    name_staged(node, permit, place, documents, settings, deadline, progress)
+    let staged = stage(node, permit.vmid(), places, documents, deadline, progress)?;
+    name_staged(node, permit, &staged, documents, settings, deadline, progress)
 }
 
 /// The same, and where no place keeps the documents the settings alone are changed, with a warning: then no volumes are
@@ -143,9 +144,9 @@ pub fn give_or_not(
     documents.iter().try_for_each(|(document, text)| check(*document, text))?;
     let places = places(node, None, deadline)?;
     if !places.is_empty() {
-        match stage(node, permit.vmid(), &places, documents, progress) {
-            Ok(place) => {
-                return name_staged(node, permit, place, documents, settings, deadline, progress);
+        match stage(node, permit.vmid(), &places, documents, deadline, progress) {
+            Ok(staged) => {
+                return name_staged(node, permit, &staged, documents, settings, deadline, progress);
             }
             Err(e) if e.kind() == Kind::Failed => {
                 progress(&format!(
@@ -160,23 +161,41 @@ pub fn give_or_not(
     config::change(node, permit, settings, &[], None, deadline, progress).map(|()| Vec::new())
 }
 
+/// Documents on the node that no setting names yet.
+struct Staged<'a> {
+    place: &'a Place,
+    /// Those that the VM named there before, as they were.
+    before: BTreeMap<Document, String>,
+}
+
 /// Writes the documents to the first place that keeps them.
 fn stage<'a>(
     node: &Node,
     vmid: Vmid,
     places: &'a [Place],
     documents: &BTreeMap<Document, String>,
+    deadline: Deadline,
     progress: Progress<'_>,
-) -> Result<&'a Place> {
+) -> Result<Staged<'a>> {
     documents.iter().try_for_each(|(document, text)| check(*document, text))?;
+    let now = config::read(node, vmid, deadline)?;
+    let named = parts(now.settings.get("cicustom").map_or("", String::as_str));
     let mut refused: Option<Error> = None;
     for place in places {
+        let mut staged = Staged { place, before: BTreeMap::new() };
+        for document in documents.keys() {
+            let volume = place.volume(vmid, *document);
+            if named.get(&document.to_string()) == Some(&volume) {
+                let before = text_of(&*node.api.transport(), &place.path(vmid, *document))?;
+                staged.before.extend(before.map(|text| (*document, text)));
+            }
+        }
         let written = documents.iter().try_for_each(|(document, text)| {
             progress(&format!("writing {}", place.path(vmid, *document)));
             write(&*node.api.transport(), &place.path(vmid, *document), text)
         });
-        let Err(error) = written else { return Ok(place) };
-        let error = taken_back(node, place, vmid, error);
+        let Err(error) = written else { return Ok(staged) };
+        let error = taken_back(node, &staged, vmid, documents, error);
         // What is wrong with this storage need not be with the next.
         if error.kind() != Kind::Failed {
             return Err(error);
@@ -191,31 +210,50 @@ fn stage<'a>(
         .unwrap_or_else(|| Error::failed("no storage of the node takes snippets").now("nothing was changed")))
 }
 
-/// The error, when what was begun at a place has been taken away again.
-fn taken_back(node: &Node, place: &Place, vmid: Vmid, error: Error) -> Error {
-    match delete(node, &paths(place, vmid)) {
+/// The error, when what was begun at a place is again as it was.
+fn taken_back(
+    node: &Node,
+    staged: &Staged<'_>,
+    vmid: Vmid,
+    documents: &BTreeMap<Document, String>,
+    error: Error,
+) -> Error {
+    let path = |document: &Document| staged.place.path(vmid, *document);
+    let new: Vec<String> =
+        documents.keys().filter(|document| !staged.before.contains_key(document)).map(path).collect();
+    let mut restored =
+        staged.before.iter().map(|(document, text)| write(&*node.api.transport(), &path(document), text));
+    let deleted = if new.is_empty() { Ok(()) } else { delete(node, &new) };
+    match deleted.and(restored.try_for_each(|done| done)) {
         Ok(()) => error,
-        Err(e) => error.now(format!("and what was written could not be taken away again: {}", e.chain())),
+        Err(e) => error.now(format!("and what was written could not be taken back: {}", e.chain())),
     }
 }
 
 fn name_staged(
     node: &Node,
     permit: &Permit,
-    place: &Place,
+    staged: &Staged<'_>,
     documents: &BTreeMap<Document, String>,
     settings: &BTreeMap<String, String>,
     deadline: Deadline,
     progress: Progress<'_>,
 ) -> Result<Vec<String>> {
-    let vmid = permit.vmid();
+    let (vmid, place) = (permit.vmid(), staged.place);
     let mut named = || {
         let now = config::read(node, vmid, deadline)?;
         let now = now.settings.get("cicustom").map_or("", String::as_str);
         let settings = naming(place, vmid, documents, now, settings);
         config::change(node, permit, &settings, &[], None, deadline, progress)
     };
-    named().map_err(|error| taken_back(node, place, vmid, error))?;
+    named().map_err(|error| {
+        if error.may_go_on() {
+            return error
+                .now(format!("the documents stay on the node: VM {vmid} may name them, or come to"))
+                .hint(format!("to take them away: proxmox-ops cloudinit-config {vmid} --no-documents"));
+        }
+        taken_back(node, staged, vmid, documents, error)
+    })?;
     Ok(documents.keys().map(|document| place.volume(vmid, *document)).collect())
 }
 
@@ -386,7 +424,20 @@ fn joined(custom: &BTreeMap<String, String>) -> String {
     custom.iter().map(|(document, volume)| format!("{document}={volume}")).collect::<Vec<_>>().join(",")
 }
 
-/// Writes a file beside its place, syncs it, compares checksums, and puts it there with mode 0600.
+/// What [`text_of`] has printed before the text, past whatever the login shell's start-up files print.
+const TEXT: &str = "fleet-document\n";
+
+/// The text of a file; none where there is no such file.
+fn text_of(transport: &dyn Transport, path: &str) -> Result<Option<String>> {
+    let path = quote(path);
+    let command = format!("if [ -e {path} ]; then echo fleet-document && cat -- {path}; fi");
+    let output = transport.exec(&command, b"", Deadline::secs(WRITE))?;
+    let said = output.checked(&command, "the node").map_err(|e| e.now("nothing was changed"))?.stdout_text();
+    Ok(said.split_once(TEXT).map(|(_, text)| text.to_owned()))
+}
+
+/// Writes a file beside its place, syncs it, and puts it there, with mode 0600, once its checksum is right: when the
+/// connection is lost in the middle, what was there stays.
 fn write(transport: &dyn Transport, path: &str, text: &str) -> Result<()> {
     let sum = Sha256::digest(text.as_bytes()).iter().fold(String::new(), |mut hex, byte| {
         let _ = write!(hex, "{byte:02x}");
@@ -397,7 +448,9 @@ fn write(transport: &dyn Transport, path: &str, text: &str) -> Result<()> {
     let command = format!(
         "set -eu; umask 077; mkdir -p -- {directory}; new=$(mktemp -- {directory}/.{file}.XXXXXX); \
          trap 'rm -f -- \"$new\"' EXIT; cat >\"$new\"; chmod 600 -- \"$new\"; sync -- \"$new\"; \
-         sha256sum <\"$new\"; mv -f -- \"$new\" {target}; sync -- {directory}; sha256sum <{target}; stat -c %a -- {target}"
+         is=$(sha256sum <\"$new\"; stat -c %a -- \"$new\"); \
+         case $is in {sum}*600) mv -f -- \"$new\" {target}; sync -- {directory}; \
+         is=$(sha256sum <{target}; stat -c %a -- {target});; esac; echo \"$is\""
     );
     let output = transport.exec(&command, text.as_bytes(), Deadline::secs(WRITE)).map_err(|e| {
         if e.kind() == Kind::OutcomeUnknown {
@@ -410,13 +463,13 @@ fn write(transport: &dyn Transport, path: &str, text: &str) -> Result<()> {
     let words: Vec<&str> = said.split_whitespace().collect();
     // What a login shell's start-up files print stands before it.
     match words.as_slice() {
-        [.., staged, "-", there, "-", "600"] if *staged == sum && *there == sum => Ok(()),
-        [.., _, "-", there, "-", mode] if *there == sum => {
+        [.., there, "-", "600"] if *there == sum => Ok(()),
+        [.., there, "-", mode] if *there == sum => {
             Err(Error::failed(format!("the node keeps {path} with mode {mode}: others than root could read it"))
                 .hint("a storage on a file system without owners and modes can not keep secrets: let another one take snippets"))
         }
-        _ => Err(Error::failed(format!("the node has something else in {path} than what was sent"))
-            .now(format!("sent {sum}, there {}", said.trim().escape_debug()))),
+        _ => Err(Error::failed(format!("the node did not keep {path} as it was sent"))
+            .now(format!("sent {sum}, kept {}", said.trim().escape_debug()))),
     }
 }
 
@@ -447,15 +500,23 @@ mod tests {
     #[test]
     fn a_document_that_changes_on_its_way_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        let node = Local::new("/var/lib/vz", dir.path()).replacing("cat >\"$new\"", "head -c 5 >\"$new\"");
-        let error = write(&node, "/var/lib/vz/x.yaml", "#cloud-config\n").unwrap_err();
-        assert_eq!(error.message(), "the node has something else in /var/lib/vz/x.yaml than what was sent");
-        let node = Local::new("/var/lib/vz", dir.path()).replacing("stat -c %a", "echo 755 ;: ");
-        let error = write(&node, "/var/lib/vz/x.yaml", "#cloud-config\n").unwrap_err();
+        let node = |from: &str, to: &str| Local::new("/var/lib/vz", dir.path()).replacing(from, to);
+        let path = "/var/lib/vz/x.yaml";
+        // What the end of a connection in the middle comes to.
+        let part = ("cat >\"$new\"", "head -c 5 >\"$new\"");
+        let error = write(&node(part.0, part.1), path, "#cloud-config\n").unwrap_err();
+        assert_eq!(error.message(), "the node did not keep /var/lib/vz/x.yaml as it was sent");
+        let error = write(&node("stat -c %a", "echo 755 ;: "), path, "#cloud-config\n").unwrap_err();
         assert!(error.message().contains("with mode 755"), "{}", error.message());
-        let node = Local::new("/var/lib/vz", dir.path()).replacing("sync -- \"$new\"", "false");
-        assert!(write(&node, "/var/lib/vz/y.yaml", "#cloud-config\n").is_err());
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing half written stays");
+        assert!(write(&node("sync -- \"$new\"", "false"), path, "#cloud-config\n").is_err());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing half written stays");
+        // What was there before stays as it was.
+        let whole = node("set -eu", "echo Welcome to prom; set -eu");
+        assert_eq!(text_of(&whole, path).unwrap(), None);
+        write(&whole, path, "#cloud-config\n# One.\n").unwrap();
+        write(&node(part.0, part.1), path, "#cloud-config\n# Two.\n").unwrap_err();
+        let greeted = node("if [", "echo Welcome to prom; if [");
+        assert_eq!(text_of(&greeted, path).unwrap().as_deref(), Some("#cloud-config\n# One.\n"));
     }
 
     #[test]

@@ -49,6 +49,11 @@ fn cut(verb: &Verb) -> &'static [i32] {
     }
 }
 
+/// Only what sends that much is cut.
+fn cut_in_a_file(verb: &Verb) -> &'static [i32] {
+    if verb.uploads || verb.args.contains(&"--user-data") { cut(verb) } else { &[0] }
+}
+
 /// The node's task fails, where there is one.
 fn task_fails(verb: &Verb) -> &'static [i32] {
     if verb.task { &[1] } else { &[0] }
@@ -68,6 +73,10 @@ fn full(verb: &Verb) -> &'static [i32] {
     if verb.allocates { &[1] } else { &[0] }
 }
 
+fn no_room(verb: &Verb) -> &'static [i32] {
+    if verb.uploads { &[1] } else { &[0] }
+}
+
 /// What needs the guest agent waits for it and gives up; the rest does not care.
 fn no_agent(verb: &Verb) -> &'static [i32] {
     if verb.agent { &[5] } else { &[0] }
@@ -84,6 +93,11 @@ pub const FAULTS: &[Fault] = &[
     row("cut in the key exchange", |s| inject(s, Sim::CutAtByte { stream: Stream::SshDown, at: 900 }), cut),
     row("cut in the login", |s| inject(s, Sim::CutAtByte { stream: Stream::SshDown, at: 2400 }), cut),
     row("cut in an answer", |s| inject(s, Sim::CutAtByte { stream: Stream::SshDown, at: 4200 }), cut),
+    row(
+        "cut while a file is sent",
+        |s| inject(s, Sim::CutAtByte { stream: Stream::SshUp, at: 40_000 }),
+        cut_in_a_file,
+    ),
     row("cut on the way there", |s| inject(s, Sim::CutAtByte { stream: Stream::SshUp, at: 3300 }), cut),
     row(
         "the API's stream cut in a head",
@@ -115,6 +129,7 @@ pub const FAULTS: &[Fault] = &[
     row("one lock time-out", |s| inject(s, Sim::LockTimeout { vmid: 110, times: 1 }), fine),
     row("the lock never free", |s| inject(s, Sim::LockTimeout { vmid: 110, times: 1_000_000 }), held),
     row("storage full", |s| inject(s, Sim::StorageFull { storage: "nvmeprom".into() }), full),
+    row("no room for an image", |s| inject(s, Sim::ImagesFull { free: 100_000 }), no_room),
     row("no `ip` on the node", |s| inject(s, Sim::NoProgram { name: "ip".into() }), fine),
     row("agent late", agent_late, late_agent),
     row("agent never", |s| inject(s, Sim::AgentNever { vmid: 110 }), no_agent),

@@ -17,6 +17,8 @@ pub enum Base {
     None,
     /// VM 110 from the template, stopped.
     Stopped,
+    /// The same, with a cloud-init document.
+    Documented,
     /// It runs, and its guest is up.
     Running,
     /// Stopped, with the snapshot `before`, and changed since.
@@ -33,8 +35,11 @@ pub struct Verb {
     /// Standard input.
     pub input: &'static str,
     pub base: Base,
-    /// Whether what it is for has come about; the second argument is standard output.
+    /// Whether what it is for has come about; the second argument is standard output, or nothing where only the node is
+    /// looked at.
     pub done: fn(&Sim, &str) -> bool,
+    /// Whether this is what it prints when it says that it is done.
+    pub prints: fn(&str) -> bool,
     /// Whether it changes anything.
     pub changes: bool,
     /// Whether that is a task of the node.
@@ -43,6 +48,8 @@ pub struct Verb {
     pub locks: bool,
     /// Whether it needs room on a storage.
     pub allocates: bool,
+    /// Whether it sends an image.
+    pub uploads: bool,
     /// Whether it asks the guest agent.
     pub agent: bool,
     /// How a second run ends where the first one did it: what is new may not be there yet, what is removed has to.
@@ -59,10 +66,12 @@ const fn read(args: &'static [&'static str], base: Base, done: fn(&Sim, &str) ->
         input: "",
         base,
         done,
+        prints: |_| true,
         changes: false,
         task: false,
         locks: false,
         allocates: false,
+        uploads: false,
         agent: false,
         again: 0,
         streams: false,
@@ -71,7 +80,8 @@ const fn read(args: &'static [&'static str], base: Base, done: fn(&Sim, &str) ->
 }
 
 const fn change(args: &'static [&'static str], base: Base, done: fn(&Sim, &str) -> bool) -> Verb {
-    Verb { changes: true, task: true, locks: true, ..read(args, base, done) }
+    // What is changed is said to people.
+    Verb { prints: str::is_empty, changes: true, task: true, locks: true, ..read(args, base, done) }
 }
 
 fn conf(sim: &Sim, vmid: u32, line: &str) -> bool {
@@ -100,6 +110,41 @@ const RUNNING: &str = "ADDRESS";
 /// A backup that the node has.
 const BACKUP: &str = "local:backup/vzdump-qemu-110.vma.zst";
 
+/// A cloud image, here.
+const IMAGE: &str = "debian.img";
+
+/// Where images are sent to.
+const IMAGES: &str = "/var/tmp";
+
+/// A document for cloud-init, here.
+const DOCUMENT: &str = "user-data.yaml";
+
+/// Where documents go.
+const SNIPPETS: &str = "/var/lib/vz/snippets";
+
+/// The document of VM 110, its setting, and what is in it to begin with.
+const SNIPPET: &str = "fleet-110-user.yaml";
+const NAMED: &str = "cicustom: user=local:snippets/fleet-110-user.yaml";
+const EARLIER: &str = "#cloud-config\n# Of an earlier run.\n";
+
+/// Long enough that a stream can be cut in the middle of it.
+fn document() -> String {
+    format!("#cloud-config\n{}", "# Nothing is asked of it.\n".repeat(2000))
+}
+
+/// The files in a directory of the node, with what is in them.
+fn files(sim: &Sim, directory: &str) -> Vec<(String, String)> {
+    let entries = std::fs::read_dir(sim.node().file(directory)).into_iter().flatten().flatten();
+    let mut files: Vec<(String, String)> = entries
+        .map(|entry| {
+            let text = std::fs::read(entry.path()).unwrap_or_default();
+            (entry.file_name().to_string_lossy().into_owned(), String::from_utf8_lossy(&text).into_owned())
+        })
+        .collect();
+    files.sort();
+    files
+}
+
 pub const VERBS: &[Verb] = &[
     read(&["list"], Base::Stopped, |_, out| out.contains("test-automation") && out.contains("doc1")),
     read(&["status", "110"], Base::Stopped, |_, out| out == "stopped\n"),
@@ -122,7 +167,7 @@ pub const VERBS: &[Verb] = &[
         agent: true,
         changes: true,
         ..read(&["exec", "110", "--timeout", WAIT, "--", "hostname"], Base::Running, |_, out| {
-            out.is_empty() || out == "test-automation\n"
+            out == "test-automation\n"
         })
     },
     Verb {
@@ -169,6 +214,15 @@ pub const VERBS: &[Verb] = &[
     change(&["cloudinit-config", "110", KEY, "--wait", WAIT], Base::Stopped, |sim, _| {
         sim.config(110).is_some_and(|c| c.get("sshkeys").is_some_and(|k| k.contains("alice")))
     }),
+    change(
+        &["cloudinit-config", "110", KEY, "--user-data", DOCUMENT, "--wait", WAIT],
+        Base::Documented,
+        |sim, _| {
+            conf(sim, 110, NAMED)
+                && sim.config(110).is_some_and(|c| c.get("sshkeys").is_some_and(|k| k.contains("alice")))
+                && files(sim, SNIPPETS) == [(SNIPPET.to_owned(), document())]
+        },
+    ),
     change(&["start", "110", "--wait", WAIT], Base::Stopped, |sim, _| sim.is_running(110)),
     change(&["stop", "110", "--wait", WAIT], Base::Running, |sim, _| !sim.is_running(110)),
     change(&["shutdown", "110", "--timeout", WAIT, "--wait", WAIT], Base::Running, |sim, _| {
@@ -206,16 +260,29 @@ pub const VERBS: &[Verb] = &[
     },
     Verb {
         allocates: true,
+        uploads: true,
+        locks: false,
+        ..change(
+            &["create-template", "9002", "--image", IMAGE, "--wait", WAIT],
+            Base::NoTemplate,
+            |sim, _| is_template(sim),
+        )
+    },
+    Verb {
+        allocates: true,
         again: 4,
         locks: false,
         ..change(&["restore", BACKUP, "110", "--wait", WAIT], Base::None, |sim, _| whole(sim, 110))
     },
-    change(&["backup", "110", "--wait", WAIT], Base::Stopped, |sim, out| {
-        sim.node().read(|d| match out.trim_end() {
-            "" => !d.backups.is_empty(),
-            volume => d.backups.contains_key(volume),
+    Verb {
+        prints: |out| out.contains(":backup/"),
+        ..change(&["backup", "110", "--wait", WAIT], Base::Stopped, |sim, out| {
+            sim.node().read(|d| match out.trim_end() {
+                "" => !d.backups.is_empty(),
+                volume => d.backups.contains_key(volume),
+            })
         })
-    }),
+    },
     Verb {
         locks: false,
         ..change(&["rollback", "110", "before", "--yes", "--wait", WAIT], Base::Snapshot, |sim, _| {
@@ -242,6 +309,9 @@ pub struct Stage {
 impl Stage {
     pub fn new() -> Stage {
         let bench = Bench::new();
+        bench.fleet.write(DOCUMENT, &document());
+        let image = [b"QFI\xfb".as_slice(), &vec![7; 300_000]].concat();
+        std::fs::write(bench.fleet.path().join(IMAGE), image).unwrap();
         bench.sim.node().change(|d| {
             let volume = Volume {
                 size: 1 << 30,
@@ -258,6 +328,13 @@ impl Stage {
         keep(&bench, Base::None);
         bench.clone_110();
         keep(&bench, Base::Stopped);
+        let data = bench.sim.node().read(Clone::clone);
+        bench.sim.edit(110, |conf| {
+            let (key, value) = NAMED.split_once(": ").unwrap();
+            conf.main.insert(key.to_owned(), value.to_owned());
+        });
+        keep(&bench, Base::Documented);
+        bench.sim.node().change(|d| *d = data);
         bench.ok(&["cloudinit-drive", "110"]);
         bench.ok(&["start", "110"]);
         bench.ok(&["get-ip", "110", "--timeout", "20"]);
@@ -301,13 +378,44 @@ impl Stage {
             d.boots = d.boots.max(boots) + 1;
             d.tasks.clear();
         });
+        let snippets = self.bench.sim.node().file(SNIPPETS);
+        for (name, _) in files(&self.bench.sim, SNIPPETS) {
+            let _ = std::fs::remove_file(snippets.join(name));
+        }
+        if base == Base::Documented {
+            std::fs::create_dir_all(&snippets).unwrap();
+            std::fs::write(snippets.join(SNIPPET), EARLIER).unwrap();
+        }
     }
 
-    /// The VMs as they are: configuration and power.
+    /// What is wrong with the documents: a VM does not start without the one that it names, nor right with half of it.
+    pub fn documents_wrong(&self) -> Option<&'static str> {
+        let files = files(&self.bench.sim, SNIPPETS);
+        match files.iter().find(|(name, _)| name == SNIPPET) {
+            Some((_, text)) if *text != EARLIER && *text != document() => Some("half a document is there"),
+            None if conf(&self.bench.sim, 110, NAMED) => Some("the document that the VM names is gone"),
+            _ => None,
+        }
+    }
+
+    /// The VMs as they are, configuration and power, and their documents.
     pub fn state(&self) -> String {
-        self.bench.sim.node().read(|d| {
+        let vms: String = self.bench.sim.node().read(|d| {
             d.vms.iter().map(|(id, conf)| format!("{id} {}\n{conf}\n", d.is_running(*id))).collect()
-        })
+        });
+        let line = |(name, text): (String, String)| format!("{name} ({} bytes)\n", text.len());
+        vms + &files(&self.bench.sim, SNIPPETS).into_iter().map(line).collect::<String>()
+    }
+
+    /// Waits until no image is on the node any more: one whose VM was never made is kept for ten seconds.
+    pub fn no_image_stays(&self) -> bool {
+        let limit = Instant::now() + Duration::from_secs(60);
+        let images =
+            || files(&self.bench.sim, IMAGES).iter().any(|(name, _)| name.starts_with("fleet-image-"));
+        while images() && Instant::now() < limit {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        !images()
     }
 
     /// VM 110 gets the address again that it had, if it runs.
