@@ -3,36 +3,8 @@
 
 mod common;
 
-use common::Bench;
+use common::{Bench, second};
 use pve_sim::{cluster, faults::Fault, keys, log::What, testing::Sim, world::World};
-
-/// `test-automation` (110) and a template with its own storage are on the node `b`.
-fn second(address: &str) -> World {
-    let mut world = World {
-        node: "b".to_owned(),
-        address: address.to_owned(),
-        vms: World::default().vms,
-        containers: vec![],
-        ..World::default()
-    }
-    .without_vm(104)
-    .without_vm(109)
-    .without_vm(9002)
-    .with_vm(
-        110,
-        false,
-        &[
-            ("agent", "1"),
-            ("cores", "1"),
-            ("memory", "1024"),
-            ("name", "test-automation"),
-            ("net0", "virtio=BC:24:11:00:01:10,bridge=vmbr0"),
-            ("scsi0", "nvmeprom:110/vm-110-disk-0.qcow2,size=2G"),
-        ],
-    );
-    world.storages.retain(|storage| storage.name != "local");
-    world
-}
 
 /// Two nodes; the second at an address that only the first one reaches.
 fn two() -> (Bench, Sim) {

@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::{Bench, Ran};
-use pve_sim::{log::What, world::World};
+use common::{Bench, Ran, second};
+use pve_sim::{faults::Fault, log::What, testing::Sim, world::World};
 
 const ID: &str = "fleet@pve!ops";
 const SECRET: &str = "c3a1d2e4-5b6f-4a7c-8d9e-0f1a2b3c4d5e";
@@ -118,6 +118,95 @@ fn a_missing_privilege_is_named() {
         assert!(ran.err.contains(&format!("permission missing: {words}")), "{}", ran.err);
         assert!(ran.err.contains("hint: "), "{}", ran.err);
         assert_eq!(bench.sim.config(110), before, "{lacking}");
+    }
+}
+
+/// Two nodes, on both of which the account may log in and the token is known. The account may not read the cluster's own
+/// files: where the other node is the API says, and its host key is in the operator's known hosts.
+fn two(rights: &[&str]) -> (Bench, Sim) {
+    let bench = bench(rights);
+    let b = bench.sim.join(second("192.0.2.3").with_account("fleet").with_token(ID, SECRET, rights));
+    let known = std::fs::read_to_string(bench.sim.known_hosts()).unwrap();
+    std::fs::write(bench.sim.known_hosts(), format!("{known}192.0.2.3 {}\n", b.host_key())).unwrap();
+    (bench, b)
+}
+
+#[test]
+fn a_vm_of_another_node_is_reached_with_a_token() {
+    let (bench, b) = two(RIGHTS);
+    let marker = format!("fleet-vm: name=test-automation vmid=110 nonce={}", "0123456789abcdef".repeat(2));
+    b.edit(110, |conf| {
+        conf.main.insert("description".into(), marker);
+    });
+    let verbs: &[&[&str]] = &[
+        &["list"],
+        &["status", "test-automation"],
+        &["config", "110"],
+        &["configure", "110", "2", "2048"],
+        &["resize", "110", "scsi0", "20G"],
+        &["create-disk", "110", "4G"],
+        &["cloudinit-config", "110", common::KEY],
+        &["cloudinit-drive", "110"],
+        &["snapshot", "110", "before"],
+        &["snapshots", "110"],
+        &["start", "110"],
+        &["get-ip", "110", "--timeout", "20"],
+        &["host-key", "110", "--timeout", "20"],
+        &["exec", "110", "--", "true"],
+        &["reboot", "110"],
+        &["stop", "110"],
+        &["rollback", "110", "before", "--yes"],
+        &["delete-snapshot", "110", "before"],
+        &["destroy", "110", "yes"],
+    ];
+    for args in verbs {
+        let ran = run(&bench, args, false);
+        assert_eq!(ran.code, 0, "{args:?}: {}", ran.err);
+        assert!(!ran.out.contains(SECRET) && !ran.err.contains(SECRET));
+        match args[0] {
+            "list" => assert!(ran.out.contains("test-automation") && ran.out.contains("doc1"), "{}", ran.out),
+            "get-ip" => assert_eq!(ran.out.trim_end(), b.guest(110).unwrap().1),
+            _ => {}
+        }
+    }
+    assert!(b.config(110).is_none());
+    assert_eq!(bench.sim.changes(), Vec::<String>::new(), "the first node was asked to change something");
+    // On the other node, too, it is the token that acts, and nobody logs in as root.
+    let tasks: Vec<(String, String)> =
+        b.node().read(|d| d.tasks.iter().map(|t| (t.user.clone(), t.kind.clone())).collect());
+    let others: Vec<_> = tasks.iter().filter(|(user, _)| user != ID).collect();
+    // The start that a reboot ends with is the node's own.
+    assert_eq!(others, [&("root@pam".to_owned(), "qmstart".to_owned())], "{tasks:?}");
+    for sim in [&bench.sim, &b] {
+        let root = |w: &What| matches!(w, What::Login { user, .. } if user != "fleet");
+        let minted =
+            |w: &What| matches!(w, What::Exec { command, .. } if command.contains("PVE::AccessControl"));
+        assert!(!sim.requests().iter().any(|r| root(&r.what) || minted(&r.what)));
+    }
+}
+
+#[test]
+fn what_a_token_lacks_for_another_node_is_told() {
+    // Its host key is recorded by the cluster alone, which this account may not read.
+    let (bench, b) = two(RIGHTS);
+    bench.sim.expect_own_host_key();
+    let ran = run(&bench, &["start", "110"], false);
+    assert_eq!(ran.code, 6, "{}", ran.err);
+    assert!(ran.err.contains("is not known") && ran.err.contains("192.0.2.3"), "{}", ran.err);
+    // Where the other node is may only be read with a privilege.
+    let rights: Vec<&str> = RIGHTS.iter().copied().filter(|right| *right != "Sys.Audit").collect();
+    let (bench, c) = two(&rights);
+    let ran = run(&bench, &["start", "110"], false);
+    assert!(![0, 5, 7].contains(&ran.code), "{} {}", ran.code, ran.err);
+    assert!(ran.err.contains("Sys.Audit") && ran.err.contains("hint: "), "{}", ran.err);
+    // It does not log in there.
+    let (bench, d) = two(RIGHTS);
+    d.inject(Fault::LoginRefused);
+    let ran = run(&bench, &["start", "110"], false);
+    assert_eq!(ran.code, 6, "{}", ran.err);
+    assert!(ran.err.contains("VM 110 is on the node 'b'"), "{}", ran.err);
+    for sim in [b, c, d] {
+        assert!(sim.changes().is_empty() && !sim.is_running(110));
     }
 }
 

@@ -270,6 +270,12 @@ impl Handler for NodeHandler {
             tokio::spawn(async move { finish(&handle, channel, Vec::new(), Vec::new(), 2).await });
             return Ok(());
         }
+        if !self.root && command.starts_with("cat /etc/pve/") {
+            // The file system of the cluster is for root and the daemons' group alone.
+            let refused = format!("cat: {}: Permission denied\n", &command[4..]).into_bytes();
+            tokio::spawn(async move { finish(&handle, channel, Vec::new(), refused, 1).await });
+            return Ok(());
+        }
         if let Some((node, vmid)) = exec::terminal_of(&node, &command) {
             tokio::spawn(async move {
                 let left = match exec::terminal(&node, vmid) {

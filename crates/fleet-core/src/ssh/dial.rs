@@ -238,3 +238,42 @@ pub(super) fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     sockopt::set_tcp_user_timeout(stream, 35_000)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, os::fd::AsFd};
+
+    use rustix::net::sockopt;
+
+    use super::*;
+    use crate::ssh::HostKeyPolicy;
+
+    /// The kernel is asked what it will do: to see it do so takes half a minute and a network that goes silent.
+    fn notices(socket: impl AsFd) {
+        let seconds = Duration::from_secs;
+        assert!(sockopt::socket_keepalive(&socket).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&socket).unwrap(), seconds(15));
+        assert_eq!(sockopt::tcp_keepintvl(&socket).unwrap(), seconds(5));
+        assert_eq!(sockopt::tcp_keepcnt(&socket).unwrap(), 4);
+        #[cfg(target_os = "linux")]
+        assert_eq!(sockopt::tcp_user_timeout(&socket).unwrap(), 35_000);
+    }
+
+    #[test]
+    fn a_dead_peer_is_noticed_on_each_connection_of_our_own() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let env = Environment::default();
+        let target = crate::ssh::Target {
+            host: format!("127.0.0.1:{port}"),
+            user: Some("op".into()),
+            host_key: HostKeyPolicy::KnownHosts,
+            identities: vec![],
+            proxy: None,
+        };
+        let settings = Settings::plain(&HostPort::parse(&target.host).unwrap(), &target, &env);
+        notices(dial(&settings, None, &env, Deadline::secs(10)).unwrap().socket);
+        let straight = crate::ssh::socket::connect_tcp("127.0.0.1", port, Deadline::secs(10)).unwrap();
+        notices(straight.pollable(true, false).unwrap().0);
+    }
+}

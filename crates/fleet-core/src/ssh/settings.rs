@@ -136,7 +136,7 @@ impl Settings {
     }
 
     /// OpenSSH's defaults.
-    fn plain(address: &HostPort, target: &Target, env: &Environment) -> Settings {
+    pub(super) fn plain(address: &HostPort, target: &Target, env: &Environment) -> Settings {
         let ssh_dir = env.home.as_deref().map(|home| home.join(".ssh"));
         let in_ssh_dir = |names: &[&str]| -> Vec<PathBuf> {
             ssh_dir.iter().flat_map(|dir| names.iter().map(move |name| dir.join(name))).collect()

@@ -107,3 +107,31 @@ impl Bench {
         self.ok(&["clone", "9002", "110", "test-automation"]);
     }
 }
+
+/// A second node: `test-automation` (110) and a template with its own storage are on it, `b`.
+pub fn second(address: &str) -> World {
+    let mut world = World {
+        node: "b".to_owned(),
+        address: address.to_owned(),
+        vms: World::default().vms,
+        containers: vec![],
+        ..World::default()
+    }
+    .without_vm(104)
+    .without_vm(109)
+    .without_vm(9002)
+    .with_vm(
+        110,
+        false,
+        &[
+            ("agent", "1"),
+            ("cores", "1"),
+            ("memory", "1024"),
+            ("name", "test-automation"),
+            ("net0", "virtio=BC:24:11:00:01:10,bridge=vmbr0"),
+            ("scsi0", "nvmeprom:110/vm-110-disk-0.qcow2,size=2G"),
+        ],
+    );
+    world.storages.retain(|storage| storage.name != "local");
+    world
+}
