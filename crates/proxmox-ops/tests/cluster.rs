@@ -4,7 +4,14 @@
 mod common;
 
 use common::{Bench, second};
-use pve_sim::{cluster, faults::Fault, keys, log::What, testing::Sim, world::World};
+use pve_sim::{
+    cluster,
+    faults::Fault,
+    keys,
+    log::What,
+    testing::Sim,
+    world::{StorageDef, World},
+};
 
 /// Two nodes; the second at an address that only the first one reaches.
 fn two() -> (Bench, Sim) {
@@ -147,7 +154,7 @@ fn a_clone_is_made_where_its_template_is() {
     };
     let ran = clone("prom");
     assert_eq!(ran.code, 1, "{}", ran.err);
-    assert!(ran.err.contains("only the node 'b' sees its storage nvmeprom"), "{}", ran.err);
+    assert!(ran.err.contains("they do not both see nvmeprom"), "{}", ran.err);
     assert!(b.changes().is_empty() && bench.sim.changes().is_empty());
     let ran = clone("b");
     assert_eq!(ran.code, 0, "{}", ran.err);
@@ -164,6 +171,45 @@ fn a_clone_is_made_where_its_template_is() {
     bench.ok(&["clone", "9002", "110", "test-automation", "--node", "prom"]);
     assert!(bench.sim.config(110).is_some() && b.config(110).is_none());
     assert_eq!(b.changes(), ["POST /nodes/b/qemu/9002/clone"]);
+}
+
+/// A storage may be shared by some of the nodes: a linked clone has its template's disks, wherever it is.
+#[test]
+fn a_clone_goes_to_no_node_that_does_not_see_its_disks() {
+    let template = World::default().vms.into_iter().find(|vm| vm.vmid == 9002).unwrap();
+    let shared = |world: &World, without: &str| {
+        let mut world = world.clone();
+        let nas =
+            StorageDef { name: "nas".to_owned(), path: "/mnt/nas".to_owned(), ..world.storages[0].clone() };
+        world.storages.push(nas);
+        world.storages.retain(|storage| storage.name != without);
+        world.storages.iter_mut().for_each(|storage| storage.shared = true);
+        world
+    };
+    let here = World::default().without_vm(9002);
+    let mut there = second("192.0.2.3").without_vm(110);
+    there.vms.push(template);
+    let to_prom = |bench: &Bench, more: &[&str]| {
+        bench.run(&[&["clone", "9002", "110", "test-automation", "--node", "prom"], more].concat())
+    };
+    let bench = Bench::with(shared(&here, "nvmeprom"));
+    let b = bench.sim.join(shared(&there, "none"));
+    for more in [&["--linked"][..], &["nvmeprom"]] {
+        let ran = to_prom(&bench, more);
+        assert_eq!(ran.code, 1, "{}", ran.err);
+        assert!(ran.err.contains("they do not both see nvmeprom"), "{}", ran.err);
+    }
+    assert!(b.changes().is_empty() && bench.sim.changes().is_empty());
+    // A copy has its disks elsewhere.
+    let ran = to_prom(&bench, &["nas"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(bench.sim.config(110).is_some_and(|c| c.get("scsi0").is_some_and(|d| d.starts_with("nas:"))));
+    // And the other way round.
+    drop(b);
+    let bench = Bench::with(shared(&here, "nas"));
+    let _b = bench.sim.join(shared(&there, "none"));
+    assert_eq!(to_prom(&bench, &["nas"]).code, 1);
+    assert_eq!(to_prom(&bench, &["--linked"]).code, 0);
 }
 
 #[test]

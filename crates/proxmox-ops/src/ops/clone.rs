@@ -163,8 +163,9 @@ pub(super) fn is_disk(key: &str) -> bool {
     name.len() < key.len() && matches!(name, "scsi" | "virtio" | "sata" | "ide" | "efidisk" | "tpmstate")
 }
 
-/// Proxmox clones to another node only what both see: the template's disks and the new ones on shared storages.
-/// Its own refusal comes late and does not say which.
+/// Proxmox clones to another node only from and to shared storages, and does not look whether the other node sees the
+/// template's: a VM whose disks it does not see is moved there, and never starts. Its own refusal comes late and does
+/// not say which.
 fn towards(
     source: &Node,
     template: &VmConfig,
@@ -173,20 +174,27 @@ fn towards(
     deadline: Deadline,
 ) -> Result<()> {
     let known = host::storages(source, deadline)?;
-    let mut used = storages(template);
-    used.extend(request.storage.iter().map(ToString::to_string));
-    let local: Vec<&str> = known
+    let both = host::shared_with(source, target, deadline)?;
+    let used = storages(template);
+    // What the new VM has its disks on.
+    let onto = request.storage.as_ref().filter(|_| request.full).map(ToString::to_string);
+    let onto = onto.map_or_else(|| used.clone(), |storage| BTreeSet::from([storage]));
+    let apart: Vec<&str> = known
         .iter()
-        .filter(|storage| !storage.shared && used.contains(storage.storage.as_str()))
+        .filter(|storage| {
+            let name = storage.storage.as_str();
+            used.contains(name) && !storage.shared
+                || onto.contains(name) && !both.iter().any(|seen| seen.storage == storage.storage)
+        })
         .map(|storage| storage.storage.as_str())
         .collect();
-    if local.is_empty() {
+    if apart.is_empty() {
         return Ok(());
     }
     let (id, here) = (request.template, &template.node);
     Err(Error::failed(format!(
-        "can not clone VM {id} to the node '{target}': only the node '{here}' sees its storage {}",
-        local.join(", ")
+        "can not clone VM {id} from the node '{here}' to '{target}': they do not both see {}",
+        apart.join(", ")
     ))
     .now(format!("the template {id} is on the node '{here}', VM {} shall be on '{target}'", request.vmid))
     .now("nothing was changed")

@@ -32,8 +32,17 @@ pub fn info(node: &Node, deadline: Deadline) -> Result<NodeInfo> {
 
 /// The node's storages, by name.
 pub fn storages(node: &Node, deadline: Deadline) -> Result<Vec<Storage>> {
+    listed(node, &[], deadline)
+}
+
+/// Those that another node sees, too, with the same in them (the node's own word for a clone's target).
+pub fn shared_with(node: &Node, target: &NodeName, deadline: Deadline) -> Result<Vec<Storage>> {
+    listed(node, &[("target", target.as_str())], deadline)
+}
+
+fn listed(node: &Node, query: &[(&str, &str)], deadline: Deadline) -> Result<Vec<Storage>> {
     let path = format!("/nodes/{}/storage", percent(node.name(deadline)?.as_str()));
-    let rows: Vec<Value> = node.api.get_as("list the storages", &path, &[], deadline)?;
+    let rows: Vec<Value> = node.api.get_as("list the storages", &path, query, deadline)?;
     let mut storages = rows.iter().map(storage).collect::<Result<Vec<Storage>>>()?;
     storages.sort_by(|a, b| a.storage.cmp(&b.storage));
     for storage in &mut storages {

@@ -1,5 +1,7 @@
 //! `/storage` and `/nodes/NODE/storage`.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::{Call, Fail, Reply};
@@ -94,10 +96,19 @@ fn entry(node: &Node, data: &Data, storage: &StorageDef) -> Value {
 fn list(node: &Node, call: &Call) -> Value {
     let content = call.params.get("content");
     let name = call.params.get("storage");
+    // With a target only what both nodes see is listed.
+    let target = call.params.get("target").filter(|target| *target != node.name());
+    let there: Option<BTreeSet<String>> = target.map(|target| {
+        let peer = node.peers.all().into_iter().find(|peer| peer.name() == target);
+        peer.map_or_else(BTreeSet::new, |peer| {
+            peer.read(|d| d.storages.iter().map(|s| s.name.clone()).collect())
+        })
+    });
     node.read(|data| {
         data.storages
             .iter()
             .filter(|s| name.is_none_or(|n| n == s.name))
+            .filter(|s| there.as_ref().is_none_or(|there| s.shared && there.contains(&s.name)))
             .filter(|s| content.is_none_or(|c| c.split(',').any(|c| s.content.iter().any(|have| have == c))))
             .map(|s| entry(node, data, s))
             .collect()
