@@ -82,23 +82,9 @@ pub fn named<'a>(definitions: &'a Definitions, names: &[String]) -> Result<Vec<&
 /// The cluster, read with three requests.
 pub fn survey(session: &mut Session) -> Result<World> {
     let limit = || Deadline::secs(60);
-    Ok(World {
-        node: session.ask(Op::Node, limit(), |_| {})?,
-        resources: session.ask(Op::Resources, limit(), |_| {})?,
-        configs: session.ask(Op::Configs, limit(), |_| {})?,
-        target: None,
-        placed: None,
-        beside: Vec::new(),
-        storages: Vec::new(),
-        bridges: None,
-        room: None,
-        place: None,
-        holder: None,
-        unasked: None,
-        template: None,
-        existing: None,
-        remainder: None,
-    })
+    let node = session.ask(Op::Node, limit(), |_| {})?;
+    let resources = session.ask(Op::Resources, limit(), |_| {})?;
+    Ok(World::of(node, resources, session.ask(Op::Configs, limit(), |_| {})?))
 }
 
 /// The VM's configuration and state, on whatever node, from what was read of all.

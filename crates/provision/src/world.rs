@@ -57,6 +57,27 @@ pub struct World {
 }
 
 impl World {
+    /// What the node and the cluster say, before anything is asked about one VM.
+    pub(crate) fn of(node: NodeInfo, resources: Vec<Resource>, configs: Vec<ClusterConfig>) -> World {
+        World {
+            node,
+            resources,
+            target: None,
+            placed: None,
+            beside: Vec::new(),
+            storages: Vec::new(),
+            configs,
+            bridges: None,
+            room: None,
+            place: None,
+            holder: None,
+            unasked: None,
+            template: None,
+            existing: None,
+            remainder: None,
+        }
+    }
+
     /// Whether the node that answers, or the one where the VM belongs, holds a VM (no container) of this number.
     pub fn holds(&self, vmid: Vmid) -> bool {
         self.resources.iter().any(|r| {
@@ -106,23 +127,9 @@ impl Survey<'_> {
             (Some(vmid), _) => found(session.ask(Op::Config { vmid }, limit(), |_| {}))?,
             (None, _) => None,
         };
-        let mut world = World {
-            target: Some(node.node.clone()),
-            placed: None,
-            beside: Vec::new(),
-            storages: Vec::new(),
-            bridges: None,
-            room: None,
-            place: None,
-            holder: None,
-            unasked: None,
-            existing: None,
-            remainder: None,
-            node,
-            resources,
-            configs,
-            template,
-        };
+        let mut world = World::of(node, resources, configs);
+        world.target = Some(world.node.node.clone());
+        world.template = template;
         self.place(session, faults, &mut world)?;
         let holder = world.resources.iter().find(|r| r.vmid == vm.vmid);
         if let Some(target) = &world.target {

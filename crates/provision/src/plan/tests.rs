@@ -24,26 +24,16 @@ pub(crate) fn ours(settings: &[(&str, &str)]) -> World {
 }
 
 pub(crate) fn world() -> World {
+    let node = NodeInfo { node: "prom".parse().unwrap(), version: "9.2.11".into() };
     World {
-        node: NodeInfo { node: "prom".parse().unwrap(), version: "9.2.11".into() },
         target: Some("prom".parse().unwrap()),
-        placed: None,
-        beside: Vec::new(),
-        resources: Vec::new(),
         storages: serde_json::from_value(json!([
             {"storage": "nvmeprom", "type": "dir", "content": ["images"], "active": true, "shared": false, "available": 500u64 << 30},
             {"storage": "local", "type": "dir", "content": ["iso"], "active": true, "shared": false},
         ]))
         .unwrap(),
-        bridges: None,
-        room: None,
-        place: None,
-        holder: None,
-        unasked: None,
-        configs: Vec::new(),
         template: Some(config(9002, &[("template", "1"), ("bios", "ovmf"), ("scsi0", "nvmeprom:base-9002-disk-0,size=2G")], None)),
-        existing: None,
-        remainder: None,
+        ..World::of(node, Vec::new(), Vec::new())
     }
 }
 
