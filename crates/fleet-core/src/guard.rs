@@ -42,7 +42,8 @@ impl Permit {
     }
 
     /// The name that the VM must bear, or its marker name, for the permit to hold: a definition speaks of its own
-    /// VM, not of whatever has taken the VMID since. Nothing for a VM that the user named with `--unmanaged`.
+    /// VM, not of whatever has taken the VMID since. So it is with the name that the user gave with `--unmanaged`; where
+    /// that was a VMID there is none.
     pub fn name(&self) -> Option<&VmName> {
         self.name.as_ref()
     }
@@ -69,6 +70,8 @@ pub struct Source {
     vmid: Vmid,
     name: Option<VmName>,
     named: bool,
+    /// The name that it was named by, if it was by one.
+    called: Option<VmName>,
 }
 
 impl Source {
@@ -83,7 +86,8 @@ impl Source {
         let setting = |key: &str| config.settings.get(key).map(String::as_str);
         let ours =
             self.name.as_ref().is_some_and(|name| is_the(name, setting("name"), config.marker.as_ref()));
-        if self.named || ours || setting("template") == Some("1") {
+        let called = self.called.as_ref().is_none_or(|name| setting("name") == Some(name.as_str()));
+        if self.named && called || ours || setting("template") == Some("1") {
             return Ok(());
         }
         let vmid = self.vmid;
@@ -102,19 +106,33 @@ impl Source {
 pub struct Guard<'a> {
     definitions: &'a Definitions,
     unmanaged: Option<Vmid>,
+    called: Option<&'a VmName>,
 }
 
 impl<'a> Guard<'a> {
     /// A guard over `definitions`; `unmanaged` is the one undefined VM that the user named with `--unmanaged`.
     pub fn new(definitions: &'a Definitions, unmanaged: Option<Vmid>) -> Guard<'a> {
-        Guard { definitions, unmanaged }
+        Guard { definitions, unmanaged, called: None }
+    }
+
+    /// The same, where the user named the undefined VM by this name, and the node said which that is: the leave then
+    /// is for a VM that bears it still.
+    #[must_use]
+    pub fn called(self, name: &'a VmName) -> Guard<'a> {
+        Guard { called: Some(name), ..self }
+    }
+
+    /// What a refusal says of what was done.
+    fn untouched(&self) -> &'static str {
+        if self.called.is_some() { "nothing was changed" } else { "nothing was sent to the node" }
     }
 
     /// Whether VM `vmid` may be copied from. A copy of a running VM freezes its file systems and holds up its disks,
     /// and a configuration lock keeps others out: an imported or readonly VM is left alone by that too. What is no
     /// template the node's answer decides: [`Source::check`].
     pub fn source(&self, vmid: Vmid) -> Result<Source> {
-        let leave = |name| Ok(Source { vmid, name, named: self.unmanaged == Some(vmid) });
+        let (named, called) = (self.unmanaged == Some(vmid), self.called.cloned());
+        let leave = |name| Ok(Source { vmid, name, named, called });
         let (name, why) = match self.definitions.by_vmid(vmid) {
             Some(Entry::Imported(vm)) => (vm.name.as_str(), "imported and read-only"),
             Some(Entry::Managed(vm)) if vm.readonly => (vm.name.as_str(), "marked readonly"),
@@ -123,7 +141,7 @@ impl<'a> Guard<'a> {
             None => return leave(None),
         };
         Err(Error::refused(format!("refused to clone VM {vmid}: '{name}' is {why}"))
-            .now("copying a VM holds up its disks; nothing was sent to the node")
+            .now(format!("copying a VM holds up its disks; {}", self.untouched()))
             .hint("clone a template: `proxmox-ops list` shows them"))
     }
 
@@ -132,21 +150,22 @@ impl<'a> Guard<'a> {
     pub fn permit(&self, vmid: Vmid, operation: Operation, verb: &str) -> Result<Permit> {
         let path = self.definitions.path.display();
         let permit = Permit { vmid, operation, name: None };
+        let unmanaged = Permit { name: self.called.cloned(), ..permit.clone() };
         match self.definitions.by_vmid(vmid) {
             Some(Entry::Imported(vm)) => Err(Error::refused(format!(
                 "refused to {verb} VM {vmid}: '{}' is imported and read-only",
                 vm.name
             ))
-            .now("nothing was sent to the node")
+            .now(self.untouched())
             .hint(format!("imported VMs are only documented; see imported.{} in {path}", vm.name))),
             Some(Entry::Managed(vm)) if vm.readonly => {
                 Err(Error::refused(format!("refused to {verb} VM {vmid}: '{}' is marked readonly", vm.name))
-                    .now("nothing was sent to the node")
+                    .now(self.untouched())
                     .hint(format!("take `readonly = true` out of managed.{} in {path} to allow it", vm.name)))
             }
             Some(Entry::Managed(vm)) if operation == Operation::Destroy && vm.protection => {
                 Err(Error::refused(format!("refused to {verb} VM {vmid}: '{}' is protected", vm.name))
-                    .now("nothing was sent to the node")
+                    .now(self.untouched())
                     .hint(format!(
                         "take `protection = true` out of managed.{} in {path} to allow it",
                         vm.name
@@ -156,24 +175,24 @@ impl<'a> Guard<'a> {
                 "refused to {verb} VM {vmid}: '{}' is a managed VM, not a template",
                 vm.name
             ))
-            .now("nothing was sent to the node")),
-            Some(Entry::Managed(_)) if self.unmanaged == Some(vmid) => Ok(permit),
+            .now(self.untouched())),
+            Some(Entry::Managed(_)) if self.unmanaged == Some(vmid) => Ok(unmanaged),
             Some(Entry::Managed(vm)) => Ok(Permit { name: Some(vm.name.clone()), ..permit }),
             Some(Entry::Template(template)) if operation == Operation::Template => {
                 let named = self.unmanaged == Some(vmid);
-                Ok(if named { permit } else { Permit { name: Some(template.name.parse()?), ..permit } })
+                Ok(if named { unmanaged } else { Permit { name: Some(template.name.parse()?), ..permit } })
             }
             Some(Entry::Template(template)) => Err(Error::refused(format!(
                 "refused to {verb} VM {vmid}: it is the template '{}'",
                 template.name
             ))
-            .now("nothing was sent to the node")
+            .now(self.untouched())
             .hint("templates are changed only by the template commands")),
-            None if self.unmanaged == Some(vmid) => Ok(permit),
+            None if self.unmanaged == Some(vmid) => Ok(unmanaged),
             None => Err(Error::refused(format!(
                 "refused to {verb} VM {vmid}: it is defined nowhere in {path}"
             ))
-            .now("nothing was sent to the node")
+            .now(self.untouched())
             .hint(format!(
                 "define it under `managed`, or name it with `--unmanaged {vmid}` if you are sure it is yours"
             ))),

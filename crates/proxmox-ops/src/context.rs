@@ -1,6 +1,9 @@
 //! What every verb starts from: definitions, settings, the guard, and the way to the node.
 
-use std::rc::Rc;
+use std::{
+    rc::Rc,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use clap::Args;
 use fleet_core::{
@@ -13,7 +16,9 @@ use fleet_core::{
     ui::Ui,
 };
 
-use crate::{api::call::Call, cluster::Cluster, node::Node, settings::Settings, tasks::Thinned};
+use crate::{
+    api::call::Call, cluster::Cluster, links::Links, node::Node, settings::Settings, tasks::Thinned,
+};
 
 /// Definitions and settings, loaded before anything is sent anywhere.
 pub struct Context {
@@ -23,17 +28,25 @@ pub struct Context {
     pub definitions: Definitions,
     /// How to reach the node.
     pub settings: Settings,
+    asked: Mutex<Option<Asked>>,
+}
+
+/// What had to be asked before a change could be allowed: which VM has a name that no definition has.
+struct Asked {
+    links: Arc<Links>,
+    name: VmName,
+    vmid: Vmid,
 }
 
 /// Options of every verb that changes a VM.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct ChangeOptions {
     /// `--dry-run`, `--yes`.
     #[command(flatten)]
     pub change: ChangeArgs,
-    /// Change this VM although no definition has it
+    /// Change this VM although no definition has it: its VMID, or its name if no other VM of the cluster has that
     #[arg(long, value_name = "VMID")]
-    pub unmanaged: Option<Vmid>,
+    pub unmanaged: Option<VmRef>,
     /// Seconds to wait for the node to finish [default: 900, and 6 hours for a backup or a restore]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub wait: Option<u64>,
@@ -67,12 +80,33 @@ impl Context {
         let repo = common.repo("proxmox-ops --repo DIR list")?;
         let definitions = Definitions::load(&repo, common.nix)?;
         let settings = Settings::resolve(connection, |name| std::env::var(name).ok(), &definitions)?;
-        Ok(Context { ui: common.ui(), definitions, settings })
+        Ok(Context { ui: common.ui(), definitions, settings, asked: Mutex::default() })
     }
 
     /// Connects to the node, and through it to its cluster.
     pub fn connect(&self) -> Result<Cluster> {
-        Cluster::connect(&self.settings, self.ui)
+        match &*self.asked.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(asked) => Ok(Cluster::over(&asked.links, self.ui)),
+            None => Cluster::connect(&self.settings, self.ui),
+        }
+    }
+
+    /// The VMID of the one VM of the cluster that has this name; connects for it.
+    fn asked(&self, name: &VmName, options: &ChangeOptions) -> Result<Vmid> {
+        if options.change.dry_run {
+            return Err(Error::usage(format!("which VM is called '{name}' only the node knows"))
+                .now("a dry run asks the node nothing")
+                .hint("name the VM by its VMID, and with --unmanaged, too: `proxmox-ops list` shows it"));
+        }
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(asked) = asked.as_ref().filter(|asked| asked.name == *name) {
+            return Ok(asked.vmid);
+        }
+        let links = Arc::new(Links::connect(&self.settings, self.ui)?);
+        let cluster = Cluster::over(&links, self.ui);
+        let vmid = cluster.vmid(&VmRef::Name(name.clone())).map_err(|e| e.now("nothing was changed"))?;
+        *asked = Some(Asked { links, name: name.clone(), vmid });
+        Ok(vmid)
     }
 
     /// The node's name for a request that is only shown.
@@ -83,7 +117,8 @@ impl Context {
         }
     }
 
-    /// The VM that a change is for, and the guard's leave. Decided without the node.
+    /// The VM that a change is for, and the guard's leave. Decided without the node, unless the VM, or what
+    /// `--unmanaged` names, is a name: that is the cluster's to tell. What the definitions refuse they refuse before.
     pub fn permit(
         &self,
         vm: &VmRef,
@@ -91,12 +126,45 @@ impl Context {
         operation: Operation,
         verb: &str,
     ) -> Result<Permit> {
-        let vmid = match (vm, self.definitions.find(vm)) {
-            (VmRef::Id(vmid), _) => *vmid,
-            (VmRef::Name(_), Some(entry)) => vmid_of(&entry),
-            (VmRef::Name(name), None) => return Err(self.unknown(name)),
+        let named = match (vm, self.definitions.find(vm)) {
+            (VmRef::Id(vmid), _) => Ok(*vmid),
+            (VmRef::Name(_), Some(entry)) => Ok(vmid_of(&entry)),
+            (VmRef::Name(name), None) => Err(name),
         };
-        Guard::new(&self.definitions, options.unmanaged).permit(vmid, operation, verb)
+        match (named, &options.unmanaged) {
+            (Ok(vmid), given) => {
+                if let Some(VmRef::Name(_)) = given {
+                    // What would be refused whatever that name stands for.
+                    Guard::new(&self.definitions, Some(vmid)).permit(vmid, operation, verb)?;
+                }
+                self.guard(options)?.permit(vmid, operation, verb)
+            }
+            (Err(name), None) => Err(self.unknown(name)),
+            (Err(name), Some(VmRef::Name(other))) if name != other => Err(Error::refused(format!(
+                "refused to {verb} VM '{name}': no definition has it, and --unmanaged names '{other}'"
+            ))
+            .now("nothing was sent to the node")),
+            (Err(name), Some(VmRef::Name(_))) => {
+                let vmid = self.asked(name, options)?;
+                self.guard(options)?.permit(vmid, operation, verb)
+            }
+            (Err(name), Some(VmRef::Id(unmanaged))) => {
+                let guard = Guard::new(&self.definitions, Some(*unmanaged));
+                guard.permit(*unmanaged, operation, verb)?;
+                guard.called(name).permit(self.asked(name, options)?, operation, verb)
+            }
+        }
+    }
+
+    /// The guard, with the VM that `--unmanaged` names; connects where that is a name.
+    pub fn guard<'a>(&'a self, options: &'a ChangeOptions) -> Result<Guard<'a>> {
+        Ok(match &options.unmanaged {
+            None => Guard::new(&self.definitions, None),
+            Some(VmRef::Id(vmid)) => Guard::new(&self.definitions, Some(*vmid)),
+            Some(VmRef::Name(name)) => {
+                Guard::new(&self.definitions, Some(self.asked(name, options)?)).called(name)
+            }
+        })
     }
 
     fn unknown(&self, name: &VmName) -> Error {
@@ -104,7 +172,9 @@ impl Context {
         let error = Error::not_found(format!("no VM '{name}' in {path}")).now("nothing was sent to the node");
         match self.definitions.nearest(name.as_str()) {
             Some(near) => error.hint(format!("did you mean '{near}'?")),
-            None => error.hint("a VM that is not defined is named by its VMID, with --unmanaged VMID"),
+            None => error.hint(format!(
+                "a VM that no definition has is changed only if `--unmanaged {name}` names it as well"
+            )),
         }
     }
 

@@ -140,7 +140,7 @@ fn destroy_needs_the_word() {
     ] {
         let (code, err) = refused(&bench, args);
         let words = "\
-            ✗ refused to destroy VM 110: the word 'yes' is missing\n  nothing was sent to the node\n\
+            ✗ refused to destroy VM 110: the word 'yes' is missing\n  nothing was changed\n\
             hint: proxmox-ops destroy 110 yes   # removes it and its disks for ever\n";
         assert_eq!((code, err.as_str()), (3, words), "{args:?}");
     }

@@ -39,6 +39,10 @@ pub struct Clone {
 impl Clone {
     /// Runs it.
     pub fn run(&self, cx: &Context) -> Result<()> {
+        let defined = cx.definitions.find(&self.template).map(|entry| vmid_of(&entry));
+        if let Some(source) = defined {
+            Guard::new(&cx.definitions, None).source(source)?;
+        }
         let permit = cx.permit(&self.new, &self.options, Operation::Create, "clone into")?;
         let vmid = permit.vmid();
         name_fits(&cx.definitions, vmid, &self.name)?;
@@ -46,11 +50,6 @@ impl Clone {
             || self.storage.is_none()
                 && matches!(cx.definitions.by_vmid(vmid), Some(Entry::Managed(vm)) if vm.linked_clone);
         let storage = if linked { None } else { Some(storage_for(cx, &permit, self.storage.as_ref())?) };
-        let defined = cx.definitions.find(&self.template).map(|entry| vmid_of(&entry));
-        let guard = Guard::new(&cx.definitions, self.options.unmanaged);
-        if let Some(source) = defined {
-            guard.source(source)?;
-        }
         let request = |template: Vmid| -> Result<CloneRequest> {
             Ok(CloneRequest {
                 template,
@@ -80,7 +79,7 @@ impl Clone {
         }
         let cluster = cx.connect()?;
         let template = cx.vmid(&self.template, &cluster)?;
-        let source = guard.source(template)?;
+        let source = cx.guard(&self.options)?.source(template)?;
         let request = request(template)?;
         cx.ui.step(format!("Cloning VM {template} into VM {vmid} '{}'...", self.name));
         clone::clone(&cluster, (&source, &permit), &request, self.options.deadline(), &mut cx.progress())?;

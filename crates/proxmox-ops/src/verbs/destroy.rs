@@ -46,7 +46,7 @@ impl Destroy {
             Some("yes") => Ok(()),
             None if self.options.change.dry_run || can_ask() => Ok(()),
             _ => Err(Error::refused(format!("refused to destroy VM {}: the word 'yes' is missing", self.vm))
-                .now("nothing was sent to the node")
+                .now("nothing was changed")
                 .hint(format!("proxmox-ops destroy {} yes   # removes it and its disks for ever", self.vm))),
         }
     }

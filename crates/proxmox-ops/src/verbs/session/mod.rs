@@ -12,9 +12,10 @@ use clap::Args;
 use fleet_core::{
     Error, Kind, Result,
     cli::silent_exit,
+    guard::Guard,
     interrupt,
     protocol::{Reply, ReplyBody, Request, VERSION},
-    types::Vmid,
+    types::{VmRef, Vmid},
 };
 use serde_json::{Value, value::RawValue};
 
@@ -31,9 +32,10 @@ use crate::{cluster::Cluster, context::Context, links::Links};
 /// request (no repository, no connection) is answered with id 0.
 #[derive(Debug, Args)]
 pub struct Session {
-    /// Let requests change this VM although no definition has it
+    /// Let requests change this VM although no definition has it: its VMID, or its name if no other VM of the cluster
+    /// has that
     #[arg(long, value_name = "VMID")]
-    unmanaged: Option<Vmid>,
+    unmanaged: Option<VmRef>,
     /// Seconds that one request may take
     #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     wait: u64,
@@ -89,9 +91,11 @@ impl Session {
         let outcome = context.and_then(|cx| {
             interrupt::install()?;
             let links = Arc::new(Links::connect(&cx.settings, cx.ui)?);
-            Ok((cx, links))
+            let unmanaged =
+                self.unmanaged.as_ref().map(|vm| Cluster::over(&links, cx.ui).vmid(vm)).transpose()?;
+            Ok((cx, links, unmanaged))
         });
-        let (cx, links) = match outcome {
+        let (cx, links, unmanaged) = match outcome {
             Ok(both) => both,
             Err(e) => {
                 // Nobody reads it any more: the exit code still tells.
@@ -114,7 +118,7 @@ impl Session {
                     state.workers += 1;
                     state.idle += 1;
                     let (desk, cx, links) = (&desk, &cx, &links);
-                    scope.spawn(move || self.work(desk, cx, links));
+                    scope.spawn(move || self.work(desk, cx, links, unmanaged));
                 }
                 state = desk.wait(state);
             }
@@ -142,7 +146,7 @@ impl Session {
     }
 
     /// One worker: takes requests as they may begin, until there are no more.
-    fn work(&self, desk: &Desk, cx: &Context, links: &Arc<Links>) {
+    fn work(&self, desk: &Desk, cx: &Context, links: &Arc<Links>, unmanaged: Option<Vmid>) {
         let mut session = links.first();
         let mut cluster = Cluster::over(links, cx.ui);
         let mut state = desk.lock();
@@ -154,7 +158,7 @@ impl Session {
                 drop(state);
                 // Another may begin beside it.
                 desk.changed.notify_all();
-                let mut outcome = self.serve(desk, cx, &cluster, &request);
+                let mut outcome = self.serve(desk, cx, &cluster, unmanaged, &request);
                 if let Err(e) = &outcome
                     && is_lost(e)
                 {
@@ -164,7 +168,7 @@ impl Session {
                         cluster = Cluster::over(links, cx.ui);
                     });
                     if again.is_ok() && reads && !interrupt::asked() {
-                        outcome = self.serve(desk, cx, &cluster, &request);
+                        outcome = self.serve(desk, cx, &cluster, unmanaged, &request);
                     }
                 }
                 // First, so that who asks again at once needs no other worker; what waits for this one begins when
@@ -194,9 +198,15 @@ impl Session {
         desk: &Desk,
         cx: &Context,
         cluster: &Cluster,
+        unmanaged: Option<Vmid>,
         request: &Request,
     ) -> Result<Box<RawValue>> {
-        let server = Server { cx, cluster, unmanaged: self.unmanaged, wait: self.wait };
+        let guard = Guard::new(&cx.definitions, unmanaged);
+        let guard = match &self.unmanaged {
+            Some(VmRef::Name(name)) => guard.called(name),
+            _ => guard,
+        };
+        let server = Server { cx, cluster, guard, wait: self.wait };
         let mut thinned = crate::tasks::Thinned::default();
         server.serve(&request.op, &mut |line| {
             if thinned.shows(line) {

@@ -27,7 +27,7 @@ use crate::{
 pub(super) struct Server<'a> {
     pub(super) cx: &'a Context,
     pub(super) cluster: &'a Cluster,
-    pub(super) unmanaged: Option<Vmid>,
+    pub(super) guard: Guard<'a>,
     pub(super) wait: u64,
 }
 
@@ -37,7 +37,7 @@ impl Server<'_> {
         let (vmid, operation, verb) = match op {
             Op::Show { request, .. } => return self.permit(request),
             Op::Clone(request) => {
-                self.guard().source(request.template)?;
+                self.guard.source(request.template)?;
                 (request.vmid, Operation::Create, "clone into")
             }
             Op::Create(request) => (request.vmid, Operation::Create, "create"),
@@ -80,11 +80,7 @@ impl Server<'_> {
             | Op::HostKey { .. }
             | Op::CloudInitEnded { .. } => return Ok(None),
         };
-        self.guard().permit(vmid, operation, verb).map(Some)
-    }
-
-    fn guard(&self) -> Guard<'_> {
-        Guard::new(&self.cx.definitions, self.unmanaged)
+        self.guard.permit(vmid, operation, verb).map(Some)
     }
 
     /// Serves a request; gives the result as the text that is sent.
@@ -182,7 +178,7 @@ impl Server<'_> {
             Op::Clone(request) => {
                 let mut request = request.clone();
                 request.node = request.node.or_else(|| self.cx.wanted_node(vmid));
-                let source = self.guard().source(request.template)?;
+                let source = self.guard.source(request.template)?;
                 clone::clone(cluster, (&source, permit), &request, deadline, progress)?;
             }
             Op::Create(request) => {
