@@ -150,7 +150,7 @@ impl<'a> Guard<'a> {
     pub fn permit(&self, vmid: Vmid, operation: Operation, verb: &str) -> Result<Permit> {
         let path = self.definitions.path.display();
         let permit = Permit { vmid, operation, name: None };
-        let unmanaged = Permit { name: self.called.cloned(), ..permit.clone() };
+        let unmanaged = Permit { name: self.called.cloned(), ..permit };
         match self.definitions.by_vmid(vmid) {
             Some(Entry::Imported(vm)) => Err(Error::refused(format!(
                 "refused to {verb} VM {vmid}: '{}' is imported and read-only",

@@ -501,6 +501,9 @@ fn what_a_restore_that_failed_leaves_is_told() {
         assert!(ran.err.contains("VM 777 on the node 'prom' is empty"), "{}", ran.err);
         assert!(ran.err.contains("hint: `qm destroy 777` on the node 'prom' removes it"), "{}", ran.err);
     }
+    // It could be anybody's.
+    assert!(bench.sim.config(777).is_some());
+    assert!(!bench.sim.changes().iter().any(|call| call.starts_with("DELETE")));
 }
 
 #[test]
