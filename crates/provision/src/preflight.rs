@@ -153,7 +153,7 @@ pub(crate) fn look(
             let world = survey(
                 (ui, waits && !cli.change.dry_run),
                 &mut session,
-                &Survey { template, vm, definitions, places: run.places },
+                &Survey { ui, template, vm, definitions, places: run.places },
                 &mut faults,
             )?;
             Ok((session, template, world))

@@ -9,6 +9,7 @@ use fleet_core::{
         UploadPlace, VmConfig, VmStatus,
     },
     types::{NodeName, Vmid},
+    ui::Ui,
 };
 
 use crate::{
@@ -19,6 +20,8 @@ use crate::{
 
 /// How long one reading request may take, in seconds.
 const READ_LIMIT: u64 = 60;
+/// The same of who has an address: the node may have to be waited for until it has forgotten one.
+const HOLDER_LIMIT: u64 = 100;
 
 /// What the node and the cluster say, as far as it matters for one VM.
 #[derive(Debug, Clone)]
@@ -101,6 +104,8 @@ pub fn template_of(definitions: &Definitions, vm: &ManagedVm) -> Result<Option<V
 
 /// A look at the world for one VM.
 pub struct Survey<'a> {
+    /// Where it is told what is waited for.
+    pub ui: Ui,
     /// The VM.
     pub vm: &'a ManagedVm,
     /// What it is cloned from; none where it is made of an image, and no template is defined.
@@ -144,7 +149,7 @@ impl Survey<'_> {
             }
             if let (Some(address), None) = (plan::fixed_address(vm), holder) {
                 let op = Op::AddressHolder { address, node: node.clone() };
-                match session.ask(op, limit(), |_| {}) {
+                match session.ask(op, Deadline::secs(HOLDER_LIMIT), |line| self.ui.tell(line)) {
                     Ok(holder) => world.holder = holder,
                     Err(e) if e.kind() == Kind::Interrupted => return Err(e),
                     // That leaves what the configurations tell.

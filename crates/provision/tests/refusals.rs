@@ -269,10 +269,15 @@ fn an_address_of_a_vm_or_of_a_machine_that_nobody_knows_is_not_free() {
         assert!(seen.contains("exit code: 4\n"), "{seen}");
         assert!(seen.contains(&format!("✗ the address {address} is taken by {holder}\n")), "{seen}");
     }
-    // The one that had it is gone.
+    // The one that had it is gone, and the node has not noticed yet.
     bench.sim.clear_faults();
+    let (address, of) = ("192.0.2.77".to_owned(), mac.to_owned());
+    bench.sim.inject(Fault::Remembered { address, mac: of, looks: 3, there: false });
     let output = bench.run(&["test-automation", "--yes", "--no-install"]);
-    assert!(output.status.success(), "{}", bench.seen(&output));
+    let seen = bench.seen(&output);
+    assert!(output.status.success(), "{seen}");
+    let note = "  the node remembers a machine at 192.0.2.77, which does not answer: waiting until the node has asked";
+    assert!(seen.contains(note), "{seen}");
     assert_eq!(bench.sim.guest(110).unwrap().1, "192.0.2.77");
     // Whoever takes it later is not taken for the VM.
     bench.sim.inject(Fault::AgentNever { vmid: 110 });

@@ -440,6 +440,14 @@ fn who_has_an_address_is_found_out() {
     assert_eq!(mac(&taken), Some(Some("BC:24:11:00:01:04".to_owned())));
     assert_eq!(mac("192.0.2.1"), Some(None), "the node's own");
     assert_eq!(mac("192.0.2.250"), None);
+    // What the node only remembers is no answer, whether or not somebody is there.
+    let silent = "02:00:5E:10:00:08";
+    for (address, there) in [("192.0.2.251", false), ("192.0.2.252", true)] {
+        let (at, of) = (address.to_owned(), silent.to_owned());
+        bench.sim.inject(Fault::Remembered { address: at, mac: of, looks: 3, there });
+        assert_eq!(mac(address), there.then(|| Some(silent.to_owned())), "{address}");
+        bench.sim.clear_faults();
+    }
     for program in ["ip", "perl"] {
         bench.sim.inject(Fault::NoProgram { name: program.to_owned() });
         let op = Op::AddressHolder { address: taken.parse().unwrap(), node: None };

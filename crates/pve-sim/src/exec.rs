@@ -199,6 +199,13 @@ pub async fn run(node: &Arc<Node>, command: &str, input: &[u8]) -> Outcome {
         ["ip", "-j", "-4", "addr", "show", "dev", "vmbr0"] => printed(
             r#"[{"ifname":"vmbr0","addr_info":[{"family":"inet","local":"192.0.2.1","prefixlen":24}]}]"#,
         ),
+        ["ping", "-n", "-q", "-c", "1", "-W", "1", address] => {
+            if guest::answers(node, address) {
+                printed("1 packets transmitted, 1 received, 0% packet loss\n")
+            } else {
+                failed("1 packets transmitted, 0 received, 100% packet loss".to_owned(), 1)
+            }
+        }
         ["perl", "-MSocket", "-e", ..] => {
             guest::notice(node);
             Outcome::default()

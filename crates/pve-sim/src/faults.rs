@@ -159,6 +159,18 @@ pub enum Fault {
         /// Which VM.
         vmid: u32,
     },
+    /// The node believes a machine to be at this address for so many looks at its neighbours, and doubts it then: it finds
+    /// out when it has a reason to ask. Until then nothing answers an echo request there.
+    Remembered {
+        /// The address.
+        address: String,
+        /// The machine's MAC address.
+        mac: String,
+        /// How many looks.
+        looks: u32,
+        /// Whether the machine is there all the same.
+        there: bool,
+    },
     /// A machine that is none of the cluster's has this address, and answers when the node asks for it.
     Stranger {
         /// Its address.

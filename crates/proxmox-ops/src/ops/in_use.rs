@@ -3,9 +3,11 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use fleet_core::{Error, Result, deadline::Deadline, protocol::AddressHolder};
+use fleet_core::{
+    Error, Result, deadline::Deadline, protocol::AddressHolder, ssh::ExecStatus, types::MacAddr,
+};
 
-use super::{address, sweep};
+use super::{Progress, address, sweep};
 use crate::node::Node;
 
 /// The node's own addresses.
@@ -15,12 +17,28 @@ const ANSWER: Duration = Duration::from_millis(400);
 /// After this the kernel has asked a neighbour again that it had only heard of before (5 s of `delay_first_probe_time`,
 /// three probes, arp(7)).
 const CERTAINTY: Duration = Duration::from_secs(9);
+/// After this it doubts one that had answered: until then it believes it to be there and asks nobody, for between half
+/// and one and a half of 30 s (`base_reachable_time_ms`, arp(7)). A VM that was just destroyed is such a one.
+const MEMORY: Duration = Duration::from_secs(50);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(300);
+/// Between two echo requests.
+const AGAIN: Duration = Duration::from_secs(3);
+
+/// How long [`holder`] may take in all.
+pub const LIMIT: Duration = Duration::from_secs(90);
 
 /// Who has `wanted`; nothing when nobody answers to it. A node that does not tell is an error. Asked for is an IPv4
 /// address only; of an IPv6 address counts what the node has heard lately.
-pub fn holder(node: &Node, wanted: IpAddr, deadline: Deadline) -> Result<Option<AddressHolder>> {
+///
+/// That the node knew of a machine before it was asked is no answer: it may be gone since. Such a one gets an echo
+/// request, and where nothing comes back, it is waited for until the kernel has asked itself.
+pub fn holder(
+    node: &Node,
+    wanted: IpAddr,
+    deadline: Deadline,
+    progress: Progress<'_>,
+) -> Result<Option<AddressHolder>> {
     let name = node.name(deadline)?.clone();
     let what = format!("find out who has {wanted}");
     let own = sweep::told(node, &what, OWN, deadline)?;
@@ -29,25 +47,69 @@ pub fn holder(node: &Node, wanted: IpAddr, deadline: Deadline) -> Result<Option<
     if own {
         return Ok(Some(AddressHolder { node: name, mac: None }));
     }
-    if let IpAddr::V4(wanted) = wanted {
-        sweep::told(node, &what, &sweep::asking(wanted, wanted), deadline)?;
+    // Whom the kernel believes to be there without asking.
+    let mut believed = None;
+    if wanted.is_ipv4() {
+        believed = neighbour(node, wanted, deadline)?.filter(|(_, age)| *age == 0).map(|(mac, _)| mac);
     }
-    let certain = Deadline::after(CERTAINTY);
+    let ask = || match wanted {
+        IpAddr::V4(v4) => sweep::told(node, &what, &sweep::asking(v4, v4), deadline).map(drop),
+        IpAddr::V6(_) => Ok(()),
+    };
+    ask()?;
+    let (mut certain, doubted) = (Deadline::after(CERTAINTY), Deadline::after(MEMORY));
+    let mut echo: Option<Deadline> = None;
     deadline.sleep(ANSWER);
     loop {
-        let neighbours = address::list_neighbours(node, deadline)?;
-        let there = neighbours.iter().filter(|n| n.dst == wanted);
-        match there.filter_map(|n| n.mac().zip(n.age())).min_by_key(|(_, age)| *age) {
-            Some((mac, 0)) => return Ok(Some(AddressHolder { node: name, mac: Some(mac) })),
-            // It was there once; the kernel is about to find out.
-            Some(_) if !certain.passed() => {
-                deadline.check(format_args!("an answer of who has {wanted}"))?;
-                deadline.sleep(PAUSE);
+        match neighbour(node, wanted, deadline)? {
+            Some((mac, 0)) if believed != Some(mac) || doubted.passed() => {
+                return Ok(Some(AddressHolder { node: name, mac: Some(mac) }));
             }
+            Some((mac, 0)) => {
+                if echo.as_ref().is_none_or(Deadline::passed) {
+                    if echoes(node, wanted, deadline)? {
+                        return Ok(Some(AddressHolder { node: name, mac: Some(mac) }));
+                    }
+                    if echo.replace(Deadline::after(AGAIN)).is_none() {
+                        progress(&format!(
+                            "note: the node remembers a machine at {wanted}, which does not answer: waiting until the node \
+                             has asked for it again, for a minute at most"
+                        ));
+                    }
+                }
+            }
+            // It is doubted from now on, and by a kernel that is given a reason to ask.
+            Some(_) if believed.take().is_some() => {
+                ask()?;
+                certain = Deadline::after(CERTAINTY);
+            }
+            // It was there once; the kernel is about to find out.
+            Some(_) if !certain.passed() => {}
             _ => return Ok(None),
         }
+        deadline.check(format_args!("an answer of who has {wanted}"))?;
+        deadline.sleep(PAUSE);
         fleet_core::interrupt::check()?;
     }
+}
+
+/// The machine that the node's table has for an address, and how fresh that is.
+fn neighbour(node: &Node, wanted: IpAddr, deadline: Deadline) -> Result<Option<(MacAddr, u8)>> {
+    let neighbours = address::list_neighbours(node, deadline)?;
+    let there = neighbours.iter().filter(|n| n.dst == wanted);
+    Ok(there.filter_map(|n| n.mac().zip(n.age())).min_by_key(|(_, age)| *age))
+}
+
+/// What asks for one answer of an address, within a second (ping(8)); it also makes the kernel use what it remembers.
+fn echo_request(wanted: IpAddr) -> String {
+    format!("ping -n -q -c 1 -W 1 {wanted}")
+}
+
+/// Whether something answers there. A node that can not ask so has nothing to tell.
+fn echoes(node: &Node, wanted: IpAddr, deadline: Deadline) -> Result<bool> {
+    let short = deadline.at_most(Duration::from_secs(10));
+    let output = node.api.transport().exec(&echo_request(wanted), b"", short)?;
+    Ok(output.status == ExecStatus::Code(0))
 }
 
 fn is_own(json: &[u8], wanted: IpAddr) -> serde_json::Result<bool> {
@@ -82,9 +144,9 @@ mod tests {
             .exec(OWN, own.0, own.1)
             .exec(address::NEIGHBOURS, table.0, table.1);
         if let IpAddr::V4(v4) = wanted {
-            fake = fake.exec(&sweep::asking(v4, v4), ask.0, ask.1);
+            fake = fake.exec(&sweep::asking(v4, v4), ask.0, ask.1).exec(&echo_request(wanted), "", 0);
         }
-        holder(&node(&fake), wanted, Deadline::secs(20))
+        holder(&node(&fake), wanted, Deadline::secs(20), &mut |_| {})
     }
 
     #[test]

@@ -272,12 +272,28 @@ pub fn at_address(node: &Node, address: &str) -> Option<(u32, u64)> {
 
 /// The node asks its whole network who is there: every machine that is up answers.
 pub fn notice(node: &Node) {
+    node.fault(|f| {
+        let Fault::Remembered { address, mac, looks: 0, there } = f else { return None };
+        let gone = !*there;
+        *f = Fault::Stranger { address: std::mem::take(address), mac: std::mem::take(mac) };
+        Some(((), gone))
+    });
     node.change(|d| {
         for guest in d.guests.values_mut() {
             guest.noticed =
                 guest.running.as_ref().filter(|r| is_after(r, Duration::ZERO)).map(|r| r.address.clone());
         }
     });
+}
+
+/// Whether a machine at this address answers an echo request of the node's.
+pub fn answers(node: &Node, wanted: &str) -> bool {
+    let stranger = |f: &Fault| matches!(f, Fault::Stranger { address, .. } if address == wanted);
+    let up = |guest: &Guest| {
+        let run = guest.running.as_ref().filter(|run| is_after(run, Duration::ZERO));
+        run.is_some_and(|run| run.address == wanted)
+    };
+    node.has_fault(stranger) || node.read(|d| d.guests.values().any(up))
 }
 
 /// `ip -j neigh` on the node: current addresses, and stale ones of the same MAC.
@@ -290,6 +306,15 @@ pub fn neighbours(node: &Node) -> Value {
         _ => None,
     });
     let mut list: Vec<Value> = stranger.into_iter().collect();
+    list.extend(node.fault(|f| match f {
+        Fault::Remembered { address, mac, looks, .. } => {
+            let state = if *looks > 0 { "REACHABLE" } else { "STALE" };
+            *looks = looks.saturating_sub(1);
+            let mac = mac.to_ascii_lowercase();
+            Some((json!({ "dst": address, "dev": "vmbr0", "lladdr": mac, "state": [state] }), false))
+        }
+        _ => None,
+    }));
     node.read(|d| {
         for (vmid, guest) in &d.guests {
             let net = d.vms.get(vmid).and_then(|c| c.get("net0")).unwrap_or_default();

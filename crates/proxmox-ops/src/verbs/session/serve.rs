@@ -106,7 +106,8 @@ impl Server<'_> {
             }
             Op::Storages { node } => json(&host::storages(&*self.place(node.as_ref())?, read_deadline())?),
             Op::AddressHolder { address, node } => {
-                json(&in_use::holder(&*self.place(node.as_ref())?, *address, read_deadline())?)
+                let deadline = Deadline::after(in_use::LIMIT);
+                json(&in_use::holder(&*self.place(node.as_ref())?, *address, deadline, progress)?)
             }
             Op::Bridges { node } => json(&host::bridges(&*self.place(node.as_ref())?, read_deadline())?),
             Op::Snapshots { vmid } => {
