@@ -10,6 +10,7 @@ use fleet_core::{
     child::{self, Command},
     cli::silent_exit,
     deadline::Deadline,
+    memory::{self, Place},
     ui::Ui,
 };
 use serde::Serialize;
@@ -62,7 +63,7 @@ pub(crate) fn run(ui: Ui, args: &Args) -> Result<()> {
         let (document, mut faults) = examine(&bytes);
         let schema = match &cloud_init {
             Some(cloud_init) if cloud_init.has_schema_of(document) && faults.is_empty() => {
-                let copy = if is_stdin(file) { Some(in_memory(&bytes)?) } else { None };
+                let copy = if is_stdin(file) { Some(in_memory(ui, &bytes)?) } else { None };
                 faults.extend(cloud_init.faults(document, copy.as_ref().map_or(file, |copy| copy.path()))?);
                 true
             }
@@ -108,14 +109,14 @@ fn read(file: &Path) -> Result<Vec<u8>> {
 
 /// What came on standard input, as a file for cloud-init: a document may have a host key in it, which must not reach a
 /// disk. Mode 0600; gone when dropped.
-fn in_memory(bytes: &[u8]) -> Result<NamedTempFile> {
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let mut places = runtime.into_iter().chain([PathBuf::from("/dev/shm")]);
-    let copy = places.find_map(|place| NamedTempFile::new_in(place).ok()).ok_or_else(|| {
+fn in_memory(ui: Ui, bytes: &[u8]) -> Result<NamedTempFile> {
+    let made = |place: Place| NamedTempFile::new_in(&place.dir).ok().map(|copy| (copy, place));
+    let (copy, place) = memory::places().into_iter().find_map(made).ok_or_else(|| {
         Error::failed("no place in memory for what came on standard input, which cloud-init is to look at")
             .now("neither XDG_RUNTIME_DIR nor /dev/shm is a directory that can be written")
             .hint("set XDG_RUNTIME_DIR to a directory on a tmpfs, or give the document as a file")
     })?;
+    place.warning("what came on standard input").into_iter().for_each(|warning| ui.warn(warning));
     let written = copy.as_file().write_all(bytes);
     written.map_err(|e| Error::io("write", copy.path(), e))?;
     Ok(copy)

@@ -290,12 +290,17 @@ fn a_document_on_standard_input_is_checked() {
     command.current_dir(fleet.path()).args(["check", "-"]).write_stdin("hostname: x\n");
     command.assert().code(1);
     // A host key may be in it: it is written nowhere where cloud-init does not look at it, else in memory.
-    let (bin, memory) = (fleet.path().join("bin"), fleet.path().join("run"));
-    [&bin, &memory].into_iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
+    let (bin, disk) = (fleet.path().join("bin"), fleet.path().join("run"));
+    [&bin, &disk].into_iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
+    // Where there is such a place at all.
+    let shm = std::path::Path::new("/dev/shm");
+    let shm = if fleet_core::memory::is_in_memory(shm) { shm } else { &disk };
+    let memory = tempfile::tempdir_in(shm).unwrap();
+    let memory = memory.path();
     let check = |text: &'static str| {
         let mut command = program();
         command.current_dir(fleet.path()).args(["check", "-"]).write_stdin(text);
-        command.env("PATH", &bin).env("XDG_RUNTIME_DIR", &memory).env("TMPDIR", fleet.path().join("nowhere"));
+        command.env("PATH", &bin).env("XDG_RUNTIME_DIR", memory).env("TMPDIR", fleet.path().join("nowhere"));
         command
     };
     let text = "#cloud-config\nhostname: web\n";
@@ -311,5 +316,11 @@ fn a_document_on_standard_input_is_checked() {
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(told.contains(&format!("schema: 600 {}/", memory.display())), "{told}");
     assert!(told.contains("schema: hostname: web"), "{told}");
-    assert_eq!(std::fs::read_dir(&memory).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(memory).unwrap().count(), 0);
+    // What is called so and is on a disk is passed over.
+    if shm != disk && !fleet_core::memory::is_in_memory(&disk) {
+        let output = check(text).env("XDG_RUNTIME_DIR", &disk).output().unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(told.contains("schema: 600 /dev/shm/"), "{told}");
+    }
 }

@@ -17,6 +17,7 @@ pub mod guard;
 pub mod hosts;
 pub mod interrupt;
 pub mod known_hosts;
+pub mod memory;
 pub mod nix;
 pub mod protocol;
 pub mod repo;

@@ -6,9 +6,15 @@ use std::{
     io::Write,
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::Once,
 };
 
-use fleet_core::{Error, Result, types::VmName};
+use fleet_core::{
+    Error, Result,
+    memory::{self, Place},
+    types::VmName,
+    ui::Ui,
+};
 use ssh_key::{LineEnding, PrivateKey, private::Ed25519Keypair};
 use zeroize::Zeroizing;
 
@@ -19,20 +25,25 @@ const PREFIX: &str = "fleet-run-";
 
 /// A private directory in memory for what must not reach a disk; gone when dropped.
 #[derive(Debug)]
-pub struct PrivateDir(Scratch);
+pub struct PrivateDir {
+    dir: Scratch,
+    place: Place,
+}
 
 impl PrivateDir {
-    /// In `XDG_RUNTIME_DIR` or else `/dev/shm`, both in memory; mode 0700.
+    /// In memory, wherever there is a place for it ([`memory::places`]); mode 0700.
     ///
     /// Its path has no blank in it: nixos-anywhere joins SSH options with blanks.
     pub fn new() -> Result<PrivateDir> {
-        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-        let places = [runtime, Some(PathBuf::from("/dev/shm"))];
-        let usable = |dir: &PathBuf| dir.is_dir() && !dir.to_string_lossy().contains(char::is_whitespace);
-        for place in places.into_iter().flatten().filter(usable) {
-            scratch::sweep(&place, PREFIX);
-            if let Ok(dir) = Scratch::new(&place, PREFIX) {
-                return Ok(PrivateDir(dir));
+        PrivateDir::at(memory::places())
+    }
+
+    fn at(places: Vec<Place>) -> Result<PrivateDir> {
+        let usable = |place: &Place| !place.dir.to_string_lossy().contains(char::is_whitespace);
+        for place in places.into_iter().filter(usable) {
+            scratch::sweep(&place.dir, PREFIX);
+            if let Ok(dir) = Scratch::new(&place.dir, PREFIX) {
+                return Ok(PrivateDir { dir, place });
             }
         }
         Err(Error::failed("no place in memory for the VM's private host key")
@@ -40,9 +51,17 @@ impl PrivateDir {
             .hint("set XDG_RUNTIME_DIR to a directory on a tmpfs, without blanks in its path"))
     }
 
+    /// Says so, once, when it is on a disk.
+    pub fn warn(&self, ui: Ui) {
+        static SAID: Once = Once::new();
+        if let Some(warning) = self.place.warning("the VM's private host key") {
+            SAID.call_once(|| ui.warn(warning));
+        }
+    }
+
     /// The directory.
     pub fn path(&self) -> &Path {
-        self.0.path()
+        self.dir.path()
     }
 
     /// Writes `content` to a new file `name` with `mode`.
@@ -141,7 +160,8 @@ mod tests {
     #[test]
     fn the_pair_fits_and_only_its_owner_can_read_it() {
         let place = tempfile::tempdir().unwrap();
-        let dir = || PrivateDir(Scratch::new(place.path(), PREFIX).unwrap());
+        let at = || vec![Place { dir: place.path().to_owned(), in_memory: false }];
+        let dir = || PrivateDir::at(at()).unwrap();
         let (dir, elsewhere) = (dir(), dir());
         let key = HostKey::generate(&"web".parse().unwrap(), &dir).unwrap();
         let private_file = key.extra_files().join("etc/ssh/ssh_host_ed25519_key");
@@ -152,5 +172,16 @@ mod tests {
         assert_eq!(fs::read_to_string(key.public_file()).unwrap().trim_end(), key.public());
         let other = HostKey::generate(&"web".parse().unwrap(), &elsewhere).unwrap();
         assert_ne!(key.public(), other.public());
+    }
+
+    #[test]
+    fn it_lies_in_the_first_place_that_takes_it() {
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str| Place { dir: place.path().join(name), in_memory: true };
+        fs::create_dir(place.path().join("b c")).unwrap();
+        fs::create_dir(place.path().join("d")).unwrap();
+        let dir = PrivateDir::at(vec![at("a"), at("b c"), at("d")]).unwrap();
+        assert_eq!(dir.path().parent(), Some(place.path().join("d").as_path()));
+        PrivateDir::at(vec![at("a"), at("b c")]).unwrap_err();
     }
 }

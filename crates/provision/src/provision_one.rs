@@ -159,6 +159,7 @@ impl<'a> Prepared<'a> {
     ) -> Result<Prepared<'a>> {
         let hold = if run.cli.change.dry_run { None } else { Some(Hold::take(&vm.name, vm.vmid)?) };
         let private = PrivateDir::new()?;
+        private.warn(ui);
         // It takes the longest, and needs nothing of the node: it runs beside all that follows.
         let closure = (look == Look::Alone).then(|| build(run, vm));
         let ready = preflight::look(run, ui, definitions, vm, &private, look == Look::Alone)?;

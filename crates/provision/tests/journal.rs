@@ -34,6 +34,8 @@ fn files(dir: &Path, found: &mut Vec<PathBuf>) {
 fn written(bench: &Bench) -> Vec<PathBuf> {
     let mut found = Vec::new();
     files(bench.sim.dir(), &mut found);
+    // A link into memory.
+    files(&bench.sim.dir().join("run"), &mut found);
     let node = bench.sim.dir().join("state");
     found.retain(|path| !path.starts_with(&node) && *path != bench.sim.identity());
     found

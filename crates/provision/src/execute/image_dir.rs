@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use fleet_core::{Error, Result, types::DiskSize};
+use fleet_core::{Error, Result, memory::is_in_memory, types::DiskSize};
 
 use crate::scratch::{self, Scratch};
 
@@ -13,8 +13,6 @@ use crate::scratch::{self, Scratch};
 const PREFIX: &str = "fleet-image-";
 /// A file system in memory, on every Linux.
 const MEMORY: &str = "/dev/shm";
-/// Its kind (statfs(2)).
-const TMPFS: u64 = 0x0102_1994;
 
 /// Bytes in memory that are promised to the images of this run, which may be built side by side.
 static PROMISED: Mutex<u64> = Mutex::new(0);
@@ -69,12 +67,11 @@ impl ImageDir {
 /// Bytes that files may take in a file system in memory: what it has free, and of the memory no more than half of what
 /// is available, since the image is built by a virtual machine that wants memory too.
 fn room_in_memory(place: &Path) -> Option<u64> {
-    let kind = rustix::fs::statfs(place).ok()?.f_type;
     let free = rustix::fs::statvfs(place).ok()?;
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let available: u64 = line.split_whitespace().next()?.parse().ok()?;
-    (u64::try_from(kind) == Ok(TMPFS)).then(|| (free.f_bavail * free.f_frsize).min(available * 1024 / 2))
+    is_in_memory(place).then(|| (free.f_bavail * free.f_frsize).min(available * 1024 / 2))
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 mod fleet;
+mod memory;
 
 pub use self::fleet::ScratchFleet;
 
@@ -57,6 +58,8 @@ pub struct Sim {
     node: Arc<Node>,
     port: u16,
     home: TempDir,
+    #[allow(dead_code, reason = "held, never read")]
+    memory: Option<TempDir>,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
@@ -91,9 +94,10 @@ impl Sim {
         let world = world.authorize(OPERATOR_PUBLIC);
         let home =
             tempfile::Builder::new().prefix("pve-sim-").tempdir().context("can not make a directory")?;
-        for dir in ["state", "home/.ssh", "bin", "tmp", "run"] {
+        for dir in ["state", "home/.ssh", "bin", "tmp"] {
             std::fs::create_dir_all(home.path().join(dir)).context("can not make a directory")?;
         }
+        let memory = memory::runtime_dir(&home.path().join("run"))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("pve-sim")
@@ -106,7 +110,7 @@ impl Sim {
             runtime.block_on(tokio::net::TcpListener::bind(place)).context("can not listen on 127.0.0.1")?;
         let port = listener.local_addr().context("no address")?.port();
         runtime.spawn(server::listen(Arc::clone(&node), listener));
-        let sim = Sim { node, port, home, runtime: Some(runtime) };
+        let sim = Sim { node, port, home, memory, runtime: Some(runtime) };
         sim.write_known_hosts(&keys::public_line(sim.node.host_key())?)?;
         let key = std::fs::read_to_string(operator_identity()).context("can not read the operator's key")?;
         // The first line of the fixture says that it is one; a key file has no such line.
