@@ -1,78 +1,25 @@
-//! A VM's configuration: read, and changed in one request.
+//! Changes of a VM's settings: what was half done is finished, and what somebody else does meanwhile is told.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
-use fleet_core::{
-    Error, Result,
-    deadline::Deadline,
-    guard::{Operation, Permit},
-    protocol::{Marker, VmConfig},
-    types::{DiskSize, MacAddr, NodeName, Vmid},
-};
-use serde_json::Value;
+use fleet_core::{Error, Result, deadline::Deadline, guard::Permit, protocol::VmConfig, types::Vmid};
 
-use super::{Progress, create, queue};
+use super::{
+    super::{Progress, create, queue},
+    read_as, refuse_template,
+    stored::{allocates, is_made, unlike},
+};
 use crate::{
-    api::{
-        call::{Call, vm_path},
-        encode, error,
-    },
+    api::{call::Call, error},
     node::Node,
     tasks,
 };
 
-/// Reads a VM's configuration as it is stored, without pending changes.
-pub fn read(node: &Node, vmid: Vmid, deadline: Deadline) -> Result<VmConfig> {
-    read_as(node, vmid, true, deadline)
-}
-
-/// Reads it as it will be once pending changes hold.
-pub(super) fn read_pending(node: &Node, vmid: Vmid, deadline: Deadline) -> Result<VmConfig> {
-    read_as(node, vmid, false, deadline)
-}
-
-/// Reads it as it is now (`current`), or as it will be once the VM has been stopped and started.
-fn read_as(node: &Node, vmid: Vmid, current: bool, deadline: Deadline) -> Result<VmConfig> {
-    let name = node.name(deadline)?;
-    let data = node.api.get(
-        &format!("read the configuration of VM {vmid}"),
-        &vm_path(name, vmid, "/config"),
-        &[("current", encode::flag(current))],
-        deadline,
-    )?;
-    parse(name, vmid, &data)
-}
-
-fn parse(node: &NodeName, vmid: Vmid, data: &Value) -> Result<VmConfig> {
-    let object = data
-        .as_object()
-        .ok_or_else(|| Error::failed(format!("the node's configuration of VM {vmid} has another shape")))?;
-    let mut settings: BTreeMap<String, String> =
-        object.iter().map(|(key, value)| (key.clone(), encode::plain_setting(key, value))).collect();
-    let digest = settings.remove("digest").unwrap_or_default();
-    let marker = settings.get("description").and_then(|d| Marker::find(d)).filter(|m| m.vmid == vmid);
-    let mac = settings.get("net0").and_then(|net| mac_of(net));
-    Ok(VmConfig { vmid, node: node.clone(), settings, digest, marker, mac })
-}
-
-/// The MAC address in `virtio=BC:24:11:00:00:01,bridge=vmbr0`: the first value that is one.
-pub fn mac_of(net: &str) -> Option<MacAddr> {
-    net.split(',').find_map(|part| part.split_once('=')?.1.parse().ok())
-}
-
-/// A disk's size as its setting says it.
-pub fn size_of(setting: &str) -> Option<DiskSize> {
-    encode::property(setting, "size")?.parse().ok()
-}
-
-/// Whether a setting is a cloud-init drive.
-pub fn is_cloudinit(setting: &str) -> bool {
-    let volume = setting.split(',').next().unwrap_or_default();
-    volume.ends_with(":cloudinit") || volume.contains("-cloudinit")
-}
+/// How often a change is tried anew because something else of the VM was changed between look and change.
+const CHANGED_BETWEEN: usize = 5;
 
 /// Changes settings in one request, which fails when somebody else changed the VM since it was read: since `digest`
 /// where one is given, else since the look that this begins with.
@@ -190,40 +137,6 @@ fn others<'a>(
     keys.iter().filter(other).map(|key| key.as_str()).collect()
 }
 
-/// Whether a new volume that is asked for is there already: one of its storage, or a cloud-init drive.
-fn is_made(asked: &str, there: &str) -> bool {
-    let on = |storage: &str| {
-        there.split(',').next().and_then(|volume| volume.split_once(':')).is_some_and(|(s, _)| s == storage)
-    };
-    is_cloudinit(asked) && is_cloudinit(there) || allocates(asked).is_some_and(on)
-}
-
-/// Whether the VM is a template.
-pub(super) fn is_template(config: &VmConfig) -> bool {
-    config.settings.get("template").is_some_and(|set| encode::truth(Some(&set.as_str().into())))
-}
-
-/// A template that no definition has may be named as unmanaged; it is changed by the template commands alone all the
-/// same.
-pub(super) fn refuse_template(config: &VmConfig, permit: &Permit, verb: &str) -> Result<()> {
-    if permit.operation() != Operation::Change || !is_template(config) {
-        return Ok(());
-    }
-    Err(Error::refused(format!("refused to {verb} VM {}: it is a template", config.vmid))
-        .now("nothing was changed")
-        .hint("templates are changed only by the template commands"))
-}
-
-/// How often a change is tried anew because something else of the VM was changed between look and change.
-const CHANGED_BETWEEN: usize = 5;
-
-/// The settings that are not what was asked for.
-fn unlike<'a>(now: &VmConfig, settings: &'a BTreeMap<String, String>, delete: &'a [String]) -> Vec<&'a str> {
-    let wrong = settings.iter().filter(|(key, value)| !holds(key, value, now.settings.get(*key)));
-    let left = delete.iter().filter(|key| now.settings.contains_key(*key));
-    wrong.map(|(key, _)| key.as_str()).chain(left.map(String::as_str)).collect()
-}
-
 fn meddled(vmid: Vmid, settings: &[&str], edited: Error) -> Error {
     let error = Error::conflict(format!("can not configure VM {vmid}: somebody else changed it meanwhile"))
         .now("nothing was changed by this request")
@@ -232,53 +145,12 @@ fn meddled(vmid: Vmid, settings: &[&str], edited: Error) -> Error {
     if settings.is_empty() { error } else { error.now(format!("they changed: {}", settings.join(", "))) }
 }
 
-/// The storage that a setting allocates on: `STORAGE:SIZE`, `STORAGE:cloudinit`, with what follows.
-fn allocates(value: &str) -> Option<&str> {
-    let (storage, volume) = value.split(',').next()?.split_once(':')?;
-    (volume == "cloudinit" || volume.parse::<f64>().is_ok()).then_some(storage)
-}
-
-/// Whether what is stored is what was asked for. Proxmox fills in what a value leaves open (a MAC, a volume's
-/// name), so of property strings only what was said is compared.
-fn holds(key: &str, asked: &str, stored: Option<&String>) -> bool {
-    let Some(stored) = stored else { return asked.is_empty() };
-    if stored == asked || key == "sshkeys" && stored.trim() == asked.trim() || key == "cipassword" {
-        return true;
-    }
-    if is_cloudinit(asked) {
-        return is_cloudinit(stored);
-    }
-    if key == "description" {
-        return stored.trim_end() == asked.trim_end();
-    }
-    if key == "tags" {
-        return tags(stored) == tags(asked);
-    }
-    let there: Vec<&str> = stored.split(',').collect();
-    // Of a new volume these say how it is made, and are not stored.
-    let how = |part: &&str| ["format=", "import-from=", "efitype="].iter().any(|name| part.starts_with(name));
-    let new = allocates(asked).is_some();
-    let mut parts = asked.split(',').filter(|part| !(new && how(part)));
-    parts.all(|part| {
-        there.contains(&part)
-            || !part.contains('=') && there.iter().any(|t| t.split('=').next() == Some(part))
-            // A new volume, `STORAGE:SIZE`, becomes `STORAGE:VOLUME`.
-            || part.split_once(':').is_some_and(|(storage, _)| {
-                there.first().is_some_and(|t| t.split_once(':').is_some_and(|(s, _)| s == storage))
-            })
-    })
-}
-
-/// Proxmox keeps tags sorted, each once, and in lower case unless the cluster tells their case apart.
-fn tags(text: &str) -> BTreeSet<String> {
-    text.split([';', ',', ' ']).filter(|tag| !tag.is_empty()).map(str::to_lowercase).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{Fake, node, permit};
     use fleet_core::Kind;
+    use serde_json::Value;
     use serde_json::json;
 
     const NODE: &str = "/cluster/status";
@@ -290,31 +162,6 @@ mod tests {
 
     fn settings(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
-    }
-
-    #[test]
-    fn a_configuration_is_read_in_plain_text() {
-        let fake = fake().get(
-            CONFIG,
-            json!({
-                "digest": "d1", "memory": "2048", "cores": 2, "net0": "virtio=BC:24:11:F3:A0:C7,bridge=vmbr0",
-                "sshkeys": "ssh-ed25519%20AAAA%20me%40x%0A",
-                "description": "mine\nfleet-vm: name=web vmid=110 nonce=00112233445566778899aabbccddeeff\n",
-            }),
-        );
-        let config = read(&node(&fake), Vmid::new(110).unwrap(), Deadline::secs(5)).unwrap();
-        assert_eq!(config.settings["sshkeys"], "ssh-ed25519 AAAA me@x\n");
-        assert_eq!((config.settings["cores"].as_str(), config.digest.as_str()), ("2", "d1"));
-        assert_eq!(config.marker.unwrap().nonce, "00112233445566778899aabbccddeeff");
-        assert_eq!(config.mac.unwrap().to_string(), "BC:24:11:F3:A0:C7");
-    }
-
-    #[test]
-    fn a_marker_of_another_vmid_is_no_marker() {
-        let name = "prom".parse().unwrap();
-        let data =
-            json!({"description": "fleet-vm: name=web vmid=111 nonce=00112233445566778899aabbccddeeff"});
-        assert_eq!(parse(&name, Vmid::new(110).unwrap(), &data).unwrap().marker, None);
     }
 
     #[test]
@@ -454,29 +301,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stored_in_other_words_is_there() {
-        let holds = |key, asked, stored: &str| holds(key, asked, Some(&stored.to_owned()));
-        assert!(holds("scsi1", "local:4,format=qcow2", "local:110/vm-110-disk-1.qcow2,size=4G"));
-        assert!(holds(
-            "efidisk0",
-            "local:1,efitype=4m,pre-enrolled-keys=0",
-            "local:110/vm-110-disk-2.qcow2,efitype=4m,pre-enrolled-keys=0,size=528K"
-        ));
-        assert!(!holds("scsi1", "local:4,format=qcow2,ssd=1", "local:110/vm-110-disk-1.qcow2,size=4G"));
-        assert!(holds("tags", "Web;db,web", "db;web"));
-        assert!(!holds("tags", "web;db", "web"));
-    }
-
-    #[test]
-    fn new_volumes_are_told_from_others() {
-        assert_eq!(allocates("nvmeprom:20"), Some("nvmeprom"));
-        assert_eq!(allocates("nvmeprom:cloudinit"), Some("nvmeprom"));
-        assert_eq!(allocates("nvmeprom:0,import-from=local:import/x.qcow2"), Some("nvmeprom"));
-        assert_eq!(allocates("nvmeprom:vm-110-disk-0,size=2G"), None);
-        assert_eq!(allocates("virtio=BC:24:11:00:00:01,bridge=vmbr0"), None);
-    }
-
-    #[test]
     fn a_lost_answer_is_looked_into() {
         let asked = settings(&[("cores", "2"), ("scsi1", "nvmeprom:20")]);
         let lost = |config: Value| {
@@ -521,14 +345,5 @@ mod tests {
         assert_eq!(error.kind(), Kind::Usage, "{error:?}");
         assert!(error.hints()[0].contains("fewer SSH keys"), "{error:?}");
         assert_eq!(fake.requests("POST"), 0);
-    }
-
-    #[test]
-    fn what_is_stored_holds_what_was_asked() {
-        let holds = |key, asked, stored: &str| holds(key, asked, Some(&stored.to_owned()));
-        assert!(holds("net0", "virtio,bridge=vmbr0", "virtio=BC:24:11:00:00:01,bridge=vmbr0"));
-        assert!(!holds("net0", "virtio,bridge=vmbr1", "virtio=BC:24:11:00:00:01,bridge=vmbr0"));
-        assert!(holds("ide2", "s:cloudinit", "s:vm-110-cloudinit,media=cdrom"));
-        assert!(!holds("cores", "2", "1"));
     }
 }
