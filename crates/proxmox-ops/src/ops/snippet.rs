@@ -298,26 +298,29 @@ pub fn shown(
     Ok((files, naming(place, vmid, documents, &now, settings)))
 }
 
-/// Takes our documents away from a VM, files and setting; those of others stay. Gives whether the VM had any. What
+/// Takes our documents away from a VM, setting and files; those of others stay. Gives whether the VM had any. What
 /// a run left that died before it could write the setting goes too.
+///
+/// The setting goes first: a VM whose setting names a file that is gone does not start any more.
 pub fn remove(node: &Node, permit: &Permit, deadline: Deadline, progress: Progress<'_>) -> Result<bool> {
     let vmid = permit.vmid();
     let now = config::read(node, vmid, deadline)?;
     let cicustom = now.settings.get("cicustom").map_or("", String::as_str);
     let removal = removal(node, vmid, cicustom, deadline)?;
+    if let Some((settings, deleted)) = &removal.change {
+        config::change(node, permit, settings, deleted, None, deadline, progress)?;
+    }
     for (paths, certain) in &removal.files {
         match delete(node, paths) {
             Err(e) if *certain => return Err(e),
             _ => {}
         }
     }
-    let Some((settings, deleted)) = removal.change else { return Ok(false) };
-    config::change(node, permit, &settings, &deleted, None, deadline, progress)?;
-    Ok(true)
+    Ok(removal.change.is_some())
 }
 
-/// What [`remove`] would do with a VM that has this `cicustom` setting: the commands on the node, and the settings to
-/// change and to delete, if there are any.
+/// What [`remove`] would do with a VM that has this `cicustom` setting: the settings to change and to delete, if there are
+/// any; and after that the commands on the node.
 pub fn removal_shown(
     node: &Node,
     vmid: Vmid,

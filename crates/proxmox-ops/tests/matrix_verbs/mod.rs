@@ -223,6 +223,9 @@ pub const VERBS: &[Verb] = &[
                 && files(sim, SNIPPETS) == [(SNIPPET.to_owned(), document())]
         },
     ),
+    change(&["cloudinit-config", "110", "--no-documents", "--wait", WAIT], Base::Documented, |sim, _| {
+        sim.config(110).is_some_and(|c| c.get("cicustom").is_none()) && files(sim, SNIPPETS).is_empty()
+    }),
     change(&["start", "110", "--wait", WAIT], Base::Stopped, |sim, _| sim.is_running(110)),
     change(&["stop", "110", "--wait", WAIT], Base::Running, |sim, _| !sim.is_running(110)),
     change(&["shutdown", "110", "--timeout", WAIT, "--wait", WAIT], Base::Running, |sim, _| {

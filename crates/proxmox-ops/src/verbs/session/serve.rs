@@ -312,10 +312,12 @@ impl Server<'_> {
                 };
                 let cicustom = settings.get("cicustom").map_or("", String::as_str);
                 let (commands, change) = snippet::removal_shown(&node, vmid, cicustom, read_deadline())?;
+                if let Some((settings, deleted)) = change {
+                    let pairs = settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+                    shown.push(Call::configure(permit, &home, pairs, &deleted, None).to_string());
+                }
                 shown.extend(commands);
-                let Some((settings, deleted)) = change else { return Ok(shown) };
-                let pairs = settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-                Call::configure(permit, &home, pairs, &deleted, None)
+                return Ok(shown);
             }
             Op::Resize { disk, size, .. } => Call::resize(permit, &home(vmid)?, disk, *size, None),
             Op::Start { .. } => Call::power(permit, &home(vmid)?, "start", &[]),
