@@ -155,6 +155,15 @@ pub(super) fn image_lacks(repo: &Repo, vm: &ManagedVm) -> Vec<String> {
             vm.nixos_config
         ));
     }
+    // The boot entry that GRUB makes is in the variables of the machine that disko makes the image in, and stays there.
+    if !lacks("efiSupport") && lacks("efiInstallAsRemovable") {
+        warnings.push(format!(
+            "a file of hosts/{}/ sets efiSupport of GRUB, and none efiInstallAsRemovable: a VM that is made of the image \
+             does not find it; set boot.loader.grub.efiInstallAsRemovable = true (and \
+             boot.loader.efi.canTouchEfiVariables = false)",
+            vm.nixos_config
+        ));
+    }
     warnings
 }
 
@@ -296,6 +305,17 @@ mod tests {
         assert_eq!(found(), (0, Boots::Uefi));
         write("modules/uefi.nix", "{ device }: { disko.devices.disk.main = { imageSize = \"8G\"; }; }");
         assert_eq!(image_lacks(&repo, vm), [] as [String; 0]);
+        let grub = |more: &str| {
+            let text = format!("boot.loader.grub = {{ device = \"nodev\"; efiSupport = true; {more} }};");
+            write(
+                "hosts/web/configuration.nix",
+                &format!("{{ boot.growPartition = true; imports = [ ./disko.nix ]; {text} }}"),
+            );
+            image_lacks(&repo, vm)
+        };
+        let lacks = grub("");
+        assert!(lacks.len() == 1 && lacks[0].contains("efiInstallAsRemovable = true"), "{lacks:?}");
+        assert_eq!(grub("efiInstallAsRemovable = true;"), [] as [String; 0]);
         assert!(image_fits(&repo, vm).is_err());
     }
 
