@@ -156,6 +156,28 @@ fn what_only_documents_may_say_more() {
     "#);
 }
 
+/// Words that only begin like a known field's, or stand beside it, are no slips.
+#[test]
+fn own_fields_that_resemble_known_ones_are_own() {
+    let own = ["networks", "users", "hosts", "host", "names", "state", "ips", "ip6", "node2", "note"];
+    let fields: String = own.iter().map(|name| format!("    {name} = \"x\";\n")).collect();
+    let text = format!(
+        "{HEAD}  imported.old = {{
+    vmid = 150; notes = [ ]; node = \"prom\";
+{fields}    specs = {{ cores = 1; memory = 512; disk = \"1G\"; storage = \"tank\"; disk2 = \"\"; storage2 = \"\"; mem = 1; core = 1; }};
+  }};
+}}
+"
+    );
+    let (_dir, repo) = repo_with(&text, "{ }");
+    Definitions::load(&repo, NixMode::Embedded).unwrap();
+    let (_, message) = faults(&text.replace("notes = [ ];", ""));
+    assert!(
+        message.contains("imported.old.note: unknown field") && message.contains("(1 fault)"),
+        "{message}"
+    );
+}
+
 #[test]
 fn a_vmid_taken_twice_is_a_conflict() {
     let (kind, message) = faults(&format!(

@@ -10,7 +10,7 @@ use crate::{
     nix::{
         edit::ORDER,
         eval::{Data, Evaluated, Value},
-        reader::{Fields, Reader},
+        reader::{Fields, Reader, is_slip},
     },
 };
 
@@ -88,7 +88,7 @@ fn misspelt(reader: &mut Reader<'_>, hosts: &[(&Host, Fields<'_>)]) {
                 continue;
             }
             let near = ORDER.iter().find(|known| {
-                fields.get(known).is_none() && is_near(&attr.name, known) && fits(known, &attr.value)
+                fields.get(known).is_none() && is_slip(&attr.name, known) && fits(known, &attr.value)
             });
             let Some(near) = near else { continue };
             let times = having(&attr.name);
@@ -98,14 +98,6 @@ fn misspelt(reader: &mut Reader<'_>, hosts: &[(&Host, Fields<'_>)]) {
             }
         }
     }
-}
-
-/// Whether one is the other with a slip of the finger or two, or in other capitals.
-fn is_near(name: &str, known: &str) -> bool {
-    let slips = if known.len() < 6 { 1 } else { 2 };
-    name.eq_ignore_ascii_case(known)
-        || (name.chars().count().abs_diff(known.len()) <= slips
-            && strsim::damerau_levenshtein(name, known) <= slips)
 }
 
 /// Whether a known field can hold this.

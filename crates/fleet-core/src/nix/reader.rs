@@ -8,6 +8,19 @@ use super::{
 };
 use crate::{definitions::nearest, faults::Fault};
 
+/// Whether a name is another one with a slip of the finger, two in a long one, or in other capitals. A slip in a word of
+/// three letters is another word.
+pub(crate) fn is_slip(name: &str, known: &str) -> bool {
+    let slips = match known.len() {
+        0..4 => 0,
+        4..8 => 1,
+        _ => 2,
+    };
+    name.eq_ignore_ascii_case(known)
+        || (name.chars().count().abs_diff(known.len()) <= slips
+            && strsim::damerau_levenshtein(name, known) <= slips)
+}
+
 /// Collects faults over one evaluated file.
 pub(crate) struct Reader<'a> {
     evaluated: &'a Evaluated,
@@ -103,13 +116,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Records fields that look like a known one misspelt. Others are their owner's own: these sets document what is
-    /// there, and nothing acts on them.
+    /// Records fields that look like a known one misspelt that is not there itself. Others are their owner's own: these
+    /// sets document what is there, and nothing acts on them.
     pub(crate) fn known_or_own(&mut self, fields: &Fields<'a>, known: &[&str]) {
-        for attr in fields.attrs {
-            if !known.contains(&attr.name.as_ref())
-                && let Some(near) = nearest(&attr.name, known.iter().copied())
-            {
+        for attr in fields.attrs.iter().filter(|attr| !known.contains(&attr.name.as_ref())) {
+            let near = known.iter().find(|known| fields.get(known).is_none() && is_slip(&attr.name, known));
+            if let Some(near) = near {
                 let help = format!("did you mean `{near}`?");
                 self.add(attr.key, &fields.join(&attr.name), "unknown field", Some(help));
             }
