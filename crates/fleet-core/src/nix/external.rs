@@ -22,6 +22,10 @@ use crate::{Error, Result, child, deadline::Deadline, faults::Fault};
 /// How long one evaluation may take: `import <nixpkgs>` takes seconds.
 const LIMIT_SECS: u64 = 120;
 
+/// How much memory one evaluation may take for its values, in bytes: a file of data takes a few MiB, nixpkgs hundreds.
+/// Read by Nix's garbage collector (bdwgc's README.environment).
+const HEAP: (&str, &str) = ("GC_MAXIMUM_HEAP_SIZE", "4294967296");
+
 /// Applied to the file's value: what it is (`t`), its content (`v`), and for attributes their places (`p`).
 const WRAPPER: &str = r#"
 let
@@ -47,6 +51,7 @@ pub fn eval_file(path: &Path, base: &Path, nix: &Path) -> Result<Evaluated> {
         .args(["--extra-experimental-features", "nix-command", "eval", "--json", "--file"])
         .arg(path)
         .args(["--apply", WRAPPER]);
+    let command = if std::env::var_os(HEAP.0).is_some() { command } else { command.env(HEAP.0, HEAP.1) };
     let output = command.output(Deadline::secs(LIMIT_SECS))?;
     if !output.success() {
         let said = output.stderr_text();

@@ -35,14 +35,14 @@ impl Machine {
         }
         if !meta.is_file() {
             let message = format!("{} is not an ordinary file", path.display());
-            return Err(Stop::new(Sort::Unsupported, message, None));
+            return Err(Stop::new(Sort::Budget, message, None));
         }
         let limit = self.budget.file_size;
         let mut bytes = Vec::new();
         // The kernel's own files say that they are empty, some of them block, and some are endless.
         if meta.len() == 0 && path.starts_with("/proc") {
             let message = format!("{} is a file of the kernel", path.display());
-            return Err(Stop::new(Sort::Unsupported, message, None));
+            return Err(Stop::new(Sort::Budget, message, None));
         }
         std::fs::File::open(path)
             .and_then(|file| file.take(limit + 1).read_to_end(&mut bytes))
