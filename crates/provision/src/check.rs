@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use fleet_core::{
     Kind, Result,
     faults::{self, Fault},
+    interrupt,
     repo::Repo,
     ui::Ui,
     validate,
@@ -56,6 +57,8 @@ pub fn run(cli: &Cli) -> Result<()> {
     if models.is_some() {
         found.extend(inventory(&tools, &repo, ui));
     }
+    // What could not be read because somebody stopped it is no fault.
+    interrupt::check()?;
     faults::check("the fleet repository", found).map_err(|error| error.with_kind(Kind::Failed))?;
     if cli.common.json {
         return ui.json_line(&serde_json::json!({ "valid": true }));

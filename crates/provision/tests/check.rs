@@ -3,8 +3,11 @@
 
 mod common;
 
-use common::Bench;
+use std::{os::unix::fs::PermissionsExt, process::Stdio};
+
+use common::{Bench, until};
 use insta::assert_snapshot;
+use rustix::process::{Pid, Signal, kill_process};
 
 fn check(bench: &Bench) -> String {
     let output = bench.run(&["check"]);
@@ -191,4 +194,32 @@ fn options_may_stand_before_the_verb() {
     let bench = Bench::new();
     let output = bench.run(&["--json", "--quiet", "check"]);
     assert_eq!(bench.seen(&output), "exit code: 0\n--- stdout\n{\"valid\":true}\n");
+}
+
+/// A file that nobody read to its end is not a file with a fault.
+#[test]
+fn ctrl_c_while_nix_reads_is_no_fault_of_the_file() {
+    let bench = Bench::new();
+    bench.fleet.edit("hosts.nix", "hostname = \"thinkpad\";", "hostname = builtins.getEnv \"X\";");
+    let programs = bench.sim.dir().join("programs");
+    std::fs::create_dir_all(&programs).unwrap();
+    let begun = programs.join("begun");
+    let nix = programs.join("nix");
+    std::fs::write(&nix, format!("#!/bin/sh\necho > {}\nexec sleep 60\n", begun.display())).unwrap();
+    std::fs::set_permissions(&nix, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let child = bench
+        .command(&["--nix", "auto", "check"])
+        .env("PATH", path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    until("nix", 60, || begun.exists());
+    kill_process(Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(), Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(130), "{seen}");
+    assert!(seen.contains("stopped by the user") && !seen.contains("not valid"), "{seen}");
 }
