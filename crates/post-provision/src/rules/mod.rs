@@ -10,6 +10,7 @@ mod doubts;
 mod edit;
 mod ours;
 mod select;
+mod shape;
 mod splice;
 
 use std::{collections::HashSet, path::Path};
@@ -170,9 +171,10 @@ impl Rules {
         let root = match stream.documents.as_slice() {
             // Nothing but comments yet.
             [] => return Ok(Rules { text: text.to_owned(), stream, rules: Vec::new() }),
-            [root] => root,
-            _ => return Err(Error::failed("it must hold exactly one YAML document")),
+            // sops reads the first document of several, and no other.
+            [root, ..] => root,
         };
+        shape::said_once(stream.resolve(root))?;
         let mut rules = Vec::new();
         if let Some(list) = stream.get(root, "creation_rules").filter(|node| !node.is_nothing()) {
             if !matches!(list.data, Data::Seq(_)) {
@@ -236,6 +238,7 @@ fn rule(stream: &Stream, node: &Node) -> Result<Rule> {
     if !matches!(node.data, Data::Map(_)) {
         return Err(node.wrong("a creation rule is not a mapping"));
     }
+    shape::rule(stream, node)?;
     let path_regex =
         stream.get(node, "path_regex").and_then(Node::scalar).filter(|t| !t.is_empty()).map(str::to_owned);
     let regex = path_regex.as_deref().map(Regex::new).transpose().map_err(|e| {
@@ -330,8 +333,26 @@ fn foreign_keys(stream: &Stream, kind: &str, value: &Node) -> Vec<String> {
 
 fn list(stream: &Stream, written: &Node, direct: bool) -> Result<List> {
     let node = stream.resolve(written);
-    let mut list = list_within(stream, node, 0)?;
-    list.direct = direct;
+    let split =
+        |text: &str| text.split(',').map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned).collect();
+    let items = match &node.data {
+        Data::Scalar(text, _) => vec![Item::of(node, split(text), node)],
+        Data::Seq(items) => items
+            .iter()
+            .map(|element| {
+                let resolved = stream.resolve(element);
+                match &resolved.data {
+                    Data::Scalar(text, _) => Ok(Item::of(element, split(text), resolved)),
+                    Data::Seq(_) => {
+                        Err(element.wrong("a list in the list: sops takes keys here, one by one"))
+                    }
+                    _ => Err(element.wrong("not an age recipient")),
+                }
+            })
+            .collect::<Result<_>>()?,
+        _ => return Err(node.wrong("age is neither a list nor a text")),
+    };
+    let mut list = List { node: node.clone(), items, direct };
     if let (Data::Alias { .. }, [item]) = (&written.data, list.items.as_mut_slice())
         && matches!(node.data, Data::Scalar(..))
         && item.recipients.len() == 1
@@ -341,36 +362,4 @@ fn list(stream: &Stream, written: &Node, direct: bool) -> Result<List> {
         list.node = written.clone();
     }
     Ok(list)
-}
-
-/// Lists in lists, through aliases: one that holds itself has no end.
-const DEEPEST: usize = 16;
-
-fn list_within(stream: &Stream, node: &Node, depth: usize) -> Result<List> {
-    if depth > DEEPEST {
-        return Err(node.wrong("the list holds itself"));
-    }
-    let split =
-        |text: &str| text.split(',').map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned).collect();
-    let items = match &node.data {
-        Data::Scalar(text, _) => vec![Item::of(node, split(text), node)],
-        Data::Seq(items) => {
-            let mut all = Vec::new();
-            for element in items {
-                let resolved = stream.resolve(element);
-                match &resolved.data {
-                    Data::Scalar(text, _) => all.push(Item::of(element, split(text), resolved)),
-                    Data::Seq(_) => {
-                        let inner = list_within(stream, resolved, depth + 1)?;
-                        let recipients = inner.items.into_iter().flat_map(|item| item.recipients).collect();
-                        all.push(Item::of(element, recipients, resolved));
-                    }
-                    _ => return Err(element.wrong("not an age recipient")),
-                }
-            }
-            all
-        }
-        _ => return Err(node.wrong("age is neither a list nor a text")),
-    };
-    Ok(List { node: node.clone(), items, direct: false })
 }
