@@ -7,14 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Error, Result};
+use crate::{Error, Result, dirs};
 
-/// `$XDG_STATE_HOME/fleet/known_hosts`, by default below `~/.local/state` (XDG Base Directory Specification).
-/// `None` for somebody without a home.
+/// The fleet's own file of known hosts, below [`dirs::state`]. `None` for somebody without a home.
 pub fn file() -> Option<PathBuf> {
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
-    Some(state.join("fleet/known_hosts"))
+    Some(dirs::state()?.join("known_hosts"))
 }
 
 /// Records a VM's key (one OpenSSH line) under its name, in place of any other. Says whether that changed anything.

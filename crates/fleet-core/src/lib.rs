@@ -9,6 +9,7 @@ pub mod cli;
 pub mod clock;
 pub mod deadline;
 pub mod definitions;
+pub mod dirs;
 pub mod disk_layout;
 pub mod error;
 pub mod faults;

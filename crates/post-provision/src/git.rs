@@ -150,7 +150,7 @@ impl Git {
                 return Err(Error::failed("git does not know whose commits it makes: it would not commit")
                     .now("nothing was changed")
                     .hint("git config --global user.name NAME && git config --global user.email ADDRESS")
-                    .hint("or leave the commit to you: --no-commit"));
+                    .hint("or leave the commit to you: --no-commit (provision-vm: --integrate never)"));
             }
         }
         Ok(())

@@ -1,9 +1,7 @@
 //! The VM's line in the fleet's known hosts. That file is no part of the repository: what goes wrong with it is told
 //! and undoes nothing.
 
-use std::path::PathBuf;
-
-use fleet_core::{known_hosts, ui::Ui};
+use fleet_core::{dirs, known_hosts, ui::Ui};
 
 use crate::recipient::HostKey;
 
@@ -27,7 +25,7 @@ pub(crate) fn forget(name: &str, key: Option<&HostKey>, ui: Ui) {
             Err(error) => ui.warn(error.chain()),
         }
     }
-    let own = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".ssh/known_hosts"));
+    let own = dirs::home().map(|home| home.join(".ssh/known_hosts"));
     if let (Some(own), Some(line)) = (own, line) {
         let lines: Vec<String> = known_hosts::lines_with(&own, &line).iter().map(usize::to_string).collect();
         if !lines.is_empty() {

@@ -12,6 +12,7 @@ use fleet_core::{
 use serde::Serialize;
 
 use crate::{
+    again,
     cli::Cli,
     compare,
     differences::{self, Difference, differences},
@@ -128,7 +129,7 @@ fn apply(ui: Ui, args: &ApplyArgs, session: &mut Session, vm: &ManagedVm) -> Res
     }
     if !pending.is_empty() {
         ui.warn(format!("{name}: pending until it is rebooted: {}", pending.join(", ")));
-        ui.hint(format!("proxmox-ops reboot {name}"));
+        ui.hint(again::proxmox_ops(&["reboot", name.as_str()]));
     }
     if !left.is_empty() {
         ui.warn(format!("'{name}' still differs in what `apply` leaves to you:"));
@@ -147,10 +148,10 @@ fn ours(vm: &ManagedVm, world: &World) -> Result<(Settings, Settings)> {
         }
         (Standing::BeingCloned, _) => Err(Error::conflict(format!("VM '{name}' is still being cloned"))
             .now("nothing was changed")
-            .hint(format!("`provision-vm {name}` waits for it and goes on"))),
+            .hint(format!("`{}` waits for it and goes on", again::provision_vm(&[name.as_str()])))),
         _ => Err(Error::not_found(format!("VM '{name}' (VMID {}) does not exist yet", vm.vmid))
             .now("nothing was changed")
-            .hint(format!("`provision-vm {name}` makes it"))),
+            .hint(format!("`{}` makes it", again::provision_vm(&[name.as_str()])))),
     }
 }
 

@@ -14,6 +14,7 @@ use fleet_core::{
 };
 
 use crate::{
+    again,
     cli::Cli,
     compare,
     journal::{Event, Journal, Verb},
@@ -88,13 +89,13 @@ pub fn run(cli: &Cli, args: &DestroyArgs) -> Result<()> {
         return Err(Error::refused(format!("refused to destroy '{}': its name was not typed", vm.name))
             .now("nothing was changed")
             .hint(format!(
-                "provision-vm destroy {0} --confirm {0}   # removes it and its disks for ever; --backup saves it first",
-                vm.name
+                "{}   # removes it and its disks for ever; --backup saves it first",
+                same(vm, args.from_hosts, &["--confirm", vm.name.as_str()])
             )));
     }
     let _hold = if args.change.dry_run { None } else { Some(Hold::take(&vm.name, vm.vmid)?) };
     let mut session = tools.session()?;
-    let (there, version) = stands(&mut session, vm, ui)?;
+    let (there, version) = stands(&mut session, vm, args.from_hosts, ui)?;
     let steps = Steps {
         backup: backup(vm, args.backup.clone().flatten()),
         node: removal(vm, &there),
@@ -115,13 +116,14 @@ pub fn run(cli: &Cli, args: &DestroyArgs) -> Result<()> {
     way.extend(steps.node.as_ref().map(|_| Step::Destroy));
     way.push(Step::TakeOut);
     let journal = Journal::begin(&Event::beginning(Verb::Destroy, vm, &version, way), None)?;
-    let destruction = Destruction { ui, vm, journal: &journal };
+    let destruction = Destruction { ui, vm, journal: &journal, from_hosts: args.from_hosts };
     let outcome = destruction.carry_out(&mut session, steps, backed_up);
     journal.end(outcome.as_ref().map(drop));
     let made = outcome?;
     ui.done(format!("'{}' is gone; its definition and hosts/{}/ are left to you", vm.name, vm.nixos_config));
     if let Some(made) = &made {
-        ui.say(format!("  its backup: proxmox-ops restore {} {}", made.volume, vm.vmid));
+        let words = ["restore", &made.volume, &vm.vmid.to_string()];
+        ui.say(format!("  its backup: {}", again::proxmox_ops(&words)));
     }
     if ui.json() {
         ui.json_line(&serde_json::json!({
@@ -136,6 +138,7 @@ struct Destruction<'a> {
     ui: Ui,
     vm: &'a ManagedVm,
     journal: &'a Journal,
+    from_hosts: bool,
 }
 
 impl Destruction<'_> {
@@ -171,8 +174,11 @@ impl Destruction<'_> {
         .map_err(|error| {
             error
                 .now(format!("VM '{}' has no new backup: nothing was removed", vm.name))
-                .hint(format!("proxmox-ops backup {}   # once what is wrong is mended", vm.name))
-                .hint(format!("provision-vm destroy {} --no-backup   # without one", vm.name))
+                .hint(format!(
+                    "{}   # once what is wrong is mended",
+                    again::proxmox_ops(&["backup", vm.name.as_str()])
+                ))
+                .hint(format!("{}   # without one", same(vm, self.from_hosts, &["--no-backup"])))
         })
     }
 
@@ -243,7 +249,7 @@ fn refuse(vm: &ManagedVm) -> Result<()> {
 
 /// What is there: the VM, proven to be ours, or what a clone of ours left; anybody else's is a conflict. With the node's
 /// version.
-fn stands(session: &mut Session, vm: &ManagedVm, ui: Ui) -> Result<(There, String)> {
+fn stands(session: &mut Session, vm: &ManagedVm, from_hosts: bool, ui: Ui) -> Result<(There, String)> {
     let mut world = compare::survey(session)?;
     world.existing = compare::existing(&world, vm);
     let there = match plan::holder(vm, &world)? {
@@ -263,12 +269,19 @@ fn stands(session: &mut Session, vm: &ManagedVm, ui: Ui) -> Result<(There, Strin
         Standing::BeingCloned => match unfinished::wait(session, vm, ui, false)? {
             Became::Left(task) => There::Remainder(task),
             Became::Settled => {
-                return Err(still_made(vm).hint(format!("provision-vm destroy {}   # again", vm.name)));
+                return Err(still_made(vm).hint(format!("{}   # again", same(vm, from_hosts, &[]))));
             }
             Became::GoesOn => return Err(still_made(vm)),
         },
     };
     Ok((there, world.node.version))
+}
+
+/// This verb's command once more.
+fn same(vm: &ManagedVm, from_hosts: bool, flags: &[&str]) -> String {
+    let from_hosts = from_hosts.then_some("--from-hosts");
+    let words = ["destroy", vm.name.as_str()].into_iter().chain(from_hosts).chain(flags.iter().copied());
+    again::provision_vm(&words.collect::<Vec<_>>())
 }
 
 fn still_made(vm: &ManagedVm) -> Error {
@@ -366,10 +379,8 @@ fn confirm(ui: Ui, vm: &ManagedVm, there: &There, args: &DestroyArgs) -> Result<
                     "VM {} and its disks, with all its snapshots, will be gone for ever; only a backup brings it back",
                     vm.vmid
                 ));
-                ui.say(format!(
-                    "  to keep it, powered off: press Enter, then `proxmox-ops shutdown {}`",
-                    vm.name
-                ));
+                let shutdown = again::proxmox_ops(&["shutdown", vm.name.as_str()]);
+                ui.say(format!("  to keep it, powered off: press Enter, then `{shutdown}`"));
             }
             if matches!(there, There::Nothing) {
                 ui.warn(format!(

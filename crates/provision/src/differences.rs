@@ -13,6 +13,7 @@ use fleet_core::{
 use serde::Serialize;
 
 use crate::{
+    again,
     description::{self, Owned},
     meaning,
     settings::{self, Settings},
@@ -207,7 +208,9 @@ fn disks(vm: &ManagedVm, settled: &Settings) -> Vec<Difference> {
     for Disk { slot, size, largest, storage } in defined_disks(vm, settled) {
         let Some(there) = settled.get(&slot) else {
             let defined = format!("{size} on {storage}");
-            let how = format!("proxmox-ops create-disk {} {size} {storage} {slot}", vm.name);
+            let size = size.to_string();
+            let words = ["create-disk", vm.name.as_str(), &size, storage.as_ref(), &slot];
+            let how = again::proxmox_ops(&words);
             fields.push(Difference::left(slot, String::new(), defined, how));
             continue;
         };
@@ -218,9 +221,9 @@ fn disks(vm: &ManagedVm, settled: &Settings) -> Vec<Difference> {
         }
         match settings::size(there) {
             Some(is) if is < size && !all && boot.as_ref() != Some(&slot) => {
+                let resize = again::proxmox_ops(&["resize", vm.name.as_str(), &slot, &size.to_string()]);
                 let how = format!(
-                    "proxmox-ops resize {} {slot} {size}   # if {slot} is the one that is meant: the VM's further disks are not those of the definition",
-                    vm.name
+                    "{resize}   # if {slot} is the one that is meant: the VM's further disks are not those of the definition"
                 );
                 fields.push(Difference::left(slot.clone(), is.to_string(), size.to_string(), how));
             }

@@ -31,6 +31,7 @@ use serde::de::DeserializeOwned;
 
 pub use self::{nixos::INSTALLER_KEY, undo::failed};
 use crate::{
+    again,
     build::Closure,
     cli::{Cli, Integrate},
     guest::System,
@@ -192,6 +193,15 @@ impl Job<'_> {
         }
         self.farewell(address, began.elapsed());
         Ok(Outcome { address, installed: true, integrated })
+    }
+
+    /// The command of this run, for its VM.
+    fn again(&self) -> String {
+        self.cli.again(&[self.vm.name.as_str()])
+    }
+
+    fn console(&self) -> String {
+        again::proxmox_ops(&["console", self.vm.name.as_str()])
     }
 
     fn stops_before_install(&self) -> bool {

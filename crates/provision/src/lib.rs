@@ -37,6 +37,7 @@ pub mod tools;
 pub mod unfinished;
 pub mod world;
 
+mod again;
 mod provision_one;
 mod scratch;
 mod several;
@@ -58,7 +59,9 @@ pub fn run(cli: &cli::Cli) -> Result<()> {
         Some(cli::Verb::Man(args)) => return args.run(ui, cli::Cli::command()),
         _ => {}
     }
+    again::remember(cli);
     interrupt::announce(ui, LEAVING)?;
+    state::needed()?;
     match &cli.verb {
         Some(cli::Verb::Plan(args)) => compare::run(cli, args),
         Some(cli::Verb::Apply(args)) => apply::run(cli, args),

@@ -4,6 +4,7 @@ use clap::Args;
 use fleet_core::{Error, Result, child::quote, types::VmName};
 
 use crate::{
+    again,
     cli::Cli,
     journal::{Event, Outcome, Past, Record},
 };
@@ -27,6 +28,7 @@ pub fn run(cli: &Cli, args: &LogArgs) -> Result<()> {
         let of = args.name.as_ref().map(|name| format!(" of '{name}'")).unwrap_or_default();
         Error::not_found(format!("there is no run{of} on this machine"))
             .now(format!("looked in {}", crate::journal::directory().display()))
+            .hint(format!("`{}` shows the last run of every VM", again::provision_vm(&["status"])))
     })?;
     if ui.json() {
         return past.records.iter().try_for_each(|record| ui.json_line(record));

@@ -10,6 +10,7 @@ use std::{
 use fleet_core::{
     Error, Result,
     authorized_keys::AuthorizedKey,
+    dirs,
     ssh::{self, keys::PublicKey},
     ui,
 };
@@ -79,9 +80,9 @@ pub struct Places<'a> {
 impl<'a> Places<'a> {
     /// The user's own.
     pub fn of_user(given: Option<&'a Path>) -> Places<'a> {
-        let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-        let usual = ["id_ed25519", "id_ecdsa", "id_rsa"].map(|name| home.join(".ssh").join(name));
-        Places { given, usual: usual.into(), agent: ssh::agent_keys() }
+        let names = ["id_ed25519", "id_ecdsa", "id_rsa"];
+        let usual = dirs::home().map(|home| names.map(|name| home.join(".ssh").join(name)).into());
+        Places { given, usual: usual.unwrap_or_default(), agent: ssh::agent_keys() }
     }
 }
 

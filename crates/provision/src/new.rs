@@ -12,9 +12,10 @@ use std::{
 
 use fleet_core::{
     Error, Kind, Result,
-    child::{self, Command, quote},
+    child::{self, Command},
     deadline::Deadline,
     definitions::{Definitions, Entry, Install, ManagedVm, VERBS},
+    disk_layout,
     faults::{self, Fault},
     hosts::Hosts,
     nix::edit,
@@ -27,7 +28,7 @@ use fleet_core::{
 
 pub use self::answers::NewArgs;
 use self::answers::{Attr, Ground};
-use crate::{cli::Cli, tools::Tools};
+use crate::{again, cli::Cli, tools::Tools};
 
 /// What becomes of the inventory.
 const INVENTORY: &str = "the generated part is brought up to date";
@@ -77,7 +78,9 @@ pub fn run(cli: &Cli, args: &NewArgs) -> Result<()> {
         None => (name.to_string(), name.to_string()),
     };
     let dir = repo.host_dir(&host);
-    if dir.join("configuration.nix").exists() {
+    let configured = dir.join("configuration.nix").exists();
+    // As a run looks for them: a layout may be one that the configuration imports.
+    if configured && disk_layout::of_host(repo.root(), &dir).is_some() {
         ui.done(format!("hosts/{host}/ is there already"));
     } else {
         let hosts = Hosts::load(&repo, cli.common.nix)?;
@@ -92,7 +95,7 @@ pub fn run(cli: &Cli, args: &NewArgs) -> Result<()> {
         }
         for (file, text) in texts {
             let path = dir.join(file);
-            if !path.exists() {
+            if !path.exists() && (!configured || file == "disko.nix") {
                 written.push(Written { path, before: None, text });
             }
         }
@@ -100,7 +103,7 @@ pub fn run(cli: &Cli, args: &NewArgs) -> Result<()> {
     if written.is_empty() {
         return Err(Error::conflict(format!("'{name}' is defined already, and hosts/{host}/ is there"))
             .now("nothing was changed")
-            .hint(format!("provision-vm {name}")));
+            .hint(again::provision_vm(&[name.as_str()])));
     }
     show(ui, &repo, &written);
     let inventory = repo.inventory();
@@ -116,7 +119,7 @@ pub fn run(cli: &Cli, args: &NewArgs) -> Result<()> {
         let value = serde_json::json!({ "name": name, "dry_run": true, "files": files });
         return ui.answer(&value, String::new);
     }
-    if !args.change.yes && fleet_core::ui::can_ask() && !ui.confirm("Write this?")? {
+    if !args.change.yes && !ui.confirm("Write this?")? {
         ui.say("Nothing was changed.");
         return Ok(());
     }
@@ -126,11 +129,9 @@ pub fn run(cli: &Cli, args: &NewArgs) -> Result<()> {
     ui.done(format!("Written: {}", paths.join(", ")));
     check(ui, &repo, cli, name);
     ui.say("Then:");
-    ui.say(format!(
-        "  git add {} && git commit",
-        paths.iter().map(|path| quote(path)).collect::<Vec<_>>().join(" ")
-    ));
-    ui.say(format!("  provision-vm {name}"));
+    let add: Vec<&str> = ["add"].into_iter().chain(paths.iter().map(String::as_str)).collect();
+    ui.say(format!("  {} && {}", again::git(&repo, &add), again::git(&repo, &["commit"])));
+    ui.say(format!("  {}", again::provision_vm(&[name.as_str()])));
     if ui.json() {
         ui.json_line(&serde_json::json!({ "name": name, "files": paths }))?;
     }

@@ -10,6 +10,7 @@ use fleet_core::{
 };
 
 use crate::{
+    again,
     place::Placed,
     preflight::Faults,
     settings::{self, Settings},
@@ -104,8 +105,10 @@ fn name_taken(vm: &ManagedVm, world: &World) -> Option<Error> {
 pub fn holder(vm: &ManagedVm, world: &World) -> Result<Standing> {
     let Some(holder) = world.resources.iter().find(|r| r.vmid == vm.vmid) else { return Ok(Standing::Free) };
     let taken = || {
-        conflict(format!("VMID {} is taken by {}", vm.vmid, describe(holder)))
-            .hint("`proxmox-ops next-vmid` gives a free one for vms/definitions.nix".to_owned())
+        conflict(format!("VMID {} is taken by {}", vm.vmid, describe(holder))).hint(format!(
+            "`{}` gives a free one for vms/definitions.nix",
+            again::proxmox_ops(&["next-vmid"])
+        ))
     };
     let Some((config, status)) = &world.existing else { return Err(taken()) };
     let locked = [status.lock.as_deref(), config.settings.get("lock").map(String::as_str)];

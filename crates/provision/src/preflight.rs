@@ -167,18 +167,18 @@ pub(crate) fn look(
             if cli.resume && !goes_on && plan.as_ref().is_some_and(Plan::makes) {
                 faults.add(
                     Error::not_found(format!("there is nothing to resume: VM '{}' does not exist", vm.name))
-                        .hint(format!("provision-vm {}   # makes it", vm.name)),
+                        .hint(format!("{}   # makes it", cli.again(&[vm.name.as_str()]))),
                 );
             }
             there = plan.map(|plan| (session, world, (plan, goes_on)));
         }
     }
-    let joins = |plan: &Plan| plan.makes() || !in_the_fleet(repo, cli, vm, plan);
-    if install
-        && there.as_ref().is_some_and(|(_, _, (plan, _))| joins(plan))
-        && cli.integrate() != Integrate::Never
-        && tools.has("post-provision-vm")
-    {
+    // Of one that nothing is known of, because the node could not be asked, hosts.nix tells.
+    let joins = there.as_ref().map_or_else(
+        || recorded(repo, cli, vm).is_none(),
+        |(_, _, (plan, _))| plan.makes() || !in_the_fleet(repo, cli, vm, plan),
+    );
+    if install && joins && cli.integrate() != Integrate::Never && tools.has("post-provision-vm") {
         faults.keep(files::can_integrate(repo, tools, vm, private));
     }
     faults.check(vm.name.as_str())?;
@@ -205,13 +205,16 @@ pub(crate) fn unlock(run: &Run<'_>, vm: &ManagedVm) {
 /// Whether an earlier run has taken the VM into the fleet, as far as its host key tells: one that was made or read for
 /// this very VM, or that a run on another machine may have recorded.
 fn in_the_fleet(repo: &Repo, cli: &Cli, vm: &ManagedVm, plan: &Plan) -> bool {
-    let Ok(hosts) = Hosts::load(repo, cli.common.nix) else { return false };
-    let recorded = hosts.get(vm.name.as_str()).and_then(|host| host.public_key.as_deref());
-    let Some(recorded) = recorded.filter(|key| ssh_key::PublicKey::from_openssh(key).is_ok()) else {
-        return false;
-    };
+    let Some(recorded) = recorded(repo, cli, vm) else { return false };
     let state = State::load(plan.marker());
-    state.host_keys.is_empty() || state.knows(recorded)
+    state.host_keys.is_empty() || state.knows(&recorded)
+}
+
+/// The VM's host key in hosts.nix.
+fn recorded(repo: &Repo, cli: &Cli, vm: &ManagedVm) -> Option<String> {
+    let hosts = Hosts::load(repo, cli.common.nix).ok()?;
+    let recorded = hosts.get(vm.name.as_str())?.public_key.clone();
+    recorded.filter(|key| ssh_key::PublicKey::from_openssh(key).is_ok())
 }
 
 /// Whether this run installs NixOS.

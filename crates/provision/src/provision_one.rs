@@ -13,6 +13,7 @@ use fleet_core::{
 use serde::Serialize;
 
 use crate::{
+    again,
     build::{self, Closure, Unknown},
     cli::{Cli, Integrate},
     dry_run::Dry,
@@ -70,14 +71,20 @@ pub(crate) enum Look {
     AmongOthers,
 }
 
-/// The definition of a VM that may be provisioned.
-pub(crate) fn definition<'a>(definitions: &'a Definitions, name: &str) -> Result<&'a ManagedVm> {
+/// The definition of a VM that may be provisioned; `named` are all that the command line names.
+pub(crate) fn definition<'a>(
+    definitions: &'a Definitions,
+    name: &str,
+    named: &[String],
+) -> Result<&'a ManagedVm> {
     let vm = definitions.managed(name).map_err(|error| {
         // A verb that was mistyped reads as the name of a VM.
         match nearest(name, VERBS.iter().copied()) {
-            Some(verb) if error.kind() == Kind::NotFound => {
-                error.hint(format!("did you mean the verb: provision-vm {verb}"))
-            }
+            Some(verb) if error.kind() == Kind::NotFound => error.hint({
+                let others = named.iter().map(String::as_str).filter(|other| *other != name);
+                let words: Vec<&str> = [verb].into_iter().chain(others).collect();
+                format!("did you mean the verb: {}", again::provision_vm(&words))
+            }),
             _ => error,
         }
     })?;
@@ -98,7 +105,7 @@ pub(crate) fn provision(run: &Run<'_>, ui: Ui, name: &str) -> Result<()> {
     ui.step(format!("Starting VM provisioning for: {name}"));
     ui.step(format!("Loading VM definition for '{name}'..."));
     let definitions = Definitions::load(run.repo, cli.common.nix)?;
-    let vm = definition(&definitions, name)?;
+    let vm = definition(&definitions, name, &cli.names)?;
     ui.done("VM definition loaded");
 
     ui.step("Validating VM configuration...");

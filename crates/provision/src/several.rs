@@ -59,7 +59,7 @@ pub(crate) fn provision(run: &Run<'_>, ui: Ui) -> Result<()> {
     interrupt::check()?;
     let (ready, mut rows) = sorted(looked, &vms, &lanes, ui, &events)?;
     if ready.is_empty() {
-        return summary::finish(&rows, ui, &events);
+        return summary::finish(&rows, cli, ui, &events);
     }
     ui.done(format!("{} of {} VM configurations valid", ready.len(), vms.len()));
     ui.say("");
@@ -70,7 +70,7 @@ pub(crate) fn provision(run: &Run<'_>, ui: Ui) -> Result<()> {
             ui.step(format!("VM '{}'", names[at]));
             prepared.dry_run(run, ui)?;
         }
-        return summary::verdict(&rows);
+        return summary::verdict(&rows, cli);
     }
     if !cli.change.yes {
         ui.say("");
@@ -82,7 +82,7 @@ pub(crate) fn provision(run: &Run<'_>, ui: Ui) -> Result<()> {
     ui.say("");
     rows.extend(carry_out(run, ui, &definitions, ready, &events));
     rows.sort_by_key(|row| row.at);
-    summary::finish(&rows, ui, &events)
+    summary::finish(&rows, cli, ui, &events)
 }
 
 /// The VMs that the command line names, each once.
@@ -93,7 +93,7 @@ fn chosen<'a>(run: &Run<'_>, definitions: &'a Definitions) -> Result<Vec<&'a Man
     let mut vms: Vec<&ManagedVm> = Vec::new();
     let mut wrong = Vec::new();
     for name in &run.cli.names {
-        let vm = match provision_one::definition(definitions, name) {
+        let vm = match provision_one::definition(definitions, name, &run.cli.names) {
             Ok(vm) => vm,
             Err(error) => {
                 wrong.push(error);

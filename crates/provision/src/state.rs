@@ -11,6 +11,7 @@ use std::{
 use fleet_core::{
     Error, Result,
     deadline::Deadline,
+    dirs,
     protocol::Marker,
     types::{NodeName, VmName, Vmid},
 };
@@ -103,11 +104,19 @@ fn directory() -> PathBuf {
     home().join("vms")
 }
 
-/// `$XDG_STATE_HOME/fleet`, by default below `~/.local/state` (XDG Base Directory Specification).
+/// Where everything is kept that is known of VMs and of runs. Whoever has none is told so first: see [`needed`].
 pub(crate) fn home() -> PathBuf {
-    let home = || std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    state.unwrap_or_else(|| home().join(".local/state")).join("fleet")
+    dirs::state().unwrap_or_default()
+}
+
+/// An error where there is no place for what is known: it would be written into the working directory.
+pub(crate) fn needed() -> Result<()> {
+    match dirs::state() {
+        Some(_) => Ok(()),
+        None => Err(Error::failed("there is no place to keep what is known of the VMs: no home directory")
+            .now("nothing was changed")
+            .hint("set HOME, or XDG_STATE_HOME to a directory of yours")),
+    }
 }
 
 impl State {
@@ -135,7 +144,11 @@ impl Hold {
     }
 
     fn take_in(dir: &Path, name: &VmName, vmid: Vmid) -> Result<Hold> {
-        fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+        fs::create_dir_all(dir).map_err(|e| {
+            Error::io("create", dir, e)
+                .now("nothing was changed")
+                .hint("set XDG_STATE_HOME to a directory that you may write to")
+        })?;
         let path = dir.join(format!("{name}-{vmid}.lock"));
         let open = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = open.map_err(|e| Error::io("open", &path, e))?;

@@ -243,6 +243,16 @@ fn on_a_terminal_one_question_and_one_line_each() {
 }
 
 #[test]
+fn on_a_terminal_whose_lines_can_not_change_all_of_them_are_printed() {
+    let bench = three();
+    let mut command = bench.command(&["web", "db", "--no-install", "--yes"]);
+    command.env("TERM", "dumb");
+    let mut session = rexpect::session::spawn_command(command, Some(60_000)).unwrap();
+    let all = session.exp_eof().unwrap();
+    assert!(all.contains("web: ==> ") && all.contains("db: ==> ") && all.contains("OUTCOME"), "{all}");
+}
+
+#[test]
 fn a_dry_run_of_several_changes_nothing() {
     let bench = three();
     let output = bench.run(&["web", "db", "--dry-run", "--json"]);

@@ -412,7 +412,14 @@ impl Definitions {
             .now("nothing was sent to the node")),
             None => {
                 let error = Error::not_found(format!("no VM '{}' in {path}", name.escape_debug()));
-                Err(match self.nearest(name) {
+                let numbered = name.parse().ok().and_then(|vmid| self.by_vmid(vmid));
+                let numbered = match numbered {
+                    Some(Entry::Managed(vm)) => Some(vm.name.as_str()),
+                    Some(Entry::Imported(vm)) => Some(vm.name.as_str()),
+                    Some(Entry::Template(template)) => Some(template.name.as_str()),
+                    None => None,
+                };
+                Err(match numbered.or_else(|| self.nearest(name)) {
                     Some(near) => error.hint(format!("did you mean '{near}'?")),
                     None => error.hint(format!("add it under `managed` in {path}")),
                 })

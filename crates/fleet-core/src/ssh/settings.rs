@@ -35,7 +35,7 @@ impl Environment {
             ssh_config: var("FLEET_SSH_CONFIG"),
             known_hosts: var("FLEET_KNOWN_HOSTS").map(PathBuf::from),
             identity: var("FLEET_IDENTITY").map(PathBuf::from),
-            home: std::env::home_dir().filter(|h| !h.as_os_str().is_empty()),
+            home: crate::dirs::home(),
             user: var("USER").or_else(|| var("LOGNAME")).and_then(|u| u.into_string().ok()),
             agent: var("SSH_AUTH_SOCK").map(PathBuf::from),
         }

@@ -48,8 +48,8 @@ impl Ui {
     ///
     /// What they need stays until the program ends: they are made once, for the work that it was started for.
     pub fn lanes(&self, names: &[String], live: bool) -> Vec<Ui> {
-        let live =
-            live && !self.quiet && console::user_attended_stderr() && console::Term::stderr().is_term();
+        // Where lines can not change, all of them are printed below each other.
+        let live = live && !self.quiet && console::user_attended_stderr() && !console::is_dumb();
         let bars = live.then(|| {
             BARS.get_or_init(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)))
         });

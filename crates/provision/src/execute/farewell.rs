@@ -10,6 +10,7 @@ use fleet_core::{
 
 use super::Job;
 use crate::{
+    again,
     cli::Integrate,
     install::{self, ByHand},
 };
@@ -24,7 +25,12 @@ impl Job<'_> {
         ui.say("");
         ui.keep("Two commands remain:");
         ui.keep(format!("  {}", self.by_hand(address)));
-        ui.keep(format!("  post-provision-vm {} {address} {}", vm.name, vm.vmid));
+        ui.keep(format!("  {}", self.integration(address)));
+    }
+
+    fn integration(&self, address: IpAddr) -> String {
+        let (address, vmid) = (address.to_string(), self.vm.vmid.to_string());
+        again::post_provision_vm(&[self.vm.name.as_str(), &address, &vmid])
     }
 
     /// What is there to install with is looked at now: a run that stops here needs none of it.
@@ -59,7 +65,8 @@ impl Job<'_> {
         let ssh = || Command::new("ssh").args(["-o", &known]);
         let name = self.vm.name.as_str();
         let straight = ssh().args(["-o", &format!("HostKeyAlias={name}"), &to(&address.to_string())]);
-        let node = ssh().args(["-o", &format!("ProxyCommand=proxmox-ops connect {name}"), &to(name)]);
+        let connect = format!("ProxyCommand={}", again::proxmox_ops(&["connect", name]));
+        let node = ssh().args(["-o", &connect, &to(name)]);
         vec![
             straight.to_string(),
             format!("{node}   # in the repository; also where {address} is not reached"),
@@ -80,7 +87,7 @@ impl Job<'_> {
         self.way_in(address).iter().for_each(|command| ui.say(format!("  {command}")));
         if self.cli.integrate() == Integrate::Never {
             ui.keep("One command remains:");
-            ui.keep(format!("  post-provision-vm {} {address} {}", vm.name, vm.vmid));
+            ui.keep(format!("  {}", self.integration(address)));
         }
     }
 }

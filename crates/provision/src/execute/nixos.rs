@@ -271,7 +271,7 @@ impl Job<'_> {
                 ),
             )
             .now("nixos-anywhere and what it started were stopped")
-            .hint(format!("`proxmox-ops console {}` shows what is on its screen", self.vm.name)))
+            .hint(format!("`{}` shows what is on its screen", self.console())))
         };
         command
             .run_watched(Deadline::secs(phase.limit()), on_line, watch)
@@ -301,7 +301,9 @@ impl Job<'_> {
                 "nixos-anywhere has tried for {seconds} s to log in to '{name}', where our own login works"
             ))
             .now(format!("it said last: {}", stage.last()))
-            .hint("it runs ssh-copy-id of this machine's OpenSSH, which needs a HOME whose .ssh can be written"),
+            .hint(
+                "it runs ssh-copy-id of this machine's OpenSSH, which needs a HOME whose .ssh can be written",
+            ),
             (Wait::Boot, Ok(System::Installer)) => Error::failed(format!(
                 "the installer runs on '{name}', but nixos-anywhere has not noticed it for {seconds} s"
             )),
@@ -312,7 +314,10 @@ impl Job<'_> {
                     _ => "NixOS".to_owned(),
                 }
             ))
-            .hint(format!("on the VM, `dmesg` and `journalctl -b` say why; `proxmox-ops console {name}` shows its screen"))
+            .hint(format!(
+                "on the VM, `dmesg` and `journalctl -b` say why; `{}` shows its screen",
+                self.console()
+            ))
             .hint("try again, or with --kexec and the archive of another release of nixos-images"),
             (_, Err(_)) => return Ok(()),
         };
@@ -326,7 +331,7 @@ impl Job<'_> {
         let partly = |why: &str| {
             Error::partly_done(format!("VM '{name}' runs, but it is not in the fleet yet: {why}"))
                 .now(now)
-                .hint(format!("mend what post-provision-vm says, then run `provision-vm {name}` again"))
+                .hint(format!("mend what post-provision-vm says, then run `{}` again", self.again()))
         };
         // Whole files were put in place or none; what it had begun the next run finishes.
         let stopped = || {

@@ -11,7 +11,7 @@ use fleet_core::{
 
 use super::{Job, limit};
 use crate::{
-    differences,
+    again, differences,
     host_key::HostKey,
     plan::{self, Origin, Plan},
     settings::{self, Settings},
@@ -35,7 +35,7 @@ impl Job<'_> {
         let look = |session: &mut Session| {
             world::existing(session, vm.vmid)?.ok_or_else(|| {
                 Error::failed(format!("VM {} is gone", vm.vmid))
-                    .hint("`proxmox-ops list` shows what is there")
+                    .hint(format!("`{}` shows what is there", again::proxmox_ops(&["list"])))
             })
         };
         let (mut config, status) = look(session)?;
@@ -51,7 +51,7 @@ impl Job<'_> {
                 let names: Vec<&str> = changes.keys().map(String::as_str).collect();
                 self.ui
                     .warn(format!("what differs is left as it is while the VM runs: {}", names.join(", ")));
-                self.ui.hint(format!("`provision-vm plan {}` tells more", vm.name));
+                self.ui.hint(format!("`{}` tells more", again::provision_vm(&["plan", vm.name.as_str()])));
             }
         } else {
             self.step(Step::Configure, "Configuring resources and networking", || {
@@ -132,10 +132,8 @@ impl Job<'_> {
                     "the VM's user-data, with its host key, may still be on the node: {}",
                     error.chain()
                 ));
-                self.ui.warn(format!(
-                    "run again, or: proxmox-ops cloudinit-config {} --no-documents",
-                    self.vm.name
-                ));
+                let words = ["cloudinit-config", self.vm.name.as_str(), "--no-documents"];
+                self.ui.warn(format!("run again, or: {}", again::proxmox_ops(&words)));
             }
         }
     }
@@ -236,6 +234,6 @@ fn owned(vm: &ManagedVm, config: &VmConfig) -> Result<()> {
         Some(marker) if marker.name == vm.name && marker.vmid == vm.vmid => Ok(()),
         _ => Err(Error::conflict(format!("VM {} does not carry the mark of '{}'", vm.vmid, vm.name))
             .now("it was not changed")
-            .hint(format!("`proxmox-ops config {}` shows what it is", vm.vmid))),
+            .hint(format!("`{}` shows what it is", again::proxmox_ops(&["config", &vm.vmid.to_string()])))),
     }
 }

@@ -17,6 +17,7 @@ use super::{
     refused::{End, LetsIn, Refusal, names_of_keys, why_not},
 };
 use crate::{
+    again,
     guest::{self, Guest, Health, System},
     host_key::HostKey,
     plan,
@@ -203,15 +204,15 @@ impl Job<'_> {
 
     /// The VM is ours, and nobody gets in to it: it may be slow, or have to be made anew.
     fn not_reached(&self, error: Error) -> Error {
-        let name = &self.vm.name;
         error
-            .hint(format!("`proxmox-ops console {name}` shows what is on its screen"))
-            .hint(format!("`provision-vm {name}` continues from here"))
+            .hint(format!("`{}` shows what is on its screen", self.console()))
+            .hint(format!("`{}` continues from here", self.again()))
             .hint(self.anew("or make it anew"))
     }
 
     fn anew(&self, words: &str) -> String {
-        format!("{words}: provision-vm destroy {0} && provision-vm {0}", self.vm.name)
+        let destroy = again::provision_vm(&["destroy", self.vm.name.as_str()]);
+        format!("{words}: {destroy} && {}", self.again())
     }
 
     /// It is the right machine and up, but lets nobody in: most likely it was made with other keys than today's.
@@ -264,7 +265,7 @@ impl Job<'_> {
                     self.vm.nixos_config,
                     self.switch(guest, self.user.as_ref())
                 ))
-                .hint(format!("and then, for what remains: provision-vm {}", self.vm.name)));
+                .hint(format!("and then, for what remains: {}", self.again())));
             }
             self.health(session, &login);
             let address = self.address(session)?;
@@ -290,7 +291,6 @@ impl Job<'_> {
         if error.kind() != Kind::DeadlinePassed {
             return error;
         }
-        let name = &self.vm.name;
         let lets_in = if guest.shows(host_key) {
             let login = guest.log_in(BOOTSTRAP_USER, host_key, Deadline::secs(limit::AS_BEFORE));
             match login.and_then(|login| guest::system(&login)) {
@@ -303,15 +303,14 @@ impl Job<'_> {
         } else if old_key.is_some_and(|old| guest.shows(old)) {
             LetsIn::Before("what ran before".to_owned())
         } else {
-            return error
-                .hint(format!("does it boot? `proxmox-ops console {name}` shows what is on its screen"));
+            return error.hint(format!("does it boot? `{}` shows what is on its screen", self.console()));
         };
         let mend = format!(
             "give users.users.{} in hosts/{}/ its openssh.authorizedKeys.keys",
             self.user, self.vm.nixos_config
         );
         let switch = self.switch(guest, BOOTSTRAP_USER);
-        lets_in.told(error, name.as_str(), self.user.as_ref(), &mend, &switch)
+        lets_in.told(error, (self.vm.name.as_str(), &self.again()), self.user.as_ref(), &mend, &switch)
     }
 
     /// Says what is not as it should be on a system that answers: units that failed, an agent that is not there.

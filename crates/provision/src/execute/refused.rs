@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use fleet_core::{Error, Kind, child::Command};
 
+use crate::again;
+
 /// Whom a machine lets in that has the new system's host key, but does not let the fleet user in.
 #[derive(Debug)]
 pub(super) enum LetsIn {
@@ -17,21 +19,28 @@ pub(super) enum LetsIn {
 
 impl LetsIn {
     /// What that means, and what there is to do: `mend` what the configuration lacks, `switch` to it.
-    pub(super) fn told(self, error: Error, name: &str, user: &str, mend: &str, switch: &Command) -> Error {
+    pub(super) fn told(
+        self,
+        error: Error,
+        (name, again): (&str, &str),
+        user: &str,
+        mend: &str,
+        switch: &Command,
+    ) -> Error {
         let installed = |error: Error| {
             error.now(format!("it runs and has the host key that it was given, but does not let '{user}' in"))
         };
         match self {
             LetsIn::Before(what) => error
                 .now(format!("{what} still runs on it: it did not reboot into the new system"))
-                .hint(format!("proxmox-ops reboot {name}"))
-                .hint(format!("and then, for what remains: provision-vm {name}")),
+                .hint(again::proxmox_ops(&["reboot", name]))
+                .hint(format!("and then, for what remains: {again}")),
             LetsIn::Root => installed(error)
                 .hint(format!("{mend}, then: {switch}"))
-                .hint(format!("and then, for what remains: provision-vm {name}")),
+                .hint(format!("and then, for what remains: {again}")),
             LetsIn::Nobody => installed(error)
                 .hint(format!("{mend}; nobody gets in to change it there, so make it anew"))
-                .hint(format!("provision-vm destroy {name} && provision-vm {name}")),
+                .hint(format!("{} && {again}", again::provision_vm(&["destroy", name]))),
             LetsIn::Untried(why) => {
                 let error = error.now(format!(
                     "it runs and has the host key that it was given; whom it lets in could not be tried: {}",
@@ -205,7 +214,8 @@ mod tests {
     fn a_machine_that_did_not_reboot_is_not_told_as_a_system_that_lets_nobody_in() {
         let told = |lets_in: LetsIn| {
             let error = Error::new(Kind::DeadlinePassed, "no NixOS");
-            let error = lets_in.told(error, "web", "fleet", "mend it", &Command::new("switch"));
+            let error =
+                lets_in.told(error, ("web", "provision-vm web"), "fleet", "mend it", &Command::new("switch"));
             [error.facts(), error.hints()].concat()
         };
         let installed = "it runs and has the host key that it was given, but does not let 'fleet' in";

@@ -8,7 +8,7 @@ use fleet_core::{
 };
 
 use super::{Job, limit};
-use crate::{cli::OnFailure, state, steps::Step, unfinished, world};
+use crate::{again, cli::OnFailure, state, steps::Step, unfinished, world};
 
 /// The error with what is true now, and what to do next: the VM is kept and the same command goes on with it, or
 /// what this run made is removed again. `made` is the marker of this run's own clone, `known` says that the fleet
@@ -18,8 +18,8 @@ pub fn failed(job: &Job<'_>, made: Option<&Marker>, known: bool, error: Error) -
     let keep = |error: Error| match error.kind() {
         Kind::PartlyDone => error,
         // What heals it is said already.
-        _ if error.hints().iter().any(|hint| hint.contains(&format!("provision-vm {name}"))) => error,
-        _ => error.hint(format!("`provision-vm {name}` continues from here")),
+        _ if error.hints().iter().any(|hint| hint.contains(&job.again())) => error,
+        _ => error.hint(format!("`{}` continues from here", job.again())),
     };
     // Who stops a run wants it to stop.
     if job.cli.on_failure == OnFailure::Keep || error.kind() == Kind::Interrupted {
@@ -39,7 +39,7 @@ pub fn failed(job: &Job<'_>, made: Option<&Marker>, known: bool, error: Error) -
         Ok(()) => error,
         Err(why) => error
             .now(format!("'{name}' could not be taken out of the fleet again: {}", why.chain()))
-            .hint(format!("post-provision-vm remove {name}")),
+            .hint(again::post_provision_vm(&["remove", name.as_str()])),
     }
 }
 

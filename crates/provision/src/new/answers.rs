@@ -79,9 +79,9 @@ pub struct NewArgs {
     /// MTU
     #[arg(long, value_parser = clap::value_parser!(u32).range(576..=65520))]
     pub mtu: Option<u32>,
-    /// A fixed address with its prefix, such as 192.0.2.10/24 [default: DHCP]
-    #[arg(long)]
-    pub ip: Option<Cidr>,
+    /// A fixed address with its prefix, such as 192.0.2.10/24, or dhcp [default: dhcp]
+    #[arg(long, value_name = "ADDRESS|dhcp")]
+    pub ip: Option<NewIp>,
     /// Gateway of the fixed address
     #[arg(long, requires = "ip")]
     pub gateway: Option<IpAddr>,
@@ -154,6 +154,34 @@ impl std::str::FromStr for NewDisk {
     }
 }
 
+/// An address, as `--ip` names one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewIp {
+    /// The network's own machine gives it one.
+    Dhcp,
+    /// It has this one.
+    Fixed(Cidr),
+}
+
+impl NewIp {
+    fn fixed(self) -> Option<Cidr> {
+        match self {
+            NewIp::Dhcp => None,
+            NewIp::Fixed(cidr) => Some(cidr),
+        }
+    }
+}
+
+impl std::str::FromStr for NewIp {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<NewIp> {
+        match text {
+            "dhcp" => Ok(NewIp::Dhcp),
+            text => text.parse().map(NewIp::Fixed),
+        }
+    }
+}
+
 /// What the definition will say.
 pub(super) struct Answers<'a> {
     args: &'a NewArgs,
@@ -217,22 +245,25 @@ pub(super) fn complete<'a>(ui: Ui, args: &'a NewArgs, ground: &Ground<'_>) -> Re
     };
     let ip = match args.ip {
         None if asks => ui.ask_until("Address, such as 192.0.2.10/24 [dhcp]: ", |text| match text {
-            "" | "dhcp" => Ok(None),
-            text => {
-                let ip: Cidr = text.parse()?;
-                with("ip", quote_string(text)).map(|()| Some(ip))
-            }
+            "" => Ok(None),
+            text => match text.parse::<NewIp>()?.fixed() {
+                None => Ok(None),
+                Some(ip) => with("ip", quote_string(text)).map(|()| Some(ip)),
+            },
         })?,
-        given => given,
+        given => given.and_then(NewIp::fixed),
     };
     let gateway = match (args.gateway, ip) {
-        (None, Some(ip)) if asks => Some(ui.ask_until("Gateway: ", |text| {
+        (None, Some(ip)) if asks => ui.ask_until("Gateway (Enter for none): ", |text| {
+            if text.is_empty() {
+                return Ok(None);
+            }
             let gateway = text
                 .parse()
                 .map_err(|_| Error::usage(format!("'{}' is not an address", text.escape_debug())))?;
             let quoted = |text: &dyn std::fmt::Display| quote_string(&text.to_string());
-            valid(&[("ip", quoted(&ip)), ("gateway", quoted(&gateway))]).map(|()| gateway)
-        })?),
+            valid(&[("ip", quoted(&ip)), ("gateway", quoted(&gateway))]).map(|()| Some(gateway))
+        })?,
         (given, _) => given,
     };
     let purpose = match &args.purpose {
@@ -398,7 +429,7 @@ mod tests {
             memory: 2048,
             disk: args.disk.unwrap(),
             storage: args.storage.clone(),
-            ip: args.ip,
+            ip: args.ip.and_then(NewIp::fixed),
             gateway: args.gateway,
             purpose: args.purpose.clone(),
             args: &args,

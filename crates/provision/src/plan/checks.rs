@@ -11,7 +11,7 @@ use fleet_core::{
 };
 
 use super::{Boots, conflict, fixed_address};
-use crate::{place, preflight::Faults, settings, world::World};
+use crate::{again, place, preflight::Faults, settings, world::World};
 
 /// Memory that kexec and the installer need, in MiB (nixos-anywhere's own documentation: 1.5 GB, swap does not
 /// count).
@@ -235,15 +235,16 @@ fn no_template(template: Vmid, world: &World) -> Error {
         "template {template} does not exist on node {}; make one, or name another in vms/definitions.nix",
         world.node.node
     ))
-    .hint("`proxmox-ops create-template` makes one from a cloud image")
+    .hint(format!("`{}` makes one from a cloud image", again::proxmox_ops(&["create-template"])))
 }
 
 fn template_fault(template: Vmid, config: &VmConfig, install: Option<Boots>) -> Option<Error> {
     let setting = |name: &str| config.settings.get(name).map_or("", String::as_str);
     if setting("template") != "1" {
-        return Some(Error::failed(format!("VM {template} is not a template")).hint(
-            "name another in vms/definitions.nix; `proxmox-ops create-template` makes one from a cloud image",
-        ));
+        return Some(Error::failed(format!("VM {template} is not a template")).hint(format!(
+            "name another in vms/definitions.nix; `{}` makes one from a cloud image",
+            again::proxmox_ops(&["create-template"])
+        )));
     }
     let uefi = setting("bios") == "ovmf";
     let why = match (install, uefi) {
@@ -253,10 +254,10 @@ fn template_fault(template: Vmid, config: &VmConfig, install: Option<Boots>) -> 
         }
         _ => return None,
     };
-    Some(
-        Error::failed(format!("template {template} {why}: it would never boot"))
-            .hint("`proxmox-ops create-template` makes one that boots by UEFI; or change the layout"),
-    )
+    Some(Error::failed(format!("template {template} {why}: it would never boot")).hint(format!(
+        "`{}` makes one that boots by UEFI; or change the layout",
+        again::proxmox_ops(&["create-template"])
+    )))
 }
 
 /// A VM that starts from an image is made to boot by UEFI.

@@ -13,7 +13,7 @@ use fleet_core::{
 
 use super::Faults;
 use crate::{
-    disk_image,
+    again, disk_image,
     host_key::{self, PrivateDir},
     plan::Boots,
     tools::Tools,
@@ -30,15 +30,12 @@ pub(super) fn check(repo: &Repo, vm: &ManagedVm, commits: bool, faults: &mut Fau
         .map(|path| path.strip_prefix(repo.root()).unwrap_or(&path).display().to_string())
         .collect();
     if !missing.is_empty() {
-        let verb = if missing.len() == 1 { "is" } else { "are" };
+        let (verb, them) = if missing.len() == 1 { ("is", "it") } else { ("are", "them") };
         let missing = missing.join(" and ");
         faults.add(
             Error::not_found(format!("'{}' has no NixOS configuration: {missing} {verb} missing", vm.name))
-                .hint(format!("`provision-vm new {}` writes hosts/{}/ for you", vm.name, vm.nixos_config))
-                .hint(format!(
-                    "or write hosts/{0}/configuration.nix and hosts/{0}/disko.nix, or name another directory with nixosConfig",
-                    vm.nixos_config
-                )),
+                .hint(format!("`{}` writes {them} for you", again::provision_vm(&["new", vm.name.as_str()])))
+                .hint(format!("or write {them} yourself, or name another directory with nixosConfig")),
         );
         return;
     }
@@ -180,10 +177,7 @@ fn tracked(repo: &Repo, dir: &Path) -> Result<()> {
         Some(first) => Err(Error::failed(format!(
             "git does not know {first} yet: the flake could not see it"
         ))
-        .hint(format!(
-            "git add {}",
-            child::quote(&dir.strip_prefix(repo.root()).unwrap_or(dir).to_string_lossy())
-        ))),
+        .hint(again::git(repo, &["add", &dir.strip_prefix(repo.root()).unwrap_or(dir).to_string_lossy()]))),
     }
 }
 
@@ -223,14 +217,20 @@ pub(crate) fn would_change(repo: &Repo, tools: &Tools, args: &[&str], doing: &st
         .args(["--no-optional-locks", "status", "--porcelain", "--"])
         .args(answer.changed.iter().filter(|path| !answer.due.contains(path)));
     let dirty = git.output(Deadline::secs(30))?.checked()?.stdout_text();
-    match dirty.lines().next().and_then(|line| line.get(3..)) {
-        None => Ok(()),
-        Some(first) => {
-            Err(Error::refused(format!("{first} has uncommitted changes: {doing} would be refused"))
-                .hint(format!("git -C {} diff -- {first}", child::quote(&repo.root().to_string_lossy())))
-                .hint("commit or stash them first"))
-        }
-    }
+    let dirty: Vec<&str> = dirty.lines().filter_map(|line| line.get(3..)).collect();
+    let have = match dirty.len() {
+        0 => return Ok(()),
+        1 => "has",
+        _ => "have",
+    };
+    // What git quotes it understands so again.
+    let diff = format!("git -C {} diff -- {}", child::quote(&repo.root().to_string_lossy()), dirty.join(" "));
+    Err(Error::refused(format!(
+        "{} {have} uncommitted changes: {doing} would be refused",
+        dirty.join(" and ")
+    ))
+    .hint(diff)
+    .hint("commit or stash them first"))
 }
 
 #[cfg(test)]

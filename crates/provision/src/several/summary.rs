@@ -7,7 +7,10 @@ use fleet_core::{Error, Kind, Result, definitions::ManagedVm, ui::Ui};
 use serde_json::{Value, json};
 
 use super::events::Events;
-use crate::provision_one::{Prepared, Report, first_step};
+use crate::{
+    cli::Cli,
+    provision_one::{Prepared, Report, first_step},
+};
 
 /// How one VM's part of the run ended.
 #[derive(Debug)]
@@ -99,7 +102,7 @@ pub(super) fn about(prepared: &Prepared<'_>) -> String {
 }
 
 /// Shows the table, or the event that stands for it, and gives the verdict.
-pub(super) fn finish(rows: &[Row], ui: Ui, events: &Events) -> Result<()> {
+pub(super) fn finish(rows: &[Row], cli: &Cli, ui: Ui, events: &Events) -> Result<()> {
     if events.wanted() {
         events.summary(rows);
     } else {
@@ -107,7 +110,7 @@ pub(super) fn finish(rows: &[Row], ui: Ui, events: &Events) -> Result<()> {
         ui.say("");
         ui.data(table(rows))?;
     }
-    verdict(rows)
+    verdict(rows, cli)
 }
 
 fn table(rows: &[Row]) -> String {
@@ -133,9 +136,10 @@ fn table(rows: &[Row]) -> String {
 
 /// Nothing when all are done. Where none is, the failure is of the kind of the first; where some are and some are
 /// not, the run is partly done; who stopped it is told that it was stopped.
-pub(super) fn verdict(rows: &[Row]) -> Result<()> {
+pub(super) fn verdict(rows: &[Row], cli: &Cli) -> Result<()> {
     let open: Vec<&Row> = rows.iter().filter(|row| !matches!(row.ended, Ended::Done(_))).collect();
-    let names = |rows: &[&Row]| rows.iter().map(|row| row.name.as_str()).collect::<Vec<_>>().join(" ");
+    let open_names: Vec<&str> = open.iter().map(|row| row.name.as_str()).collect();
+    let names = open_names.join(" ");
     let kind_of = |row: &&&Row| match &row.ended {
         Ended::Failed(error) => error.kind(),
         _ => Kind::Interrupted,
@@ -149,11 +153,13 @@ pub(super) fn verdict(rows: &[Row]) -> Result<()> {
     };
     let message = match stopped {
         true => format!("stopped by the user: {} of {} VMs are done", rows.len() - open.len(), rows.len()),
-        false if rows.len() == 1 => format!("the one VM is not done: {}", names(&open)),
-        false => format!("{} of {} VMs are not done: {}", open.len(), rows.len(), names(&open)),
+        false if rows.len() == 1 => format!("the one VM is not done: {names}"),
+        false => match open.len() {
+            1 => format!("1 of {} VMs is not done: {names}", rows.len()),
+            count => format!("{count} of {} VMs are not done: {names}", rows.len()),
+        },
     };
-    Err(Error::new(kind, message)
-        .hint(format!("`provision-vm {}` continues with what is left", names(&open))))
+    Err(Error::new(kind, message).hint(format!("`{}` continues with what is left", cli.again(&open_names))))
 }
 
 #[cfg(test)]
@@ -188,10 +194,11 @@ mod tests {
         db    110   -           failed (4)  61.2 s
         mail  110   -           not begun   61.2 s
         ");
+        let cli = <Cli as clap::Parser>::parse_from(["provision-vm", "--all", "--no-install"]);
         let verdict =
-            |rows: &[Row]| verdict(rows).map_err(|error| (error.kind(), error.message().to_owned()));
+            |rows: &[Row]| verdict(rows, &cli).map_err(|error| (error.kind(), error.message().to_owned()));
         assert_eq!(verdict(&rows[..1]), Ok(()));
-        assert_eq!(verdict(&rows[..2]), Err((Kind::PartlyDone, "1 of 2 VMs are not done: db".to_owned())));
+        assert_eq!(verdict(&rows[..2]), Err((Kind::PartlyDone, "1 of 2 VMs is not done: db".to_owned())));
         assert_eq!(verdict(&rows[1..2]), Err((Kind::Conflict, "the one VM is not done: db".to_owned())));
         assert_eq!(
             verdict(&rows),
