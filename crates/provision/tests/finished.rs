@@ -205,6 +205,7 @@ fn what_heals_a_system_of_another_name_is_said() {
     assert!(seen.contains("✗ the new system calls itself 'another', not 'test-automation'"), "{seen}");
     let command = "then: nixos-rebuild switch --flake 'FLEET#test-automation' --target-host fleet@192.0.2.";
     assert!(seen.contains(command), "{seen}");
-    assert!(seen.contains("hint: and then, for what remains: provision-vm test-automation\n"), "{seen}");
+    let again = "hint: and then, for what remains: provision-vm test-automation --build-on remote\n";
+    assert!(seen.contains(again), "{seen}");
     assert!(!seen.contains("continues from here"), "{seen}");
 }

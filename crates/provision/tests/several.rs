@@ -101,7 +101,7 @@ fn one_that_fails_does_not_stop_the_others_and_the_same_command_finishes() {
     let [.., summary, error] = events.as_slice() else { panic!("{seen}") };
     assert_eq!(summary["event"], "summary");
     assert_eq!(summary["vms"].as_array().unwrap().len(), 4);
-    assert_eq!(error["error"]["message"], "1 of 4 VMs are not done: db");
+    assert_eq!(error["error"]["message"], "1 of 4 VMs is not done: db");
     bench.sim.clear_faults();
     let again = bench.run(&["--all", "--yes"]);
     assert!(again.status.success(), "{}", bench.seen(&again));
