@@ -126,7 +126,11 @@ pub fn from_error(error: &Error, file: &Path, base: &Path) -> Vec<Fault> {
     faults
 }
 
-/// All faults of a file as one error, or nothing if there are none. Faults are sorted by their place.
+/// How many faults of one file or repository a person is shown.
+const SHOWN: usize = 200;
+
+/// All faults of a file as one error, or nothing if there are none. Faults are sorted by their place; of very many the
+/// text shows the first, the details have all.
 pub fn check(what: &str, mut faults: Vec<Fault>) -> crate::Result<()> {
     if faults.is_empty() {
         return Ok(());
@@ -137,7 +141,36 @@ pub fn check(what: &str, mut faults: Vec<Fault>) -> crate::Result<()> {
         1 => "1 fault".to_owned(),
         n => format!("{n} faults"),
     };
-    let shown: Vec<String> = faults.iter().map(Fault::render).collect();
+    let mut shown: Vec<String> = faults.iter().take(SHOWN).map(Fault::render).collect();
+    if faults.len() > SHOWN {
+        shown.push(format!("and {} more: `--json` lists them all", faults.len() - SHOWN));
+    }
     let details = serde_json::to_value(&faults).unwrap_or_default();
     Err(Error::new(kind, format!("{what} is not valid ({count})\n{}", shown.join("\n"))).details(details))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_very_many_faults_the_first_are_shown_and_all_are_carried() {
+        let shown = |count: usize| {
+            let fault = |n: usize| Fault {
+                line: Some(count - n),
+                column: Some(1),
+                ..Fault::new(Path::new("/f/hosts.nix"), Path::new("/f"), None, "", "is wrong")
+            };
+            check("hosts.nix", (0..count).map(fault).collect()).unwrap_err()
+        };
+        let error = shown(SHOWN);
+        assert_eq!(error.message().lines().count(), 1 + SHOWN);
+        assert!(error.message().ends_with(":200:1: is wrong"), "{error:?}");
+        let error = shown(1000);
+        assert!(
+            error.message().starts_with("hosts.nix is not valid (1000 faults)\nhosts.nix:1:1: is wrong\n")
+        );
+        assert!(error.message().ends_with(":200:1: is wrong\nand 800 more: `--json` lists them all"));
+        assert_eq!(of(&error).len(), 1000);
+    }
 }

@@ -374,7 +374,7 @@ fn the_next_vmid_in_odd_ranges() {
         vmidRanges = { lab = { start = 9998; end = 12000; }; containers = { start = 101; end = 9000; };
         templates = { start = 20000; end = 999999999; }; others = { start = 10000; end = 30100; }; };";
     let text = format!("{{ proxmox.host = \"prom\"; {ranges} }}");
-    let definitions = Definitions::of_text(&text, &own_repo()).unwrap();
+    let definitions = Definitions::of_text(&text, &own_repo(), NixMode::Embedded).unwrap();
     let none = Default::default();
     assert_eq!(definitions.suggest_vmid(None, &none).unwrap(), vmid(9998));
     assert_eq!(definitions.suggest_vmid(None, &[vmid(9998)].into()).unwrap(), vmid(9999));

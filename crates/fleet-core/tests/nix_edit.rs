@@ -5,8 +5,11 @@ use std::path::Path;
 
 use fleet_core::{
     Kind,
-    nix::edit::{
-        AuthorizedKeys, Change, NewHost, apply, insert_host, remove_attr, remove_host, set_attr, verified,
+    nix::{
+        NixMode,
+        edit::{
+            AuthorizedKeys, Change, NewHost, apply, insert_host, remove_attr, remove_host, set_attr, verified,
+        },
     },
 };
 
@@ -34,7 +37,7 @@ fn small(name: &str) -> NewHost {
 fn insert(text: &str, name: &str, host: &NewHost) -> String {
     let after = insert_host(text, name, host).unwrap();
     let change = Change::Insert { name: name.to_owned(), host: host.clone() };
-    verified(text, &after, Path::new(FILE), &change).unwrap();
+    verified(text, &after, Path::new(FILE), &change, NixMode::Embedded).unwrap();
     let back = remove_host(&after, name).unwrap();
     assert_eq!(back, text, "the inverse of:\n{after}");
     after
@@ -44,7 +47,7 @@ fn insert(text: &str, name: &str, host: &NewHost) -> String {
 fn set(text: &str, host: &str, attr: &str, value: &str) -> String {
     let after = set_attr(text, host, attr, value).unwrap();
     let change = Change::Set { host: host.to_owned(), attr: attr.to_owned(), value: value.to_owned() };
-    verified(text, &after, Path::new(FILE), &change).unwrap();
+    verified(text, &after, Path::new(FILE), &change, NixMode::Embedded).unwrap();
     assert_eq!(set_attr(&after, host, attr, value).unwrap(), after, "twice is once");
     after
 }
@@ -122,7 +125,8 @@ fn one_attribute_and_no_other_byte() {
 #[test]
 fn a_host_goes_and_its_comments_outside_stay() {
     let after = remove_host(USUAL, "b").unwrap();
-    verified(USUAL, &after, Path::new(FILE), &Change::Remove { name: "b".to_owned() }).unwrap();
+    verified(USUAL, &after, Path::new(FILE), &Change::Remove { name: "b".to_owned() }, NixMode::Embedded)
+        .unwrap();
     assert!(after.contains("{\n  # machines\n\n  a = {"), "{after}");
     let after = remove_host(USUAL, "a").unwrap();
     assert!(after.contains("# the first") && after.contains("# nothing after this"), "{after}");
@@ -189,7 +193,8 @@ fn what_a_formatter_keeps_on_one_line_is_left_as_it_is() {
         // What is beside the set is the host's too.
         assert_eq!(set(after, "a", "hostname", "i"), after.replace("\"h\"", "\"i\""));
         let gone = remove_host(after, "a").unwrap();
-        verified(after, &gone, Path::new(FILE), &Change::Remove { name: "a".to_owned() }).unwrap();
+        verified(after, &gone, Path::new(FILE), &Change::Remove { name: "a".to_owned() }, NixMode::Embedded)
+            .unwrap();
     }
     let hosts = [
         ("both", "{\n}\n", "{\n  w = {\n    user = \"u\";\n    hostname = \"w\";\n  };\n}\n"),
@@ -272,7 +277,8 @@ fn a_host_in_a_set_and_beside_it() {
     let more = set(text, "a", "publicKey", "k");
     assert_eq!(remove_attr(&more, "a", "publicKey").unwrap(), text);
     let gone = remove_host(text, "a").unwrap();
-    verified(text, &gone, Path::new(FILE), &Change::Remove { name: "a".to_owned() }).unwrap();
+    verified(text, &gone, Path::new(FILE), &Change::Remove { name: "a".to_owned() }, NixMode::Embedded)
+        .unwrap();
     assert_eq!(gone, "{\n  # its name\n}\n");
 }
 
@@ -303,7 +309,7 @@ fn refused_with_the_reason() {
 
 /// What the program says of a file that it can not prove an edit of.
 fn refusal(text: &str, change: &Change) -> String {
-    let error = apply(text, Path::new(FILE), change).unwrap_err();
+    let error = apply(text, Path::new(FILE), change, NixMode::Embedded).unwrap_err();
     assert_eq!(error.kind(), Kind::Refused, "{text}: {error:?}");
     error.message().replace(FILE, "FILE")
 }
@@ -353,14 +359,15 @@ fn a_change_beside_the_intended_one_is_caught() {
     let change = Change::Set { host: "a".to_owned(), attr: "user".to_owned(), value: "y".to_owned() };
     let before = "rec { a = { user = \"x\"; }; b = { user = a.user; }; }";
     let after = set_attr(before, "a", "user", "y").unwrap();
-    assert!(verified(before, &after, Path::new(FILE), &change).is_err());
+    assert!(verified(before, &after, Path::new(FILE), &change, NixMode::Embedded).is_err());
 }
 
 #[test]
 fn keys_that_no_expression_gives_a_new_host_are_written_out() {
     let insert = |text: &str| {
         let change = Change::Insert { name: "web".to_owned(), host: small("web") };
-        apply(text, Path::new(FILE), &change).unwrap_or_else(|e| panic!("{}\n{text}", e.chain()))
+        apply(text, Path::new(FILE), &change, NixMode::Embedded)
+            .unwrap_or_else(|e| panic!("{}\n{text}", e.chain()))
     };
     for text in [
         "{\n  a = {\n    authorizedKeys = [\n      \"k\" # laptop\n    ];\n  };\n}\n",
@@ -369,6 +376,7 @@ fn keys_that_no_expression_gives_a_new_host_are_written_out() {
         "{\n  a = rec {\n    k = \"k\";\n    authorizedKeys = [ k ];\n  };\n}\n",
         "{\n  a =\n    let\n      k = [ \"k\" ];\n    in\n    {\n      authorizedKeys = k;\n    };\n}\n",
         "let\n  k = \"outer\";\nin\n{\n  a = rec {\n    k = \"k\";\n    authorizedKeys = [ k ];\n  };\n}\n",
+        "let\n  k = [ \"k\" ];\nin\n{\n  a = {\n    authorizedKeys = k ++ [ \"a\" ];\n  };\n  b = {\n    authorizedKeys = k ++ [ \"b\" ];\n  };\n}\n",
         // What both have, though neither has that list.
         "{\n  a = {\n    authorizedKeys = [ \"a\" \"k\" ];\n  };\n  b = {\n    authorizedKeys = [ \"k\" \"b\" ];\n  };\n}\n",
     ] {
@@ -392,4 +400,92 @@ fn a_function_of_the_files_own_stays() {
     let text = "rec {\n  _host = name: { hostname = name; };\n  a = {\n    user = \"a\";\n  };\n}\n";
     insert(text, "web", &small("web"));
     set(text, "a", "publicKey", "k");
+}
+
+#[test]
+fn a_function_in_another_host_is_left_as_it_is() {
+    let keys = "publicKey = \"old\"; authorizedKeys = k;";
+    for text in [
+        format!(
+            "let k = [ \"k\" ]; in\n{{\n  db = {{ modules = [ ./a.nix ({{ pkgs, ... }}: {{ }}) ]; }};\n  web = {{ {keys} }};\n}}\n"
+        ),
+        format!(
+            "let k = [ \"k\" ]; f = import ./f.nix; in\n{{\n  db.overlay = final: prev: {{ }};\n  web = {{ {keys} g = x: x; }};\n}}\n"
+        ),
+        // What the others' functions could see is not what changes.
+        format!(
+            "let k = [ \"k\" ]; in\nrec {{\n  db = {{ user = \"u\"; f = x: db.user + other; }};\n  web = {{ {keys} }};\n  other = {{ }};\n}}\n"
+        ),
+        format!(
+            "let k = [ \"k\" ]; in\n{{\n  web = rec {{ user = \"u\"; f = x: user; {keys} }};\n  db = {{ }};\n}}\n"
+        ),
+    ] {
+        insert(&text, "nova", &small("nova"));
+        assert_eq!(set(&text, "web", "publicKey", "new"), text.replace("old", "new"));
+        set(&text, "web", "sshAlias", "new");
+        let gone = remove_host(&text, "web").unwrap();
+        let change = Change::Remove { name: "web".to_owned() };
+        verified(&text, &gone, Path::new(FILE), &change, NixMode::Embedded).unwrap();
+    }
+}
+
+#[test]
+fn a_function_that_may_change_is_named() {
+    let set = |attr: &str| Change::Set { host: "a".to_owned(), attr: attr.to_owned(), value: "y".to_owned() };
+    let remove = Change::Remove { name: "a".to_owned() };
+    let insert = Change::Insert { name: "b".to_owned(), host: small("b") };
+    let said = |path: &str, line: u32, name: &str| {
+        format!(
+            "can not edit FILE: {path} is or holds a function, which can not be compared, and line {line} uses `{name}`, \
+             which would change"
+        )
+    };
+    let through = "rec {\n  a = { user = \"x\"; };\n  c = let u = a.user; in { f = [ (x: u) ]; };\n}\n";
+    assert_eq!(refusal(through, &set("user")), said("c.f", 3, "a"));
+    assert_eq!(
+        refusal(through, &Change::Unset { host: "a".to_owned(), attr: "user".to_owned() }),
+        said("c.f", 3, "a")
+    );
+    let lazily = "rec {\n  a = { user = \"x\"; };\n  c.f = x: a;\n}\n";
+    assert_eq!(
+        refusal(lazily, &remove),
+        "can not edit FILE: it would not evaluate any more: undefined variable 'a'"
+    );
+    let from_with = "with { a = 1; };\nrec {\n  a = { user = \"x\"; };\n  c.f = x: \"${a}\";\n}\n";
+    assert_eq!(refusal(from_with, &remove), said("c.f", 4, "a"));
+    let captured = "let b = 1; in rec {\n  a = { f = x: b; };\n}\n";
+    assert_eq!(refusal(captured, &insert), said("a.f", 2, "b"));
+    let inherited = "let b = 1; in rec {\n  a = { g = { inherit b; f = x: b; }; };\n}\n";
+    assert!(refusal(inherited, &insert).contains("a.g.b is made from what would change"));
+    let own = "{\n  a = rec {\n    user = \"x\";\n    f = x: user;\n  };\n}\n";
+    assert_eq!(refusal(own, &set("user")), said("a.f", 4, "user"));
+    // A text that is not the edit's.
+    let (before, after) =
+        ("{ a = { }; c = { f = x: 1; }; }", "{ a = { user = \"y\"; }; c = { f = x: 2; }; }");
+    let error = verified(before, after, Path::new(FILE), &set("user"), NixMode::Embedded).unwrap_err();
+    assert!(error.message().ends_with("and more than that entry would be written anew"), "{error:?}");
+    let (before, after) =
+        ("let v = 1; in { a = { }; c.f = x: v; }", "let v = 2; in { a = { user = \"y\"; }; c.f = x: v; }");
+    let error = verified(before, after, Path::new(FILE), &set("user"), NixMode::Embedded).unwrap_err();
+    assert!(error.message().ends_with("and more than that entry would be written anew"), "{error:?}");
+}
+
+/// A set of 2^30 values when unfolded is a small one to evaluate, and to compare.
+#[test]
+fn what_the_hosts_share_is_compared_once() {
+    let text = "let\n  f = n: if n == 0 then { a = 1; } else let x = f (n - 1); in { l = x; r = x; user = \"a\"; };\nin\n{\n  a = { user = \"u\"; own = f 30; };\n}\n";
+    insert(text, "web", &small("web"));
+    set(text, "a", "user", "v");
+}
+
+#[test]
+fn comment_lines_are_no_blank_lines() {
+    let text = "{\n  # the first\n  a = {\n    user = \"x\";\n  };\n  # the second\n  b = {\n    user = \"x\";\n  };\n  /* the\n     last */\n  c = {\n    user = \"x\";\n  };\n}\n";
+    for text in [text.to_owned(), text.replace('\n', "\r\n")] {
+        let after = insert(&text, "web", &small("web")).replace("\r\n", "\n");
+        assert!(after.contains("  };\n  web = {\n"), "{after}");
+        let wide = text.replace("  #", "\n  #").replace("  /*", " \n  /*");
+        let after = insert(&wide, "web", &small("web")).replace("\r\n", "\n");
+        assert!(after.contains("  };\n\n  web = {\n"), "{after}");
+    }
 }

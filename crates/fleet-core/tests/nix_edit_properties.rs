@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use fleet_core::nix::{
+    NixMode,
     edit::{AuthorizedKeys, Change, NewHost, insert_host, remove_attr, remove_host, set_attr, verified},
     eval::{Budget, EvalError, eval_text},
     source::Span,
@@ -217,7 +218,7 @@ proptest! {
             return Ok(());
         };
         let change = Change::Insert { name: name.clone(), host: host.clone() };
-        prop_assert!(verified(&text, &after, Path::new(FILE), &change).is_ok(), "{text}\n---\n{after}");
+        prop_assert!(verified(&text, &after, Path::new(FILE), &change, NixMode::Embedded).is_ok(), "{text}\n---\n{after}");
         prop_assert!(is_grown_at_one_place(&text, &after), "{text}\n---\n{after}");
         prop_assert!(insert_host(&after, &name, &host).is_err());
         let back = remove_host(&after, &name).unwrap();
@@ -239,7 +240,7 @@ proptest! {
         let name = host.name.as_ref();
         let after = set_attr(&text, name, attr, &value).unwrap();
         let change = Change::Set { host: name.to_owned(), attr: attr.to_owned(), value: value.clone() };
-        prop_assert!(verified(&text, &after, Path::new(FILE), &change).is_ok(), "{text}\n---\n{after}");
+        prop_assert!(verified(&text, &after, Path::new(FILE), &change, NixMode::Embedded).is_ok(), "{text}\n---\n{after}");
         prop_assert!(match host.value.get(attr) {
             Some(old) => differs_at(&text, &after, old.value.at.unwrap()),
             None => is_grown_at_one_place(&text, &after),
@@ -262,7 +263,7 @@ proptest! {
         }
         let name = which.get(all).name.to_string();
         let after = remove_host(&text, &name).unwrap();
-        prop_assert!(verified(&text, &after, Path::new(FILE), &Change::Remove { name: name.clone() }).is_ok(), "{text}\n---\n{after}");
+        prop_assert!(verified(&text, &after, Path::new(FILE), &Change::Remove { name: name.clone() }, NixMode::Embedded).is_ok(), "{text}\n---\n{after}");
         prop_assert!(stands_in(&after, &text), "{text}\n---\n{after}");
         for comment in ["above", "beside", "last words"] {
             prop_assert_eq!(text.matches(comment).count(), after.matches(comment).count(), "{}\n---\n{}", text, after);
@@ -362,7 +363,10 @@ fn formatted_edits(
             format(&after)
         );
         let change = Change::Insert { name: name.clone(), host: host.clone() };
-        prop_assert!(verified(text, &after, Path::new(FILE), &change).is_ok(), "{text}\n---\n{after}");
+        prop_assert!(
+            verified(text, &after, Path::new(FILE), &change, NixMode::Embedded).is_ok(),
+            "{text}\n---\n{after}"
+        );
         prop_assert_eq!(&remove_host(&after, name).unwrap(), text, "after:\n{}", after);
     }
     if all.is_empty() {
@@ -373,7 +377,10 @@ fn formatted_edits(
     let after = set_attr(text, name, attr, "value").unwrap();
     prop_assert!(accepted(&after), "set\n{text}\n---\n{after}\n--- {formatter}:\n{:?}", format(&after));
     let change = Change::Set { host: name.to_owned(), attr: (*attr).to_owned(), value: "value".to_owned() };
-    prop_assert!(verified(text, &after, Path::new(FILE), &change).is_ok(), "{text}\n---\n{after}");
+    prop_assert!(
+        verified(text, &after, Path::new(FILE), &change, NixMode::Embedded).is_ok(),
+        "{text}\n---\n{after}"
+    );
     prop_assert_eq!(&set_attr(&after, name, attr, "value").unwrap(), &after);
     let back = match host.value.get(attr).map(|old| old.value.as_str().unwrap()) {
         Some(old) => set_attr(&after, name, attr, old).unwrap(),

@@ -3,7 +3,15 @@
 
 use std::{fs, path::Path};
 
-use fleet_core::nix::{NixMode, eval::Data, external, read};
+use fleet_core::{
+    Kind,
+    nix::{
+        NixMode,
+        edit::{Change, NewHost, apply, insert_entry, remove_host, set_attr, verified},
+        eval::Data,
+        external, read,
+    },
+};
 
 /// The nix program; without it the test says that it was skipped, or fails where oracles are required.
 fn nix() -> bool {
@@ -85,4 +93,103 @@ fn without_nix_the_construct_is_named() {
       |              ^^^^^^^^^
     hint: install Nix (https://nixos.org/download): with `nix` on PATH this file is read by `nix eval`
     "#);
+}
+
+/// Files that only nix can read, each with a host `web` whose `publicKey` is "old".
+const ONLY_NIX: &[&str] = &[
+    "let\n  keys = builtins.filter builtins.isString (builtins.split \"\\n\" (builtins.readFile ./keys));\nin\n{\n  web = {\n    \
+     publicKey = \"old\";\n    authorizedKeys = keys;\n  };\n}\n",
+    "{\r\n  web = {\r\n    publicKey = \"old\";\r\n    notes = ''\r\n      two\r\n      lines\r\n    '';\r\n  };\r\n}\r\n",
+    "{\n  web = {\n    publicKey = \"old\";\n    modules = [ ({ pkgs, ... }: { }) ];\n    home = https://x.y;\n  };\n}\n",
+    "{\n  web = rec {\n    publicKey = \"old\";\n    configurationFile = ./hosts/web.nix;\n  };\n  web.hash = builtins.hashString \
+     \"sha256\" \"\";\n}\n",
+];
+
+#[test]
+fn what_only_nix_reads_is_edited_and_proven_by_nix() {
+    if !nix() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let linked = dir.path().join("link");
+    fs::create_dir(dir.path().join("fleet")).unwrap();
+    std::os::unix::fs::symlink("fleet", &linked).unwrap();
+    fs::write(linked.join("keys"), "one\ntwo").unwrap();
+    let file = linked.join("hosts.nix");
+    for text in ONLY_NIX {
+        fs::write(&file, text).unwrap();
+        let host = NewHost {
+            configuration_file: Some("./hosts/nova/configuration.nix".to_owned()),
+            user: Some("u".to_owned()),
+            ..NewHost::default()
+        };
+        let insert = Change::Insert { name: "nova".to_owned(), host };
+        let error = apply(text, &file, &insert, NixMode::Embedded).unwrap_err();
+        assert!(error.hints()[0].contains("--nix auto"), "{error:?}");
+        for mode in [NixMode::Auto, NixMode::Nix] {
+            let after = apply(text, &file, &insert, mode).unwrap_or_else(|e| panic!("{}\n{text}", e.chain()));
+            assert!(
+                !text.contains("Keys") || after.matches("authorizedKeys = keys;").count() == 2,
+                "{after}"
+            );
+            assert_eq!(&remove_host(&after, "nova").unwrap(), text);
+        }
+        let set = |value: &str| Change::Set {
+            host: "web".to_owned(),
+            attr: "publicKey".to_owned(),
+            value: value.to_owned(),
+        };
+        let after = set_attr(text, "web", "publicKey", "new").unwrap();
+        verified(text, &after, &file, &set("new"), NixMode::Auto).unwrap();
+        let error = verified(text, &after, &file, &set("other"), NixMode::Auto).unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused, "{error:?}");
+        let gone = remove_host(text, "web").unwrap();
+        verified(text, &gone, &file, &Change::Remove { name: "web".to_owned() }, NixMode::Auto).unwrap();
+        // Nothing but what was there.
+        assert_eq!(fs::read_to_string(&file).unwrap(), *text);
+        assert_eq!(fs::read_dir(&linked).unwrap().count(), 2);
+    }
+}
+
+#[test]
+fn what_nix_can_not_prove_is_refused() {
+    if !nix() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("hosts.nix");
+    let said = |text: &str, value: &str| {
+        let change = Change::Set { host: "a".to_owned(), attr: "user".to_owned(), value: value.to_owned() };
+        let error = apply(text, &file, &change, NixMode::Auto).unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused, "{error:?}");
+        error.message().replace(&file.display().to_string(), "FILE")
+    };
+    let used = "rec {\n  a = { user = \"x\"; };\n  c = { user = builtins.hashString \"md5\" a.user; };\n}\n";
+    assert_eq!(
+        said(used, "y"),
+        "can not edit FILE: c.user is made from what would change, and would change too"
+    );
+    let broken = "rec {\n  a = { user = \"md5\"; };\n  c = { user = builtins.hashString a.user \"\"; };\n}\n";
+    assert!(
+        said(broken, "no").starts_with("can not edit FILE: it would not evaluate any more: unknown hash")
+    );
+    let function = "rec {\n  a = { user = \"x\"; h = https://x.y; };\n  c.f = x: a;\n}\n";
+    assert!(
+        said(function, "y")
+            .contains("c.f is or holds a function, which can not be compared, and line 3 uses `a`")
+    );
+}
+
+#[test]
+fn definitions_that_only_nix_reads_take_a_vm_more() {
+    if !nix() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("definitions.nix");
+    let text =
+        "{\n  managed = {\n    a = {\n      notes = builtins.hashString \"md5\" \"\";\n    };\n  };\n}\n";
+    let insert = |mode| insert_entry(text, &file, "managed", "b", &[("vmid", "7".to_owned())], mode);
+    assert!(insert(NixMode::Embedded).is_err());
+    assert!(insert(NixMode::Auto).unwrap().contains("    b = {\n      vmid = 7;\n    };\n"));
 }

@@ -11,7 +11,10 @@ use fleet_core::{
     cli::{ChangeArgs, CommonArgs},
     definitions::{Addressing, Definitions, ManagedVm},
     hosts::{Host, Hosts},
-    nix::edit::{self, Change, NewHost},
+    nix::{
+        NixMode,
+        edit::{self, Change, NewHost},
+    },
     repo::Repo,
     types::Vmid,
     ui::Ui,
@@ -93,6 +96,17 @@ pub struct Facts<'a> {
     pub address: Option<IpAddr>,
 }
 
+/// How it is done.
+#[derive(Debug, Clone, Copy)]
+pub struct How {
+    /// A host key that is not the one on record is taken over.
+    pub rotate: bool,
+    /// The rules and the secrets are part of it.
+    pub with_secrets: bool,
+    /// What the edit of hosts.nix is proven by.
+    pub nix: NixMode,
+}
+
 /// A plan, and what it does to the rules.
 #[derive(Debug, Default)]
 pub struct Planned {
@@ -134,13 +148,14 @@ impl Add {
         ui.done(format!("Host key {} ({origin})", key.fingerprint()));
         let facts = Facts { vm, key, origin, address: self.ip.or_else(|| fixed_address(vm)) };
 
+        let how = How { rotate: self.rotate, with_secrets: !self.no_secrets, nix: common.nix };
         let words = (
             format!("Nothing to do: '{}' is in the fleet", vm.name),
             format!("'{}' is in the fleet", vm.name),
         );
         let (planned, end) = carry_out(&repo, ui, self.change, self.commit, (&words.0, &words.1), || {
             let hosts = Hosts::load(&repo, common.nix)?;
-            plan(&repo, &definitions, &hosts, &facts, self.rotate, !self.no_secrets, identities(common))
+            plan(&repo, &definitions, &hosts, &facts, how, identities(common))
         })?;
         if let End::Nothing(_) | End::Done(_) = end {
             known::record(name, &facts.key, ui);
@@ -205,10 +220,10 @@ pub fn plan(
     definitions: &Definitions,
     hosts: &Hosts,
     facts: &Facts<'_>,
-    rotate: bool,
-    with_secrets: bool,
+    how: How,
     identities: impl FnOnce() -> Result<Vec<Identity>>,
 ) -> Result<Planned> {
+    let How { rotate, with_secrets, nix } = how;
     let name = facts.vm.name.as_str();
     let mut planned = Planned::default();
     let previous = previous_key(hosts, name, &facts.key, rotate)?;
@@ -226,7 +241,7 @@ pub fn plan(
             let after = edit::set_attr(&before, name, "publicKey", &line)?;
             let change =
                 Change::Set { host: name.to_owned(), attr: "publicKey".to_owned(), value: line.clone() };
-            edit::verified(&before, &after, &hosts_path, &change)?;
+            edit::verified(&before, &after, &hosts_path, &change, nix)?;
             let what = if rotated { "another publicKey" } else { "publicKey in place of the placeholder" };
             planned.plan.text(&relative(&hosts_path), Some(&before), after, format!("{what} for {name}"));
             host.public_key = Some(line);
@@ -234,7 +249,7 @@ pub fn plan(
         None => {
             let new = new_host(repo, hosts, facts.vm, &line)?;
             let change = Change::Insert { name: name.to_owned(), host: new };
-            let after = edit::apply(&before, &hosts_path, &change)?;
+            let after = edit::apply(&before, &hosts_path, &change, nix)?;
             planned.plan.text(&relative(&hosts_path), Some(&before), after, format!("new entry {name}"));
             hosts_after.hosts.push(Host { name: name.to_owned(), public_key: Some(line), ..Host::default() });
         }

@@ -8,7 +8,10 @@ use fleet_core::{
     cli::{ChangeArgs, CommonArgs},
     definitions::{Definitions, Entry},
     hosts::Hosts,
-    nix::edit::{self, Change},
+    nix::{
+        NixMode,
+        edit::{self, Change},
+    },
     repo::Repo,
     ui::Ui,
 };
@@ -98,7 +101,7 @@ impl Remove {
         );
         let (planned, end) = carry_out(&repo, ui, self.change, self.commit, (&words.0, &words.1), || {
             let hosts = Hosts::load(&repo, common.nix)?;
-            plan(&repo, &definitions, &hosts, &self.name, self.from_hosts, identities(common))
+            plan(&repo, &definitions, &hosts, &self.name, self.from_hosts, common.nix, identities(common))
         })?;
         let outcome = match &end {
             End::Declined => return Ok(()),
@@ -142,6 +145,7 @@ pub fn plan(
     hosts: &Hosts,
     name: &str,
     from_hosts: bool,
+    nix: NixMode,
     identities: impl FnOnce() -> Result<Vec<Identity>>,
 ) -> Result<Planned> {
     let mut planned = Planned::default();
@@ -153,7 +157,7 @@ pub fn plan(
         let path = repo.hosts();
         let before = read(&path)?;
         let after = edit::remove_host(&before, name)?;
-        edit::verified(&before, &after, &path, &Change::Remove { name: name.to_owned() })?;
+        edit::verified(&before, &after, &path, &Change::Remove { name: name.to_owned() }, nix)?;
         planned.plan.text(&relative(&path), Some(&before), after, format!("without {name}"));
         hosts_after.hosts.retain(|host| host.name != name);
     }

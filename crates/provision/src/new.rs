@@ -18,7 +18,7 @@ use fleet_core::{
     disk_layout,
     faults::{self, Fault},
     hosts::Hosts,
-    nix::edit,
+    nix::{NixMode, edit},
     protocol::{Op, Resource},
     repo::Repo,
     types::{VmName, Vmid},
@@ -54,14 +54,17 @@ pub fn run(cli: &Cli, args: &NewArgs) -> Result<()> {
         let taken = taken(cli, ui, &repo);
         let file = repo.definitions();
         let before = read(&file)?;
-        let valid =
-            |attrs: &[Attr]| would_be_valid(&repo, &before, name, attrs, &definitions, taken.as_ref());
+        let valid = |attrs: &[Attr]| {
+            would_be_valid(&repo, &before, name, attrs, &definitions, taken.as_ref(), cli.common.nix)
+        };
         let ground = Ground { definitions: &definitions, cluster: taken.as_ref(), valid: &valid };
         let answers = answers::complete(ui, args, &ground)?;
         // What is wrong is told by its name: the text that it would stand in is nowhere yet.
         valid(&answers.attrs())?;
-        let text = edit::insert_entry(&before, &file, "managed", name.as_str(), &answers.attrs())?;
-        let after = Definitions::of_text(&text, &repo).map_err(|error| error.now("nothing was changed"))?;
+        let text =
+            edit::insert_entry(&before, &file, "managed", name.as_str(), &answers.attrs(), cli.common.nix)?;
+        let after = Definitions::of_text(&text, &repo, cli.common.nix)
+            .map_err(|error| error.now("nothing was changed"))?;
         defined = after.managed.iter().find(|vm| vm.name == *name).cloned();
         written.push(Written { path: file, before: Some(before), text });
         answers.purpose
@@ -146,6 +149,7 @@ fn would_be_valid(
     attrs: &[Attr],
     definitions: &Definitions,
     cluster: Option<&Vec<Resource>>,
+    nix: NixMode,
 ) -> Result<()> {
     let usual =
         [("vmid", "100"), ("cores", "1"), ("memory", "512"), ("disk", "\"1G\""), ("storage", "\"local\"")];
@@ -160,10 +164,11 @@ fn would_be_valid(
         }
     }
     // A file that can not be edited is told when it is to be.
-    let Ok(text) = edit::insert_entry(before, &repo.definitions(), "managed", name.as_str(), &all) else {
+    let Ok(text) = edit::insert_entry(before, &repo.definitions(), "managed", name.as_str(), &all, nix)
+    else {
         return Ok(());
     };
-    let Err(error) = Definitions::of_text(&text, repo) else { return Ok(()) };
+    let Err(error) = Definitions::of_text(&text, repo, nix) else { return Ok(()) };
     let found = faults::of(&error);
     // One of the whole file is told with its place.
     if found.is_empty() || found.iter().any(|fault| fault.path.is_empty()) {

@@ -239,9 +239,9 @@ impl Definitions {
         Definitions::of(&Definitions::evaluate(repo, nix)?, repo)
     }
 
-    /// The definitions that `text` would be in the repository's file; read by the embedded evaluator only.
-    pub fn of_text(text: &str, repo: &Repo) -> Result<Definitions> {
-        Definitions::of(&crate::nix::read_text(text, &repo.definitions(), repo.root())?, repo)
+    /// The definitions that `text` would be in the repository's file.
+    pub fn of_text(text: &str, repo: &Repo, nix: NixMode) -> Result<Definitions> {
+        Definitions::of(&crate::nix::read_text(text, &repo.definitions(), repo.root(), nix)?, repo)
     }
 
     /// The value of the repository's definitions, which knows its places.

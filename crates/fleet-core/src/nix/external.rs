@@ -45,13 +45,42 @@ pub fn program() -> Option<PathBuf> {
     child::find_program("nix")
 }
 
+/// The same; an error says how to do without it.
+pub(crate) fn required_program() -> Result<PathBuf> {
+    program().ok_or_else(|| {
+        Error::not_found("the nix program is not on PATH")
+            .hint("install Nix (https://nixos.org/download), or let the built-in evaluator read: --nix auto")
+    })
+}
+
+/// Evaluates a text with the nix program as if it were the file `path`: relative paths in it begin in that directory,
+/// whose name has no links for this. Nothing is written anywhere, for nix reads the text from its standard input; no
+/// place in it is known.
+pub(crate) fn eval_text(text: &str, path: &Path, nix: &Path) -> Result<Evaluated> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    // Some versions take the whole text for the name of the file that it is in.
+    let wrapper = WRAPPER.replace("builtins.unsafeGetAttrPos n v", "null");
+    evaluated(&command(nix).arg("-").args(["--apply", &wrapper]).dir(dir).stdin(text), path, dir)
+}
+
 /// Evaluates a file with the nix program. `base` is what places in errors are relative to.
 pub fn eval_file(path: &Path, base: &Path, nix: &Path) -> Result<Evaluated> {
-    let command = child::Command::new(nix)
-        .args(["--extra-experimental-features", "nix-command", "eval", "--json", "--file"])
-        .arg(path)
-        .args(["--apply", WRAPPER]);
-    let command = if std::env::var_os(HEAP.0).is_some() { command } else { command.env(HEAP.0, HEAP.1) };
+    evaluated(&command(nix).arg(path).args(["--apply", WRAPPER]), path, base)
+}
+
+/// What goes before the file's name.
+fn command(nix: &Path) -> child::Command {
+    let command = child::Command::new(nix).args([
+        "--extra-experimental-features",
+        "nix-command",
+        "eval",
+        "--json",
+        "--file",
+    ]);
+    if std::env::var_os(HEAP.0).is_some() { command } else { command.env(HEAP.0, HEAP.1) }
+}
+
+fn evaluated(command: &child::Command, path: &Path, base: &Path) -> Result<Evaluated> {
     let output = command.output(Deadline::secs(LIMIT_SECS))?;
     if !output.success() {
         let said = output.stderr_text();

@@ -29,12 +29,7 @@ pub enum NixMode {
 /// Reads a file's value. `base` is what places in errors are relative to.
 pub fn read(path: &Path, base: &Path, mode: NixMode) -> Result<Evaluated> {
     if mode == NixMode::Nix {
-        let Some(nix) = external::program() else {
-            return Err(Error::not_found("the nix program is not on PATH").hint(
-                "install Nix (https://nixos.org/download), or let the built-in evaluator read: --nix auto",
-            ));
-        };
-        return external::eval_file(path, base, &nix);
+        return external::eval_file(path, base, &external::required_program()?);
     }
     let error = match eval::eval_file(path, Budget::default()) {
         Ok(evaluated) => return Ok(evaluated),
@@ -52,9 +47,20 @@ pub fn read(path: &Path, base: &Path, mode: NixMode) -> Result<Evaluated> {
     }
 }
 
-/// Reads `text` as if it were the file, by the embedded evaluator only.
-pub(crate) fn read_text(text: &str, path: &Path, base: &Path) -> Result<Evaluated> {
-    eval::eval_text(text, path, Budget::default()).map_err(|error| explain(&error, path, base))
+/// Reads `text` as if it were the file; places are known where the embedded evaluator read it.
+pub(crate) fn read_text(text: &str, path: &Path, base: &Path, mode: NixMode) -> Result<Evaluated> {
+    if mode == NixMode::Nix {
+        return external::eval_text(text, path, &external::required_program()?);
+    }
+    let error = match eval::eval_text(text, path, Budget::default()) {
+        Ok(evaluated) => return Ok(evaluated),
+        Err(error) => error,
+    };
+    let may_help = mode == NixMode::Auto && matches!(error, EvalError::Unsupported(_));
+    match external::program().filter(|_| may_help) {
+        Some(nix) => external::eval_text(text, path, &nix),
+        None => Err(explain(&error, path, base)),
+    }
 }
 
 /// An evaluation error as a person reads it; it carries the fault with its place.

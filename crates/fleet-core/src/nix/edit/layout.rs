@@ -39,6 +39,13 @@ pub(super) fn indent_at(text: &str, at: usize) -> &str {
     &line[..width.min(at - start)]
 }
 
+/// Whether a line between two entries is blank: one that has a comment is not.
+fn has_blank_line(gap: &str) -> bool {
+    let lines = gap.split('\n').skip(1);
+    // The last is what stands before the next entry on its line.
+    gap.contains('\n') && lines.clone().take(lines.count() - 1).any(|line| line.trim().is_empty())
+}
+
 impl Layout {
     /// The habits of `set`. `spaced` says that a set of one entry may be told to want blank lines.
     pub(super) fn of(text: &str, set: &Set<'_>, spaced: bool) -> Layout {
@@ -75,7 +82,7 @@ impl Layout {
             Some(unit) if !unit.is_empty() => unit.to_owned(),
             _ => default_unit.to_owned(),
         };
-        let wide = gaps.iter().filter(|gap| gap.bytes().filter(|b| *b == b'\n').count() > 1).count();
+        let wide = gaps.iter().filter(|gap| has_blank_line(gap)).count();
         let blank = spaced && !one_line && !gaps.is_empty() && wide * 2 > gaps.len();
         let names: Vec<_> =
             set.bindings.iter().filter_map(|b| b.path.first()).map(|n| n.to_ascii_lowercase()).collect();

@@ -5,12 +5,15 @@
 //! old and new and proves that exactly the intended value changed. What can not be edited safely (a host defined
 //! through `//` or a function) is refused with the reason.
 
+mod compare;
 mod entry;
+mod evaluator;
 mod layout;
 mod module;
 mod section;
 mod tight;
 mod tree;
+mod untouched;
 mod verify;
 mod written;
 

@@ -5,17 +5,19 @@ use std::path::Path;
 use rnix::SyntaxKind as K;
 
 use super::{
+    compare::same,
     edit,
     entry::quote_name,
+    evaluator::Evaluator,
     layout::Layout,
     line_of,
     tree::{self, Binding, set_of},
-    verify::{evaluate, same},
     written::{Entry, Written, sets_in},
 };
 use crate::{
     Error, Result,
     nix::{
+        NixMode,
         eval::{Attr, Data, Value},
         syntax::Node,
     },
@@ -23,13 +25,14 @@ use crate::{
 
 /// The text of `file` with `NAME = { … };` added to the set `section` of its top level, in the style of the entries
 /// that are there. `attrs` are names and their values as Nix text, in their order. Proven: the file comes to the
-/// same value with the entry more, and to no other.
+/// same value with the entry more, and to no other; by what `mode` says, as for an edit of `hosts.nix`.
 pub fn insert_entry(
     text: &str,
     file: &Path,
     section: &str,
     name: &str,
     attrs: &[(&str, String)],
+    mode: NixMode,
 ) -> Result<String> {
     let after = edit(text, |root| insert(root, text, section, name, attrs)).map_err(|error| {
         let shown: String = attrs.iter().map(|(attr, value)| format!(" {attr} = {value};")).collect();
@@ -39,7 +42,10 @@ pub fn insert_entry(
             _ => error.hint(by_hand),
         }
     })?;
-    let (old, new) = (evaluate(text, file)?, evaluate(&after, file)?);
+    let (old, new) = Evaluator::choose(mode, file, |by| {
+        let place = by.place(file);
+        Ok((by.value(text, &place)?, by.value(&after, &place)?))
+    })?;
     let odd = || {
         Error::failed(format!("the edit of {} would have changed something else too", file.display()))
             .now("nothing was changed")
@@ -107,7 +113,8 @@ mod tests {
 
     fn insert(text: &str) -> Result<String> {
         let attrs = [("vmid", "111".to_owned()), ("disk", "\"20G\"".to_owned())];
-        insert_entry(text, Path::new("/fleet/vms/definitions.nix"), "managed", "web", &attrs)
+        let file = Path::new("/fleet/vms/definitions.nix");
+        insert_entry(text, file, "managed", "web", &attrs, NixMode::Embedded)
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub(super) struct Set<'a> {
     pub bindings: Vec<Binding<'a>>,
     /// Names that it inherits.
     pub inherited: Vec<String>,
+    /// Whether its entries can refer to each other.
+    pub rec: bool,
     /// Comments directly in it: first byte and the byte after the last.
     pub comments: Vec<(usize, usize)>,
 }
@@ -43,6 +45,7 @@ pub(super) fn set_of<'a>(node: Node<'a>) -> Option<Set<'a>> {
         items: Vec::new(),
         bindings: Vec::new(),
         inherited: Vec::new(),
+        rec: node.token(K::TOKEN_REC).is_some(),
         comments: Vec::new(),
     };
     for child in node.children() {

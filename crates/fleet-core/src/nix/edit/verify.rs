@@ -2,10 +2,18 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{AuthorizedKeys, NewHost};
+use super::{
+    AuthorizedKeys, NewHost,
+    compare::{Difference, Why, difference, shared_keys},
+    evaluator::{Evaluator, Stop},
+    untouched::untouched,
+};
 use crate::{
     Error, Result,
-    nix::eval::{Attr, Budget, Data, EvalError, Value, eval_text},
+    nix::{
+        NixMode,
+        eval::{Attr, Data, Value},
+    },
 };
 
 /// What an edit was meant to change.
@@ -42,79 +50,128 @@ pub enum Change {
 }
 
 /// The text of `file` after `change`, proven: exactly that value is different, and every other one the same. Where the
-/// other hosts' expression for their keys means something else in a new host, the keys are written out.
-pub fn apply(before: &str, file: &Path, change: &Change) -> Result<String> {
-    let outcome = prove(before, || super::changed(before, change), file, change);
-    let (Change::Insert { name, host }, Err(_)) = (change, &outcome) else { return outcome };
-    if host.authorized_keys != AuthorizedKeys::SameAsOthers {
-        return outcome;
-    }
-    let Some(authorized_keys) = evaluate(before, file).ok().and_then(|old| written_out(&old)) else {
-        return outcome;
-    };
-    let written = Change::Insert { name: name.clone(), host: NewHost { authorized_keys, ..host.clone() } };
-    prove(before, || super::changed(before, &written), file, change).or(outcome)
+/// other hosts' expression for their keys means something else in a new host, the keys are written out. `mode` says
+/// what evaluates the texts: nix what the embedded evaluator does not cover, if it may.
+pub fn apply(before: &str, file: &Path, change: &Change, mode: NixMode) -> Result<String> {
+    Evaluator::choose(mode, file, |by| {
+        let proof = Proof { before, file, by };
+        let first = proof.attempt(None, || super::changed(before, change), change)?;
+        let (Change::Insert { name, host }, Err(_)) = (change, &first.outcome) else { return Ok(first) };
+        if host.authorized_keys != AuthorizedKeys::SameAsOthers {
+            return Ok(first);
+        }
+        let Some(authorized_keys) = written_out(&first.old) else { return Ok(first) };
+        let host = NewHost { authorized_keys, ..host.clone() };
+        let written = Change::Insert { name: name.clone(), host };
+        let Attempt { old, outcome } =
+            proof.attempt(Some(first.old), || super::changed(before, &written), change)?;
+        Ok(Attempt { old, outcome: outcome.or(first.outcome) })
+    })?
+    .outcome
 }
 
 /// The keys that the hosts share, one by one.
 fn written_out(hosts: &Value) -> Option<AuthorizedKeys> {
-    let Some(shared) = shared(hosts.attrs()?) else { return Some(AuthorizedKeys::Nobody) };
+    let Some(shared) = shared_keys(hosts.attrs()?) else { return Some(AuthorizedKeys::Nobody) };
     let Data::List(keys) = shared else { return None };
     let keys: Option<Vec<String>> = keys.iter().map(|key| key.as_str().map(str::to_owned)).collect();
     keys.map(AuthorizedKeys::List)
 }
 
-/// Evaluates `before` and `after` as the file `file` and checks that `change` is the whole difference.
-pub fn verified(before: &str, after: &str, file: &Path, change: &Change) -> Result<()> {
-    prove(before, || Ok(after.to_owned()), file, change).map(drop)
+/// Evaluates `before` and `after` as the file `file`, by what `mode` says, and checks that `change` is the whole
+/// difference.
+pub fn verified(before: &str, after: &str, file: &Path, change: &Change, mode: NixMode) -> Result<()> {
+    let after = || Ok(after.to_owned());
+    Evaluator::choose(mode, file, |by| Proof { before, file, by }.attempt(None, after, change))?
+        .outcome
+        .map(drop)
 }
 
-fn prove(
-    before: &str,
-    after: impl FnOnce() -> Result<String>,
-    file: &Path,
-    change: &Change,
-) -> Result<String> {
-    // The old value and the new one do not need each other.
-    let (old, new) = std::thread::scope(|scope| {
-        let old = scope.spawn(|| evaluate(before, file));
-        let new = after().and_then(|after| match eval_text(&after, file, Budget::default()) {
-            Ok(evaluated) => Ok((evaluated.value, after)),
-            // The place would be one in a text that nobody sees.
-            Err(EvalError::Eval(fault)) => {
-                Err(refused(file, &format!("it would not evaluate any more: {}", fault.message)))
-            }
-            Err(error) => Err(not_evaluated(&error, file)),
+/// What an edit is proven of.
+struct Proof<'p> {
+    before: &'p str,
+    file: &'p Path,
+    by: &'p Evaluator,
+}
+
+/// What came of one way to write a change.
+struct Attempt {
+    /// What the file comes to.
+    old: Value,
+    /// The new text, if it is proven.
+    outcome: Result<String>,
+}
+
+impl Proof<'_> {
+    /// `old` is the value of the old text where that is known.
+    fn attempt(
+        &self,
+        old: Option<Value>,
+        after: impl FnOnce() -> Result<String>,
+        change: &Change,
+    ) -> std::result::Result<Attempt, Stop> {
+        let Proof { before, file, by } = self;
+        let place = by.place(file);
+        // The old value and the new one do not need each other.
+        let (old, new) = std::thread::scope(|scope| {
+            let place = &place;
+            let old = old.map_or_else(|| Err(scope.spawn(|| by.value(before, place))), Ok);
+            let new = after().map(|after| (by.value(&after, place), after));
+            let panicked = |_| Err(Stop::Other(Error::failed("evaluating hosts.nix panicked")));
+            (old.or_else(|thread| thread.join().unwrap_or_else(panicked)), new)
         });
-        let old = old.join().unwrap_or_else(|_| Err(Error::failed("evaluating hosts.nix panicked")));
-        (old, new)
-    });
-    // What was wrong before is not the edit's fault.
-    let old = old?;
-    let (new, after) = new?;
-    let wanted = expected(&old, file, change)?;
-    if same_file(&new, &wanted) {
-        return Ok(after);
+        // What was wrong before is not the edit's fault.
+        let old = old?;
+        let outcome = match new {
+            Err(error) => Err(error),
+            Ok((Err(stop @ Stop::Unsupported(_)), _)) => return Err(stop),
+            // The place would be one in a text that nobody sees.
+            Ok((Err(Stop::Wrong { message, .. }), _)) => {
+                Err(refused(file, &format!("it would not evaluate any more: {message}")))
+            }
+            Ok((Err(Stop::Other(error)), _)) => Err(error),
+            Ok((Ok(new), after)) => expected(&old, file, &place, change)
+                .and_then(|wanted| self.compared(&new, &wanted, &after, change))
+                .map(|()| after),
+        };
+        Ok(Attempt { old, outcome })
     }
-    Err(unproven(&new, &wanted, file, change))
+
+    /// Whether the new value is the one that was meant.
+    fn compared(&self, new: &Value, wanted: &Value, after: &str, change: &Change) -> Result<()> {
+        let Some(mut found) = differs(new, wanted, change, false) else { return Ok(()) };
+        let mut written = None;
+        if found.why == Why::Function {
+            match untouched(self.before, after, change)? {
+                Ok(()) => match differs(new, wanted, change, true) {
+                    Some(other) => found = other,
+                    None => return Ok(()),
+                },
+                Err(why) => written = Some(why),
+            }
+        }
+        Err(unproven(&found, written, self.file, change))
+    }
 }
 
-/// Why an edit that can be written is not made: it would not come to what was meant, or to more than that.
-fn unproven(new: &Value, wanted: &Value, file: &Path, change: &Change) -> Error {
+/// Why an edit that can be written is not made: it would not come to what was meant, or to more than that. `written`
+/// is what a function may have to do with the change.
+fn unproven(found: &Difference, written: Option<String>, file: &Path, change: &Change) -> Error {
     let meant: &[&str] = match change {
         Change::Insert { name, .. } | Change::Remove { name } => &[name],
         Change::Set { host, attr, .. } | Change::Unset { host, attr } => &[host, attr],
     };
-    let mut path = Vec::new();
-    difference(new, wanted, &mut path);
-    let shown = path.iter().map(|name| super::quote_name(name)).collect::<Vec<_>>().join(".");
-    let beside = path.iter().zip(meant).any(|(name, meant)| name != meant);
-    let why = if beside {
-        format!("{shown} is made from what would change, and would change too")
-    } else if path.is_empty() {
-        "it would come to something else than was meant".to_owned()
-    } else {
-        format!("{shown} is computed, and would not be what was meant")
+    let shown = found.path.iter().map(|name| super::quote_name(name)).collect::<Vec<_>>().join(".");
+    let beside = found.path.iter().zip(meant).any(|(name, meant)| name.as_ref() != *meant);
+    let why = match found.why {
+        Why::TooLarge => format!("{shown} is too large to be compared with what it was"),
+        Why::Function => match written {
+            Some(why) => format!("{shown} is or holds a function, which can not be compared, and {why}"),
+            None => format!("{shown} is or holds a function, which can not be compared"),
+        },
+        Why::Differs if beside => format!("{shown} is made from what would change, and would change too"),
+        Why::Differs if found.path.is_empty() => "it would come to something else than was meant".to_owned(),
+        Why::Differs => format!("{shown} is computed, and would not be what was meant"),
     };
     refused(file, &why)
 }
@@ -125,78 +182,38 @@ fn refused(file: &Path, why: &str) -> Error {
         .hint("edit the file by hand: what depends on each other together")
 }
 
-/// The attribute path of the first difference of two values; empty where they are the same, or differ themselves.
-fn difference(a: &Value, b: &Value, path: &mut Vec<String>) {
-    let (Some(a), Some(b)) = (a.attrs(), b.attrs()) else { return };
-    let find = |attrs: &[Attr], name: &Arc<str>| {
-        attrs.binary_search_by(|attr| attr.name.cmp(name)).ok().map(|at| attrs[at].value.clone())
+/// The first difference of two files in what they say of a host. What begins with an underscore is no host: a function
+/// that stands there may stay. `functions` says that those of the other hosts are known to be as they were; a new host
+/// has none.
+fn differs(new: &Value, wanted: &Value, change: &Change, functions: bool) -> Option<Difference> {
+    let (Some(a), Some(b)) = (new.attrs(), wanted.attrs()) else { return difference(new, wanted, functions) };
+    let is_inserted =
+        |name: &str| matches!(change, Change::Insert { name: inserted, .. } if inserted == name);
+    let own = |attr: &Attr| attr.name.starts_with('_') && matches!(attr.value.data, Data::Function);
+    let hosts = |attrs: &[Attr], other: &[Attr]| {
+        let find =
+            |name: &Arc<str>| other.binary_search_by(|attr| attr.name.cmp(name)).ok().map(|at| &other[at]);
+        let stays = |attr: &Attr| own(attr) && find(&attr.name).is_some_and(own);
+        let kept = attrs.iter().filter(|attr| !is_inserted(&attr.name) && !stays(attr));
+        Value { data: Data::Attrs(kept.cloned().collect()), at: None }
     };
-    let mut names: Vec<&Arc<str>> = a.iter().chain(b).map(|attr| &attr.name).collect();
-    names.sort_unstable();
-    names.dedup();
-    for name in names {
-        let (a, b) = (find(a, name), find(b, name));
-        if a.as_ref().zip(b.as_ref()).is_some_and(|(a, b)| same(a, b)) {
-            continue;
-        }
-        path.push(name.to_string());
-        if let (Some(a), Some(b)) = (&a, &b) {
-            difference(a, b, path);
-        }
-        return;
-    }
-}
-
-/// A file's value without the places it comes from.
-pub(super) fn evaluate(text: &str, file: &Path) -> Result<Value> {
-    match eval_text(text, file, Budget::default()) {
-        Ok(evaluated) => Ok(evaluated.value),
-        Err(error) => Err(not_evaluated(&error, file)),
-    }
-}
-
-fn not_evaluated(error: &EvalError, file: &Path) -> Error {
-    let shown = Error::failed(format!("can not evaluate {} to check an edit: {error}", file.display()));
-    match error {
-        EvalError::Unsupported(_) => shown.hint("edit this file by hand: its value can not be proven here"),
-        _ => shown,
-    }
-}
-
-/// Whether two files say the same of every host. What begins with an underscore is no host: a function that stands
-/// there, which no value can be compared with, may stay.
-fn same_file(a: &Value, b: &Value) -> bool {
-    let (Some(a), Some(b)) = (a.attrs(), b.attrs()) else { return same(a, b) };
-    let own = |a: &Attr, b: &Attr| {
-        a.name.starts_with('_') && matches!((&a.value.data, &b.value.data), (Data::Function, Data::Function))
-    };
-    a.len() == b.len()
-        && a.iter().zip(b).all(|(a, b)| a.name == b.name && (same(&a.value, &b.value) || own(a, b)))
-}
-
-/// Whether two values are the same, wherever they come from. Functions never are.
-pub(super) fn same(a: &Value, b: &Value) -> bool {
-    match (&a.data, &b.data) {
-        (Data::List(a), Data::List(b)) => {
-            Arc::ptr_eq(a, b) || (a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| same(a, b)))
-        }
-        (Data::Attrs(a), Data::Attrs(b)) => {
-            a.len() == b.len()
-                && a.iter().zip(b.iter()).all(|(a, b)| a.name == b.name && same(&a.value, &b.value))
-        }
-        (Data::Function, _) => false,
-        (a, b) => a == b,
-    }
+    difference(&hosts(a, b), &hosts(b, a), functions).or_else(|| {
+        let inserted = |attrs: &[Attr]| {
+            let kept = attrs.iter().filter(|attr| is_inserted(&attr.name));
+            Value { data: Data::Attrs(kept.cloned().collect()), at: None }
+        };
+        difference(&inserted(a), &inserted(b), false)
+    })
 }
 
 /// What the file must come to.
-fn expected(old: &Value, file: &Path, change: &Change) -> Result<Value> {
+fn expected(old: &Value, file: &Path, place: &Path, change: &Change) -> Result<Value> {
     let odd = || Error::failed(format!("{} does not hold what was to be edited", file.display()));
     let mut hosts = old.attrs().ok_or_else(odd)?.to_vec();
     let find = |attrs: &[Attr], name: &str| attrs.binary_search_by(|attr| attr.name.as_ref().cmp(name));
     match change {
         Change::Insert { name, host } => {
-            let new = inserted(&hosts, file, host);
+            let new = inserted(&hosts, place, host);
             let at = find(&hosts, name).err().ok_or_else(odd)?;
             hosts.insert(at, attr(name, new));
         }
@@ -225,8 +242,8 @@ fn attr(name: &str, data: Data) -> Attr {
     Attr { name: name.into(), key: None, value: Value { data, at: None } }
 }
 
-fn inserted(hosts: &[Attr], file: &Path, host: &NewHost) -> Data {
-    let base = file.parent().unwrap_or(Path::new("/"));
+fn inserted(hosts: &[Attr], place: &Path, host: &NewHost) -> Data {
+    let base = place.parent().unwrap_or(Path::new("/"));
     let path = |path: &Option<String>| {
         path.as_ref().map(|path| Data::Path(Path::new(&crate::nix::eval::absolute(base, path)).into()))
     };
@@ -236,7 +253,7 @@ fn inserted(hosts: &[Attr], file: &Path, host: &NewHost) -> Data {
             let key = |key: &String| Value { data: Data::Str(key.as_str().into()), at: None };
             Some(Data::List(keys.iter().map(key).collect()))
         }
-        AuthorizedKeys::SameAsOthers => shared(hosts),
+        AuthorizedKeys::SameAsOthers => shared_keys(hosts),
         AuthorizedKeys::Nobody => None,
     };
     // In the order of their names.
@@ -252,28 +269,4 @@ fn inserted(hosts: &[Attr], file: &Path, host: &NewHost) -> Data {
         ("user", text(&host.user)),
     ];
     Data::Attrs(all.into_iter().filter_map(|(name, data)| Some(attr(name, data?))).collect())
-}
-
-/// The keys that the hosts share: the list that more than half of those with a list have, else the keys that are in
-/// every list that has any; `None` where there are none.
-fn shared(hosts: &[Attr]) -> Option<Data> {
-    let lists: Vec<&Value> = hosts
-        .iter()
-        .filter(|host| !host.name.starts_with('_'))
-        .filter_map(|host| host.value.get("authorizedKeys"))
-        .map(|attr| &attr.value)
-        .collect();
-    let times = |keys: &Value| lists.iter().filter(|other| same(keys, other)).count();
-    if let Some(common) = lists.iter().find(|keys| 2 * times(keys) > lists.len()) {
-        return Some(common.data.clone());
-    }
-    let mut filled = lists.iter().filter_map(|keys| match &keys.data {
-        Data::List(keys) if !keys.is_empty() => Some(keys),
-        _ => None,
-    });
-    let mut shared: Vec<Value> = filled.next()?.to_vec();
-    for keys in filled {
-        shared.retain(|key| keys.iter().any(|other| same(key, other)));
-    }
-    (!shared.is_empty()).then(|| Data::List(shared.into()))
 }
