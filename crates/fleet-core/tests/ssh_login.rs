@@ -383,6 +383,24 @@ fn the_type_on_record_is_asked_for_although_another_is_preferred() {
 }
 
 #[test]
+fn where_no_file_keeps_a_key_nobody_is_told_to_add_it_and_a_missing_directory_is_made() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let target = known_hosts(&sshd, "");
+    let hints = |file: &Path| {
+        let env = Environment { known_hosts: Some(file.to_owned()), ..sshd.env() };
+        connect(&target, &env).unwrap_err().hints().join("\n")
+    };
+    let none = hints(Path::new("/dev/null"));
+    assert!(none.contains("name a file: FLEET_KNOWN_HOSTS=FILE") && !none.contains("keyscan"), "{none}");
+    let missing = sshd.path("not yet/known_hosts");
+    let add = hints(&missing);
+    let add = add.split_once("add it: ").unwrap().1;
+    assert!(add.starts_with("mkdir -p -m 700 "), "{add}");
+    assert!(Command::new("sh").arg("-c").arg(add).output().unwrap().status.success(), "{add}");
+    connect(&target, &Environment { known_hosts: Some(missing), ..sshd.env() }).unwrap();
+}
+
+#[test]
 fn an_unknown_host_is_refused_and_nothing_is_written() {
     let Some(sshd) = Sshd::start("") else { return };
     let error = connect(&known_hosts(&sshd, ""), &sshd.env()).unwrap_err();

@@ -221,7 +221,7 @@ fn changed(
 
 /// An unknown key: a person may say yes; without one it is refused.
 fn ask(key: &PublicKey, notes: &[String], settings: &Settings, ui: Ui) -> Result<()> {
-    let file = settings.user_known_hosts.first();
+    let file = settings.record();
     if ui::can_ask() && file.is_some() {
         ui.warn(format!("the host {} is not known", super::address::show(&settings.hostname, settings.port)));
         ui.warn(format!("its key: {}", describe(key)));
@@ -256,17 +256,28 @@ fn unknown(key: &PublicKey, notes: &[String], settings: &Settings) -> Error {
     error = error.hint(format!(
         "compare the fingerprint on the host's own console: ssh-keygen -lf /etc/ssh/ssh_host_{type_name}_key.pub"
     ));
-    let through = settings.proxy_jump.is_some() || settings.proxy_command.is_some() || settings.via.is_some();
-    let add = match settings.user_known_hosts.first() {
-        Some(file) if !through && settings.host_key_alias.is_none() => format!(
-            "ssh-keyscan -t {type_name} -p {} {} >> {}",
-            settings.port,
-            crate::child::quote(&settings.hostname),
-            crate::child::quote(&file.to_string_lossy()),
-        ),
-        _ => settings.ssh_command(""),
+    let through = settings.proxy_jump.is_some()
+        || settings.proxy_command.is_some()
+        || settings.via.is_some()
+        || settings.carried_by.is_some();
+    let error = match settings.record() {
+        Some(file) if !through && settings.host_key_alias.is_none() => {
+            let quoted = |path: &std::path::Path| crate::child::quote(&path.to_string_lossy());
+            let missing = file.parent().filter(|dir| !dir.as_os_str().is_empty() && !dir.exists());
+            let make = missing.map_or_else(String::new, |dir| format!("mkdir -p -m 700 {} && ", quoted(dir)));
+            error.hint(format!(
+                "if it is the same, add it: {make}ssh-keyscan -t {type_name} -p {} {} >> {}",
+                settings.port,
+                crate::child::quote(&settings.hostname),
+                quoted(file),
+            ))
+        }
+        Some(_) => error.hint(format!("if it is the same, add it: {}", settings.ssh_command(""))),
+        None => error
+            .now("there is no file where its key could be kept (UserKnownHostsFile is none or /dev/null)")
+            .hint("name a file: FLEET_KNOWN_HOSTS=FILE, or UserKnownHostsFile in the ssh_config"),
     };
-    error.hint(format!("if it is the same, add it: {add}")).details(json!({
+    error.details(json!({
         "ssh": "host-key-unknown",
         "fingerprint": key.fingerprint(),
         "known_as": settings.known_as(),

@@ -81,6 +81,10 @@ pub(super) struct Settings {
     pub(super) agent: Agent,
     pub(super) user_known_hosts: Vec<PathBuf>,
     pub(super) global_known_hosts: Vec<PathBuf>,
+    /// FLEET_KNOWN_HOSTS, which stands for all of these.
+    pub(super) chosen_known_hosts: Option<PathBuf>,
+    /// The program that carries the bytes, where the caller named one: as a shell takes it.
+    pub(super) carried_by: Option<String>,
     pub(super) host_key_alias: Option<String>,
     pub(super) hash_known_hosts: bool,
     pub(super) proxy_jump: Option<String>,
@@ -129,6 +133,7 @@ impl Settings {
             settings.apply(&printed, env);
         }
         if let Some(file) = &env.known_hosts {
+            settings.chosen_known_hosts = Some(file.clone());
             settings.user_known_hosts = vec![file.clone()];
             settings.global_known_hosts = Vec::new();
         }
@@ -163,6 +168,8 @@ impl Settings {
             global_known_hosts: ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"]
                 .map(PathBuf::from)
                 .to_vec(),
+            chosen_known_hosts: None,
+            carried_by: target.proxy.as_ref().map(ToString::to_string),
             host_key_alias: None,
             hash_known_hosts: false,
             proxy_jump: None,
@@ -310,6 +317,11 @@ impl Settings {
         names
     }
 
+    /// The file where a key that a person has seen is written down; nothing where all of them keep nothing.
+    pub(super) fn record(&self) -> Option<&Path> {
+        self.user_known_hosts.iter().map(PathBuf::as_path).find(|file| *file != Path::new("/dev/null"))
+    }
+
     /// These settings for another host of the same cluster. What belongs to the first host's name alone is left out.
     pub(super) fn for_peer(&self, peer: &super::Peer, port: u16, via: Option<String>) -> Settings {
         let keep = via.is_none();
@@ -323,6 +335,7 @@ impl Settings {
             host_key_alias: None,
             proxy_jump: self.proxy_jump.clone().filter(|_| keep),
             proxy_command: self.proxy_command.clone().filter(|_| keep),
+            carried_by: self.carried_by.clone().filter(|_| keep),
             ..self.clone()
         }
     }
@@ -344,6 +357,19 @@ impl Settings {
         }
         if let Some(port) = self.written_port {
             words.extend(["-p".to_owned(), port.to_string()]);
+        }
+        for file in &self.chosen_identities {
+            words.extend(["-i".to_owned(), crate::child::quote(&file.to_string_lossy())]);
+        }
+        let mut option = |text: String| words.extend(["-o".to_owned(), crate::child::quote(&text)]);
+        if !self.chosen_identities.is_empty() {
+            option("IdentitiesOnly=yes".to_owned());
+        }
+        if let Some(file) = &self.chosen_known_hosts {
+            option(format!("UserKnownHostsFile={}", file.display()));
+        }
+        if let Some(program) = &self.carried_by {
+            option(format!("ProxyCommand={}", program.replace('%', "%%")));
         }
         if let Some(via) = &self.via {
             words.extend(["-J".to_owned(), crate::child::quote(via)]);

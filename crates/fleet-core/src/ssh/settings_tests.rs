@@ -133,7 +133,10 @@ fn the_environment_s_known_hosts_stand_for_all_others() {
     assert_eq!(settings.user_known_hosts, [PathBuf::from("/kh")]);
     assert!(settings.global_known_hosts.is_empty());
     assert_eq!(settings.chosen_identities, [PathBuf::from("/id")]);
-    assert_eq!(settings.ssh_command("-v"), "ssh -v -F none -p 23 root@prom");
+    assert_eq!(
+        settings.ssh_command("-v"),
+        "ssh -v -F none -p 23 -i /id -o 'IdentitiesOnly=yes' -o 'UserKnownHostsFile=/kh' root@prom"
+    );
 }
 
 #[test]
