@@ -81,7 +81,10 @@ fn nobodys(vm: &ManagedVm, node: &str) -> Error {
 
 /// With what a person does who knows that it is theirs.
 fn by_hand(error: Error, vm: &ManagedVm) -> Error {
-    error.hint(format!("if it is your own clone's remainder: qm unlock {0} && qm destroy {0}", vm.vmid))
+    error.hint(format!(
+        "if it is your own clone's remainder, on its node: qm unlock {0} && qm destroy {0}",
+        vm.vmid
+    ))
 }
 
 /// The node's task that an earlier run had make the VM: that of the last request for it.

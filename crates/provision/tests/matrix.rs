@@ -570,10 +570,9 @@ fn the_remainder_of_a_strangers_clone_is_told_at_once() {
         let again = bench.run(args);
         let seen = bench.seen(&again);
         assert_eq!(again.status.code(), Some(code), "{seen}");
-        for words in words
-            .iter()
-            .chain(&["hint: if it is your own clone's remainder: qm unlock 110 && qm destroy 110"])
-        {
+        for words in words.iter().chain(&[
+            "hint: if it is your own clone's remainder, on its node: qm unlock 110 && qm destroy 110",
+        ]) {
             assert!(seen.contains(words), "{words}: {seen}");
         }
         assert_eq!(bench.sim.changes().len(), changes, "{seen}");

@@ -16,6 +16,14 @@ fn images(bench: &Bench) -> usize {
     names.filter(|entry| entry.file_name().to_string_lossy().starts_with("fleet-image-")).count()
 }
 
+/// A disk of so many bytes with nothing on it but a boot signature. Sparse: it is as fast to make as it is slow to send.
+fn disk(file: &std::path::Path, size: u64) {
+    let mut first = [0; 512];
+    first[510..].copy_from_slice(&[0x55, 0xaa]);
+    std::fs::write(file, first).unwrap();
+    std::fs::File::options().write(true).open(file).unwrap().set_len(size).unwrap();
+}
+
 /// Waits for it, as long as a busy machine may need.
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Deadline::secs(30);
@@ -28,9 +36,8 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 #[test]
 fn a_template_whose_run_was_killed_is_finished_by_the_next_and_no_image_stays() {
     let bench = Bench::with(World::default().without_vm(9002));
-    // Sparse: it is as fast to make as it is slow to send.
     let file = bench.fleet.path().join("debian.raw");
-    std::fs::File::create(&file).unwrap().set_len(1 << 30).unwrap();
+    disk(&file, 1 << 30);
     let kill = |mut child: std::process::Child| {
         child.kill().unwrap();
         child.wait().unwrap();
@@ -85,8 +92,8 @@ fn a_template_whose_run_was_killed_is_finished_by_the_next_and_no_image_stays() 
       nothing was changed
       no task of the node 'prom' works on VM 9002 now
       whoever made it was stopped in the middle: its disks are not whole
-    hint: look at it on the node: cat /etc/pve/qemu-server/9002.conf
-    hint: if nobody needs it: qm unlock 9002 && qm destroy 9002
+    hint: look at it on the node 'prom': cat /etc/pve/qemu-server/9002.conf
+    hint: if nobody needs it, there: qm unlock 9002 && qm destroy 9002
     hint: then run the same command again
     ");
 }
@@ -106,7 +113,7 @@ fn ended(child: std::process::Child) -> (i32, String) {
 fn whoever_stops_it_sends_no_more_and_makes_nothing_of_it() {
     let bench = Bench::with(World::default().without_vm(9002));
     let file = bench.fleet.path().join("debian.raw");
-    std::fs::File::create(&file).unwrap().set_len(1 << 30).unwrap();
+    disk(&file, 1 << 30);
     let child = bench.std_command(&IMAGE).stderr(std::process::Stdio::piped()).spawn().unwrap();
     until("an image that is being sent", || images(&bench) == 1);
     let (code, err) = stopped(child);
@@ -114,6 +121,27 @@ fn whoever_stops_it_sends_no_more_and_makes_nothing_of_it() {
     assert!(err.contains("stopped by the user") && !err.contains("Creating VM"), "{err}");
     until("its end", || images(&bench) == 0);
     assert_eq!(bench.sim.changes(), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_no_disk_image_is_not_sent() {
+    let bench = Bench::with(World::default().without_vm(9002));
+    let file = bench.fleet.path().join("debian.raw");
+    for (content, says) in [
+        (b"".as_slice(), "FLEET/debian.raw is no disk image: it is empty"),
+        (b"<html>404 not found</html>", "it looks like a web page"),
+        (b"\xfd7zXZ\0\0\x04", "hint: unpack it, and give what it makes: xz -dc FLEET/debian.raw"),
+        (&[0; 4096], "its first sector has no boot signature (55 AA)"),
+    ] {
+        std::fs::write(&file, content).unwrap();
+        for args in [&IMAGE[..], &[&IMAGE[..], &["--dry-run"]].concat()] {
+            let ran = bench.run(args);
+            assert_eq!(ran.code, 2, "{args:?}: {}", ran.err);
+            let said = ran.err.replace("debian.raw", "FLEET/debian.raw").replace("FLEET/FLEET", "FLEET");
+            assert!(said.contains(says), "{says}: {said}");
+        }
+    }
+    assert_eq!((bench.sim.connections(), bench.sim.changes()), (0, vec![]));
 }
 
 /// The process that takes an image in.
@@ -133,7 +161,7 @@ fn receiver(bench: &Bench) -> Pid {
 fn who_stops_is_not_kept_waiting_by_a_node_that_takes_nothing() {
     let bench = Bench::with(World::default().without_vm(9002));
     let file = bench.fleet.path().join("debian.raw");
-    std::fs::File::create(&file).unwrap().set_len(1 << 30).unwrap();
+    disk(&file, 1 << 30);
     let child = bench.std_command(&IMAGE).stderr(std::process::Stdio::piped()).spawn().unwrap();
     until("an image that is being sent", || images(&bench) == 1);
     let receiver = receiver(&bench);
@@ -164,7 +192,7 @@ fn who_stops_is_not_kept_waiting_by_a_node_that_takes_nothing() {
 fn what_another_run_made_meanwhile_is_seen_however_long_the_sending_took() {
     let bench = Bench::with(World::default().without_vm(9002));
     let file = bench.fleet.path().join("debian.raw");
-    std::fs::File::create(&file).unwrap().set_len(32 << 20).unwrap();
+    disk(&file, 32 << 20);
     let mut command = bench.std_command(&[&IMAGE[..], &["--wait", "5"]].concat());
     let child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
     until("an image that is being sent", || images(&bench) == 1);
@@ -216,8 +244,8 @@ fn a_template_that_was_left_locked_by_something_else_is_not_for_destroying() {
     ✗ VMID 9002 is taken by a VM that is locked (backup)
       nothing was changed
       no task of the node 'prom' works on VM 9002 now
-    hint: what was done last: pvenode task list --vmid 9002
-    hint: then, if nothing works on it any more: qm unlock 9002
+    hint: what was done last, on the node 'prom': pvenode task list --vmid 9002
+    hint: then, if nothing works on it any more, there: qm unlock 9002
     hint: then run the same command again
     ");
 }

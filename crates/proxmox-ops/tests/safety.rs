@@ -129,6 +129,40 @@ fn a_template_that_is_not_defined_is_not_changed_either() {
     }
 }
 
+/// One that these tools made, too: nobody is asked for its name first.
+#[test]
+fn a_template_is_not_destroyed_and_the_way_to_it_is_told() {
+    let marked = "fleet-vm: name=old vmid=9005 nonce=0123456789abcdef0123456789abcdef";
+    let settings = [("name", "old"), ("template", "1"), ("description", marked)];
+    let bench = Bench::with(pve_sim::world::World::default().with_vm(9005, false, &settings));
+    for args in [&["destroy", "9005", "yes"][..], &["destroy", "9005"]] {
+        let output = bench.on_terminal(&[args, &["--unmanaged", "9005"]].concat()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{said}");
+        assert!(said.contains("refused to destroy VM 9005: it is a template"), "{said}");
+        assert!(said.contains("on the node 'prom': qm destroy 9005 --purge"), "{said}");
+        assert!(!said.contains("Type its name"), "{said}");
+    }
+    assert!(bench.sim.config(9005).is_some());
+}
+
+#[test]
+fn no_vm_gets_the_name_of_another_ones_definition() {
+    let bench = Bench::new();
+    bench.clone_110();
+    let template = ["create-template", "9013", "--unmanaged", "9013", "--import", "local:import/x.qcow2"];
+    for args in [
+        &[&template[..], &["--name", "doc1"]].concat()[..],
+        &[&template[..], &["--name", "test-automation"]].concat(),
+        &["cloudinit-config", "110", KEY, "doc1"],
+    ] {
+        let before = bench.sim.connections();
+        let ran = bench.run(args);
+        assert_eq!((ran.code, bench.sim.connections()), (4, before), "{args:?}: {}", ran.err);
+        assert!(ran.err.contains("take another name, or that VMID"), "{}", ran.err);
+    }
+}
+
 #[test]
 fn destroy_needs_the_word() {
     let bench = Bench::new();

@@ -71,8 +71,8 @@ fn a_template_s_lock_without_a_task_is_told_and_left() {
       no task of the node 'prom' works on VM 9002 now
       VM 9002 is what others are cloned from: whoever locked it did not end well
       VM 110 does not exist
-    hint: what was done last: pvenode task list --vmid 9002
-    hint: look at it on the node: cat /etc/pve/qemu-server/9002.conf
+    hint: what was done last, on the node 'prom': pvenode task list --vmid 9002
+    hint: look at it on the node 'prom': cat /etc/pve/qemu-server/9002.conf
     hint: once whoever looks after it has taken the lock off, run this again
     ");
     assert_eq!(asked(&bench), 1);

@@ -91,7 +91,8 @@ fn build(wanted: &[Installable]) -> Result<serde_json::Value> {
     Ok(rows.into())
 }
 
-/// Makes an "image" in the directory where it is run: who the system will be, and the host key that it is given.
+/// Makes an "image" in the directory where it is run: a boot sector, and behind it who the system will be and the host
+/// key that it is given.
 fn image_script(about: &str) -> String {
     format!(
         r#"#!/bin/sh
@@ -107,8 +108,9 @@ while [ $# -gt 0 ]; do
   *) exit 1 ;;
   esac
 done
-{{ printf '%s
+{{ head -c 510 /dev/zero; printf '\125\252%s
 ' {}; cat "$key"; }} > main.raw
+truncate -s %512 main.raw
 "#,
         quote(about)
     )

@@ -313,6 +313,14 @@ impl Client {
         matches!(*self.auth.lock().unwrap_or_else(PoisonError::into_inner), Auth::Ticket(_))
     }
 
+    /// Who the daemon takes us for, as its tasks' ids name it: `root@pam`, or `USER@REALM!ID` of a token.
+    pub fn login(&self) -> String {
+        match &*self.auth.lock().unwrap_or_else(PoisonError::into_inner) {
+            Auth::Ticket(_) => "root@pam".to_owned(),
+            Auth::Token(token) => token.split_once('=').map_or(token.as_str(), |(id, _)| id).to_owned(),
+        }
+    }
+
     fn headers(&self, deadline: Deadline) -> Result<Vec<(&'static str, String)>> {
         let mut auth = self.auth.lock().unwrap_or_else(PoisonError::into_inner);
         auth.headers(&*self.transport(), deadline)

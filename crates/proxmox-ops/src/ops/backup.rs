@@ -1,5 +1,7 @@
 //! Backups of a VM, made by the node (vzdump(1)).
 
+use std::time::Duration;
+
 use fleet_core::{
     Error, Result,
     deadline::Deadline,
@@ -129,7 +131,25 @@ pub fn make(
     let vmid = permit.vmid();
     let here = node.name(deadline)?.clone();
     let (call, storage, marker) = plan(node, permit, wanted, deadline)?;
-    let before = list(node, &storage, vmid, deadline)?;
+    let mut before = list(node, &storage, vmid, deadline)?;
+    let earlier = tasks::earlier(&node.api, &here, (&["vzdump"], vmid), call.what(), deadline, progress)?;
+    if let Some(earlier) = earlier {
+        let after = list(node, &storage, vmid, Deadline::secs(30))?;
+        let said = tasks::lines(&node.api, &earlier.upid, deadline.at_most(Duration::from_secs(20)))?;
+        // It may have been another one that somebody wanted: then this one is still to be made.
+        if is_asked_for(&said, wanted.1, &storage) {
+            earlier.ended?;
+            // Some storages list it while it is being made.
+            let new = |backup: &&Listed| {
+                backup.ctime >= earlier.upid.started()
+                    || before.iter().all(|other| other.volid != backup.volid)
+            };
+            if let Some(made) = after.iter().filter(new).max_by_key(|backup| backup.ctime) {
+                return Ok(Backup { volume: made.volid.clone(), storage, node: here, size: made.size });
+            }
+        }
+        before = after;
+    }
     let marked = |backup: &Listed| {
         let first = backup.notes.as_deref().and_then(|notes| notes.lines().next());
         first.and_then(Marker::find).as_ref() == Some(&marker)
@@ -148,6 +168,16 @@ pub fn make(
         .hint(format!("look on the node: pvesm list {storage} --content backup --vmid {vmid}")));
     };
     Ok(Backup { volume: made.volid.clone(), storage, node: here, size: made.size })
+}
+
+/// Whether a backup's task is such a one, by the command that its log begins with.
+fn is_asked_for(said: &[String], mode: BackupMode, storage: &StorageId) -> bool {
+    let command = said.iter().find(|line| line.contains("starting new backup job: vzdump "));
+    command.is_none_or(|command| {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        let has = |key: &str, value: &str| words.windows(2).any(|pair| pair == [key, value]);
+        has("--mode", &mode.to_string()) && has("--storage", storage.as_str())
+    })
 }
 
 #[cfg(test)]

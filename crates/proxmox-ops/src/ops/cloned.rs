@@ -119,6 +119,41 @@ pub(super) fn proven(cluster: &Cluster, request: &CloneRequest, deadline: Deadli
         .hint(format!("proxmox-ops config {}", request.vmid)))
 }
 
+/// Whether what stands in a clone's way is that clone: made by an earlier run, by its marker, and whole. One that an
+/// earlier run left going is followed to its end first.
+pub fn is_there(
+    cluster: &Cluster,
+    request: &CloneRequest,
+    deadline: Deadline,
+    progress: Progress<'_>,
+) -> Result<bool> {
+    // What can not be looked at is not taken for it.
+    let there = || read(cluster, request, deadline.at_most(Duration::from_secs(20))).ok();
+    let is_cloned = |config: &VmConfig| config.settings.get("lock").is_some_and(|lock| lock == "clone");
+    let mut config = there();
+    if config.as_ref().is_some_and(is_cloned) {
+        let followed = cluster.on(request.template, |source| {
+            let task = tasks::find_clone_into(&source.api, source.name(deadline)?, request.vmid, deadline)?;
+            let Some(upid) = task.filter(|upid| upid.is_of(&source.api)) else { return Ok(false) };
+            let what = format!("clone VM {} into VM {}", request.template, request.vmid);
+            progress(&format!("note: a task to {what} runs already: following it: {upid}"));
+            tasks::follow(&source.api, &upid, &what, deadline, progress)
+                .map_err(|e| if e.may_go_on() { e } else { remains(cluster, source, request, e) })?;
+            Ok(true)
+        })?;
+        // It may have ended between the two looks.
+        if followed || there().is_some_and(|config| !is_cloned(&config)) {
+            config = there();
+        }
+    }
+    Ok(config.is_some_and(|config| is_marked(&config, request) && !is_cloned(&config)))
+}
+
+/// Whether a VM carries the marker of the request's name and VMID, whenever it was made.
+fn is_marked(config: &VmConfig, request: &CloneRequest) -> bool {
+    config.marker.as_ref().is_some_and(|marker| marker.name == request.name && marker.vmid == request.vmid)
+}
+
 /// What is under the VMID that a clone could not be made into. A clone that failed mostly leaves nothing; one that
 /// was killed, as by a restart of the daemon, may.
 pub(super) fn remains(cluster: &Cluster, source: &Node, request: &CloneRequest, error: Error) -> Error {
@@ -143,7 +178,7 @@ pub(super) fn unfinished(request: &CloneRequest, node: &NodeName, error: Error) 
     error
         .now(format!("VM {vmid} exists, locked by a clone that nothing on the node works on any more"))
         .hint(format!("look at it on the node '{node}': cat /etc/pve/qemu-server/{vmid}.conf"))
-        .hint(format!("if it is this clone's remainder: qm unlock {vmid} && qm destroy {vmid}"))
+        .hint(format!("if it is this clone's remainder, there: qm unlock {vmid} && qm destroy {vmid}"))
 }
 
 /// A conflict, with what is there.
@@ -152,8 +187,15 @@ pub(super) fn taken(cluster: &Cluster, request: &CloneRequest, error: Error) -> 
     let Ok(Some(there)) = cluster.resource(vmid) else { return error };
     let what = if there.kind == fleet_core::protocol::ResourceKind::Lxc { "a container" } else { "a VM" };
     let called = there.name.as_deref().map(|n| format!(" '{n}'")).unwrap_or_default();
-    Error::conflict(format!("can not clone into VMID {vmid}: it is taken"))
+    let error = Error::conflict(format!("can not clone into VMID {vmid}: it is taken"))
         .now(format!("{vmid} is {what}{called} on the node '{}'", there.node))
-        .hint("`proxmox-ops next-vmid` prints a free VMID; write it into the definition")
-        .caused_by(error)
+        .caused_by(error);
+    match read(cluster, request, Deadline::secs(10)) {
+        Ok(config) if is_marked(&config, request) => {
+            error.now("it carries the marker of these tools").hint(format!("proxmox-ops config {vmid}"))
+        }
+        // Whose it is is not known yet, or it is a remainder.
+        Ok(config) if config.settings.get("lock").is_some_and(|lock| lock == "clone") => error,
+        _ => error.hint("`proxmox-ops next-vmid` prints a free VMID; write it into the definition"),
+    }
 }

@@ -72,6 +72,18 @@ pub fn destroy(
             config.vmid
         )));
     }
+    is_free(config)?;
+    if cluster.on(vmid, |node| is_up(node, vmid, stop, deadline))? {
+        power::act(cluster, permit, power::Action::Stop, deadline, progress)?;
+    }
+    cluster.on(vmid, |node| removed(node, permit, config, deadline, progress))
+}
+
+/// What in its configuration stands against removing a VM, whoever asks for it: it is protected, or a template. Whether a
+/// template has linked clones is not told by every storage (LVM-thin keeps none of it in their names): that is for
+/// Proxmox itself, and for people.
+pub fn is_free(config: &VmConfig) -> Result<()> {
+    let (vmid, node) = (config.vmid, &config.node);
     let set =
         |key: &str| config.settings.get(key).is_some_and(|value| encode::truth(Some(&value.as_str().into())));
     if set("protection") {
@@ -83,12 +95,15 @@ pub fn destroy(
     }
     if set("template") {
         return Err(Error::refused(format!("refused to destroy VM {vmid}: it is a template"))
-            .now("nothing was changed"));
+            .now(
+                "linked clones of it would lose what they share with it, and not every storage tells of them",
+            )
+            .now("nothing was changed")
+            .hint(format!(
+                "once no linked clone of it is left, on the node '{node}': qm destroy {vmid} --purge"
+            )));
     }
-    if cluster.on(vmid, |node| is_up(node, vmid, stop, deadline))? {
-        power::act(cluster, permit, power::Action::Stop, deadline, progress)?;
-    }
-    cluster.on(vmid, |node| removed(node, permit, config, deadline, progress))
+    Ok(())
 }
 
 /// The same of one that is off, on the node that has it.
@@ -138,7 +153,12 @@ pub(super) fn remove(
             progress(line);
         }
     };
-    let task = tasks::run_or_look(&node.api, permit, call, subject, deadline, &mut progress, &mut done)?;
+    let what = call.what();
+    let earlier = tasks::earlier(&node.api, name, (subject.0, vmid), what, deadline, &mut progress)?;
+    let task = match earlier {
+        Some(earlier) if gone()? => Some(earlier.upid),
+        _ => tasks::run_or_look(&node.api, permit, call, subject, deadline, &mut progress, &mut done)?,
+    };
     if gone()? {
         let Some(upid) = task else { return Ok(Vec::new()) };
         let short = Deadline::secs(20);

@@ -11,7 +11,7 @@ use fleet_core::{
 };
 
 use super::{Progress, config};
-use crate::node::Node;
+use crate::{node::Node, tasks};
 
 /// Gives a VM a new, empty disk of this size (rounded up to whole GiB) on a storage; where none is asked for, in
 /// its first free scsi slot. Gives the slot.
@@ -23,14 +23,54 @@ pub fn create(
     deadline: Deadline,
     progress: Progress<'_>,
 ) -> Result<DiskSlot> {
-    let mut now = config::read(node, permit.vmid(), deadline)?;
-    // A disk that is pending has its slot, too.
-    let coming = config::read_pending(node, permit.vmid(), deadline)?;
-    now.settings.extend(coming.settings);
+    let vmid = permit.vmid();
+    let read = || -> Result<VmConfig> {
+        let mut now = config::read(node, vmid, deadline)?;
+        // A disk that is pending has its slot, too.
+        now.settings.extend(config::read_pending(node, vmid, deadline)?.settings);
+        Ok(now)
+    };
+    let mut now = read()?;
+    let what = format!("configure VM {vmid}");
+    let subject = (&["qmconfig"][..], vmid);
+    if let Some(earlier) =
+        tasks::earlier(&node.api, node.name(deadline)?, subject, &what, deadline, progress)?
+    {
+        let before = std::mem::replace(&mut now, read()?);
+        if let Some(disk) = made(&before, &now, (size, storage), asked).filter(|_| earlier.ended.is_ok()) {
+            return Ok(disk);
+        }
+    }
     let disk = slot(&now, asked)?;
     let settings = BTreeMap::from([(disk.to_string(), format!("{storage}:{}", size.gib_ceil()))]);
-    config::change(node, permit, &settings, &[], Some(&now.digest), deadline, progress)?;
+    config::change(node, permit, &settings, &[], Some(&now.digest), deadline, progress).map_err(|e| {
+        if asked.is_some() || !e.may_go_on() {
+            return e;
+        }
+        e.hint(format!(
+            "once its task has ended, look first: `proxmox-ops config {vmid}` shows whether it has {disk}; without DISK the same command makes one more"
+        ))
+    })?;
     Ok(disk)
+}
+
+/// The disk that was made between these two, if it is such a one.
+fn made(
+    before: &VmConfig,
+    after: &VmConfig,
+    (size, storage): (DiskSize, &StorageId),
+    asked: Option<&DiskSlot>,
+) -> Option<DiskSlot> {
+    let size = DiskSize::from_bytes(size.gib_ceil() << 30);
+    let such = |(key, value): (&String, &String)| {
+        let disk: DiskSlot = key.parse().ok()?;
+        let fits = !before.settings.contains_key(key)
+            && value.strip_prefix(storage.as_str()).is_some_and(|rest| rest.starts_with(':'))
+            && config::size_of(value) == Some(size)
+            && asked.is_none_or(|asked| *asked == disk);
+        fits.then_some(disk)
+    };
+    after.settings.iter().find_map(such)
 }
 
 /// The slot asked for, if it is free; else the first free one.

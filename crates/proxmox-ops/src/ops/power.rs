@@ -169,14 +169,29 @@ fn send(
         {
             return Ok(None);
         }
-        (Action::Reboot { .. }, "stopped") => {
-            return Err(Error::failed(format!("can not reboot VM {vmid}: it is stopped"))
-                .hint(format!("proxmox-ops start {vmid}")));
-        }
         _ => {}
     }
     let short = Duration::from_secs(20);
     let mut call = action.call(permit, &name);
+    let kinds = [format!("qm{}", action.verb()), format!("ha{}", action.ha_verb())];
+    let kinds = kinds.each_ref().map(String::as_str);
+    let earlier = tasks::earlier(&node.api, &name, (&kinds, vmid), call.what(), deadline, progress)?;
+    match (earlier, action) {
+        // Its shutdown is this one's, and so is the start that follows.
+        (Some(earlier), Action::Reboot { .. }) => {
+            earlier.ended.map_err(|e| guest(vmid, action, e))?;
+            let age =
+                tasks::age(&node.api, &name, &earlier.upid, deadline.at_most(short)).unwrap_or_default();
+            return Ok(Some(before.at(age)));
+        }
+        // What it came to decides.
+        (Some(_), _) => return send(node, permit, action, deadline, progress),
+        (None, Action::Reboot { .. }) if before.status.status == "stopped" => {
+            return Err(Error::failed(format!("can not reboot VM {vmid}: it is stopped"))
+                .hint(format!("proxmox-ops start {vmid}")));
+        }
+        (None, _) => {}
+    }
     // It has the VM's lock for as long as the guest was given. The HA manager's can not be ended so.
     let shutdown = || {
         let subject = ("qmshutdown", vmid);
@@ -200,8 +215,6 @@ fn send(
             _ => Some(false),
         })
     };
-    let kinds = [format!("qm{}", action.verb()), format!("ha{}", action.ha_verb())];
-    let kinds = kinds.each_ref().map(String::as_str);
     let subject = (&kinds[..], vmid, &name);
     let mut run =
         |call: &Call| tasks::run_or_look(&node.api, permit, call, subject, deadline, progress, &mut done);
@@ -215,17 +228,19 @@ fn send(
         Ok(_) => Ok(Some(before)),
         // Somebody else was quicker.
         Err(e) if action == Action::Start && e.message().contains("already running") => Ok(None),
-        Err(e)
-            if e.message().contains("got timeout")
-                && !error::is_lock_timeout(e.message())
-                && matches!(action, Action::Shutdown { .. } | Action::Reboot { .. }) =>
-        {
-            Err(Error::new(Kind::DeadlinePassed, e.message().to_owned())
-                .now(format!("VM {vmid} is still running: its guest did not shut down in time"))
-                .hint(format!("proxmox-ops stop {vmid}   # powers it off")))
-        }
-        Err(e) => Err(e),
+        Err(e) => Err(guest(vmid, action, e)),
     }
+}
+
+/// A failure, and what people do where it was the guest that took too long.
+fn guest(vmid: Vmid, action: Action, error: Error) -> Error {
+    let late = error.message().contains("got timeout") && !error::is_lock_timeout(error.message());
+    if !late || !matches!(action, Action::Shutdown { .. } | Action::Reboot { .. }) {
+        return error;
+    }
+    Error::new(Kind::DeadlinePassed, error.message().to_owned())
+        .now(format!("VM {vmid} is still running: its guest did not shut down in time"))
+        .hint(format!("proxmox-ops stop {vmid}   # powers it off"))
 }
 
 #[cfg(test)]

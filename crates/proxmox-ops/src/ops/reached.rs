@@ -44,6 +44,15 @@ pub struct Before {
 }
 
 impl Before {
+    /// The same of a change that was sent so long before, by another run: what process ran then is not known.
+    pub fn at(mut self, age: Duration) -> Before {
+        if let Some(sent) = self.sent.checked_sub(age).filter(|_| !age.is_zero()) {
+            self.status.other.shift_remove("pid");
+            self.sent = sent;
+        }
+        self
+    }
+
     /// Whether a VM runs that was started since: another process, or one that has not run for as long.
     pub fn is_anew(&self, now: &VmStatus) -> bool {
         let number = |status: &VmStatus, key: &str| status.other.get(key).and_then(Value::as_u64);
@@ -225,7 +234,7 @@ fn not_started(vmid: Vmid, After { done, again, .. }: &After, now: &VmStatus, la
     } else {
         Error::new(kind, format!("VM {vmid} was to reboot, and runs as it did before"))
     };
-    error.hint(format!("what was done last, on the node: pvenode task list --vmid {vmid}"))
+    error.hint(tasks::done_last(&now.node, vmid))
 }
 
 /// The start that the node has begun.

@@ -27,6 +27,8 @@ pub fn grow(
 ) -> Result<bool> {
     let vmid = permit.vmid();
     let name = node.name(deadline)?.clone();
+    let what = format!("resize {disk} of VM {vmid}");
+    tasks::earlier(&node.api, &name, (&["resize"], vmid), &what, deadline, progress)?;
     let mut before = config::read(node, vmid, deadline)?;
     config::refuse_template(&before, permit, "resize a disk of")?;
     // A clone that is being written does not have all of its disks yet.

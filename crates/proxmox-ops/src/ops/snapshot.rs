@@ -49,15 +49,26 @@ impl Snapshot {
     }
 }
 
+/// The entry for a VM's present state in the list of its snapshots.
+const PRESENT: &str = "current";
+
 /// The snapshots of a VM, oldest first; the entry for its present state, which Proxmox lists too, is left out.
 pub fn list(node: &Node, vmid: Vmid, deadline: Deadline) -> Result<Vec<Snapshot>> {
-    let name = node.name(deadline)?;
-    let what = format!("list the snapshots of VM {vmid}");
-    let mut snapshots: Vec<Snapshot> =
-        node.api.get_as(&what, &vm_path(name, vmid, "/snapshot"), &[], deadline)?;
-    snapshots.retain(|s| s.name != "current");
+    let mut snapshots = listed(node, vmid, deadline)?;
+    snapshots.retain(|s| s.name != PRESENT);
     snapshots.sort_by_key(|s| s.snaptime);
     Ok(snapshots)
+}
+
+fn listed(node: &Node, vmid: Vmid, deadline: Deadline) -> Result<Vec<Snapshot>> {
+    let name = node.name(deadline)?;
+    let what = format!("list the snapshots of VM {vmid}");
+    node.api.get_as(&what, &vm_path(name, vmid, "/snapshot"), &[], deadline)
+}
+
+/// The snapshot that a VM's present state comes from: after going back to one, that one.
+fn parent(node: &Node, vmid: Vmid, deadline: Deadline) -> Result<Option<String>> {
+    Ok(listed(node, vmid, deadline)?.into_iter().find(|s| s.name == PRESENT).and_then(|s| s.parent))
 }
 
 /// What to do with a snapshot.
@@ -139,9 +150,9 @@ pub fn check(
             return Err(Error::conflict(format!("VM {vmid} has an unfinished snapshot '{name}' ({state})"))
                 .now("a task works on it, or one was killed in the middle of it")
                 .now("nothing was changed")
-                .hint(format!("what was done last: pvenode task list --vmid {vmid}"))
+                .hint(tasks::done_last(node.name(deadline)?, vmid))
                 .hint(format!(
-                    "if nothing works on it any more: qm unlock {vmid} && qm delsnapshot {vmid} {name} --force"
+                    "if nothing works on it any more, there: qm unlock {vmid} && qm delsnapshot {vmid} {name} --force"
                 )));
         }
         (Action::Take { .. }, Some(None)) => {
@@ -169,7 +180,6 @@ fn send(
     progress: Progress<'_>,
 ) -> Result<()> {
     let vmid = permit.vmid();
-    check(node, vmid, name, action, deadline)?;
     let here = node.name(deadline)?.clone();
     let find = || find(node, vmid, name, deadline);
     let call = action.call(permit, &here, name);
@@ -178,6 +188,22 @@ fn send(
         Action::Rollback { .. } => "qmrollback",
         Action::Delete => "qmdelsnapshot",
     };
+    let subject = (&[kind][..], vmid);
+    if let Some(earlier) = tasks::earlier(&node.api, &here, subject, call.what(), deadline, progress)? {
+        // It may have been of another snapshot.
+        let done = match action {
+            Action::Take { .. } => find()?.is_some_and(|s| s.unfinished().is_none()),
+            Action::Rollback { .. } => {
+                earlier.ended.is_ok()
+                    && parent(node, vmid, deadline)?.is_some_and(|at| at == name.to_string())
+            }
+            Action::Delete => find()?.is_none(),
+        };
+        if done {
+            return Ok(());
+        }
+    }
+    check(node, vmid, name, action, deadline)?;
     let mut done = || match action {
         Action::Take { .. } => Ok(Some(find()?.is_some_and(|s| s.unfinished().is_none()))),
         // The VM looks the same before and after: only its task tells.

@@ -20,6 +20,8 @@ use crate::{api::call::Call, cluster::Cluster, node::Node, tasks};
 pub fn convert(node: &Node, permit: &Permit, deadline: Deadline, progress: Progress<'_>) -> Result<bool> {
     let vmid = permit.vmid();
     let name = node.name(deadline)?.clone();
+    let call = Call::template(permit, &name);
+    tasks::earlier(&node.api, &name, (&["qmtemplate"], vmid), call.what(), deadline, progress)?;
     let is_template = || -> Result<bool> { Ok(config::is_template(&config::read(node, vmid, deadline)?)) };
     let now = config::read(node, vmid, deadline)?;
     if config::is_template(&now) {
@@ -34,7 +36,6 @@ pub fn convert(node: &Node, permit: &Permit, deadline: Deadline, progress: Progr
             .now("nothing was changed")
             .hint(format!("proxmox-ops shutdown {vmid}")));
     }
-    let call = Call::template(permit, &name);
     let mut done = || is_template().map(Some);
     let converted = tasks::run_or_look(
         &node.api,

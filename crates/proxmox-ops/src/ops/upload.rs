@@ -1,7 +1,6 @@
 //! Bringing a disk image to the node, through the SSH session.
 
 use std::{
-    fs::File,
     io::{Read, Write},
     path::Path,
 };
@@ -18,12 +17,14 @@ use fleet_core::{
 
 use sha2::{Digest, Sha256};
 
-use super::{Progress, unless_stopped::UnlessStopped};
+use super::{
+    Progress,
+    image::{self, Image},
+    unless_stopped::UnlessStopped,
+};
 
 /// How much is read and sent at once.
 const CHUNK: usize = 256 * 1024;
-/// The first bytes of a qcow2 image (QEMU's docs/interop/qcow2).
-const QCOW2: [u8; 4] = *b"QFI\xfb";
 
 /// What takes an image in on the node.
 const RECEIVE: &str = include_str!("receive.pl");
@@ -107,20 +108,7 @@ pub fn image(
     stay: Stay<'_>,
     progress: Progress<'_>,
 ) -> Result<Uploaded> {
-    let mut source = File::open(file).map_err(|e| Error::io("read", file, e))?;
-    let about = source.metadata().map_err(|e| Error::io("read", file, e))?;
-    let no_image =
-        || Error::usage(format!("{} is no disk image", file.display())).now("nothing was sent to the node");
-    if !about.is_file() {
-        return Err(
-            no_image().hint("a device, a pipe or a directory does not say how much there is: give a file")
-        );
-    }
-    let size = about.len();
-    let mut magic = [0; 4];
-    source.read_exact(&mut magic).map_err(|e| no_image().caused_by(e))?;
-    // The name tells Proxmox the format; many qcow2 images are called .img.
-    let extension = if magic == QCOW2 { "qcow2" } else { "raw" };
+    let Image { file: source, size, format } = image::open(file)?;
     let nonce = match stay {
         Stay::Named(Some(nonce)) => nonce.to_owned(),
         Stay::Named(None) | Stay::For(_) => {
@@ -130,7 +118,8 @@ pub fn image(
             bytes.iter().map(|b| format!("{b:02x}")).collect()
         }
     };
-    let path = image_path(&nonce, extension);
+    // The name tells Proxmox the format; many qcow2 images are called .img.
+    let path = image_path(&nonce, format.extension());
     let mut uploaded = Uploaded::named(&path)?;
     if let Some(free) = room(transport)?.filter(|free| *free < size) {
         return Err(no_room(Error::failed(format!(
@@ -142,7 +131,7 @@ pub fn image(
     if let Stay::For(vmid) = stay {
         command.push_str(&format!(" /etc/pve/qemu-server/{vmid}.conf"));
     }
-    match send(transport, &command, magic.as_slice().chain(source).take(size), size, progress) {
+    match send(transport, &command, source.take(size), size, progress) {
         Ok(stream) => {
             uploaded.held = matches!(stay, Stay::For(_)).then_some(stream);
             Ok(uploaded)
@@ -182,7 +171,7 @@ fn send(
     let mut sent = 0u64;
     let mut hash = Sha256::new();
     loop {
-        // Whole pieces, also of the first bytes that were looked at before.
+        // Whole pieces.
         chunk.clear();
         let piece = source.by_ref().take(CHUNK as u64).read_to_end(&mut chunk);
         let amount = piece.map_err(|e| Error::failed("can not read the image").caused_by(e))?;
@@ -263,7 +252,7 @@ mod tests {
     fn an_image_arrives_whole_and_goes_again() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("debian.img");
-        let bytes = [b"QFI\xfb".as_slice(), &vec![7; 700_000]].concat();
+        let bytes = [b"QFI\xfb\0\0\0\x03\0\0\0\0\0\0\0\0".as_slice(), &vec![7; 700_000]].concat();
         std::fs::write(&file, &bytes).unwrap();
         let there = dir.path().join("node");
         // Its login shell greets.
@@ -293,7 +282,7 @@ mod tests {
     fn an_image_that_does_not_arrive_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("x.raw");
-        std::fs::write(&file, vec![1; 2_000_000]).unwrap();
+        std::fs::write(&file, image::raw(1, 2_000_000)).unwrap();
         // Its /var/tmp does not exist.
         let node = Local::new("/var/tmp", &dir.path().join("missing"));
         let error = image(&node, &file, Stay::Named(None), &mut |_| {}).unwrap_err();
@@ -321,7 +310,7 @@ mod tests {
     fn an_image_goes_with_whoever_sent_it_once_nothing_is_made_of_it() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("x.raw");
-        std::fs::write(&file, vec![1; 300_000]).unwrap();
+        std::fs::write(&file, image::raw(1, 300_000)).unwrap();
         let there = dir.path().join("node");
         std::fs::create_dir(&there).unwrap();
         let config = there.join("9002.conf");

@@ -55,9 +55,20 @@ pub fn list(
     vmid: Option<Vmid>,
     deadline: Deadline,
 ) -> Result<Vec<Listed>> {
+    of(client, node, "all", (kind, vmid), deadline)
+}
+
+/// The same of one `source`: `active`, `archive` or `all`.
+fn of(
+    client: &Client,
+    node: &NodeName,
+    source: &str,
+    (kind, vmid): (Option<&str>, Option<Vmid>),
+    deadline: Deadline,
+) -> Result<Vec<Listed>> {
     let id = vmid.map(|vmid| vmid.to_string());
     let limit = LIMIT.to_string();
-    let mut query = vec![("source", "all"), ("limit", limit.as_str())];
+    let mut query = vec![("source", source), ("limit", limit.as_str())];
     query.extend(id.as_deref().map(|id| ("vmid", id)));
     query.extend(kind.map(|kind| ("typefilter", kind)));
     let path = format!("/nodes/{}/tasks", percent(node.as_str()));
@@ -80,6 +91,12 @@ pub fn sent_at(client: &Client, node: &NodeName, sent: Instant, deadline: Deadli
     let path = format!("/nodes/{}/time", percent(node.as_str()));
     let now: Clock = client.get_as("ask the node's clock", &path, &[], deadline)?;
     Ok(now.time.saturating_sub(sent.elapsed().as_secs() + 1))
+}
+
+/// How long ago a task began, to the second or up to two more.
+pub fn age(client: &Client, node: &NodeName, upid: &Upid, deadline: Deadline) -> Result<Duration> {
+    let now = sent_at(client, node, Instant::now(), deadline)?;
+    Ok(Duration::from_secs((now + 1).saturating_sub(upid.started())))
 }
 
 /// The newest task of these `kinds` of a VM that began at `since` (see [`sent_at`]) or later, without `others`; where
@@ -184,6 +201,18 @@ pub fn find_running_on(
 ) -> Result<Option<Upid>> {
     let tasks = list(client, node, Some(kind), Some(vmid), deadline)?;
     first_running(client, tasks.iter().filter(|task| task.kind == kind), deadline)
+}
+
+/// A running task of one of these kinds on this VM that was begun by the login that asks, if there is one.
+pub(super) fn find_own(
+    client: &Client,
+    node: &NodeName,
+    (kinds, vmid): (&[&str], Vmid),
+    deadline: Deadline,
+) -> Result<Option<Upid>> {
+    let tasks = of(client, node, "active", (None, Some(vmid)), deadline)?;
+    let own = |task: &&Listed| kinds.contains(&task.kind.as_str()) && task.upid().is_of(client);
+    first_running(client, tasks.iter().filter(own), deadline)
 }
 
 /// The first of these tasks that has not ended, by its own word.

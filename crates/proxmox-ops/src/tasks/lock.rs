@@ -75,7 +75,7 @@ pub(super) fn wait(
         if deadline.left() <= pause {
             return Err(late(refused, call, deadline)
                 .now(format!("this task still works on it: {upid}"))
-                .hint(format!("look at it on the node: pvenode task status '{upid}'"))
+                .hint(super::look_at(&upid))
                 .hint("run the same command again later"));
         }
         deadline.pause(pause).map_err(looked)?;
@@ -129,14 +129,14 @@ pub fn orphaned(error: Error, node: &NodeName, vmid: Vmid, lock: &str) -> Error 
     match lock {
         "clone" | "create" => error
             .now("whoever made it was stopped in the middle: its disks are not whole")
-            .hint(look_at(vmid))
-            .hint(format!("if nobody needs it: qm unlock {vmid} && qm destroy {vmid}")),
+            .hint(look_at(node, vmid))
+            .hint(format!("if nobody needs it, there: qm unlock {vmid} && qm destroy {vmid}")),
         "suspended" => {
-            error.hint(format!("it was hibernated: `qm resume {vmid}` on the node goes on with it"))
+            error.hint(format!("it was hibernated: `qm resume {vmid}` on the node '{node}' goes on with it"))
         }
         _ => error
-            .hint(done_last(vmid))
-            .hint(format!("then, if nothing works on it any more: qm unlock {vmid}")),
+            .hint(done_last(node, vmid))
+            .hint(format!("then, if nothing works on it any more, there: qm unlock {vmid}")),
     }
 }
 
@@ -144,8 +144,8 @@ pub fn orphaned(error: Error, node: &NodeName, vmid: Vmid, lock: &str) -> Error 
 fn source_left(error: Error, node: &NodeName, vmid: Vmid) -> Error {
     nobody(error, node, vmid)
         .now(format!("VM {vmid} is what others are cloned from: whoever locked it did not end well"))
-        .hint(done_last(vmid))
-        .hint(look_at(vmid))
+        .hint(done_last(node, vmid))
+        .hint(look_at(node, vmid))
         .hint("once whoever looks after it has taken the lock off, run this again")
 }
 
@@ -153,12 +153,13 @@ fn nobody(error: Error, node: &NodeName, vmid: Vmid) -> Error {
     error.now("nothing was changed").now(format!("no task of the node '{node}' works on VM {vmid} now"))
 }
 
-fn look_at(vmid: Vmid) -> String {
-    format!("look at it on the node: cat /etc/pve/qemu-server/{vmid}.conf")
+fn look_at(node: &NodeName, vmid: Vmid) -> String {
+    format!("look at it on the node '{node}': cat /etc/pve/qemu-server/{vmid}.conf")
 }
 
-fn done_last(vmid: Vmid) -> String {
-    format!("what was done last: pvenode task list --vmid {vmid}")
+/// What tells on the node what was done with a VM last.
+pub fn done_last(node: &NodeName, vmid: Vmid) -> String {
+    format!("what was done last, on the node '{node}': pvenode task list --vmid {vmid}")
 }
 
 /// The deadline passed while a lock was in the way.

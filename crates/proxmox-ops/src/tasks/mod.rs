@@ -1,12 +1,14 @@
 //! Tasks of the daemon: followed to their own exit status, found again when an answer was lost.
 
+mod earlier;
 mod list;
 mod lock;
 mod look;
 mod run;
 
-pub use list::{Listed, clones_into, find_clone_into, find_running_on, later, list, newest, sent_at};
-pub use lock::{behind_lock, orphaned, unlocked};
+pub use earlier::{Earlier, earlier};
+pub use list::{Listed, age, clones_into, find_clone_into, find_running_on, later, list, newest, sent_at};
+pub use lock::{behind_lock, done_last, orphaned, unlocked};
 pub use look::{patiently, run_or_look};
 pub use run::{Outcome, run};
 
@@ -42,6 +44,11 @@ impl Upid {
     /// What it is of: of a clone its source.
     pub fn subject(&self) -> &str {
         self.0.split(':').nth(6).unwrap_or_default()
+    }
+
+    /// Whether it was begun by the login that asks: `root@pam`, or a token's `USER@REALM!ID`.
+    pub fn is_of(&self, client: &Client) -> bool {
+        self.0.split(':').nth(7) == Some(client.login().as_str())
     }
 
     /// When it began, in seconds since 1970.
@@ -149,11 +156,13 @@ pub fn follow(
             return Err(deadline
                 .error(format_args!("the task to {what}"))
                 .now(format!("it is still running on the node: {upid}"))
-                .hint(format!("look at it on the node: pvenode task status '{upid}'"))
-                .hint("run the same command again later: it looks first"));
+                .hint(look_at(upid))
+                .hint(again(upid)));
         }
         interrupt::check().map_err(|e| {
             e.now(format!("the task goes on without this program: {upid}"))
+                .hint(look_at(upid))
+                .hint(again(upid))
                 .hint(format!("stop it on the node: pvesh delete /nodes/{}/tasks/{upid}", upid.node()))
         })?;
         if silent.elapsed() >= SILENCE {
@@ -173,8 +182,23 @@ fn lost_sight(error: Error, upid: &Upid) -> Error {
     error
         .with_kind(Kind::OutcomeUnknown)
         .now(format!("the task goes on without this program: {upid}"))
-        .hint(format!("look at it on the node: pvenode task status '{upid}'"))
-        .hint("run the same command again: it looks first")
+        .hint(look_at(upid))
+        .hint(again(upid))
+}
+
+fn look_at(upid: &Upid) -> String {
+    format!("look at it on the node '{}': pvenode task status '{upid}'", upid.node())
+}
+
+/// What the same command does when it is run once more.
+fn again(upid: &Upid) -> &'static str {
+    match upid.kind() {
+        // What these have done is no state that could be looked for.
+        "vzdump" | "qmreboot" => {
+            "run the same command again: while the task runs it is followed; once it has ended, another one is begun"
+        }
+        _ => "run the same command again: it looks first",
+    }
 }
 
 fn end(client: &Client, upid: &Upid, what: &str, exit: &str, progress: &mut dyn FnMut(&str)) -> Result<()> {
@@ -209,7 +233,7 @@ fn end(client: &Client, upid: &Upid, what: &str, exit: &str, progress: &mut dyn 
     if let Some(more) = more.filter(|_| reason.is_none()) {
         failed = failed.now(format!("its log says: {more}"));
     }
-    Err(failed.hint(format!("its whole log: pvenode task log '{upid}' on the node")))
+    Err(failed.hint(format!("its whole log: pvenode task log '{upid}' on the node '{}'", upid.node())))
 }
 
 /// The lines of a task's log.

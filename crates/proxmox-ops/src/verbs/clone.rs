@@ -2,7 +2,7 @@
 
 use clap::Args;
 use fleet_core::{
-    Error, Result,
+    Error, Kind, Result,
     definitions::{Definitions, Entry},
     guard::{Guard, Operation},
     protocol::{CloneRequest, Marker},
@@ -13,10 +13,12 @@ use super::cloudinit_drive::storage_for;
 use crate::{
     api::call::Call,
     context::{ChangeOptions, Context, vmid_of},
-    ops::clone,
+    ops::{clone, cloned},
 };
 
 /// Clone a template into a new VM, which carries our marker
+///
+/// A VM with the marker of this name and VMID is left as it is: an earlier run made it.
 #[derive(Debug, Args)]
 pub struct Clone {
     /// VMID or name of the template
@@ -82,7 +84,17 @@ impl Clone {
         let source = cx.guard(&self.options)?.source(template)?;
         let request = request(template)?;
         cx.ui.step(format!("Cloning VM {template} into VM {vmid} '{}'...", self.name));
-        clone::clone(&cluster, (&source, &permit), &request, self.options.deadline(), &mut cx.progress())?;
+        let deadline = self.options.deadline();
+        let made = clone::clone(&cluster, (&source, &permit), &request, deadline, &mut cx.progress());
+        if let Err(error) = made {
+            // An earlier run may have made it, or have left that going.
+            let conflict = error.kind() == Kind::Conflict;
+            if !conflict || !cloned::is_there(&cluster, &request, deadline, &mut cx.progress())? {
+                return Err(error);
+            }
+            let text = format!("VM {vmid} '{}' is there already, made by these tools", self.name);
+            return cx.changed(vmid, false, "", &text);
+        }
         cx.changed(vmid, true, &format!("VM {vmid} '{}' is a clone of {template}", self.name), "")
     }
 }
@@ -97,8 +109,14 @@ fn name_fits(definitions: &Definitions, vmid: Vmid, name: &VmName) -> Result<()>
             .now("nothing was sent to the node")
             .hint(format!("call it '{}', or take another VMID", vm.name)));
     }
+    name_is_free(definitions, vmid, name)
+}
+
+/// No VM gets the name that the definitions give to another one.
+pub(super) fn name_is_free(definitions: &Definitions, vmid: Vmid, name: &VmName) -> Result<()> {
     match definitions.by_name(name.as_str()) {
         Some(entry) if vmid_of(&entry) != vmid => {
+            let path = definitions.path.display();
             Err(Error::conflict(format!("'{name}' is VMID {} in {path}, not {vmid}", vmid_of(&entry)))
                 .now("nothing was sent to the node")
                 .hint("take another name, or that VMID"))

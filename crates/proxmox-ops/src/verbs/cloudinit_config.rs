@@ -76,6 +76,7 @@ impl CloudinitConfig {
             _ => settings.push(("ipconfig0", "ip=dhcp".to_owned())),
         }
         if let Some(hostname) = &self.hostname {
+            super::clone::name_is_free(&cx.definitions, permit.vmid(), hostname)?;
             settings.push(("name", hostname.to_string()));
         }
         let done = format!("VM {}: cloud-init gives {} key(s) to {}", permit.vmid(), count, self.login);

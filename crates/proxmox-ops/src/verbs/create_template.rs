@@ -16,6 +16,7 @@ use crate::{
     cluster::Cluster,
     context::{ChangeOptions, Context},
     ops::{
+        image,
         template::{self, Found, Recipe},
         upload::{self, Stay},
     },
@@ -87,6 +88,7 @@ impl CreateTemplate {
                     .hint("give --name NAME"));
             }
         };
+        super::clone::name_is_free(&cx.definitions, vmid, &name)?;
         let permit = permit.for_template_called(&name);
         let storage = super::cloudinit_drive::storage_for(cx, &permit, self.storage.as_ref())?;
         let mut recipe = Recipe {
@@ -97,8 +99,7 @@ impl CreateTemplate {
             description: defined.and_then(|template| template.description.clone()),
         };
         if let Some(file) = &self.image {
-            std::fs::File::open(file)
-                .map_err(|e| Error::io("read", file, e).now("nothing was sent to the node"))?;
+            image::open(file)?;
         }
         if self.options.change.dry_run {
             if let Some(file) = &self.image {

@@ -68,7 +68,12 @@ impl Destroy {
             _ => None,
         };
         let name = config.settings.get("name").map_or("", String::as_str);
-        match destroy::ownership(&config, defined) {
+        let whose = destroy::ownership(&config, defined);
+        if matches!(whose, Ownership::Proven | Ownership::Named) {
+            // Nobody is asked about what can not be.
+            destroy::is_free(&config)?;
+        }
+        match whose {
             Ownership::Proven if defined.is_none() => {
                 typed(cx.ui, &config, "these tools made it, and no definition has it", &down)?;
             }

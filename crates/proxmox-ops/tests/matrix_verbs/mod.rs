@@ -313,7 +313,7 @@ impl Stage {
     pub fn new() -> Stage {
         let bench = Bench::new();
         bench.fleet.write(DOCUMENT, &document());
-        let image = [b"QFI\xfb".as_slice(), &vec![7; 300_000]].concat();
+        let image = [b"QFI\xfb\0\0\0\x03".as_slice(), &vec![0; 300_000]].concat();
         std::fs::write(bench.fleet.path().join(IMAGE), image).unwrap();
         bench.sim.node().change(|d| {
             let volume = Volume {

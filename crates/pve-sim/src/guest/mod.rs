@@ -145,11 +145,13 @@ pub struct Guest {
 impl Guest {
     /// A machine whose disk is this image: a NixOS that the stand-in for disko made, else a cloud image.
     pub fn of_image(node: &Node, image: &str) -> Guest {
-        let text = if image.starts_with('/') { std::fs::read_to_string(node.file(image)).ok() } else { None };
-        let built = text.as_deref().and_then(|text| {
+        let bytes = if image.starts_with('/') { std::fs::read(node.file(image)).ok() } else { None };
+        let built = bytes.as_deref().and_then(|bytes| {
+            // Behind its boot sector.
+            let text = std::str::from_utf8(bytes.get(512..)?).ok()?;
             let (about, host_key) = text.split_once('\n')?;
             let about: Closure = serde_json::from_str(about).ok()?;
-            let host_key = host_key.to_owned();
+            let host_key = host_key.trim_end_matches('\0').to_owned();
             Some(System {
                 hostname: about.hostname,
                 host_key,

@@ -40,6 +40,8 @@ pub fn change(
     let vmid = permit.vmid();
     let name = node.name(deadline)?.clone();
     let look = || read_as(node, vmid, false, deadline.at_most(Duration::from_secs(20)));
+    let what = format!("configure VM {vmid}");
+    tasks::earlier(&node.api, &name, (&["qmconfig"], vmid), &what, deadline, progress)?;
     let mut before = look()?;
     refuse_template(&before, permit, "configure")?;
     let mut settings = settings.clone();
@@ -166,12 +168,10 @@ mod tests {
 
     #[test]
     fn a_change_is_one_request_in_one_write() {
-        let fake = fake().get(CONFIG, json!({"digest": "d2", "cores": 1})).on(
-            "POST",
-            CONFIG,
-            200,
-            json!({"data": null}),
-        );
+        let fake = fake()
+            .get("/nodes/prom/tasks", json!([]))
+            .get(CONFIG, json!({"digest": "d2", "cores": 1}))
+            .on("POST", CONFIG, 200, json!({"data": null}));
         let asked =
             settings(&[("cores", "2"), ("sshkeys", "ssh-ed25519 AA+A me@x"), ("description", "a=b&c")]);
         change(
