@@ -1,6 +1,7 @@
 //! What every tool's command line has in common, and the way from an error to an exit code.
 
 mod pages;
+mod usage;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -15,6 +16,7 @@ use crate::{
 };
 
 pub use pages::{Completions, Man};
+pub use usage::parse;
 
 /// Options of every tool.
 #[derive(Debug, Clone, Args)]

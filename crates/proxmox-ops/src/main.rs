@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use proxmox_ops::cli::Cli;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    fleet_core::cli::finish(cli.ui(), cli.run().map_err(Into::into))
+    match fleet_core::cli::parse::<Cli>() {
+        Ok(cli) => fleet_core::cli::finish(cli.ui(), cli.run().map_err(Into::into)),
+        Err(over) => over,
+    }
 }

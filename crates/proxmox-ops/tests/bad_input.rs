@@ -227,3 +227,44 @@ fn hosts() {
     let ran = bench.finish(command.env("PROXMOX_HOST", format!("127.0.0.1:{}", bench.sim.port())));
     assert_eq!((ran.code, ran.out.as_str()), (0, "running\n"), "{}", ran.err);
 }
+
+/// All four tools have one way of it.
+#[test]
+fn a_command_line_that_is_none_is_told_in_json_too() {
+    let bench = Bench::new();
+    let run = |tool: &str, args: &[&str]| bench.sim.command(tool, &bench.fleet).args(args).output().unwrap();
+    for (tool, args, says) in [
+        ("proxmox-ops", &["--json", "configure", "110", "x", "2048"][..], "no number of cores, 1 to 8192"),
+        ("proxmox-ops", &["resize", "110", "scsi0", "20", "--json"], "'20' for '<SIZE>'"),
+        ("proxmox-ops", &["--json", "next-vmid", "0", "5"], "[START]"),
+        ("proxmox-ops", &["status", "--json"], "were not provided: <VMID>"),
+        ("proxmox-ops", &["--json", "foo"], "unrecognized subcommand 'foo'"),
+        ("proxmox-ops", &["--json"], "subcommand"),
+        ("cloudinit-gen", &["user-data", "--json", "--nosuch"], "unexpected argument '--nosuch'"),
+        ("provision-vm", &["web", "--json", "--jobs", "0"], "a whole number from 1 to 64"),
+        ("post-provision-vm", &["--json"], "were not provided: <NAME>"),
+    ] {
+        let ran = run(tool, args);
+        let answer: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
+        assert_eq!((ran.status.code(), &answer["error"]["exit_code"]), (Some(2), &2.into()), "{args:?}");
+        assert_eq!(answer["error"]["kind"], "usage");
+        assert!(answer["error"]["message"].as_str().unwrap().contains(says), "{args:?}: {answer}");
+        let hints = answer["error"]["hints"].to_string();
+        assert!(hints.contains(&format!("{tool} ")) && hints.contains("--help"), "{args:?}: {answer}");
+        assert!(String::from_utf8_lossy(&ran.stderr).starts_with("error: "), "{args:?}");
+        let plain: Vec<&str> = args.iter().copied().filter(|arg| *arg != "--json").collect();
+        let ran = run(tool, &plain);
+        assert_eq!((ran.status.code(), ran.stdout.len()), (Some(2), 0), "{plain:?}");
+    }
+    for tool in ["proxmox-ops", "cloudinit-gen", "provision-vm", "post-provision-vm"] {
+        let ran = run(tool, &["--json", "--version"]);
+        assert_eq!(ran.status.code(), Some(0));
+        assert!(String::from_utf8(ran.stdout).unwrap().starts_with(&format!("{tool} ")));
+        let ran = run(tool, &["--help", "--json"]);
+        assert_eq!(ran.status.code(), Some(0));
+        assert!(String::from_utf8(ran.stdout).unwrap().contains(&format!("Usage: {tool} ")));
+    }
+    // What is a guest's own is none of ours.
+    let ran = run("proxmox-ops", &["exec", "--nosuch", "110", "--", "ip", "--json", "address"]);
+    assert_eq!((ran.status.code(), ran.stdout.len()), (Some(2), 0));
+}
