@@ -8,17 +8,18 @@ use std::{
     cell::Cell,
     io::{IsTerminal, Write},
     sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
 use console::Style;
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
-    termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr},
+    termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr},
 };
 use serde::Serialize;
 
 pub use self::lanes::Lane;
-use crate::{Error, Result, interrupt};
+use crate::{Error, Result, deadline::Deadline, interrupt};
 
 /// When to colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -141,9 +142,11 @@ impl Ui {
         }
     }
 
-    /// What another program wrote to its standard error: as it is, and with `--quiet` too.
-    pub fn foreign(&self, text: impl AsRef<str>) {
-        self.line(text.as_ref().trim_end());
+    /// What another program wrote to its standard error: byte by byte, and with `--quiet` too. Where a line of ours
+    /// follows, that begins anew.
+    pub fn foreign(&self, bytes: &[u8], followed: bool) {
+        // A closed standard error must not stop the work.
+        let _ = lanes::aside(|| ended(&mut std::io::stderr().lock(), bytes, followed));
     }
 
     /// A detail, shown with `--verbose`.
@@ -189,16 +192,14 @@ impl Ui {
     /// Data for standard output, as it is, with a newline at its end if it has none. A reader that has gone away had
     /// all that it wanted (`| head`): that is no failure.
     pub fn data(&self, text: impl AsRef<str>) -> Result<()> {
-        let text = text.as_ref();
-        let write = || {
-            let mut out = std::io::stdout().lock();
-            out.write_all(text.as_bytes())
-                .and_then(
-                    |()| if text.is_empty() || text.ends_with('\n') { Ok(()) } else { out.write_all(b"\n") },
-                )
-                .and_then(|()| out.flush())
-        };
-        lanes::aside(write).or_else(unwritten)
+        lanes::aside(|| ended(&mut std::io::stdout().lock(), text.as_ref().as_bytes(), true))
+            .or_else(unwritten)
+    }
+
+    /// Bytes for standard output that are none of ours: nothing is put after them, but on a terminal.
+    pub fn bytes(&self, bytes: &[u8]) -> Result<()> {
+        let out = std::io::stdout();
+        lanes::aside(|| ended(&mut out.lock(), bytes, out.is_terminal())).or_else(unwritten)
     }
 
     /// One JSON value on one line of standard output.
@@ -253,6 +254,15 @@ impl Ui {
     pub fn ask_line(&self, prompt: &str) -> Result<String> {
         Ok(answer(prompt)?.unwrap_or_default())
     }
+}
+
+/// Writes all of it, and a newline after a last line that has none.
+fn ended(out: &mut impl Write, bytes: &[u8], line: bool) -> std::io::Result<()> {
+    out.write_all(bytes)?;
+    if line && !bytes.is_empty() && !bytes.ends_with(b"\n") {
+        out.write_all(b"\n")?;
+    }
+    out.flush()
 }
 
 fn unwritten(error: std::io::Error) -> Result<()> {
@@ -335,19 +345,67 @@ pub fn shortened(text: &str, columns: usize) -> std::borrow::Cow<'_, str> {
     console::truncate_str(text, columns, "…")
 }
 
+/// The terminal of standard input without some of its ways, until this is dropped.
+struct Without {
+    before: Termios,
+}
+
+impl Without {
+    fn these(modes: LocalModes) -> rustix::io::Result<Without> {
+        let stdin = std::io::stdin();
+        let before = tcgetattr(&stdin)?;
+        let mut other = before.clone();
+        other.local_modes.remove(modes);
+        tcsetattr(&stdin, OptionalActions::Now, &other)?;
+        Ok(Without { before })
+    }
+}
+
+impl Drop for Without {
+    fn drop(&mut self) {
+        // Nothing more can be done for a terminal that is gone.
+        let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.before);
+    }
+}
+
 /// Asks for a secret on the terminal, without showing what is typed.
 pub fn ask_secret(prompt: &str) -> Result<zeroize::Zeroizing<String>> {
-    let wrong = |e: rustix::io::Errno| Error::failed("can not hide what is typed").caused_by(e);
-    let stdin = std::io::stdin();
-    let shown = tcgetattr(&stdin).map_err(wrong)?;
-    let mut hidden = shown.clone();
-    hidden.local_modes.remove(LocalModes::ECHO);
-    tcsetattr(&stdin, OptionalActions::Now, &hidden).map_err(wrong)?;
+    let hidden = Without::these(LocalModes::ECHO)
+        .map_err(|e| Error::failed("can not hide what is typed").caused_by(e))?;
     let typed = answer(prompt);
-    tcsetattr(&stdin, OptionalActions::Now, &shown).map_err(wrong)?;
+    drop(hidden);
     // The Enter that was not shown either.
     let _ = std::io::stderr().lock().write_all(b"\n");
     Ok(zeroize::Zeroizing::new(typed?.unwrap_or_default()))
+}
+
+/// Waits until then, or until one of these keys is typed on the terminal of standard input, or the user asks to stop.
+/// Gives whether one was typed. Nothing that is typed meanwhile is shown, and no Enter is waited for.
+pub fn typed(keys: &[u8], until: Deadline) -> bool {
+    let stdin = std::io::stdin();
+    // Whoever runs in the background may not touch the terminal.
+    let ours = tcgetpgrp(&stdin).is_ok_and(|group| group == rustix::process::getpgrp());
+    let alone = if ours { Without::these(LocalModes::ECHO | LocalModes::ICANON).ok() } else { None };
+    let mut listens = alone.is_some();
+    while !until.passed() && !interrupt::asked() {
+        let wait = until.left().min(Duration::from_millis(100));
+        if !listens {
+            until.sleep(wait);
+            continue;
+        }
+        let mut ready = [PollFd::new(&stdin, PollFlags::IN)];
+        let wait = Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
+        if !rustix::event::poll(&mut ready, Some(&wait)).is_ok_and(|ready| ready > 0) {
+            continue;
+        }
+        let mut heard = [0; 64];
+        match rustix::io::read(&stdin, &mut heard) {
+            Ok(0) | Err(_) => listens = false,
+            Ok(n) if heard[..n].iter().any(|key| keys.contains(key)) => return true,
+            Ok(_) => {}
+        }
+    }
+    false
 }
 
 thread_local! {

@@ -197,6 +197,37 @@ fn a_named_stranger_can_be_changed_but_not_destroyed() {
 }
 
 #[test]
+fn what_is_so_already_is_said_and_not_done_again() {
+    let bench = Bench::new();
+    bench.clone_110();
+    for args in [
+        &["configure", "110", "3", "3072"][..],
+        &["cloudinit-drive", "110"],
+        &["cloudinit-config", "110", KEY],
+        &["cloudinit-config", "110", KEY, "--no-documents"],
+        &["resize", "110", "scsi0", "21G"],
+    ] {
+        let args = [args, &["--json"]].concat();
+        let ours = args.contains(&"--no-documents")
+            || args[0] == "cloudinit-drive" && bench.sim.config(110).unwrap().get("ide2").is_some();
+        let before = bench.sim.changes().len();
+        let ran = bench.run(&args);
+        assert_eq!(
+            json(&ran.out),
+            serde_json::json!({"vmid": 110, "changed": !ours}),
+            "{args:?}: {}",
+            ran.err
+        );
+        let sent = bench.sim.changes().len();
+        assert_eq!(sent > before, !ours, "{args:?}");
+        let ran = bench.run(&args);
+        assert_eq!(json(&ran.out), serde_json::json!({"vmid": 110, "changed": false}), "{args:?}");
+        assert!(ran.err.contains(" already\n"), "{args:?}: {}", ran.err);
+        assert_eq!(bench.sim.changes().len(), sent, "{args:?}");
+    }
+}
+
+#[test]
 fn keys_come_from_text_a_file_or_standard_input() {
     let bench = Bench::new();
     bench.clone_110();
@@ -313,6 +344,29 @@ fn a_command_in_a_vm_ends_as_it_ended() {
     assert_eq!(ran.code, 7, "{}", ran.err);
     assert!(ran.err.contains("does the program exist in the VM?"), "{}", ran.err);
     assert_eq!(bench.sim.changes().len(), before + 1);
+}
+
+#[test]
+fn the_output_of_a_command_comes_byte_by_byte() {
+    let bench = Bench::new();
+    bench.clone_110();
+    bench.ok(&["start", "110"]);
+    bench.ok(&["host-key", "110", "--timeout", "20"]);
+    let output = |args: &[&str]| bench.command(args).output().unwrap();
+    // The newline is the command's own or is not there: what is redirected into a file is the file.
+    assert_eq!(output(&["exec", "110", "--", "printf", "zw\u{f6}lf"]).stdout, "zw\u{f6}lf".as_bytes());
+    assert!(output(&["exec", "110", "--", "true"]).stdout.is_empty());
+    let all: Vec<u8> = (0..=255).collect();
+    bench.sim.put_file(110, "/root/all", all.clone());
+    assert_eq!(output(&["exec", "110", "--", "cat", "/root/all"]).stdout, all);
+    let failed = output(&["exec", "110", "--", "cat", "/root/zw\u{f6}lf"]);
+    let err = String::from_utf8(failed.stderr).unwrap();
+    assert!(err.starts_with("cat: /root/zw\u{f6}lf: "), "{err}");
+    assert!(err.contains("\n\u{2717} "), "{err}");
+    let answer = json(&bench.ok(&["exec", "110", "--json", "--", "echo", "zw\u{f6}lf"]));
+    assert_eq!((answer["out"].as_str(), answer["err"].as_str()), (Some("zw\u{f6}lf\n"), Some("")));
+    let answer = json(&bench.ok(&["exec", "110", "--json", "--", "cat", "/root/all"]));
+    assert_eq!(answer["out"].as_str(), Some(&*String::from_utf8_lossy(&all)));
 }
 
 #[test]

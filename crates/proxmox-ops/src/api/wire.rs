@@ -25,8 +25,9 @@ use ureq::{
 pub const MAX_REQUEST: usize = 32 * 1024 - 256;
 /// Longest form in such a request: what its head takes, ticket and all, is left out.
 pub const MAX_FORM: usize = MAX_REQUEST - 2048;
-/// Longest answer that is read (a log, a list of ten thousand VMs).
-const MAX_ANSWER: u64 = 64 << 20;
+/// Longest answer that is read: what a command in a VM wrote, of which the guest agent keeps 16 MiB of each kind, and
+/// JSON writes a control character in six bytes. A log, or a list of ten thousand VMs, is far shorter.
+const MAX_ANSWER: u64 = 2 * 6 * (16 << 20) + (1 << 20);
 /// The daemon closes a connection that was idle for 5 s; one idle for this long is not used again.
 const IDLE: Duration = Duration::from_millis(4000);
 

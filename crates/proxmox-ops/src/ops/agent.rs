@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fleet_core::{Error, Kind, Result, deadline::Deadline, guard::Permit, types::Vmid};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use ssh_key::{Algorithm, PublicKey};
 
@@ -113,12 +113,12 @@ pub struct Ended {
     /// The signal that ended it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal: Option<i64>,
-    /// Its standard output.
-    #[serde(default, rename(deserialize = "out-data"))]
-    pub out: String,
-    /// Its standard error.
-    #[serde(default, rename(deserialize = "err-data"))]
-    pub err: String,
+    /// Its standard output, byte by byte; as JSON a text, in which what is no UTF-8 is U+FFFD.
+    #[serde(default, rename(deserialize = "out-data"), deserialize_with = "bytes", serialize_with = "text")]
+    pub out: Vec<u8>,
+    /// Its standard error, likewise.
+    #[serde(default, rename(deserialize = "err-data"), deserialize_with = "bytes", serialize_with = "text")]
+    pub err: Vec<u8>,
     #[serde(default, rename(deserialize = "out-truncated"), skip_serializing_if = "Value::is_null")]
     out_truncated: Value,
     #[serde(default, rename(deserialize = "err-truncated"), skip_serializing_if = "Value::is_null")]
@@ -126,9 +126,11 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// Whether some of its output is missing.
-    pub fn truncated(&self) -> bool {
-        truth(Some(&self.out_truncated)) || truth(Some(&self.err_truncated))
+    /// Those of its outputs whose end is missing.
+    pub fn truncated(&self) -> impl Iterator<Item = &'static str> {
+        [("standard output", &self.out_truncated), ("standard error", &self.err_truncated)]
+            .into_iter()
+            .filter_map(|(name, truncated)| truth(Some(truncated)).then_some(name))
     }
 
     /// How it failed, in words; none when it did not.
@@ -140,6 +142,19 @@ impl Ended {
             (None, None) => Some("ended in an unknown way".to_owned()),
         }
     }
+}
+
+/// The bytes that a command wrote. Proxmox decodes the agent's base64 and goes no further, so each byte is one
+/// character of its answer (recorded: `grÃ¼n` for the UTF-8 of `grün`); a text with a character that no byte has was
+/// decoded already.
+fn bytes<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Vec<u8>, D::Error> {
+    let text = String::deserialize(from)?;
+    let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
+    Ok(bytes.unwrap_or_else(|| text.into_bytes()))
+}
+
+fn text<S: Serializer>(bytes: &[u8], to: S) -> std::result::Result<S::Ok, S::Error> {
+    to.serialize_str(&String::from_utf8_lossy(bytes))
 }
 
 /// How a command ended, if it has. The agent tells the end once only, and then forgets the process.
@@ -274,6 +289,13 @@ mod tests {
     }
 
     #[test]
+    fn a_comment_that_is_no_ascii_does_no_harm() {
+        let comment: String = "J\u{fc}rgen@\u{25cf}".bytes().map(char::from).collect();
+        let fake = fake().get(READ, json!({"content": format!("{KEY} {comment}\n"), "bytes-read": 95}));
+        assert_eq!(ask(&fake, 0).unwrap(), KEY);
+    }
+
+    #[test]
     fn an_agent_that_is_late_is_waited_for() {
         let fake = fake()
             .on("GET", READ, 500, json!({"message": "QEMU guest agent is not running\n"}))
@@ -314,6 +336,33 @@ mod tests {
         let error = run_it(fake().drops("GET", STATUS)).unwrap_err();
         assert_eq!(error.kind(), Kind::OutcomeUnknown);
         assert!(error.facts()[0].contains("process 71"), "{error:?}");
+    }
+
+    fn said(out: &str, err: &str) -> Ended {
+        let end = json!({"exited": 1, "exitcode": 0, "out-data": out, "out-truncated": 0, "err-data": err});
+        run_it(fake().get(STATUS, end)).unwrap()
+    }
+
+    #[test]
+    fn a_character_of_an_answer_is_a_byte_of_the_output() {
+        // As a genuine node answered `echo gr\u{fc}n`.
+        let ended = said("gr\u{c3}\u{bc}n\n", "\u{e2}\u{97}\u{8f} web.service\n");
+        assert_eq!(ended.out, "gr\u{fc}n\n".as_bytes());
+        assert_eq!(ended.err, "\u{25cf} web.service\n".as_bytes());
+        let json = serde_json::to_value(&ended).unwrap();
+        assert_eq!(
+            json,
+            json!({"exitcode": 0, "out": "gr\u{fc}n\n", "err": "\u{25cf} web.service\n", "out_truncated": 0})
+        );
+        let all: Vec<u8> = (0..=255).collect();
+        let ended = said(&all.iter().copied().map(char::from).collect::<String>(), "");
+        assert_eq!((ended.out, ended.err), (all, vec![]));
+    }
+
+    #[test]
+    fn an_answer_that_is_decoded_already_stays() {
+        let ended = said("gr\u{fc}n \u{2713}\n", "");
+        assert_eq!(ended.out, "gr\u{fc}n \u{2713}\n".as_bytes());
     }
 
     #[test]

@@ -13,8 +13,9 @@ use crate::{
 
 /// Run a command in a VM through its guest agent, as root, without a network
 ///
-/// No shell is in between: words after -- are the program and its arguments. Its output comes when it has ended.
-/// Ends with 0 when the command did, else with 1; --json tells its own exit code.
+/// No shell is in between: words after -- are the program and its arguments. Its output comes when it has ended, byte
+/// by byte, and up to 16 MiB of each kind; it gets no standard input. Ends with 0 when the command did, else with 1;
+/// --json tells its own exit code.
 #[derive(Debug, Args)]
 pub struct Exec {
     /// VMID or name
@@ -42,16 +43,16 @@ impl Exec {
         let cluster = cx.connect()?;
         let deadline = Deadline::secs(self.timeout);
         let ended = agent::run(&cluster, &permit, &self.words, deadline)?;
-        if ended.truncated() {
-            cx.ui.warn("the output was longer than the guest agent keeps: its end is missing");
-        }
         if cx.ui.json() {
             cx.ui.json_line(&ended)?;
         } else {
-            cx.ui.data(&ended.out)?;
-            if !ended.err.is_empty() {
-                cx.ui.foreign(&ended.err);
-            }
+            cx.ui.bytes(&ended.out)?;
+            cx.ui.foreign(&ended.err, ended.how().is_some() || ended.truncated().next().is_some());
+        }
+        for output in ended.truncated() {
+            cx.ui.warn(format!(
+                "its {output} was longer than the 16 MiB that the guest agent keeps: its end is missing"
+            ));
         }
         match ended.how() {
             None => Ok(()),

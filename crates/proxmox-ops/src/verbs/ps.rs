@@ -1,6 +1,6 @@
 //! `proxmox-ops ps` and `proxmox-ops top`
 
-use std::{io::IsTerminal, time::Duration};
+use std::io::IsTerminal;
 
 use clap::Args;
 use fleet_core::{
@@ -8,7 +8,7 @@ use fleet_core::{
     deadline::Deadline,
     interrupt,
     protocol::{Resource, ResourceKind},
-    ui::{columns, screen},
+    ui::{columns, screen, typed},
 };
 use serde_json::Value;
 
@@ -28,7 +28,7 @@ impl Ps {
     }
 }
 
-/// Show what the running VMs use, again and again; once where there is no terminal
+/// Show what the running VMs use, again and again until q or Ctrl-C; once where there is no terminal
 #[derive(Debug, Args)]
 pub struct Top {
     /// Seconds between two looks; Proxmox itself measures every ten
@@ -48,12 +48,8 @@ impl Top {
             }
             // Home, the lines, then the rest of the screen wiped: no flicker.
             cx.ui.data(format!("\x1b[H{}\x1b[J", screen(&text(&running, columns()))))?;
-            let pause = Deadline::secs(self.every);
-            while !pause.passed() {
-                if interrupt::asked() {
-                    return Ok(());
-                }
-                pause.sleep(Duration::from_millis(100));
+            if typed(b"q", Deadline::secs(self.every)) || interrupt::asked() {
+                return Ok(());
             }
         }
     }

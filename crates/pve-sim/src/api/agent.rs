@@ -82,7 +82,7 @@ pub(super) async fn answer(node: &Arc<Node>, call: &Call, vmid: u32, rest: &[&st
         "network-get-interfaces" => result(interfaces(node, vmid)),
         "file-read" => file_read(node, call, vmid),
         "file-write" => {
-            file_write(node, call, vmid);
+            file_write(node, call, vmid)?;
             Ok(Value::Null)
         }
         "set-user-password" => result(json!({})),
@@ -138,6 +138,18 @@ fn interfaces(node: &Node, vmid: u32) -> Value {
     Value::Array(list)
 }
 
+/// Bytes of a guest as Proxmox puts them into its answers: each is one character, whatever they are the text of
+/// (`decode_base64` in PVE/QemuServer/Agent.pm, and nothing after it).
+fn characters(bytes: &[u8]) -> String {
+    bytes.iter().copied().map(char::from).collect()
+}
+
+/// The way back, for what a guest is given: a character above U+00FF has no byte, and base64's encoder dies of it.
+fn bytes(text: &str) -> Reply<Vec<u8>> {
+    let byte = |c| u8::try_from(u32::from(c)).map_err(|_| Fail::new("Wide character in subroutine entry"));
+    text.chars().map(byte).collect()
+}
+
 fn file_read(node: &Node, call: &Call, vmid: u32) -> Reply<Value> {
     let path = call.params.get("file").unwrap_or_default();
     node.log.add(What::GuestExec {
@@ -150,19 +162,16 @@ fn file_read(node: &Node, call: &Call, vmid: u32) -> Reply<Value> {
         return Err(Fail::new("Agent error: failed to read file: Is a directory"));
     }
     match guest::read_file(node, vmid, path) {
-        Some(content) => {
-            let text = String::from_utf8_lossy(&content).into_owned();
-            Ok(json!({ "bytes-read": content.len(), "content": text }))
-        }
+        Some(content) => Ok(json!({ "bytes-read": content.len(), "content": characters(&content) })),
         None => Err(Fail::new(format!(
             "Agent error: failed to open file '{path}' (mode: 'r'): No such file or directory"
         ))),
     }
 }
 
-fn file_write(node: &Node, call: &Call, vmid: u32) {
+fn file_write(node: &Node, call: &Call, vmid: u32) -> Reply<()> {
     let path = call.params.get("file").unwrap_or_default().to_owned();
-    let content = call.params.get("content").unwrap_or_default().as_bytes().to_vec();
+    let content = bytes(call.params.get("content").unwrap_or_default())?;
     node.log.add(What::GuestExec {
         vmid,
         user: "agent".to_owned(),
@@ -174,6 +183,7 @@ fn file_write(node: &Node, call: &Call, vmid: u32) {
             run.files.insert(path, content);
         }
     });
+    Ok(())
 }
 
 /// What a process is held by (see [`Node::hold_tasks`]).
@@ -191,7 +201,7 @@ pub(crate) fn runs(node: &Node, pid: u32) -> bool {
 
 fn exec(node: &Arc<Node>, call: &Call, vmid: u32) -> Reply<Value> {
     let words = call.params.all("command");
-    let input = call.params.get("input-data").unwrap_or_default().as_bytes().to_vec();
+    let input = bytes(call.params.get("input-data").unwrap_or_default())?;
     if !words.first().is_some_and(|program| shell::knows(program)) {
         // The agent's text has curly quotes: the genuine daemon dies of them without an answer.
         return Err(Fail::new(format!(
@@ -241,7 +251,7 @@ fn exec_status(node: &Node, call: &Call, vmid: u32) -> Reply<Value> {
         [(&outcome.stdout, "out-data", "out-truncated"), (&outcome.stderr, "err-data", "err-truncated")]
     {
         if !bytes.is_empty() {
-            value[data] = json!(String::from_utf8_lossy(bytes));
+            value[data] = json!(characters(bytes));
             value[truncated] = json!(0);
         }
     }

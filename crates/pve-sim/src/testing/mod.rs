@@ -291,6 +291,15 @@ impl Sim {
         });
     }
 
+    /// Lays a file onto a running machine.
+    pub fn put_file(&self, vmid: u32, path: &str, content: Vec<u8>) {
+        self.node.change(|d| {
+            if let Some(run) = d.guests.get_mut(&vmid).and_then(|guest| guest.running.as_mut()) {
+                run.files.insert(path.to_owned(), content);
+            }
+        });
+    }
+
     /// Whether a VM runs.
     pub fn is_running(&self, vmid: u32) -> bool {
         self.node.read(|d| d.is_running(vmid))
