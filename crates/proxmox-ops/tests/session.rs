@@ -186,6 +186,21 @@ fn what_belongs_to_no_request_is_told_under_id_0() {
     assert!(replies.iter().filter(|r| r["id"] != 1).all(|r| r["error"]["kind"] == "usage"));
 }
 
+#[test]
+fn a_line_that_is_no_text_is_one_request_and_not_the_end() {
+    let bench = Bench::new();
+    let mut input = b"{\"v\":1,\"id\":1,\"op\":\"node\"}\n\xff\xfe\n".to_vec();
+    input.extend(br#"{"v":1,"id":0,"op":"node"}"#);
+    input.extend(b"\n{\"v\":1,\"id\":2,\"op\":\"node\"}\n");
+    let ran = bench.finish(bench.command(&["session"]).write_stdin(input));
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    let replies: Vec<Value> = ran.out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let of = |id: u64| replies.iter().filter(|r| r["id"] == id).collect::<Vec<_>>();
+    assert_eq!((of(0).len(), of(1).len(), of(2).len()), (2, 1, 1), "{}", ran.out);
+    assert!(of(0).iter().all(|reply| reply["error"]["kind"] == "usage"));
+    assert_eq!(of(2)[0]["ok"]["node"], "prom");
+}
+
 /// The lines of the document's `jsonl` blocks.
 fn documented() -> Vec<String> {
     let text =

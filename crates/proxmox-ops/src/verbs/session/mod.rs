@@ -4,7 +4,7 @@ mod schedule;
 mod serve;
 
 use std::{
-    io::{BufRead, Write},
+    io::{BufRead, Read, Write},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
@@ -216,13 +216,19 @@ impl Session {
     }
 }
 
+/// The most bytes that a request may have: four cloud-init documents, each as long as Proxmox reads one (1 MiB) and
+/// each byte of them written as JSON's `\u0000`, and room for the rest.
+const LONGEST: usize = 32 << 20;
+
 /// Reads requests until there are no more. What is none is answered at once.
 fn read_requests(desk: &Desk) {
-    for line in std::io::stdin().lock().lines() {
-        match line {
-            Ok(line) if line.trim().is_empty() => {}
-            Ok(line) => match parse(&line) {
-                Ok(request) => desk.change(|state| state.schedule.push(request)),
+    let mut input = std::io::stdin().lock();
+    loop {
+        match next_line(&mut input) {
+            Ok(None) => break,
+            Ok(Some(line)) => match line.and_then(|line| parse(&line)) {
+                Ok(Some(request)) => desk.change(|state| state.schedule.push(request)),
+                Ok(None) => {}
                 Err((id, e)) => desk.reply(id, ReplyBody::Error(e.report())),
             },
             Err(e) => {
@@ -232,6 +238,25 @@ fn read_requests(desk: &Desk) {
         }
     }
     desk.change(|state| state.ended = true);
+}
+
+/// What is wrong with a request, and the id that it is told under.
+type Wrong = (u64, Error);
+
+/// The next line, which need be no text; one that is too long is passed over.
+fn next_line(input: &mut impl BufRead) -> std::io::Result<Option<Result<Vec<u8>, Wrong>>> {
+    let mut line = Vec::new();
+    let most = u64::try_from(LONGEST).unwrap_or(u64::MAX);
+    if input.by_ref().take(most + 1).read_until(b'\n', &mut line)? == 0 {
+        return Ok(None);
+    }
+    if line.len() > LONGEST && !line.ends_with(b"\n") {
+        drop(line);
+        input.skip_until(b'\n')?;
+        let long = Error::usage(format!("a request has more than {LONGEST} bytes")).now("it was passed over");
+        return Ok(Some(Err((0, long))));
+    }
+    Ok(Some(Ok(line)))
 }
 
 /// Writes an answer as it is: a list of ten thousand VMs is not copied once more.
@@ -244,21 +269,30 @@ fn reply(id: u64, body: ReplyBody<Box<RawValue>>) -> Result<()> {
         .map_err(|e| Error::failed("nobody reads the answers").caused_by(e))
 }
 
-/// Reads a request; what is wrong with it is told under its id where it has one.
-fn parse(line: &str) -> std::result::Result<Request, (u64, Error)> {
+/// Reads a request, if the line has one; what is wrong with it is told under its id where it has one.
+fn parse(line: &[u8]) -> Result<Option<Request>, Wrong> {
+    if line.trim_ascii().is_empty() {
+        return Ok(None);
+    }
     let value: Value =
-        serde_json::from_str(line).map_err(|e| (0, Error::usage("a request is no JSON").caused_by(e)))?;
+        serde_json::from_slice(line).map_err(|e| (0, Error::usage("a request is no JSON").caused_by(e)))?;
+    if !value.is_object() {
+        return Err((0, Error::usage("a request is an object with `v`, `id` and `op`")));
+    }
     let id = value.get("id").and_then(Value::as_u64).unwrap_or(0);
-    let version = value.get("v").and_then(Value::as_u64);
-    if version != Some(u64::from(VERSION)) {
-        let said = version.map_or_else(|| "no".to_owned(), |v| v.to_string());
-        return Err((
-            id,
-            Error::usage(format!("a request of {said} version, this program speaks version {VERSION}"))
-                .hint("install all of the fleet tools together"),
-        ));
+    match value.get("v") {
+        Some(v) if v.as_u64() == Some(u64::from(VERSION)) => {}
+        Some(v) => {
+            let said = format!("a request of version {v}, and this program speaks version {VERSION}");
+            return Err((id, Error::usage(said).hint("install all of the fleet tools together")));
+        }
+        None => return Err((id, Error::usage(format!("a request without a version: `v` is {VERSION}")))),
+    }
+    if id == 0 {
+        return Err((id, Error::usage("a request without an id: `id` is a whole number from 1")));
     }
     serde_json::from_value(value)
+        .map(Some)
         .map_err(|e| (id, Error::usage("a request that this program does not know").caused_by(e)))
 }
 
@@ -266,18 +300,50 @@ fn parse(line: &str) -> std::result::Result<Request, (u64, Error)> {
 mod tests {
     use super::*;
 
+    fn told(line: &[u8]) -> (u64, Error) {
+        parse(line).unwrap_err()
+    }
+
     #[test]
     fn requests_that_are_none_are_answered_under_their_id() {
-        assert_eq!(parse(r#"{"v":1,"id":7,"op":"start","vmid":110}"#).unwrap().id, 7);
-        for (line, id) in [
-            ("garbage", 0),
-            (r#"{"v":2,"id":7,"op":"node"}"#, 7),
-            (r#"{"id":8,"op":"node"}"#, 8),
-            (r#"{"v":1,"id":9,"op":"format-disk","vmid":110}"#, 9),
-            (r#"{"v":1,"id":10,"op":"start","vmid":"1;reboot"}"#, 10),
+        assert_eq!(parse(br#"{"v":1,"id":7,"op":"start","vmid":110}"#).unwrap().unwrap().id, 7);
+        assert!(parse(b" \r\n").unwrap().is_none());
+        for (line, id, said) in [
+            ("garbage", 0, "no JSON"),
+            ("[]", 0, "is an object"),
+            ("1", 0, "is an object"),
+            (r#"{"v":2,"id":7,"op":"node"}"#, 7, "of version 2,"),
+            (r#"{"v":"1","id":7,"op":"node"}"#, 7, "of version \"1\","),
+            (r#"{"id":8,"op":"node"}"#, 8, "without a version"),
+            (r#"{"v":1,"op":"node"}"#, 0, "without an id"),
+            (r#"{"v":1,"id":0,"op":"node"}"#, 0, "a whole number from 1"),
+            (r#"{"v":1,"id":-3,"op":"node"}"#, 0, "a whole number from 1"),
+            (r#"{"v":1,"id":9,"op":"format-disk","vmid":110}"#, 9, "does not know"),
+            (r#"{"v":1,"id":10,"op":"start","vmid":"1;reboot"}"#, 10, "does not know"),
         ] {
-            let (told, error) = parse(line).unwrap_err();
+            let (told, error) = told(line.as_bytes());
             assert_eq!((told, error.kind()), (id, Kind::Usage), "{line}");
+            assert!(error.message().contains(said), "{line}: {error:?}");
         }
+        let (id, error) = told(b"\xff\xfe\n");
+        assert_eq!((id, error.message()), (0, "a request is no JSON"));
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_passed_over() {
+        let lines = |input: &[u8]| {
+            let mut input = input;
+            std::iter::from_fn(|| next_line(&mut input).unwrap())
+                .map(|line| line.map(|line| line.len()))
+                .map(|line| line.map_err(|(id, error)| (id, error.kind())))
+                .collect::<Vec<_>>()
+        };
+        let line = |bytes: usize| [vec![b' '; bytes], b"\n".to_vec()].concat();
+        assert_eq!(
+            lines(&[line(LONGEST), line(LONGEST + 1), line(3)].concat()),
+            [Ok(LONGEST + 1), Err((0, Kind::Usage)), Ok(4)]
+        );
+        assert_eq!(lines(&vec![b' '; LONGEST + 1]), [Err((0, Kind::Usage))]);
+        assert_eq!(lines(b"\xff\n{"), [Ok(2), Ok(1)]);
     }
 }
