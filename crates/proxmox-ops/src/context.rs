@@ -215,6 +215,11 @@ impl Context {
     /// Tells of a change that is done, or that there was nothing to do.
     pub fn changed(&self, vmid: Vmid, changed: bool, done: &str, nothing: &str) -> Result<()> {
         self.ui.done(if changed { done } else { nothing });
+        self.told(vmid, changed)
+    }
+
+    /// The same for programs: with `--json` alone.
+    pub fn told(&self, vmid: Vmid, changed: bool) -> Result<()> {
         if self.ui.json() {
             return self.ui.json_line(&serde_json::json!({ "vmid": vmid, "changed": changed }));
         }

@@ -50,6 +50,46 @@ fn ctrl_c_at_a_question_is_an_answer() {
     assert!(ended(&session).ends_with(", 5)"));
 }
 
+#[test]
+fn whoever_says_no_is_told_so_in_json_too() {
+    let bench = Bench::new();
+    bench.clone_110();
+    bench.ok(&["snapshot", "110", "before"]);
+    let mut session = sit_down(&bench, &["--json", "rollback", "110", "before"]);
+    session.exp_string("Continue? (y/N) ").unwrap();
+    session.send_line("n").unwrap();
+    session.exp_string(r#"{"vmid":110,"changed":false}"#).unwrap();
+    session.exp_eof().unwrap();
+    assert!(ended(&session).ends_with(", 0)"));
+}
+
+/// A shell that runs it and then says what the terminal is like.
+fn and_the_terminal_after(bench: &Bench, args: &[&str]) -> PtySession {
+    let inner = bench.std_command(args);
+    let mut shell = std::process::Command::new("sh");
+    bench.sim.apply(&mut shell);
+    shell.current_dir(bench.fleet.path());
+    shell.args(["-c", "stty echo; trap : INT; \"$@\"; echo \"code=$?\"; stty -a", "sh"]);
+    shell.arg(inner.get_program()).args(inner.get_args());
+    rexpect::session::spawn_command(shell, Some(20_000)).unwrap()
+}
+
+#[test]
+fn q_and_ctrl_c_leave_top_and_the_terminal_as_it_was() {
+    let bench = Bench::new();
+    for leave in ["q", "\u{3}"] {
+        let mut session = and_the_terminal_after(&bench, &["top", "--every", "3600"]);
+        // The last line of the table, and the rest of the screen wiped: it waits now.
+        session.exp_string("\u{1b}[J").unwrap();
+        session.send("x").unwrap();
+        session.send(leave).unwrap();
+        session.flush().unwrap();
+        session.exp_string("code=0").unwrap();
+        let said = session.exp_eof().unwrap();
+        assert!(said.contains(" icanon ") && said.contains(" echo "), "{said}");
+    }
+}
+
 /// Whoever types a name says whose VM it is only where the definitions, or the marker, say so too.
 #[test]
 fn a_typed_name_makes_no_strangers_vm_ours() {

@@ -100,7 +100,7 @@ fn the_life_of_a_vm_with_a_token() {
 fn a_missing_privilege_is_named() {
     let cases: &[(&str, &[&str], &str)] = &[
         ("VM.Clone", &["clone", "9002", "110", "test-automation"], "/vms/9002, VM.Clone"),
-        ("VM.Config.CPU", &["configure", "110", "2", "2048"], "/vms/110, VM.Config.CPU"),
+        ("VM.Config.CPU", &["configure", "110", "3", "2048"], "/vms/110, VM.Config.CPU"),
         ("VM.PowerMgmt", &["start", "110"], "/vms/110, VM.PowerMgmt"),
         ("VM.Snapshot", &["snapshot", "110", "before"], "/vms/110, VM.Snapshot"),
         ("VM.Backup", &["backup", "110"], "/vms/110, VM.Backup"),

@@ -385,7 +385,7 @@ fn the_words_of_the_node_are_shown_by_parameter() {
         message: "Permission check failed (/vms/110, VM.Config.CPU)".into(),
         times: 1,
     });
-    let ran = bench.run(&["configure", "110", "2", "2048"]);
+    let ran = bench.run(&["configure", "110", "3", "2048"]);
     assert_eq!(ran.code, 1);
     assert!(ran.err.contains("permission missing: /vms/110, VM.Config.CPU"), "{}", ran.err);
 }

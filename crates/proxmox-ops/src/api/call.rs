@@ -36,8 +36,12 @@ impl std::str::FromStr for SnapshotName {
     fn from_str(text: &str) -> Result<SnapshotName> {
         let fits = (2..=40).contains(&text.len())
             && text.starts_with(|c: char| c.is_ascii_alphabetic())
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-            && !["current", "pending"].iter().any(|kept| text.eq_ignore_ascii_case(kept));
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+        if ["current", "pending"].iter().any(|kept| text.eq_ignore_ascii_case(kept)) {
+            return Err(Error::usage(format!(
+                "no snapshot can be called '{text}': Proxmox keeps the name for itself"
+            )));
+        }
         if fits {
             return Ok(SnapshotName(text.to_owned()));
         }

@@ -43,7 +43,7 @@ pub fn create(
     }
     let disk = slot(&now, asked)?;
     let settings = BTreeMap::from([(disk.to_string(), format!("{storage}:{}", size.gib_ceil()))]);
-    config::change(node, permit, &settings, &[], Some(&now.digest), deadline, progress).map_err(|e| {
+    let sent = config::change(node, permit, &settings, &[], Some(&now.digest), deadline, progress).map_err(|e| {
         if asked.is_some() || !e.may_go_on() {
             return e;
         }
@@ -51,7 +51,12 @@ pub fn create(
             "once its task has ended, look first: `proxmox-ops config {vmid}` shows whether it has {disk}; without DISK the same command makes one more"
         ))
     })?;
-    Ok(disk)
+    if sent {
+        return Ok(disk);
+    }
+    Err(Error::conflict(format!("can not create {disk} of VM {}: somebody else just did", permit.vmid()))
+        .now("nothing was changed by this request")
+        .hint(format!("look at it, then decide: proxmox-ops config {}", permit.vmid())))
 }
 
 /// The disk that was made between these two, if it is such a one.

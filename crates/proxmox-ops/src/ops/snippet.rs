@@ -158,7 +158,7 @@ pub fn give_or_not(
             Err(e) => return Err(e),
         }
     }
-    config::change(node, permit, settings, &[], None, deadline, progress).map(|()| Vec::new())
+    config::change(node, permit, settings, &[], None, deadline, progress).map(|_| Vec::new())
 }
 
 /// Documents on the node that no setting names yet.

@@ -302,6 +302,9 @@ mod tests {
         let usage = |file: &Path| image(&node, file, Stay::Named(None), &mut |_| {}).unwrap_err().kind();
         assert_eq!(usage(Path::new("/dev/null")), Kind::Usage);
         assert_eq!(usage(dir.path()), Kind::Usage);
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert_eq!(usage(&pipe), Kind::Usage);
         std::fs::write(&file, "").unwrap();
         assert_eq!(usage(&file), Kind::Usage);
     }

@@ -80,12 +80,13 @@ impl CloudinitConfig {
             settings.push(("name", hostname.to_string()));
         }
         let done = format!("VM {}: cloud-init gives {} key(s) to {}", permit.vmid(), count, self.login);
+        let nothing = format!("{done} already");
         if documents.is_empty() && !self.no_documents {
             let check = |node: &Node| {
                 self.leaves_it_ours(node, &permit)?;
                 self.is_read(cx, node, &permit)
             };
-            return super::configure_after(cx, &permit, &self.options, &settings, &done, &check);
+            return super::configure_after(cx, &permit, &self.options, &settings, (&done, &nothing), &check);
         }
         let settings: BTreeMap<String, String> =
             settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
@@ -93,13 +94,14 @@ impl CloudinitConfig {
             return self.show(cx, &permit, settings, &documents);
         }
         let (cluster, deadline) = (cx.connect()?, self.options.deadline());
-        let volumes = cluster.on(permit.vmid(), |node| {
+        let (volumes, changed) = cluster.on(permit.vmid(), |node| {
             self.leaves_it_ours(node, &permit)?;
             if documents.is_empty() {
                 self.is_read(cx, node, &permit)?;
-                ops::config::change(node, &permit, &settings, &[], None, deadline, &mut cx.progress())?;
-                snippet::remove(node, &permit, deadline, &mut cx.progress())?;
-                return Ok(Vec::new());
+                let set =
+                    ops::config::set(node, &permit, &settings, deadline, &mut cx.progress())?;
+                let removed = snippet::remove(node, &permit, deadline, &mut cx.progress())?;
+                return Ok((Vec::new(), set || removed));
             }
             let places = snippet::places(node, self.snippets.as_ref(), deadline)?;
             if places.is_empty() {
@@ -108,7 +110,9 @@ impl CloudinitConfig {
                 ));
             }
             self.is_read(cx, node, &permit)?;
-            snippet::give(node, &permit, &places, &documents, &settings, deadline, &mut cx.progress())
+            let progress = &mut cx.progress();
+            let given = snippet::give(node, &permit, &places, &documents, &settings, deadline, progress)?;
+            Ok((given, true))
         })?;
         if volumes.is_empty() {
             cx.ui.done("No document of ours is on the node any more");
@@ -116,7 +120,7 @@ impl CloudinitConfig {
         for volume in volumes {
             cx.ui.done(format!("{volume} is on the node, for root alone"));
         }
-        cx.changed(permit.vmid(), true, &done, &done)
+        cx.changed(permit.vmid(), changed, &done, &nothing)
     }
 
     /// Takes the documents away and changes nothing else: right also where cloud-init has done its part.

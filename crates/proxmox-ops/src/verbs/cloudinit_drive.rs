@@ -41,7 +41,14 @@ impl CloudinitDrive {
             None => Ok(()),
         };
         let settings = [("ide2", format!("{storage}:cloudinit"))];
-        super::configure_after(cx, &permit, &self.options, &settings, &done, &check)
+        super::configure_after(
+            cx,
+            &permit,
+            &self.options,
+            &settings,
+            (&done, &format!("{done} already")),
+            &check,
+        )
     }
 }
 

@@ -14,7 +14,7 @@ pub struct Configure {
     /// CPU cores
     #[arg(value_parser = cores)]
     cores: u32,
-    /// Memory in MiB, at least 512
+    /// Memory in MiB, 512 to 268435456
     #[arg(value_parser = mebibytes)]
     memory: u64,
     #[command(flatten)]
@@ -33,7 +33,7 @@ fn mebibytes(text: &str) -> Result<u64> {
     match text.parse() {
         Ok(number @ 512..=268_435_456) => Ok(number),
         _ => Err(Error::usage(format!(
-            "'{}' is no number of MiB, 512 or more: 4 GiB are 4096",
+            "'{}' is no number of MiB, 512 to 268435456: 4 GiB are 4096",
             text.escape_debug()
         ))),
     }
@@ -44,12 +44,9 @@ impl Configure {
     pub fn run(&self, cx: &Context) -> Result<()> {
         let permit = cx.permit(&self.vm, &self.options, Operation::Change, "configure")?;
         let settings = [("cores", self.cores.to_string()), ("memory", self.memory.to_string())];
-        let done = format!(
-            "VM {} has {} cores and {} MiB of memory (a running VM: after its next start)",
-            permit.vmid(),
-            self.cores,
-            self.memory
-        );
-        super::configure(cx, &permit, &self.options, &settings, &done)
+        let has = format!("VM {} has {} cores and {} MiB of memory", permit.vmid(), self.cores, self.memory);
+        let done = format!("{has} (a running VM: after its next start)");
+        let nothing = format!("{has} already");
+        super::configure(cx, &permit, &self.options, &settings, (&done, &nothing))
     }
 }

@@ -71,15 +71,15 @@ fn power(cx: &Context, vm: &VmRef, options: &ChangeOptions, action: power::Actio
     cx.changed(vmid, changed, &format!("VM {vmid} {done}"), &format!("VM {vmid} {nothing}"))
 }
 
-/// Changes settings for one of the verbs that do, or shows the request.
+/// Changes settings for one of the verbs that do, or shows the request; says that it is done, or that nothing was to do.
 fn configure(
     cx: &Context,
     permit: &Permit,
     options: &ChangeOptions,
     settings: &[(&str, String)],
-    done: &str,
+    (done, nothing): (&str, &str),
 ) -> Result<()> {
-    configure_after(cx, permit, options, settings, done, &|_| Ok(()))
+    configure_after(cx, permit, options, settings, (done, nothing), &|_| Ok(()))
 }
 
 /// The same, once `check` finds nothing against it on the node.
@@ -88,7 +88,7 @@ fn configure_after(
     permit: &Permit,
     options: &ChangeOptions,
     settings: &[(&str, String)],
-    done: &str,
+    (done, nothing): (&str, &str),
     check: &dyn Fn(&Node) -> Result<()>,
 ) -> Result<()> {
     if options.change.dry_run {
@@ -98,11 +98,11 @@ fn configure_after(
     let settings: BTreeMap<String, String> =
         settings.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
     let (cluster, deadline) = (cx.connect()?, options.deadline());
-    cluster.on(permit.vmid(), |node| {
+    let changed = cluster.on(permit.vmid(), |node| {
         check(node)?;
-        ops::config::change(node, permit, &settings, &[], None, deadline, &mut cx.progress())
+        ops::config::set(node, permit, &settings, deadline, &mut cx.progress())
     })?;
-    cx.changed(permit.vmid(), true, done, done)
+    cx.changed(permit.vmid(), changed, done, nothing)
 }
 
 /// Bytes in the unit that keeps the number short.

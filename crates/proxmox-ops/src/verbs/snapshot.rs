@@ -103,7 +103,7 @@ fn run(
             .confirm(&format!("VM {vmid} goes back to '{name}', and what came after is lost. Continue?"))?
         {
             cx.ui.say("Nothing was changed.");
-            return Ok(());
+            return cx.told(vmid, false);
         }
     }
     let deadline = options.deadline();

@@ -9,8 +9,8 @@ use fleet_core::{Error, Result, deadline::Deadline, guard::Permit, protocol::VmC
 
 use super::{
     super::{Progress, create, queue},
-    read_as, refuse_template,
-    stored::{allocates, is_made, unlike},
+    read_as, read_pending, refuse_template,
+    stored::{allocates, is_made, is_same, unlike},
 };
 use crate::{
     api::{call::Call, error},
@@ -28,6 +28,8 @@ const CHANGED_BETWEEN: usize = 5;
 /// pending or not, is left out: the node carries a request out setting by setting, and may have made some of them
 /// before it failed at another (whose storage was locked, or full). A second cloud-init drive would be refused, a second
 /// disk made beside the first. When the answer is lost the configuration is read again, and what it lacks decides.
+///
+/// Gives whether anything was sent: nothing is where only volumes are asked for, and all of them are made.
 pub fn change(
     node: &Node,
     permit: &Permit,
@@ -36,7 +38,7 @@ pub fn change(
     digest: Option<&str>,
     deadline: Deadline,
     progress: Progress<'_>,
-) -> Result<()> {
+) -> Result<bool> {
     let vmid = permit.vmid();
     let name = node.name(deadline)?.clone();
     let look = || read_as(node, vmid, false, deadline.at_most(Duration::from_secs(20)));
@@ -46,12 +48,14 @@ pub fn change(
     refuse_template(&before, permit, "configure")?;
     let mut settings = settings.clone();
     let (mut basis, mut edits, mut pause) = (digest.map(str::to_owned), 0, Duration::from_millis(500));
+    let mut sent = false;
     let formats = create::Formats::default();
     while edits < CHANGED_BETWEEN {
         settings.retain(|key, value| !before.settings.get(key).is_some_and(|there| is_made(value, there)));
         if settings.is_empty() && delete.is_empty() {
-            return Ok(());
+            return Ok(sent);
         }
+        sent = true;
         settings = formats.put(node, settings, deadline).into_iter().collect();
         let pairs = settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         let call =
@@ -81,12 +85,12 @@ pub fn change(
         drop(turns);
         let failed = match outcome {
             Err(e) if error::is_edited(e.message()) || error::is_storage_lock_timeout(e.message()) => e,
-            other => return other.map(drop),
+            other => return other.map(|_| true),
         };
         let now = look()?;
         let mut theirs = unlike(&now, &settings, delete);
         if theirs.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         // What was locked was somebody's unfinished work, a clone's for instance, and no basis to compare with.
         let settled = !before.settings.contains_key("lock");
@@ -121,6 +125,34 @@ pub fn change(
     Err(Error::failed(format!("can not configure VM {vmid}: something changes it all the time"))
         .now("nothing was changed")
         .hint("`pvenode task list` on the node shows what works on it"))
+}
+
+/// As [`change`], of a VM that may have these settings already, pending or not: then nothing is sent. One that is locked
+/// is asked all the same: what holds it may be what makes it, or died of it. Gives whether anything was sent.
+pub fn set(
+    node: &Node,
+    permit: &Permit,
+    settings: &BTreeMap<String, String>,
+    deadline: Deadline,
+    progress: Progress<'_>,
+) -> Result<bool> {
+    let vmid = permit.vmid();
+    let there = read_pending(node, vmid, deadline.at_most(Duration::from_secs(20)))?;
+    refuse_template(&there, permit, "configure")?;
+    let is_so = settings.iter().all(|(key, value)| {
+        there.settings.get(key).is_some_and(|there| is_made(value, there) || is_same(key, value, there))
+    });
+    if !is_so || there.settings.contains_key("lock") {
+        return change(node, permit, settings, &[], None, deadline, progress);
+    }
+    let pairs = settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    // A stranger's VM is told from ours all the same.
+    node.api.prove_ours(
+        permit,
+        &Call::configure(permit, node.name(deadline)?, pairs, &[], None),
+        deadline,
+    )?;
+    Ok(false)
 }
 
 /// The settings that are other ones than before, and not what was asked for.
@@ -204,9 +236,39 @@ mod tests {
         assert_eq!(fake.log().last().unwrap(), "POST /nodes/prom/qemu/110/config ciuser=root&digest=d");
     }
 
+    #[test]
+    fn what_is_so_already_is_not_sent() {
+        let there = json!({"digest": "d", "cores": 2, "memory": "2048", "sshkeys": "ssh-ed25519%20AAAA%20me%40x%0A",
+            "net0": "virtio=BC:24:11:00:00:01,bridge=vmbr0,tag=5", "tags": "a;b",
+            "ide2": "nvmeprom:110/vm-110-cloudinit.qcow2,media=cdrom"});
+        let asked = |pairs: &[(&str, &str)], lock: bool| {
+            let mut there = there.clone();
+            if lock {
+                there["lock"] = json!("backup");
+            }
+            let fake = fake().get(CONFIG, there).on("POST", CONFIG, 200, json!({"data": null}));
+            let sent =
+                set(&node(&fake), &permit(110), &settings(pairs), Deadline::secs(5), &mut |_| {}).unwrap();
+            assert_eq!(fake.requests("POST"), usize::from(sent), "{pairs:?}");
+            sent
+        };
+        let same = [
+            ("cores", "2"),
+            ("memory", "2048"),
+            ("sshkeys", "ssh-ed25519 AAAA me@x"),
+            ("ide2", "files:cloudinit"),
+        ];
+        assert!(!asked(&same, false) && asked(&same, true));
+        assert!(!asked(&[], false));
+        assert!(asked(&[("cores", "3"), ("memory", "2048")], false));
+        // Without its tag it is another card, and what password is stored nobody tells.
+        assert!(asked(&[("net0", "virtio=BC:24:11:00:00:01,bridge=vmbr0")], false));
+        assert!(asked(&[("cipassword", "x")], false));
+    }
+
     const EDITED: &str = "checksum mismatch (file change by other user?)\n";
 
-    fn edited(looks: &[Value], given: Option<&str>) -> (Result<()>, Fake) {
+    fn edited(looks: &[Value], given: Option<&str>) -> (Result<bool>, Fake) {
         let mut fake = fake().on("POST", CONFIG, 500, json!({"message": EDITED})).on(
             "POST",
             CONFIG,
@@ -258,7 +320,7 @@ mod tests {
         "can't lock file '/var/lock/pve-manager/pve-storage-nvmeprom' - got timeout\n";
 
     /// The storage's lock was not had for the second of two disks, and `after` is what the next look shows.
-    fn half(after: Value, given: Option<&str>) -> (Result<()>, Fake) {
+    fn half(after: Value, given: Option<&str>) -> (Result<bool>, Fake) {
         let fake = fake()
             .get("/nodes/prom/storage", json!([{"storage": "nvmeprom", "type": "lvmthin", "active": 1}]))
             .on("POST", CONFIG, 500, json!({"message": STORAGE_LOCKED}))

@@ -14,7 +14,7 @@ use fleet_core::{
 };
 use serde_json::Value;
 
-pub use self::change::change;
+pub use self::change::{change, set};
 use crate::{
     api::{call::vm_path, encode},
     node::Node,

@@ -31,18 +31,29 @@ pub(super) fn allocates(value: &str) -> Option<&str> {
     (volume == "cloudinit" || volume.parse::<f64>().is_ok()).then_some(storage)
 }
 
+/// Whether a setting is stored just as it is asked for, so that setting it again changes nothing. What is stored of a
+/// password is not told.
+pub(super) fn is_same(key: &str, asked: &str, stored: &str) -> bool {
+    match key {
+        "cipassword" => false,
+        "sshkeys" => stored.trim() == asked.trim(),
+        "description" => stored.trim_end() == asked.trim_end(),
+        _ => stored == asked,
+    }
+}
+
 /// Whether what is stored is what was asked for. Proxmox fills in what a value leaves open (a MAC, a volume's
 /// name), so of property strings only what was said is compared.
 fn holds(key: &str, asked: &str, stored: Option<&String>) -> bool {
     let Some(stored) = stored else { return asked.is_empty() };
-    if stored == asked || key == "sshkeys" && stored.trim() == asked.trim() || key == "cipassword" {
+    if key == "cipassword" || is_same(key, asked, stored) {
         return true;
     }
     if is_cloudinit(asked) {
         return is_cloudinit(stored);
     }
     if key == "description" {
-        return stored.trim_end() == asked.trim_end();
+        return false;
     }
     if key == "tags" {
         return tags(stored) == tags(asked);
