@@ -221,22 +221,27 @@ impl Ui {
         if self.json { self.json_line(value) } else { self.data(text()) }
     }
 
-    /// Asks `question (y/N)`; only `y` or `yes` is a yes. Without a terminal to ask on it fails and says to
-    /// give `--yes`.
+    /// Asks `question (y/N)` until it is answered: `y` or `yes`, `n`, `no` or Enter alone. Anything else may be a slip,
+    /// and decides nothing; who ends the input wants to leave. Without a terminal to ask on it fails and says to give
+    /// `--yes`.
     pub fn confirm(&self, question: &str) -> Result<bool> {
         if !can_ask() {
             return Err(Error::usage(format!("can not ask '{question} (y/N)': there is no terminal"))
                 .now("nothing was changed")
                 .hint("give --yes to go on without being asked"));
         }
-        let answer = self.ask_line(&format!("{question} (y/N) "))?;
-        Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+        for _ in 0..TRIES {
+            let Some(answer) = answer(&format!("{question} (y/N) "))? else { break };
+            match decision(&answer) {
+                Some(decided) => return Ok(decided),
+                None => self.warn("y or n (Enter alone is n)"),
+            }
+        }
+        Err(Error::interrupted(format!("stopped: no answer to '{question}'")).now("nothing was changed"))
     }
 
     /// Asks until the answer is one; what is wrong with an answer is said. An end of input is a failure.
     pub fn ask_until<T>(&self, prompt: &str, read: impl Fn(&str) -> Result<T>) -> Result<T> {
-        // Somebody who gives no right answer so often will not give one.
-        const TRIES: usize = 20;
         for _ in 0..TRIES {
             let Some(answer) = answer(prompt)? else { break };
             match read(answer.trim()) {
@@ -263,6 +268,18 @@ fn ended(out: &mut impl Write, bytes: &[u8], line: bool) -> std::io::Result<()> 
         out.write_all(b"\n")?;
     }
     out.flush()
+}
+
+/// Somebody who gives no right answer so often will not give one.
+const TRIES: usize = 20;
+
+/// What an answer to a question with yes or no decides; nothing where it is neither.
+fn decision(answer: &str) -> Option<bool> {
+    match answer.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Some(true),
+        "" | "n" | "no" => Some(false),
+        _ => None,
+    }
 }
 
 fn unwritten(error: std::io::Error) -> Result<()> {
@@ -431,6 +448,23 @@ pub fn can_ask() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_yes_or_a_no_decides() {
+        for (answer, decided) in [
+            ("y", Some(true)),
+            (" YES ", Some(true)),
+            ("n", Some(false)),
+            ("No", Some(false)),
+            ("", Some(false)),
+            ("maybe", None),
+            ("yy", None),
+            ("ja", None),
+            ("db", None),
+        ] {
+            assert_eq!(decision(answer), decided, "{answer:?}");
+        }
+    }
 
     #[test]
     fn a_screen_never_scrolls_and_no_line_is_wider() {

@@ -496,15 +496,18 @@ fn asked_at_a_terminal() {
             .env("SOPS_AGE_KEY_FILE", fixtures().join("identity-a-TEST-FIXTURE.txt"));
         let mut terminal = rexpect::session::spawn_command(command, Some(20_000)).unwrap();
         terminal.exp_string("Continue? (y/N) ").unwrap();
-        terminal.send_line(answer).unwrap();
+        for line in answer.split(' ') {
+            terminal.send_line(line).unwrap();
+        }
         let rest = terminal.exp_eof().unwrap();
         let status = terminal.process().wait().unwrap();
         assert!(format!("{status:?}").contains(", 0)"), "{status:?}");
         (rest, fleet.snapshot() == before)
     };
-    for no in ["n", "", "nonsense"] {
+    for no in ["n", "", "nonsense no"] {
         let (rest, same) = at_terminal(no);
         assert!(rest.contains("Nothing was changed.") && same, "{rest}");
+        assert_eq!(rest.contains("y or n (Enter alone is n)"), no.contains("nonsense"), "{rest}");
     }
     let (rest, same) = at_terminal("y");
     assert!(rest.contains("'nas' is in the fleet") && !same, "{rest}");

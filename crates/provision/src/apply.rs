@@ -98,7 +98,13 @@ fn apply(ui: Ui, args: &ApplyArgs, session: &mut Session, vm: &ManagedVm) -> Res
         .collect::<Result<Vec<Vec<String>>>>()?
         .concat();
     if !args.change.dry_run && !requests.is_empty() {
-        if !args.change.yes && !ui.confirm(&format!("Change VM '{name}' (VMID {})?", vm.vmid))? {
+        // Those before it may have been changed.
+        let this_one = |error: Error| match error.kind() {
+            Kind::Interrupted => Error::interrupted(error.message()).now(format!("'{name}' was not changed")),
+            _ => error,
+        };
+        let question = format!("Change VM '{name}' (VMID {})?", vm.vmid);
+        if !args.change.yes && !ui.confirm(&question).map_err(this_one)? {
             ui.say("Nothing was changed.");
             return Ok(false);
         }
