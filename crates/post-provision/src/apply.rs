@@ -6,7 +6,7 @@ use std::{
 };
 
 use fleet_core::{
-    Error, Kind, Result,
+    Error, Kind, Result, child,
     deadline::Deadline,
     files::{self, Lock, Recovery},
     interrupt,
@@ -44,6 +44,16 @@ struct Pending {
     message: String,
     /// Paths relative to the repository and the checksums they must have.
     files: Vec<(PathBuf, String)>,
+}
+
+impl Pending {
+    /// What is due still becomes part of this commit: one file has the changes of both.
+    fn takes_over(&mut self, due: &Pending) {
+        let own: Vec<&PathBuf> = self.files.iter().map(|(path, _)| path).collect();
+        let other: Vec<_> = due.files.iter().filter(|(path, _)| !own.contains(&path)).cloned().collect();
+        self.files.extend(other);
+        self.message = format!("{}\n{}", due.message, self.message);
+    }
 }
 
 /// What became of a plan.
@@ -147,7 +157,12 @@ impl<'a> Desk<'a> {
         self.pending.iter().flat_map(|pending| &pending.files).map(|(path, _)| path.clone()).collect()
     }
 
-    /// Makes the commit that an earlier run could not make.
+    /// Why nothing would be committed now.
+    pub fn hindrance(&self) -> Result<Option<Reason>> {
+        hindrance(&self.git)
+    }
+
+    /// Makes the commit that an earlier run could not make. While it can not be made either it stays due.
     pub fn catch_up(&mut self) -> Result<Option<Outcome>> {
         let Some(pending) = self.pending.take() else { return Ok(None) };
         self.ui.step("Committing what an earlier run changed...");
@@ -155,7 +170,9 @@ impl<'a> Desk<'a> {
             changed: pending.files.iter().map(|(path, _)| path.clone()).collect(),
             ..Outcome::default()
         };
-        self.commit(&pending, &mut outcome)?;
+        if self.commit(&pending, &mut outcome)? {
+            self.pending = Some(pending);
+        }
         Ok(Some(outcome))
     }
 
@@ -174,8 +191,21 @@ impl<'a> Desk<'a> {
         let verb = if dirty.len() == 1 { "has" } else { "have" };
         Err(Error::refused(format!("refused: {} {verb} uncommitted changes", shown(&dirty)))
             .now("nothing was changed")
-            .hint("commit or stash them: git stash")
+            .hint(format!("commit them, or put them away: git stash push -- {}", quoted(&dirty)))
             .hint("or take them along: --allow-dirty"))
+    }
+
+    /// Of what the inventory is generated from, what has uncommitted changes that the plan does not commit with it.
+    pub fn uncommitted_sources(&self, plan: &Plan) -> Result<Vec<PathBuf>> {
+        let (paths, owed, root) = (plan.paths(), self.owed(), self.repo.root());
+        let relative = |path: PathBuf| path.strip_prefix(root).map(Path::to_owned).unwrap_or(path);
+        let Ok(git) = &self.git else { return Ok(Vec::new()) };
+        if !paths.contains(&relative(self.repo.inventory())) {
+            return Ok(Vec::new());
+        }
+        let mut sources = vec![relative(self.repo.definitions()), relative(self.repo.hosts())];
+        sources.retain(|source| !paths.contains(source) && !owed.contains(source));
+        git.dirty(&sources)
     }
 
     /// Puts everything in place and commits it.
@@ -184,7 +214,10 @@ impl<'a> Desk<'a> {
         let changes = plan.changes(root);
         let mut outcome = Outcome { changed: plan.paths(), ..Outcome::default() };
         let sums = plan.paths().into_iter().zip(changes.iter().map(|change| files::checksum(&change.after)));
-        let pending = Pending { message: plan.message.clone(), files: sums.collect() };
+        let mut pending = Pending { message: plan.message.clone(), files: sums.collect() };
+        if let Some(due) = &self.pending {
+            pending.takes_over(due);
+        }
         if commit {
             let text =
                 serde_json::to_vec(&pending).map_err(|e| Error::failed("can not write JSON").caused_by(e))?;
@@ -199,11 +232,10 @@ impl<'a> Desk<'a> {
         Ok(outcome)
     }
 
-    fn commit(&self, pending: &Pending, outcome: &mut Outcome) -> Result<()> {
-        let hindrance = match &self.git {
-            Err(reason) => Some(reason.clone()),
-            Ok(git) => git.hindrance()?,
-        };
+    /// Commits it, or says why not; whether it is due still.
+    fn commit(&self, pending: &Pending, outcome: &mut Outcome) -> Result<bool> {
+        let hindrance = self.hindrance()?;
+        let passes = hindrance.as_ref().is_some_and(Reason::passes);
         let paths: Vec<PathBuf> = pending.files.iter().map(|(path, _)| path.clone()).collect();
         match (&self.git, hindrance) {
             (Ok(git), None) => match git.commit(&paths, &pending.message) {
@@ -227,10 +259,27 @@ impl<'a> Desk<'a> {
             (_, reason) => outcome.not_committed = reason.map(|reason| reason.describe()),
         }
         if let Some(why) = &outcome.not_committed {
-            self.ui.warn(format!("not committed: {why}; the files are kept: {}", shown(&paths)));
+            let later = if passes { ", and the next run commits them" } else { "" };
+            self.ui.warn(format!("not committed: {why}; the files are kept{later}: {}", shown(&paths)));
         }
-        self.forget_pending()
+        if !passes {
+            self.forget_pending()?;
+        }
+        Ok(passes)
     }
+}
+
+/// Why nothing would be committed now.
+pub(crate) fn hindrance(git: &std::result::Result<Git, Reason>) -> Result<Option<Reason>> {
+    match git {
+        Err(reason) => Ok(Some(reason.clone())),
+        Ok(git) => git.hindrance(),
+    }
+}
+
+/// Names for a command line.
+fn quoted(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| child::quote(&path.to_string_lossy())).collect::<Vec<_>>().join(" ")
 }
 
 /// Names for a message: all of a few, the first of many.

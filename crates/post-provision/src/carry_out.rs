@@ -9,8 +9,8 @@ use fleet_core::{
 };
 
 use crate::{
-    apply::{Desk, Outcome, due, interrupted, shown},
-    git::refuse_nameless,
+    apply::{Desk, Outcome, due, hindrance, interrupted, shown},
+    git::{Git, Reason, refuse_nameless},
     identity::{Identity, Places},
     plan::Plan,
 };
@@ -66,7 +66,14 @@ pub fn carry_out<P: AsRef<Plan>>(
         if !ui.json() {
             ui.data(shown.diff())?;
         }
-        let outcome = Outcome { changed: shown.paths(), due: due(repo), ..Outcome::default() };
+        let hindered = !commit.no_commit && !shown.is_empty();
+        let hindrance = if hindered { hindrance(&Git::find(repo.root())?)? } else { None };
+        let outcome = Outcome {
+            changed: shown.paths(),
+            due: due(repo),
+            not_committed: hindrance.filter(Reason::passes).map(|reason| reason.describe()),
+            ..Outcome::default()
+        };
         return Ok((planned, End::Shown(outcome)));
     }
     let mut desk = Desk::open(repo, ui)?;
@@ -75,8 +82,10 @@ pub fn carry_out<P: AsRef<Plan>>(
     warn(wanted, ui);
     if wanted.is_empty() {
         let outcome = earlier(&mut desk, commit, ui)?.unwrap_or_default();
-        if outcome.commit.is_none() {
-            ui.done(nothing);
+        match (&outcome.commit, &outcome.not_committed) {
+            (Some(_), _) => {}
+            (None, Some(_)) => ui.done(format!("{nothing}; not committed yet")),
+            (None, None) => ui.done(nothing),
         }
         return Ok((planned, End::Nothing(outcome)));
     }
@@ -85,6 +94,12 @@ pub fn carry_out<P: AsRef<Plan>>(
     }
     if !commit.no_commit {
         refuse_nameless(repo.root())?;
+        for source in desk.uncommitted_sources(wanted)? {
+            ui.warn(format!(
+                "{} has uncommitted changes: docs/machines.md is committed with what it says, and it is not",
+                source.display()
+            ));
+        }
     }
     ui.say(format!("This will change {}:", files(wanted.paths().len())));
     wanted.summary().iter().for_each(|line| ui.say(line));
@@ -98,14 +113,20 @@ pub fn carry_out<P: AsRef<Plan>>(
     }
     // Until now Ctrl-C leaves, with nothing changed. What begins here is brought to its end; twice leaves at once.
     interrupt::announce(ui, LEAVING)?;
-    // Of two commits each has its own changes.
-    let earlier = earlier(&mut desk, commit, ui)?.and_then(|outcome| outcome.commit);
+    // Of two commits each has its own changes; where none can be made, what is due becomes part of this one's.
+    let earlier = match desk.hindrance()? {
+        Some(reason) if reason.passes() => None,
+        _ => earlier(&mut desk, commit, ui)?.and_then(|outcome| outcome.commit),
+    };
     let outcome = Outcome { earlier_commit: earlier, ..desk.apply(wanted, !commit.no_commit)? };
     ui.done(format!("Changed {}", files(outcome.changed.len())));
     if let Some(commit) = &outcome.commit {
         ui.done(format!("Committed as {commit}"));
     }
-    ui.done(done);
+    match &outcome.not_committed {
+        Some(_) => ui.done(format!("{done}; not committed")),
+        None => ui.done(done),
+    }
     Ok((planned, End::Done(outcome)))
 }
 

@@ -62,6 +62,11 @@ pub enum Committed {
 }
 
 impl Reason {
+    /// Whether it passes: what is not committed for it is committed later.
+    pub fn passes(&self) -> bool {
+        matches!(self, Reason::Detached | Reason::Busy(_))
+    }
+
     /// In words.
     pub fn describe(&self) -> String {
         match self {

@@ -406,8 +406,34 @@ fn detached_or_busy_nothing_is_committed_and_the_files_are_kept() {
         }
         let said = fleet.add(&[]);
         assert!(said.contains(&format!("⚠ not committed: {why}")), "{said}");
+        assert!(said.contains("'nas' is in the fleet; not committed"), "{said}");
         assert_eq!(fleet.git(&["rev-list", "--count", "HEAD"]), "1\n");
         assert!(fleet.read("hosts.nix").contains("nas = {"));
+        // As long as that is so the next one says so, and is not in its own way: neither is another change.
+        let said = fleet.add(&[]);
+        assert!(said.contains("Nothing to do: 'nas' is in the fleet; not committed yet"), "{said}");
+        fleet.write(".git/web.pub", &host_key("a"));
+        let web = ["nas", "--host-key", ".git/web.pub", "--rotate", "--yes"];
+        let dry = fleet.tool(&[&web[..4], &["--dry-run", "--json"]].concat()).output().unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&dry.stdout).unwrap();
+        assert!(answer["notCommitted"].as_str().unwrap().contains(why), "{answer}");
+        fleet.tool(&web).assert().success();
+        assert_eq!(fleet.git(&["rev-list", "--count", "HEAD"]), "1\n");
+        if merging {
+            std::fs::remove_file(fleet.path(".git/MERGE_HEAD")).unwrap();
+        } else {
+            fleet.git(&["checkout", "-q", "-"]);
+        }
+        // On a branch again all of it is committed, in one commit that names both.
+        let said =
+            String::from_utf8(fleet.tool(&web).assert().success().get_output().stderr.clone()).unwrap();
+        assert!(said.contains("Committing what an earlier run changed"), "{said}");
+        let message = fleet.git(&["log", "-1", "--format=%B"]);
+        for subject in ["feat(vms): add nas to fleet", "feat(vms): rotate the host key of nas"] {
+            assert!(message.contains(subject), "{message}");
+        }
+        assert_eq!(fleet.git(&["status", "--porcelain"]), "");
+        assert_eq!(fleet.git(&["rev-list", "--count", "HEAD"]), "2\n");
     }
     let fleet = Fleet::committed();
     fleet.add(&["--no-commit"]);
