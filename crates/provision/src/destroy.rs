@@ -20,7 +20,7 @@ use crate::{
     journal::{Event, Journal, Verb},
     meaning,
     plan::{self, Standing},
-    preflight,
+    preflight, relay,
     state::{self, Hold},
     steps::Step,
     tools::Tools,
@@ -105,7 +105,8 @@ pub fn run(cli: &Cli, args: &DestroyArgs) -> Result<()> {
         return show(ui, vm, &mut session, &there, args, steps);
     }
     // What would stop it half way is known before anything is gone.
-    can_take_out(&repo, &tools, vm, args.from_hosts)?;
+    let hindrance = can_take_out(&repo, &tools, vm, args.from_hosts)?;
+    hindrance.iter().for_each(|why| ui.warn(preflight::uncommitted(why, "what takes it out of the fleet")));
     confirm(ui, vm, &there, args)?;
     let backed_up = match &there {
         There::Vm(_) => backup_wanted(args).map_or_else(|| ui.confirm("Back it up first?"), Ok)?,
@@ -202,38 +203,39 @@ impl Destruction<'_> {
         let (ui, vm) = (self.ui, self.vm);
         ui.step("Taking it out of the fleet...");
         self.step(Step::TakeOut, || {
-            self.journal.command(repository);
-            let output = repository.run(Deadline::secs(LIMIT), |line| {
-                self.journal.output(line);
-                ui.say(format!("  {line}"));
-            });
-            let partly = |why: String| {
-                Error::partly_done(format!("VM '{}' is gone, but it is still in the fleet: {why}", vm.name))
-                    .hint(format!("mend what post-provision-vm says, then: {repository}"))
+            let partly = |why: Error| {
+                let error = Error::partly_done(format!(
+                    "VM '{}' is gone, but it is still in the fleet: {}",
+                    vm.name,
+                    why.chain()
+                ));
+                let error = why.facts().iter().fold(error, Error::now);
+                let error = why.hints().iter().fold(error, Error::hint);
+                error.hint(format!("mend what post-provision-vm says, then: {repository}"))
             };
-            let output = output
-                .map_err(|error| partly("post-provision-vm did not end".to_owned()).caused_by(error))?;
-            if output.success() || was_never_there(&output) {
-                return Ok(((), format!("'{}' is not in the fleet any more", vm.name)));
+            let ended = relay::run(&repository.clone().arg("--json"), LIMIT, self.journal, ui)
+                .map_err(|error| partly(error.context("post-provision-vm did not end")))?;
+            match ended.failed() {
+                Some(error) if !was_never_there(ended.code()) => Err(partly(error)),
+                _ => Ok(((), format!("'{}' is not in the fleet any more", vm.name))),
             }
-            Err(partly(format!("post-provision-vm {}", child::describe(output.status))))
         })
     }
 }
 
-/// Whether the VM can be taken out of the fleet's files.
-fn can_take_out(repo: &Repo, tools: &Tools, vm: &ManagedVm, from_hosts: bool) -> Result<()> {
+/// Whether the VM can be taken out of the fleet's files, and why that would not be committed, where that is so.
+fn can_take_out(repo: &Repo, tools: &Tools, vm: &ManagedVm, from_hosts: bool) -> Result<Option<String>> {
     let mut words = vec!["remove", vm.name.as_str(), "--dry-run"];
     words.extend(from_hosts.then_some("--from-hosts"));
     match preflight::would_change(repo, tools, &words, "taking the VM out of the fleet") {
         Err(error) if error.kind() != Kind::NotFound => Err(error.now("nothing was changed")),
-        _ => Ok(()),
+        could => Ok(could.unwrap_or_default()),
     }
 }
 
 /// What was never in the fleet need not be taken out of it.
-fn was_never_there(output: &child::Output) -> bool {
-    output.status.code() == Some(i32::from(Kind::NotFound.exit_code()))
+fn was_never_there(code: Option<i32>) -> bool {
+    code == Some(i32::from(Kind::NotFound.exit_code()))
 }
 
 fn refuse(vm: &ManagedVm) -> Result<()> {
@@ -253,7 +255,18 @@ fn stands(session: &mut Session, vm: &ManagedVm, from_hosts: bool, ui: Ui) -> Re
     let mut world = compare::survey(session)?;
     world.existing = compare::existing(&world, vm);
     let there = match plan::holder(vm, &world)? {
-        Standing::Free => There::Nothing,
+        Standing::Free => {
+            // Gone it is only when it is not under another number: a definition's vmid may have been edited.
+            let other = plan::under_another_number(vm, &world).is_none();
+            plan::standing(vm, &world).map_err(|error| match other {
+                true => error.hint(format!(
+                    "if '{0}' is gone, and that is another one: post-provision-vm remove {0}",
+                    vm.name
+                )),
+                false => error,
+            })?;
+            There::Nothing
+        }
         Standing::Ours(marker) => {
             let config = world.existing.map(|(config, _)| config.settings).unwrap_or_default();
             if config.get("protection").is_some_and(|set| meaning::truth(set) == Some(true)) {

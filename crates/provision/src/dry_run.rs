@@ -231,7 +231,7 @@ impl Dry<'_> {
             (Step::Integrate, None) => {
                 let own = found.host_key_file(self.private)?;
                 let file = own.as_deref().unwrap_or(host_key.public_file());
-                shown.changes = self.tools.integration_shown(&self.vm.name, file)?;
+                shown.changes = self.tools.integration_shown(&self.vm.name, file, plan.differs)?;
                 shown.already = own.is_some() && shown.changes.trim().is_empty();
                 if shown.already {
                     "done already".clone_into(&mut shown.note);

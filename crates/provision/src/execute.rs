@@ -13,6 +13,7 @@ mod stage;
 mod undo;
 
 use std::{
+    cell::Cell,
     net::IpAddr,
     sync::Mutex,
     time::{Duration, Instant},
@@ -91,10 +92,23 @@ pub struct Job<'a> {
     pub flake: &'a str,
     /// The system, while it is built and after.
     pub closure: &'a Mutex<Closure>,
+    /// What is known of the system on it.
+    pub system: Cell<Known>,
     /// What `--kexec` named.
     pub kexec: Option<&'a str>,
     /// The host key that hosts.nix has for it.
     pub recorded: Option<&'a str>,
+}
+
+/// What is known of the system that runs on the VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// cloud-init has done its part: NixOS may be on it.
+    MayBeNixos,
+    /// Nothing of it was seen, and cloud-init has its part to do.
+    Unseen,
+    /// It is not NixOS: this run made the VM, or has seen what runs on it.
+    NotNixos,
 }
 
 /// What a run left.
@@ -120,7 +134,7 @@ pub fn run(job: &Job<'_>, session: &mut Session, plan: Plan) -> Result<Outcome> 
 
 impl Job<'_> {
     fn all_the_way(&self, session: &mut Session, plan: Plan, began: Instant) -> Result<Outcome> {
-        let marker = plan.marker().clone();
+        let (marker, differs) = (plan.marker().clone(), plan.differs);
         let mut state = State::load(&marker);
         let given = self.prepare(session, plan, &mut state)?;
         let address = self.find_address(session)?;
@@ -134,6 +148,9 @@ impl Job<'_> {
         })?;
         let bootstrap_key = login.host_key().to_owned();
         state.remember(&marker, &bootstrap_key)?;
+        if system != System::Nixos {
+            self.system.set(Known::NotNixos);
+        }
         if self.stops_before_install() && system != System::Nixos {
             // From here on it is a person's, who may install NixOS on it.
             self.cloudinit_done(session)?;
@@ -158,7 +175,7 @@ impl Job<'_> {
             let source = match self.built()? {
                 Some(source) => source,
                 None => {
-                    self.integrate(host_key.public_file(), true, "its bootstrap system runs on it")?;
+                    self.integrate(host_key.public_file(), true, false, "its bootstrap system runs on it")?;
                     integrated = true;
                     self.built_again(None)?
                 }
@@ -166,7 +183,7 @@ impl Job<'_> {
             let (mut installer, _scripts) = self.installer(&host_key, address, source)?;
             let login = self.start_installer(&installer, &guest, (login, &system), &bootstrap_key)?;
             if !integrated && self.cli.integrate() == Integrate::Before {
-                self.integrate(host_key.public_file(), true, "the installer runs on it")?;
+                self.integrate(host_key.public_file(), true, false, "the installer runs on it")?;
                 integrated = true;
                 installer.source = self.built_again(Some(installer.source))?;
             }
@@ -188,7 +205,8 @@ impl Job<'_> {
                 Some(key) => key.public_file().to_owned(),
                 None => self.private.write("host_key.pub", format!("{key_line}\n").as_bytes(), 0o644)?,
             };
-            self.integrate(&public_file, state.knows(key_line), &format!("NixOS answers at {address}"))?;
+            let now = format!("NixOS answers at {address}");
+            self.integrate(&public_file, state.knows(key_line), differs, &now)?;
             integrated = true;
         }
         self.farewell(address, began.elapsed());
@@ -217,7 +235,8 @@ impl Job<'_> {
         work: impl FnOnce() -> Result<(T, String)>,
     ) -> Result<T> {
         interrupt::check()?;
-        if step <= Step::Ssh {
+        // A VM on which NixOS is needs no build.
+        if step <= Step::Ssh && self.system.get() != Known::MayBeNixos {
             self.build_so_far(step)?;
         }
         self.ui.step(format!("{}...", title.as_ref()));
@@ -251,7 +270,7 @@ impl Job<'_> {
 }
 
 /// A line without what a terminal would obey: the sequences that begin with an escape, and control characters but tabs.
-fn printable(line: &str) -> String {
+pub(crate) fn printable(line: &str) -> String {
     let (mut clean, mut rest) = (String::new(), line.chars().peekable());
     while let Some(c) = rest.next() {
         if c == '\u{1b}' {

@@ -39,6 +39,7 @@ pub mod world;
 
 mod again;
 mod provision_one;
+mod relay;
 mod scratch;
 mod several;
 

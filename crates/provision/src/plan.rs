@@ -11,6 +11,7 @@ use fleet_core::{
 
 use crate::{
     again,
+    differences::{Difference, differences},
     place::Placed,
     preflight::Faults,
     settings::{self, Settings},
@@ -50,6 +51,10 @@ pub struct Plan {
     pub clear: Option<String>,
     /// Whether it is configured: not when it runs, or was finished by cloud-init.
     pub configure: bool,
+    /// Whether cloud-init has done its part: NixOS may be on it, and what it is stays as it is.
+    pub finished: bool,
+    /// Whether it differs from its definition in what a run leaves so.
+    pub differs: bool,
     /// Settings to change, as far as they can be told before the clone exists.
     pub settings: Settings,
     /// Disk to grow, and to what; `None` when it is large enough.
@@ -86,6 +91,20 @@ fn conflict(message: String) -> Error {
 }
 
 fn name_taken(vm: &ManagedVm, world: &World) -> Option<Error> {
+    if let Some(own) = under_another_number(vm, world) {
+        let (vmid, name) = (own.vmid, &vm.name);
+        return Some(
+            conflict(format!(
+                "{} carries the mark of '{name}', whose definition says vmid = {}",
+                checks::describe(own),
+                vm.vmid
+            ))
+            .hint(format!("write vmid = {vmid} in managed.{name}: a VM's number does not change"))
+            .hint(format!(
+                "or, if it is to go and a new one to come: proxmox-ops destroy {vmid} --unmanaged {vmid}"
+            )),
+        );
+    }
     let listed =
         world.resources.iter().find(|r| r.vmid != vm.vmid && r.name.as_deref() == Some(vm.name.as_str()));
     // The list has the name of a VM some seconds after its configuration has.
@@ -99,6 +118,15 @@ fn name_taken(vm: &ManagedVm, world: &World) -> Option<Error> {
     Some(conflict(format!("the name '{}' is taken by {other}", vm.name)).hint(format!(
         "rename one of the two; `proxmox-ops list` shows all, `proxmox-ops config {vmid}` that one"
     )))
+}
+
+/// The VM that was made for this definition while that said another VMID. A copy that was made by hand carries the
+/// mark too, but not its own number in it.
+pub fn under_another_number<'a>(vm: &ManagedVm, world: &'a World) -> Option<&'a ClusterConfig> {
+    world.configs.iter().find(|other| {
+        let marks = |marker: &Marker| marker.name == vm.name && marker.vmid == other.vmid;
+        other.vmid != vm.vmid && other.marker.as_ref().is_some_and(marks)
+    })
 }
 
 /// Who holds the VM's number, whatever else has its name.
@@ -186,8 +214,10 @@ pub fn plan(
     };
     let running = world.existing.as_ref().is_some_and(|(_, status)| status.status == "running");
     let (grow, warning) = growth(vm, current);
-    warnings.extend(warning);
     let done = matches!(origin, Origin::Continue(_)) && settings::cloudinit_is_done(current);
+    let left = if done { left_so(vm, world, current, running) } else { Vec::new() };
+    warnings.extend(warning);
+    warnings.extend(told(vm, &left));
     let configure = !running && !done;
     let changes = if configure { settings::first_changes(vm, keys, current) } else { Settings::new() };
     let cloudinit = settings::cloudinit_drive(current).or_else(|| settings::cloudinit_drive(&changes));
@@ -196,12 +226,47 @@ pub fn plan(
         placed: world.placed.clone(),
         clear: world.remainder.clone(),
         configure,
+        finished: done,
+        differs: !left.is_empty(),
         settings: changes,
-        grow,
+        grow: grow.filter(|_| !(done && running)),
         start: !(matches!(origin, Origin::Continue(_)) && running),
         warnings,
         origin,
     }))
+}
+
+/// In what a VM differs from its definition that is there already, and that a run does not configure: but for what the
+/// run itself does, or tells.
+fn left_so(vm: &ManagedVm, world: &World, current: &Settings, running: bool) -> Vec<Difference> {
+    let whole = world.configs.iter().find(|config| config.vmid == vm.vmid);
+    let coming = whole.map(|config| config.pending.clone()).unwrap_or_default();
+    let (mut left, _) = differences(vm, current, &coming);
+    let boot = settings::boot_disk(current);
+    left.retain(|field| match &boot {
+        // It is grown before it is started; one that is too large is told.
+        Some((slot, size)) if field.field == slot.to_string() => running && *size < vm.disk,
+        // At the end of every run.
+        _ => field.field != "protection",
+    });
+    left
+}
+
+fn told(vm: &ManagedVm, left: &[Difference]) -> Option<String> {
+    let what = |field: &Difference| match field.field.as_str() {
+        // Many lines of text.
+        "description" => "description".to_owned(),
+        _ => field.to_string(),
+    };
+    let how = if left.iter().any(|field| field.applies) { "apply" } else { "plan" };
+    (!left.is_empty()).then(|| {
+        format!(
+            "VM {} is not what its definition says, and this run leaves it so: {} (`provision-vm {how} {}`)",
+            vm.vmid,
+            left.iter().map(what).collect::<Vec<_>>().join("; "),
+            vm.name
+        )
+    })
 }
 
 /// A VM of a disk image: made with all its settings at once, and then only grown and started.
@@ -225,6 +290,8 @@ fn creation(vm: &ManagedVm, keys: &[String], placed: Option<&Placed>, warnings: 
     Ok(Plan {
         origin: Origin::Create(request),
         configure: false,
+        finished: false,
+        differs: false,
         settings: Settings::new(),
         grow: Some(("scsi0".parse()?, vm.disk)),
         start: true,

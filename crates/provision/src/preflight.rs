@@ -179,7 +179,10 @@ pub(crate) fn look(
         |(_, _, (plan, _))| plan.makes() || !in_the_fleet(repo, cli, vm, plan),
     );
     if install && joins && cli.integrate() != Integrate::Never && tools.has("post-provision-vm") {
-        faults.keep(files::can_integrate(repo, tools, vm, private));
+        let hindrance = faults.keep(files::can_integrate(repo, tools, vm, private)).flatten();
+        if let (Some(why), Some((_, _, (plan, _)))) = (hindrance, there.as_mut()) {
+            plan.warnings.push(uncommitted(&why, &format!("what takes '{}' into the fleet", vm.name)));
+        }
     }
     faults.check(vm.name.as_str())?;
     match (keys, login, user, flake, there) {
@@ -188,6 +191,13 @@ pub(crate) fn look(
         }
         _ => Err(Error::failed(format!("'{}' could not be looked at", vm.name)).now("nothing was changed")),
     }
+}
+
+/// What is said where git's state keeps a change of the fleet's files from being committed.
+pub(crate) fn uncommitted(why: &str, what: &str) -> String {
+    format!(
+        "{why}: {what} will not be committed; put that right first (git status), or a later run commits it"
+    )
 }
 
 /// Opens a key behind a passphrase before many VMs are looked at side by side: one question, while nothing else is said.

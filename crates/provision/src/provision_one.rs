@@ -1,6 +1,6 @@
 //! One VM, from its definition to its place in the fleet.
 
-use std::{net::IpAddr, sync::Mutex};
+use std::{cell::Cell, net::IpAddr, sync::Mutex};
 
 use fleet_core::{
     Error, Kind, Result,
@@ -17,7 +17,7 @@ use crate::{
     build::{self, Closure, Unknown},
     cli::{Cli, Integrate},
     dry_run::Dry,
-    execute::{self, Job},
+    execute::{self, Job, Known},
     host_key::PrivateDir,
     journal::{Event, Journal, Verb, Watch},
     login::Unlocked,
@@ -228,6 +228,7 @@ impl<'a> Prepared<'a> {
             user: &user,
             flake: &flake,
             closure: &closure,
+            system: Cell::new(if plan.finished { Known::MayBeNixos } else { Known::Unseen }),
             kexec: kexec.as_deref(),
             recorded: recorded.as_ref().and_then(|host| host.public_key.as_deref()),
         };

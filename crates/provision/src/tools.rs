@@ -25,6 +25,9 @@ const READ_LIMIT: u64 = 120;
 /// How long a program that is asked what it knows may take, in seconds.
 const LOOK_LIMIT: u64 = 5;
 
+/// What keeps `post-provision-vm` from changing the inventory alone.
+const KEEP_INVENTORY: &str = "--keep-inventory";
+
 /// Where the installer comes from when it is not on PATH.
 const INSTALLER_FLAKE: &str = "github:nix-community/nixos-anywhere";
 
@@ -134,6 +137,15 @@ impl Tools {
         self.integration(name, host_key, if made { &["--rotate"] } else { &[] })
     }
 
+    /// The same, which gives an answer for programs as well. `differs` says that the VM is not what its definition says:
+    /// the inventory does not say so before.
+    pub fn integrate_telling(&self, name: &VmName, host_key: &Path, made: bool, differs: bool) -> Command {
+        let mut flags = vec!["--json"];
+        flags.extend(made.then_some("--rotate"));
+        flags.extend(differs.then_some(KEEP_INVENTORY));
+        self.integration(name, host_key, &flags)
+    }
+
     /// The name stands behind `--`: a VM may be called like one of `post-provision-vm`'s verbs.
     fn integration(&self, name: &VmName, host_key: &Path, flags: &[&str]) -> Command {
         let command = self.post_provision().args(["--yes", "--host-key"]).arg(host_key);
@@ -172,8 +184,10 @@ impl Tools {
     }
 
     /// What `post-provision-vm NAME --dry-run` shows of the files that it would change, with a host key of this kind.
-    pub fn integration_shown(&self, name: &VmName, host_key: &Path) -> Result<String> {
-        let command = self.integration(name, host_key, &["--rotate", "--dry-run"]);
+    pub fn integration_shown(&self, name: &VmName, host_key: &Path, differs: bool) -> Result<String> {
+        let mut flags = vec!["--rotate", "--dry-run"];
+        flags.extend(differs.then_some(KEEP_INVENTORY));
+        let command = self.integration(name, host_key, &flags);
         let output = command.output(Deadline::secs(READ_LIMIT))?.checked()?;
         Ok(output.stdout_text())
     }

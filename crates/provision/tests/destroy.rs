@@ -69,6 +69,43 @@ fn destroy_leaves_strangers_and_the_protected_alone() {
     assert_eq!(imported.status.code(), Some(3), "{}", bench.seen(&imported));
 }
 
+/// "Nothing is under its number" does not say that it is gone: the number may be what was edited.
+#[test]
+fn a_vm_whose_number_was_edited_is_not_taken_for_gone() {
+    let bench = Bench::new();
+    made(&bench, &[]);
+    let before = bench.sim.changes().len();
+    bench.fleet.edit("vms/definitions.nix", "vmid = 110;", "vmid = 111;");
+    let head = bench.fleet.git(&["rev-parse", "HEAD"]).unwrap();
+    // The list and the configurations say so, also of one that somebody has renamed.
+    for renamed in [false, true] {
+        if renamed {
+            bench.sim.edit(110, |conf| drop(conf.main.insert("name".into(), "web-old".into())));
+        }
+        for args in
+            [&CONFIRMED[..], &["destroy", NAME, "--dry-run"], &["apply", NAME, "--yes"], &[NAME, "--yes"]]
+        {
+            let output = bench.run(args);
+            let seen = bench.seen(&output);
+            assert_eq!(output.status.code(), Some(4), "{args:?}: {seen}");
+            let called = if renamed { "web-old" } else { NAME };
+            let what = format!("VM 110 '{called}' on node prom carries the mark of 'test-automation'");
+            assert!(seen.contains(&what) && seen.contains("write vmid = 110"), "{seen}");
+            assert!(seen.contains("proxmox-ops destroy 110 --unmanaged 110"), "{seen}");
+        }
+    }
+    assert_eq!(changes(&bench, before), [""; 0]);
+    assert!(bench.sim.is_running(110));
+    assert_eq!(bench.fleet.git(&["rev-parse", "HEAD"]).unwrap(), head);
+    // What the hint says is a way out: the machine goes, and then its entries.
+    let mut command = bench.sim.command("proxmox-ops", &bench.fleet);
+    let gone = command.args(["destroy", "110", "yes", "--unmanaged", "110"]).output().unwrap();
+    assert_eq!(gone.status.code(), Some(3), "by name, typed: {}", bench.seen(&gone));
+    bench.fleet.edit("vms/definitions.nix", "vmid = 111;", "vmid = 110;");
+    let output = bench.run(&CONFIRMED);
+    assert!(output.status.success() && bench.sim.config(110).is_none(), "{}", bench.seen(&output));
+}
+
 /// The backup is there, and told, before anything is gone; it brings the VM back.
 #[test]
 fn a_backup_comes_first_and_brings_the_vm_back() {
@@ -141,6 +178,29 @@ fn a_person_types_the_name_and_is_offered_a_backup() {
         let made = bench.sim.changes().iter().filter(|change| change.contains("/vzdump")).count();
         assert_eq!((made, bench.sim.config(110).is_none()), (backups, true));
     }
+}
+
+/// Neither a slip nor Ctrl-D, with which people leave, is a "no" to the backup.
+#[test]
+fn only_a_no_destroys_without_a_backup() {
+    let bench = Bench::new();
+    made(&bench, &["--no-install"]);
+    let before = bench.sim.changes().len();
+    let mut session = rexpect::session::spawn_command(bench.command(&CONFIRMED), Some(20_000)).unwrap();
+    session.exp_string("Back it up first? (y/N) ").unwrap();
+    session.send_line("maybe").unwrap();
+    session.exp_string("y or n (Enter alone is n)").unwrap();
+    session.exp_string("Back it up first? (y/N) ").unwrap();
+    session.send_control('d').unwrap();
+    let seen = session.exp_eof().unwrap();
+    assert!(
+        seen.contains("no answer to 'Back it up first?'") && seen.contains("nothing was changed"),
+        "{seen}"
+    );
+    let ended = session.process().wait().unwrap();
+    assert!(matches!(ended, rexpect::process::WaitStatus::Exited(_, 130)), "{ended:?}");
+    assert_eq!(changes(&bench, before), [""; 0]);
+    assert!(bench.sim.is_running(110));
 }
 
 #[test]

@@ -166,9 +166,71 @@ fn a_dry_run_shows_what_is_left_to_do_and_no_more() {
     assert!(seen.contains("where NixOS runs on it already, nothing of what follows"), "{seen}");
 }
 
+/// A run does not configure it: what differs is told before the question, and the inventory does not say what is not so.
+#[test]
+fn what_differs_is_told_with_what_brings_it_in_line() {
+    let bench = Bench::new();
+    run_well(&bench);
+    let inventory = bench.fleet.read("docs/machines.md");
+    bench.fleet.edit("vms/definitions.nix", "cores = 2;", "cores = 3;");
+    let told = "⚠ VM 110 is not what its definition says, and this run leaves it so: cores: 2 -> 3 (`provision-vm apply \
+                test-automation`)";
+    let head = bench.fleet.git(&["rev-parse", "HEAD"]).unwrap();
+    for (off, args) in [(false, &["--dry-run"][..]), (false, &["--yes", "-q"]), (true, &["--yes"])] {
+        if off {
+            stop(&bench);
+        }
+        let output = bench.run(&[&[NAME], args].concat());
+        let seen = bench.seen(&output);
+        assert!(output.status.success() && seen.contains(told), "{seen}");
+        assert!(!seen.contains("+++ b/docs/machines.md"), "{seen}");
+        assert_eq!(bench.fleet.read("docs/machines.md"), inventory);
+    }
+    assert_eq!(bench.fleet.git(&["rev-parse", "HEAD"]).unwrap(), head, "nothing is committed");
+    let applied = bench.run(&["apply", NAME, "--yes"]);
+    assert!(applied.status.success(), "{}", bench.seen(&applied));
+    // What holds at its next start is no difference, and then the inventory says so, of what is committed or not.
+    let text = bench.fleet.read("vms/definitions.nix");
+    bench.fleet.write("vms/definitions.nix", &format!("{text}# being edited\n"));
+    let output = bench.run(&[NAME, "--yes", "-q"]);
+    let seen = bench.seen(&output);
+    assert!(output.status.success() && !seen.contains("is not what its definition says"), "{seen}");
+    assert_ne!(bench.fleet.read("docs/machines.md"), inventory);
+    let uncommitted =
+        "⚠ vms/definitions.nix has uncommitted changes: docs/machines.md is committed with what it says";
+    assert!(seen.contains(uncommitted), "{seen}");
+}
+
+/// It needs no build: one that fails stops it no more than it says what runs there.
+#[test]
+fn a_build_that_fails_stops_only_where_nixos_is_not() {
+    for installed in [true, false] {
+        let bench = Bench::new();
+        let first =
+            bench.run(&[&[NAME, "--yes"][..], if installed { &[] } else { &["--no-install"] }].concat());
+        assert!(first.status.success(), "{}", bench.seen(&first));
+        if installed {
+            bench.fleet.edit("hosts.nix", "hostname = \"test-automation\";", "hostname = \"another\";");
+        } else {
+            name_another(&bench);
+        }
+        let output = bench.run(&[NAME, "--yes"]);
+        let seen = bench.seen(&output);
+        let (code, without) = if installed { (0, false) } else { (1, true) };
+        assert_eq!(output.status.code(), Some(code), "{seen}");
+        assert_eq!(seen.contains("VM 110 is there, without NixOS"), without, "{seen}");
+        assert_eq!(seen.contains("calls itself 'another'"), without, "{seen}");
+    }
+}
+
 /// With a host name of another machine in the fleet's files.
 fn misnamed() -> Bench {
     let bench = Bench::new();
+    name_another(&bench);
+    bench
+}
+
+fn name_another(bench: &Bench) {
     let entry = "thinkpad = {";
     let own = "test-automation = {\n    configurationFile = ./hosts/test-automation/configuration.nix;\n    \
                user = \"fleet\";\n    homeDirectory = \"/home/fleet\";\n    hostname = \"another\";\n    \
@@ -176,7 +238,6 @@ fn misnamed() -> Bench {
                authorizedKeys = masterKeys;\n  };\n\n  thinkpad = {";
     bench.fleet.edit("hosts.nix", entry, own);
     bench.fleet.commit("a host of another name");
-    bench
 }
 
 #[test]

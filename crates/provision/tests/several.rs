@@ -242,6 +242,60 @@ fn on_a_terminal_one_question_and_one_line_each() {
     assert!(format!("{status:?}").ends_with(", 0)"), "{status:?}");
 }
 
+/// Said before anything changes, and none is in the way of the other; on a branch again the next run commits them all.
+#[test]
+fn on_a_detached_head_all_are_taken_in_and_the_next_run_commits() {
+    let bench = three();
+    bench.fleet.git(&["checkout", "-q", "--detach"]).unwrap();
+    let output = bench.run(&["web", "db", "--yes", "-q"]);
+    let seen = bench.seen(&output);
+    assert!(output.status.success(), "{seen}");
+    for name in ["web", "db"] {
+        let before =
+            format!("{name}: ⚠ HEAD is detached: a commit would belong to no branch: what takes '{name}'");
+        assert!(seen.contains(&before), "{seen}");
+        let after = format!("{name}: ⚠ not committed: HEAD is detached");
+        assert_eq!(seen.matches(&after).count(), 1, "{seen}");
+        assert!(bench.fleet.read("hosts.nix").contains(&format!("{name} = {{")), "{seen}");
+    }
+    bench.fleet.git(&["checkout", "-q", "-"]).unwrap();
+    let next = bench.run(&["web", "--yes"]);
+    assert!(next.status.success(), "{}", bench.seen(&next));
+    assert_eq!(bench.fleet.status(), "");
+    let message = bench.fleet.git(&["log", "-1", "--format=%B"]).unwrap();
+    assert!(message.contains("add web to fleet") && message.contains("add db to fleet"), "{message}");
+}
+
+/// Why the fleet could not take it in is told wherever the rest of what is said is not.
+#[test]
+fn why_the_integration_failed_is_in_the_error() {
+    let bench = three();
+    bench.fleet.write(".git/hooks/pre-commit", "#!/bin/sh\necho not today >&2\nexit 1\n");
+    let hook = bench.fleet.path().join(".git/hooks/pre-commit");
+    std::fs::set_permissions(hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = Command::new(tool("provision-vm"));
+    command.args(["web", "db", "--yes"]).current_dir(bench.fleet.path());
+    bench.sim.apply(&mut command);
+    command.env("TERM", "xterm");
+    let mut session = rexpect::session::spawn_command(command, Some(60_000)).unwrap();
+    let rest = session.exp_eof().unwrap();
+    let why = "git would not commit them: ";
+    assert!(rest.contains(why) && rest.contains("not today"), "{rest}");
+    assert!(rest.contains("all that it said: "), "{rest}");
+    for args in [&["web", "--yes", "-q"][..], &["web", "--yes", "--json"]] {
+        let output = bench.run(args);
+        let seen = bench.seen(&output);
+        assert_eq!(output.status.code(), Some(9), "{seen}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(stderr.contains(why) && stderr.contains("not today"), "{seen}");
+        assert!(!seen.contains("--allow-dirty") && !seen.contains("git stash"), "{seen}");
+        if args.contains(&"--json") {
+            let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert!(answer["error"]["message"].as_str().unwrap().contains("not today"), "{seen}");
+        }
+    }
+}
+
 #[test]
 fn on_a_terminal_whose_lines_can_not_change_all_of_them_are_printed() {
     let bench = three();

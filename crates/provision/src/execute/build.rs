@@ -7,7 +7,7 @@ use std::{
 
 use fleet_core::{Error, Result, definitions::Install};
 
-use super::Job;
+use super::{Job, Known};
 use crate::{
     build::{Closure, Source},
     steps::Step,
@@ -26,7 +26,7 @@ impl Job<'_> {
         let looked = self.closure().look(|line| self.journal.output(line));
         looked.map_err(|error| match next {
             Step::Clone => error.now("nothing was made on the node"),
-            _ => self.without_nixos(error),
+            _ => self.not_built(error),
         })
     }
 
@@ -72,7 +72,7 @@ impl Job<'_> {
                 self.ui.say(format!("  after {minutes} min: {}", super::printable(line)));
             }
         });
-        let source = source.map_err(|error| self.without_nixos(error))?;
+        let source = source.map_err(|error| self.not_built(error))?;
         let said = match &source {
             Source::Built(paths) => format!("Built: {}", paths.system.display()),
             Source::Script(script) => format!("Built: {}", script.display()),
@@ -83,11 +83,14 @@ impl Job<'_> {
         Ok((source, said))
     }
 
-    fn without_nixos(&self, error: Error) -> Error {
+    fn not_built(&self, error: Error) -> Error {
         let log = self.journal.output_file();
         let now = match self.vm.install {
             Install::Image => "nothing was made on the node".to_owned(),
-            _ => format!("VM {} is there, without NixOS", self.vm.vmid),
+            _ if self.system.get() == Known::NotNixos => {
+                format!("VM {} is there, without NixOS", self.vm.vmid)
+            }
+            _ => format!("VM {} is there", self.vm.vmid),
         };
         error.now(now).hint(format!("all that nix said: {}", log.display()))
     }

@@ -40,7 +40,7 @@ impl Job<'_> {
         let marker = plan.marker().clone();
         let mut state = State::load(&marker);
         self.remove_images(session, &mut state, &marker);
-        let mut integrated = false;
+        let (mut integrated, differs) = (false, plan.differs);
         if let Origin::Create(request) = &plan.origin {
             let clear = plan.clear.clone();
             let host_key = HostKey::generate(&self.vm.name, self.private)?;
@@ -48,7 +48,7 @@ impl Job<'_> {
             // A configuration that does not build leaves the fleet's files as they are.
             self.built()?;
             if self.cli.integrate() == Integrate::Before {
-                self.integrate(host_key.public_file(), true, "nothing was made on the node yet")?;
+                self.integrate(host_key.public_file(), true, false, "nothing was made on the node yet")?;
                 integrated = true;
             }
             let dir = ImageDir::new(self.vm.disk)?;
@@ -69,7 +69,7 @@ impl Job<'_> {
         self.detach_cloudinit(session)?;
         if !integrated && self.cli.integrate() != Integrate::Never {
             let file = self.private.write("known.pub", format!("{known}\n").as_bytes(), 0o644)?;
-            self.integrate(&file, state.knows(&known), &format!("NixOS answers at {address}"))?;
+            self.integrate(&file, state.knows(&known), differs, &format!("NixOS answers at {address}"))?;
             integrated = true;
         }
         self.farewell(address, began.elapsed());

@@ -8,13 +8,7 @@ use std::{
     time::Duration,
 };
 
-use fleet_core::{
-    Error, Kind, Result,
-    child::{self, Output},
-    deadline::Deadline,
-    interrupt,
-    ssh::Session,
-};
+use fleet_core::{Error, Kind, Result, child::Output, deadline::Deadline, interrupt, ssh::Session};
 
 use super::{
     Job, limit,
@@ -26,6 +20,7 @@ use crate::{
     guest::{self, Guest, System},
     host_key::{self, HostKey},
     install::{self, Installer, Phase},
+    relay,
     settings::BOOTSTRAP_USER,
     steps::Step,
 };
@@ -325,13 +320,23 @@ impl Job<'_> {
     }
 
     /// Runs `post-provision-vm`. `made` says that this host key was made or recorded by us for this very VM: it
-    /// replaces the one that an earlier VM of the name had.
-    pub(super) fn integrate(&self, host_key: &Path, made: bool, now: &str) -> Result<()> {
+    /// replaces the one that an earlier VM of the name had; `differs` that the VM is not what its definition says.
+    pub(super) fn integrate(&self, host_key: &Path, made: bool, differs: bool, now: &str) -> Result<()> {
         let name = &self.vm.name;
-        let partly = |why: &str| {
-            Error::partly_done(format!("VM '{name}' runs, but it is not in the fleet yet: {why}"))
-                .now(now)
+        let log = self.journal.output_file();
+        let partly = |why: Error| {
+            let state = match why.kind() {
+                Kind::PartlyDone => "what takes it into the fleet is not finished",
+                _ => "it is not in the fleet yet",
+            };
+            let error =
+                Error::partly_done(format!("VM '{name}' runs, but {state}: {}", why.chain())).now(now);
+            let error = why.facts().iter().fold(error, Error::now);
+            why.hints()
+                .iter()
+                .fold(error, Error::hint)
                 .hint(format!("mend what post-provision-vm says, then run `{}` again", self.again()))
+                .hint(format!("all that it said: {}", log.display()))
         };
         // Whole files were put in place or none; what it had begun the next run finishes.
         let stopped = || {
@@ -341,24 +346,24 @@ impl Job<'_> {
         };
         let turn = INTEGRATION.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = self.step(Step::Integrate, "Integrating with the fleet", || {
-            let command = self.tools.integrate(name, host_key, made);
-            self.journal.command(&command);
-            let output = command
-                .run(Deadline::secs(limit::INTEGRATE), |line| {
-                    self.journal.output(line);
-                    self.ui.say(format!("  {line}"));
-                })
-                .map_err(|e| match e.kind() {
-                    Kind::Interrupted => stopped(),
-                    _ => partly("post-provision-vm did not end").caused_by(e),
-                })?;
-            if !output.success() && interrupt::asked() {
-                return Err(stopped());
+            let command = self.tools.integrate_telling(name, host_key, made, differs);
+            let ended = relay::run(&command, limit::INTEGRATE, self.journal, self.ui).map_err(|e| match e
+                .kind()
+            {
+                Kind::Interrupted => stopped(),
+                _ => partly(e.context("post-provision-vm did not end")),
+            })?;
+            match ended.failed() {
+                Some(_) if interrupt::asked() => Err(stopped()),
+                Some(error) => Err(partly(error)),
+                None => Ok((
+                    (),
+                    match ended.not_committed() {
+                        Some(why) => format!("In the fleet, not committed: {why}"),
+                        None => "In the fleet".to_owned(),
+                    },
+                )),
             }
-            if !output.success() {
-                return Err(partly(&format!("post-provision-vm {}", child::describe(output.status))));
-            }
-            Ok(((), "In the fleet".to_owned()))
         });
         drop(turn);
         outcome

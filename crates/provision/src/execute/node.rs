@@ -9,7 +9,7 @@ use fleet_core::{
     protocol::{ClusterConfig, Document, Marker, Op, Session, VmConfig},
 };
 
-use super::{Job, limit};
+use super::{Job, Known, limit};
 use crate::{
     again, differences,
     host_key::HostKey,
@@ -154,6 +154,7 @@ impl Job<'_> {
             self.clear(session, plan.clear)?;
             self.change(session, Op::Clone(request), limit::CLONE)
                 .or_else(|error| is_cloned(session, vm, &marker, error))?;
+            self.system.set(Known::NotNixos);
             Ok(((), "VM cloned".to_owned()))
         })
     }

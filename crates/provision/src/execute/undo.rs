@@ -2,13 +2,12 @@
 
 use fleet_core::{
     Error, Kind, Result,
-    child::{self, Command},
-    deadline::Deadline,
+    child::Command,
     protocol::{Marker, Op},
 };
 
 use super::{Job, limit};
-use crate::{again, cli::OnFailure, state, steps::Step, unfinished, world};
+use crate::{again, cli::OnFailure, relay, state, steps::Step, unfinished, world};
 
 /// The error with what is true now, and what to do next: the VM is kept and the same command goes on with it, or
 /// what this run made is removed again. `made` is the marker of this run's own clone, `known` says that the fleet
@@ -69,18 +68,10 @@ fn leave(job: &Job<'_>, known: bool) -> Result<()> {
     if !job.journal.took().iter().any(|(step, _)| *step == Step::Integrate) {
         return Ok(());
     }
-    let remove = job.tools.post_provision().args(["remove", job.vm.name.as_str(), "--yes"]);
+    let remove = job.tools.post_provision().args(["--json", "remove", job.vm.name.as_str(), "--yes"]);
     run(job, &if known { remove } else { remove.arg("--from-hosts") })
 }
 
 fn run(job: &Job<'_>, command: &Command) -> Result<()> {
-    job.journal.command(command);
-    let output = command.run(Deadline::secs(limit::INTEGRATE), |line| {
-        job.journal.output(line);
-        job.ui.say(format!("  {line}"));
-    })?;
-    if output.success() {
-        return Ok(());
-    }
-    Err(Error::failed(format!("`{command}` {}", child::describe(output.status))))
+    relay::run(command, limit::INTEGRATE, job.journal, job.ui)?.failed().map_or(Ok(()), Err)
 }

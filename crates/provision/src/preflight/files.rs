@@ -183,10 +183,16 @@ fn tracked(repo: &Repo, dir: &Path) -> Result<()> {
 
 /// Whether the VM could be taken into the fleet later: tried with a host key that is made for the try. Files with
 /// uncommitted changes would be refused then, when the VM exists already.
-pub(super) fn can_integrate(repo: &Repo, tools: &Tools, vm: &ManagedVm, private: &PrivateDir) -> Result<()> {
+/// Gives why it would not be committed, where that is so.
+pub(super) fn can_integrate(
+    repo: &Repo,
+    tools: &Tools,
+    vm: &ManagedVm,
+    private: &PrivateDir,
+) -> Result<Option<String>> {
     // What a killed integration left is finished or taken back by the one of this run; until then nothing can be tried.
     if fleet_core::files::interrupted(&fleet_core::files::state_dir(repo.root())) {
-        return Ok(());
+        return Ok(None);
     }
     let (_, public) = host_key::pair("example")?;
     let file = private.write("example.pub", format!("{public}\n").as_bytes(), 0o600)?;
@@ -196,20 +202,22 @@ pub(super) fn can_integrate(repo: &Repo, tools: &Tools, vm: &ManagedVm, private:
 }
 
 /// Whether `post-provision-vm` could do what it shows for these arguments: nothing of what it would change waits to be
-/// committed.
-pub(crate) fn would_change(repo: &Repo, tools: &Tools, args: &[&str], doing: &str) -> Result<()> {
+/// committed. Gives why that would not be committed, where something stands in the way that passes.
+pub(crate) fn would_change(repo: &Repo, tools: &Tools, args: &[&str], doing: &str) -> Result<Option<String>> {
     #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
     struct Answer {
         changed: Vec<PathBuf>,
         #[serde(default)]
         due: Vec<PathBuf>,
+        not_committed: Option<String>,
     }
     let answer: Answer =
         tools.ask_post_provision(args).map_err(|error| error.context(format!("{doing} would fail")))?;
     fleet_core::files::changeable(repo.root(), &answer.changed)
         .map_err(|error| error.context(format!("{doing} would fail")))?;
     if !repo.root().join(".git").exists() || answer.changed.iter().all(|path| answer.due.contains(path)) {
-        return Ok(());
+        return Ok(answer.not_committed);
     }
     // A run beside this one may be committing: nothing of git's is locked for a look.
     let git = Command::new("git")
@@ -219,7 +227,7 @@ pub(crate) fn would_change(repo: &Repo, tools: &Tools, args: &[&str], doing: &st
     let dirty = git.output(Deadline::secs(30))?.checked()?.stdout_text();
     let dirty: Vec<&str> = dirty.lines().filter_map(|line| line.get(3..)).collect();
     let have = match dirty.len() {
-        0 => return Ok(()),
+        0 => return Ok(answer.not_committed),
         1 => "has",
         _ => "have",
     };
