@@ -59,7 +59,7 @@ pub(crate) fn run(command: &Command, limit: u64, journal: &Journal, ui: Ui) -> R
         part = Part::of(&line, part);
         match (part, line.strip_prefix("⚠ ")) {
             (Part::Warning, Some(text)) => ui.warn(text),
-            (Part::Warning, None) => ui.foreign(&line),
+            (Part::Warning, None) => ui.foreign(line.trim_end().as_bytes(), true),
             (Part::Failure, _) => failure.push(line.trim_start_matches("✗ ").trim().to_owned()),
             (Part::Plain, _) => ui.say(format!("  {shown}")),
         }
