@@ -151,7 +151,7 @@ fn what_a_rule_lists_and_is_no_key_is_told_where_it_is_written() {
     for (key, list, told) in [
         ("  - &op aage1typo\n", "[*operator, *web, *op]", "4:9: 'aage1typo'"),
         ("  - &op aage1typo\n", "*op", "4:9: 'aage1typo'"),
-        ("  - &all [*web, typo]\n", "[*operator, *all]", "4:17: 'typo'"),
+        ("  - &all [*web, typo]\n", "*all", "4:17: 'typo'"),
         ("", "'age1zzz, typo'", "14:10: 'typo'"),
     ] {
         let fleet = Fleet::new();

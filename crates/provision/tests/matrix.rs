@@ -152,7 +152,8 @@ fn struck(strike: Strike, step: &str, when: When) {
     let first = child.wait_with_output().unwrap();
     if matches!(strike, Strike::CtrlC) && first.status.code() == Some(130) {
         let seen = bench.seen(&first);
-        assert!(seen.ends_with(&format!("hint: `provision-vm {NAME}` continues from here\n")), "{seen}");
+        let same = if whole { NAME.to_owned() } else { format!("{NAME} --no-install") };
+        assert!(seen.ends_with(&format!("hint: `provision-vm {same}` continues from here\n")), "{seen}");
     }
     finished(&bench, args, whole, &first);
 }

@@ -354,7 +354,7 @@ impl Job<'_> {
                 _ => partly(e.context("post-provision-vm did not end")),
             })?;
             match ended.failed() {
-                Some(_) if interrupt::asked() => Err(stopped()),
+                Some(error) if interrupt::asked() => Err(error.facts().iter().fold(stopped(), Error::now)),
                 Some(error) => Err(partly(error)),
                 None => Ok((
                     (),
