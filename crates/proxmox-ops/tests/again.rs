@@ -123,6 +123,42 @@ fn another_backup_than_the_one_that_runs_is_made_after_it() {
 }
 
 #[test]
+fn a_restore_that_a_run_before_made_or_left_going_is_there() {
+    let change = "POST /nodes/prom/qemu";
+    let bench = Bench::new();
+    bench.clone_110();
+    let made = bench.ok(&["backup", "110", "--storage", "local"]);
+    let archive = made.trim_end();
+    let args = ["restore", archive, "110"];
+    let done = format!("VM 110 is restored from {archive}");
+    for killed in [false, true] {
+        bench.ok(&["destroy", "110", "yes"]);
+        let ran = well(&bench, &args, change, killed);
+        assert!(ran.err.contains(&done), "{}", ran.err);
+        let before = sent(&bench, change);
+        let ran = bench.run(&[&["--json"][..], &args].concat());
+        assert_eq!((ran.code, ran.out.trim()), (0, r#"{"vmid":110,"changed":false}"#), "{}", ran.err);
+        assert_eq!(sent(&bench, change), before);
+    }
+    // What came after it is not to be lost.
+    bench.ok(&["start", "110"]);
+    let ran = bench.run(&args);
+    assert_eq!(ran.code, 4, "{}", ran.err);
+    assert!(ran.err.contains("can not restore into VMID 110: it is taken"), "{}", ran.err);
+    // Another archive's restore is not this one.
+    bench.ok(&["stop", "110"]);
+    let other = bench.ok(&["backup", "110", "--storage", "local"]);
+    bench.ok(&["destroy", "110", "yes"]);
+    bench.sim.node().hold_tasks(true);
+    let ran = bench.run(&["restore", other.trim_end(), "110", "--wait", "1"]);
+    assert_eq!(ran.code, 8, "{}", ran.err);
+    let ran = bench.run(&args);
+    assert_eq!(ran.code, 4, "{}", ran.err);
+    bench.sim.node().hold_tasks(false);
+    bench.sim.node().release_all();
+}
+
+#[test]
 fn a_clone_that_a_run_before_made_or_left_going_is_there() {
     let args = ["clone", "9002", "110", "test-automation"];
     let there = "VM 110 'test-automation' is there already, made by these tools";

@@ -129,17 +129,23 @@ fn a_template_that_is_not_defined_is_not_changed_either() {
     }
 }
 
-/// One that these tools made, too: nobody is asked for its name first.
+/// One that these tools made, too, where something may share its disks: nobody is asked for its name first.
 #[test]
 fn a_template_is_not_destroyed_and_the_way_to_it_is_told() {
     let marked = "fleet-vm: name=old vmid=9005 nonce=0123456789abcdef0123456789abcdef";
-    let settings = [("name", "old"), ("template", "1"), ("description", marked)];
+    let settings = [
+        ("name", "old"),
+        ("template", "1"),
+        ("description", marked),
+        ("scsi0", "gone:base-9005-disk-0,size=2G"),
+    ];
     let bench = Bench::with(pve_sim::world::World::default().with_vm(9005, false, &settings));
     for args in [&["destroy", "9005", "yes"][..], &["destroy", "9005"]] {
         let output = bench.on_terminal(&[args, &["--unmanaged", "9005"]].concat()).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         assert_eq!(output.status.code(), Some(3), "{said}");
         assert!(said.contains("refused to destroy VM 9005: it is a template"), "{said}");
+        assert!(said.contains("the node has no storage 'gone'"), "{said}");
         assert!(said.contains("on the node 'prom': qm destroy 9005 --purge"), "{said}");
         assert!(!said.contains("Type its name"), "{said}");
     }

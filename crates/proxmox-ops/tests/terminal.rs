@@ -128,6 +128,30 @@ fn a_typed_name_makes_no_strangers_vm_ours() {
 }
 
 #[test]
+fn a_template_that_these_tools_made_goes_after_its_linked_clones() {
+    let bench = Bench::new();
+    let image = ["--import", "nvmeprom:import/debian-13.qcow2", "--name", "old"];
+    bench.ok(&[&["create-template", "9005", "--unmanaged", "9005"][..], &image].concat());
+    bench.ok(&["clone", "9005", "110", "test-automation", "--linked"]);
+    let args = ["destroy", "9005", "--unmanaged", "9005"];
+    let before = bench.sim.changes();
+    let mut session = sit_down(&bench, &args);
+    session.exp_string("refused to destroy VM 9005: it is a template with linked clones").unwrap();
+    let said = session.exp_eof().unwrap();
+    assert!(said.contains("nvmeprom:9005/base-9005-disk-1.qcow2/110/vm-110-disk-"), "{said}");
+    assert!(ended(&session).ends_with(", 3)"));
+    assert_eq!(bench.sim.changes(), before);
+    bench.ok(&["destroy", "110", "yes"]);
+    let mut session = sit_down(&bench, &args);
+    session.exp_string("Type its name to destroy it: ").unwrap();
+    session.send_line("old").unwrap();
+    session.exp_string("VM 9005 'old' and its disks are gone").unwrap();
+    session.exp_eof().unwrap();
+    assert!(ended(&session).ends_with(", 0)"));
+    assert!(bench.sim.config(9005).is_none());
+}
+
+#[test]
 fn on_a_narrow_terminal_no_row_of_a_table_wraps() {
     let bench = Bench::new();
     bench.clone_110();

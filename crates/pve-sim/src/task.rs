@@ -204,21 +204,13 @@ where
             Fault::TaskFails { kind: k, message } if strikes(k, &kind) => Some((message.clone(), true)),
             _ => None,
         });
-        // A clone copies while it is held; it cleans up itself when it is stopped.
-        if kind != "qmclone" {
+        // A clone copies while it is held, and a restore says what it reads; a clone cleans up itself when it is stopped.
+        if !matches!(&*kind, "qmclone" | "qmrestore") {
             worker.gate().await;
         }
         let outcome = match failure {
             _ if killed == Some(false) && !dies => Err(KILLED.to_owned()),
-            Some(message) => {
-                // A restore takes its lock off again, and leaves the rest.
-                if kind == "qmrestore" {
-                    worker.node.change(|d| {
-                        d.vms.entry(id).or_default();
-                    });
-                }
-                Err(message)
-            }
+            Some(message) => Err(message),
             None if kind != "qmclone" && worker.is_stopped() => Err("received interrupt".to_owned()),
             None => work(worker.clone()).await,
         };
@@ -227,6 +219,14 @@ where
             worker.node.change(|d| {
                 if d.vms.get(&id).is_some_and(|c| c.lock() == Some("create")) {
                     d.vms.remove(&id);
+                }
+            });
+        }
+        // A restore takes its lock off again, and leaves the rest.
+        if kind == "qmrestore" && outcome.as_ref().is_err_and(|exit| exit != KILLED) {
+            worker.node.change(|d| {
+                if let Some(conf) = d.vms.get_mut(&id) {
+                    conf.main.remove("lock");
                 }
             });
         }

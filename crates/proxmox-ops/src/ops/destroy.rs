@@ -10,7 +10,7 @@ use fleet_core::{
     types::{VmName, Vmid},
 };
 
-use super::{Progress, config, power, snippet, volumes};
+use super::{Progress, config, linked, power, snippet, volumes};
 use crate::{
     api::{call::Call, encode},
     cluster::Cluster,
@@ -72,18 +72,17 @@ pub fn destroy(
             config.vmid
         )));
     }
-    is_free(config)?;
+    cluster.on(vmid, |node| is_free(node, config, deadline))?;
     if cluster.on(vmid, |node| is_up(node, vmid, stop, deadline))? {
         power::act(cluster, permit, power::Action::Stop, deadline, progress)?;
     }
     cluster.on(vmid, |node| removed(node, permit, config, deadline, progress))
 }
 
-/// What in its configuration stands against removing a VM, whoever asks for it: it is protected, or a template. Whether a
-/// template has linked clones is not told by every storage (LVM-thin keeps none of it in their names): that is for
-/// Proxmox itself, and for people.
-pub fn is_free(config: &VmConfig) -> Result<()> {
-    let (vmid, node) = (config.vmid, &config.node);
+/// What stands against removing a VM, whoever asks for it: it is protected, or a template, unless that carries our marker
+/// and it is told that no linked clone shares its disks ([`linked`]).
+pub fn is_free(node: &Node, config: &VmConfig, deadline: Deadline) -> Result<()> {
+    let (vmid, here) = (config.vmid, &config.node);
     let set =
         |key: &str| config.settings.get(key).is_some_and(|value| encode::truth(Some(&value.as_str().into())));
     if set("protection") {
@@ -91,19 +90,31 @@ pub fn is_free(config: &VmConfig) -> Result<()> {
             "refused to destroy VM {vmid}: its protection flag is set in Proxmox"
         ))
         .now("nothing was changed")
-        .hint(format!("`qm set {vmid} --protection 0` on the node takes it off")));
+        .hint(format!("`qm set {vmid} --protection 0` on the node '{here}' takes it off")));
     }
-    if set("template") {
-        return Err(Error::refused(format!("refused to destroy VM {vmid}: it is a template"))
-            .now(
-                "linked clones of it would lose what they share with it, and not every storage tells of them",
-            )
+    if !set("template") {
+        return Ok(());
+    }
+    let refused = |why: &str| {
+        Error::refused(format!("refused to destroy VM {vmid}: it is a template{why}"))
             .now("nothing was changed")
-            .hint(format!(
-                "once no linked clone of it is left, on the node '{node}': qm destroy {vmid} --purge"
-            )));
+    };
+    let by_hand =
+        format!("once no linked clone of it is left, on the node '{here}': qm destroy {vmid} --purge");
+    if config.marker.is_none() {
+        return Err(refused(", and does not carry the marker of these tools").hint(by_hand));
     }
-    Ok(())
+    match linked::clones(node, config, deadline) {
+        Ok(clones) if clones.is_empty() => Ok(()),
+        Ok(clones) => Err(refused(" with linked clones")
+            .now(format!("these share its disks: {}", clones.join(", ")))
+            .hint("`proxmox-ops list` shows whose they are; once none of them is left, run this again")),
+        Err(e) if e.kind() == Kind::Failed => {
+            let unknown = "linked clones of it would lose what they share with it, and whether there are any is not known";
+            Err(refused("").now(unknown).hint(by_hand).caused_by(e))
+        }
+        Err(e) => Err(e),
+    }
 }
 
 /// The same of one that is off, on the node that has it.
@@ -194,18 +205,16 @@ mod tests {
     const VM: &str = "/nodes/prom/qemu/110";
 
     fn run(fake: &Fake, extra: serde_json::Value) -> Result<Vec<String>> {
+        marked_run(fake, extra, None)
+    }
+
+    fn marked_run(fake: &Fake, extra: serde_json::Value, marker: Option<Marker>) -> Result<Vec<String>> {
         let definitions = definitions();
         let vmid = Vmid::new(110).unwrap();
         let leave = Guard::new(&definitions, None).permit(vmid, Operation::Destroy, "destroy").unwrap();
         let settings = serde_json::from_value(extra).unwrap();
-        let config = VmConfig {
-            vmid,
-            node: "prom".parse().unwrap(),
-            settings,
-            digest: "d".into(),
-            marker: None,
-            mac: None,
-        };
+        let config =
+            VmConfig { vmid, node: "prom".parse().unwrap(), settings, digest: "d".into(), marker, mac: None };
         destroy(&alone(fake), &leave, &config, false, Deadline::secs(10), &mut |_| {})
     }
 
@@ -264,6 +273,32 @@ mod tests {
             let fake = fake(status);
             assert_eq!(run(&fake, extra).unwrap_err().kind(), kind);
             assert_eq!(fake.requests("DELETE"), 0);
+        }
+    }
+
+    #[test]
+    fn a_template_of_ours_goes_once_no_linked_clone_is_left() {
+        let run = |volumes: serde_json::Value, marked: bool| {
+            let storages = json!([{"storage": "st", "type": "dir", "content": "images", "active": 1}]);
+            let fake = fake_with("stopped", storages).get("/nodes/prom/storage/st/content", volumes);
+            let settings = json!({"template": "1", "scsi0": "st:110/base-110-disk-0.qcow2,size=3G"});
+            let ours =
+                marked.then(|| Marker::fresh(&"web".parse().unwrap(), Vmid::new(110).unwrap()).unwrap());
+            (marked_run(&fake, settings, ours), fake.requests("DELETE"))
+        };
+        let base = json!({"volid": "st:110/base-110-disk-0.qcow2"});
+        let clone = json!({"volid": "st:110/base-110-disk-0.qcow2/150/vm-150-disk-0.qcow2"});
+        let (done, sent) = run(json!([base]), true);
+        done.unwrap();
+        assert_eq!(sent, 1);
+        for (volumes, marked, why) in [
+            (json!([base, clone]), true, "it is a template with linked clones"),
+            (json!([base]), false, "it is a template, and does not carry the marker"),
+        ] {
+            let (done, sent) = run(volumes, marked);
+            let error = done.unwrap_err();
+            assert_eq!((error.kind(), sent), (Kind::Refused, 0));
+            assert!(error.message().contains(why), "{error:?}");
         }
     }
 

@@ -20,6 +20,23 @@ pub struct Earlier {
     pub ended: Result<()>,
 }
 
+impl Earlier {
+    /// Follows a running task to its end. What is an error here may go on on the node.
+    pub fn of(
+        client: &Client,
+        upid: Upid,
+        what: &str,
+        deadline: Deadline,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<Earlier> {
+        progress(&format!("note: a task to {what} runs already: following it: {upid}"));
+        match follow(client, &upid, what, deadline, progress) {
+            Err(e) if e.may_go_on() => Err(e),
+            ended => Ok(Earlier { upid, ended }),
+        }
+    }
+}
+
 /// A task of one of these `kinds` on a VM that runs, begun by the same login: follows it to its end, for the state then
 /// to decide what is left to do. `what` is the change that it is, for people: `back up VM 110`.
 ///
@@ -32,17 +49,20 @@ pub fn earlier(
     deadline: Deadline,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Option<Earlier>> {
-    let short = deadline.at_most(Duration::from_secs(20));
-    let upid = match find_own(client, node, (kinds, vmid), short) {
-        Ok(Some(upid)) => upid,
-        Ok(None) => return Ok(None),
-        Err(e) if matches!(e.kind(), Kind::Failed | Kind::NotFound) => return Ok(None),
-        Err(e) => return Err(e),
-    };
-    progress(&format!("note: a task to {what} runs already: following it: {upid}"));
-    match follow(client, &upid, what, deadline, progress) {
-        Err(e) if e.may_go_on() => Err(e),
-        ended => Ok(Some(Earlier { upid, ended })),
+    let found = running(client, node, (kinds, vmid), deadline)?;
+    found.map(|upid| Earlier::of(client, upid, what, deadline, progress)).transpose()
+}
+
+/// The task alone; nothing on a node that does not tell of its tasks.
+pub fn running(
+    client: &Client,
+    node: &NodeName,
+    (kinds, vmid): (&[&str], Vmid),
+    deadline: Deadline,
+) -> Result<Option<Upid>> {
+    match find_own(client, node, (kinds, vmid), deadline.at_most(Duration::from_secs(20))) {
+        Err(e) if matches!(e.kind(), Kind::Failed | Kind::NotFound) => Ok(None),
+        told => told,
     }
 }
 

@@ -6,7 +6,7 @@ mod lock;
 mod look;
 mod run;
 
-pub use earlier::{Earlier, earlier};
+pub use earlier::{Earlier, earlier, running};
 pub use list::{Listed, age, clones_into, find_clone_into, find_running_on, later, list, newest, sent_at};
 pub use lock::{behind_lock, done_last, orphaned, unlocked};
 pub use look::{patiently, run_or_look};

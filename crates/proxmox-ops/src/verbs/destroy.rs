@@ -23,7 +23,8 @@ use crate::{
 ///
 /// The VM must be ours: its description carries the marker that its creation wrote. A managed VM that has its
 /// definition's name and no marker, and one with a marker that no definition has (named with --unmanaged), are removed
-/// only after their name was typed on a terminal; any other is refused.
+/// only after their name was typed on a terminal; any other is refused. So is a template, unless it carries the marker
+/// and the storages of its disks tell that no linked clone shares them.
 #[derive(Debug, Args)]
 pub struct Destroy {
     /// VMID or name
@@ -71,7 +72,7 @@ impl Destroy {
         let whose = destroy::ownership(&config, defined);
         if matches!(whose, Ownership::Proven | Ownership::Named) {
             // Nobody is asked about what can not be.
-            destroy::is_free(&config)?;
+            cluster.on(vmid, |node| destroy::is_free(node, &config, deadline))?;
         }
         match whose {
             Ownership::Proven if defined.is_none() => {

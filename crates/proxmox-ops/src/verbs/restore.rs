@@ -3,9 +3,10 @@
 use clap::Args;
 use fleet_core::{
     Error, Kind, Result,
+    deadline::Deadline,
     guard::Operation,
-    protocol::VmConfig,
-    types::{DiskSlot, MacAddr, StorageId, VmRef, Vmid},
+    protocol::Resource,
+    types::{MacAddr, StorageId, VmRef, Vmid},
 };
 
 use super::{cloudinit_drive::storage_for, create_template::volume};
@@ -13,7 +14,7 @@ use crate::{
     api::call::Call,
     cluster::Cluster,
     context::{ChangeOptions, Context, read_deadline},
-    ops::{config, configs, queue},
+    ops::{config, configs, queue, restored},
     tasks,
 };
 
@@ -82,6 +83,31 @@ impl Restore {
         .hint("restore without --keep-mac: the VM gets MAC addresses of its own"))
     }
 
+    /// What stands under the VMID: what this restore made, which is all that was wanted, or a conflict.
+    fn taken(&self, cx: &Context, cluster: &Cluster, there: &Resource, deadline: Deadline) -> Result<()> {
+        let (vmid, archive) = (there.vmid, &self.archive);
+        let called = there.name.as_deref().unwrap_or("-");
+        let taken = Error::conflict(format!("can not restore into VMID {vmid}: it is taken"))
+            .now(format!("{vmid} is '{called}' on the node '{}'", there.node))
+            .now("nothing was changed");
+        let found = cluster.on(vmid, |node| {
+            let config = config::read(node, vmid, deadline)?;
+            let made = restored::made(node, &config, archive, deadline)?;
+            Ok((config, made))
+        });
+        match found {
+            Ok((_, Some(task))) => {
+                let already = format!(
+                    "VM {vmid} is restored from {archive} already, and no task has worked on it since"
+                );
+                cx.ui.detail(format!("the node's task: {task}"));
+                cx.changed(vmid, false, "", &already)
+            }
+            Ok((config, None)) if restored::is_empty(&config) => Err(restored::left_empty(&config, taken)),
+            _ => Err(taken.hint("`proxmox-ops next-vmid` prints a free VMID")),
+        }
+    }
+
     /// Runs it.
     pub fn run(&self, cx: &Context) -> Result<()> {
         let permit = cx.permit(&self.vm, &self.options, Operation::Create, "restore into")?;
@@ -98,41 +124,40 @@ impl Restore {
         let deadline = self.options.long_deadline();
         let node = cx.place(&cluster, vmid)?;
         let name = node.name(deadline)?.clone();
-        if let Some(there) = cluster.resource(vmid)? {
-            let taken = Error::conflict(format!("can not restore into VMID {vmid}: it is taken"))
-                .now(format!(
-                    "{vmid} is '{}' on the node '{}'",
-                    there.name.as_deref().unwrap_or("-"),
-                    there.node
-                ))
-                .now("nothing was changed");
-            let config = cluster.on(vmid, |node| config::read(node, vmid, deadline));
-            return Err(match config {
-                Ok(config) if is_empty(&config) => left_empty(&config, taken),
-                _ => taken.hint("`proxmox-ops next-vmid` prints a free VMID"),
-            });
-        }
-        self.refuse_twin(vmid, &cluster)?;
-        cx.ui.step(format!("Restoring {} into VM {vmid}...", self.archive));
         let call = Call::create(&permit, &name, &settings);
-        let mut done = || match config::read(&node, vmid, deadline) {
-            Ok(config) => Ok(Some(!config.settings.contains_key("lock") && has_drive(&config))),
-            Err(e) if e.kind() == Kind::NotFound => Ok(Some(false)),
-            Err(e) => Err(e),
-        };
-        let subject = (&["qmrestore"][..], vmid, &name);
         let mut progress = cx.progress();
-        let mut turns = queue::turns(&name, [storage.as_str()], deadline, &mut progress)?;
-        let mut progress = |line: &str| {
-            turns.seen(line);
-            progress(line);
+        let subject = (self.archive.as_str(), vmid);
+        // What a restore that fails leaves may be in the way of the next one.
+        let failed = |e: Error| match config::read(&node, vmid, read_deadline()) {
+            Ok(config) if restored::is_empty(&config) => restored::left_empty(&config, self.missing(e)),
+            _ => self.missing(e),
         };
-        tasks::run_or_look(&node.api, &permit, &call, subject, deadline, &mut progress, &mut done).map_err(
-            |e| match config::read(&node, vmid, read_deadline()) {
-                Ok(config) if is_empty(&config) => left_empty(&config, self.missing(e)),
-                _ => self.missing(e),
-            },
-        )?;
+        let earlier = restored::earlier(&node, subject, call.what(), deadline, &mut progress)?;
+        match earlier {
+            Some(earlier) => earlier.ended.map_err(failed)?,
+            None => {
+                if let Some(there) = cluster.resource(vmid)? {
+                    return self.taken(cx, &cluster, &there, deadline);
+                }
+                self.refuse_twin(vmid, &cluster)?;
+                cx.ui.step(format!("Restoring {} into VM {vmid}...", self.archive));
+                let mut done = || match config::read(&node, vmid, deadline) {
+                    Ok(config) => {
+                        Ok(Some(!config.settings.contains_key("lock") && restored::has_drive(&config)))
+                    }
+                    Err(e) if e.kind() == Kind::NotFound => Ok(Some(false)),
+                    Err(e) => Err(e),
+                };
+                let subject = (&["qmrestore"][..], vmid, &name);
+                let mut turns = queue::turns(&name, [storage.as_str()], deadline, &mut progress)?;
+                let mut progress = |line: &str| {
+                    turns.seen(line);
+                    progress(line);
+                };
+                tasks::run_or_look(&node.api, &permit, &call, subject, deadline, &mut progress, &mut done)
+                    .map_err(failed)?;
+            }
+        }
         let restored = config::read(&node, vmid, deadline)?;
         if restored.marker.is_none() {
             cx.ui.warn(format!(
@@ -144,23 +169,6 @@ impl Restore {
         }
         cx.changed(vmid, true, &format!("VM {vmid} is restored from {}", self.archive), "")
     }
-}
-
-fn has_drive(config: &VmConfig) -> bool {
-    config.settings.keys().any(|key| key.parse::<DiskSlot>().is_ok())
-}
-
-/// What a restore that failed leaves: its lock is taken off, and the configuration says nothing.
-fn is_empty(config: &VmConfig) -> bool {
-    let says = |key: &str| config.settings.contains_key(key);
-    !has_drive(config) && !says("lock") && !says("name") && config.marker.is_none()
-}
-
-fn left_empty(config: &VmConfig, error: Error) -> Error {
-    let VmConfig { vmid, node, .. } = config;
-    error
-        .now(format!("VM {vmid} on the node '{node}' is empty, without a name or a disk: a restore that failed leaves that"))
-        .hint(format!("`qm destroy {vmid}` on the node '{node}' removes it; then run this again"))
 }
 
 /// The VMID of the VM in a backup, by its name: `backup/vzdump-qemu-110-….vma.zst` in a directory,

@@ -166,8 +166,8 @@ async fn one(
     // Here, two may be made within one second.
     let taken = |file: &String| node.read(|d| d.volumes.contains_key(&format!("{target}:backup/{file}")));
     let file = (began..).map(named).find(|file| !taken(file)).unwrap_or_default();
-    let path = node.read(|d| d.storage(target).map(|s| format!("{}/dump/{file}", s.path)));
-    say(format!("creating vzdump archive '{}'", path.unwrap_or_default()));
+    let path = node.read(|d| path(d, &format!("{target}:backup/{file}")));
+    say(format!("creating vzdump archive '{path}'"));
     match (running, mode) {
         (true, "stop") => {
             say("stopping virtual guest".to_owned());
@@ -214,6 +214,12 @@ async fn one(
     });
     unlock(node, vmid);
     Ok(())
+}
+
+/// Where an archive is.
+pub(super) fn path(d: &Data, archive: &str) -> String {
+    let (storage, file) = archive.split_once(":backup/").unwrap_or_default();
+    format!("{}/dump/{file}", d.storage(storage).map_or("", |s| s.path.as_str()))
 }
 
 /// The notes with variables in place and escapes undone.

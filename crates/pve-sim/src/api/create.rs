@@ -113,8 +113,14 @@ fn restore(node: &Arc<Node>, call: &Call, vmid: u32, archive: &str) -> Reply<Val
     }
     let archive = archive.to_owned();
     let unique = call.params.flag("unique");
+    let path = node.read(|d| backup::path(d, &archive));
+    node.change(|d| d.vms.insert(vmid, VmConf::from_pairs(&[("lock", "create")])));
     let work = Arc::clone(node);
     Ok(json!(task::spawn(node, &call.who, "qmrestore", vmid, move |worker| async move {
+        worker.say(format!(
+            "restore vma archive: zstd -q -d -c {path} | vma extract -v -r /var/tmp/vzdumptmp7.fifo - /var/tmp/vzdumptmp7"
+        ));
+        worker.gate().await;
         work.works(work.latency().full_clone * 2).await;
         let lines =
             work.change(|d| backup::unpack(&work, d, &archive, (vmid, unique), storage.as_deref()))?;
