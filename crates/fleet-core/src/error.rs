@@ -146,6 +146,13 @@ impl Error {
         self
     }
 
+    /// The same failure with every hint put in other words.
+    #[must_use]
+    pub fn map_hints(mut self, words: impl Fn(String) -> String) -> Error {
+        self.0.hints = std::mem::take(&mut self.0.hints).into_iter().map(words).collect();
+        self
+    }
+
     /// Attaches machine-readable details, shown only with `--json`.
     #[must_use]
     pub fn details(mut self, details: serde_json::Value) -> Error {

@@ -3,7 +3,7 @@
 //! A [`Permit`] can only be had from [`Guard::permit`]; whatever changes a VM asks for one in its signature.
 
 use crate::{
-    Error, Result,
+    Error, Result, again,
     definitions::{Definitions, Entry},
     protocol::{Marker, VmConfig},
     types::{VmName, Vmid},
@@ -96,7 +96,7 @@ impl Source {
         ))
         .now(format!("it is called '{}'", setting("name").unwrap_or_default()))
         .now("copying a VM holds up its disks; nothing was changed")
-        .hint("clone a template: `proxmox-ops list` shows them")
+        .hint(format!("clone a template: `{}` shows them", again::ops("list")))
         .hint(format!("or name this VM with --unmanaged {vmid} if you are sure it is yours")))
     }
 }
@@ -142,7 +142,7 @@ impl<'a> Guard<'a> {
         };
         Err(Error::refused(format!("refused to clone VM {vmid}: '{name}' is {why}"))
             .now(format!("copying a VM holds up its disks; {}", self.untouched()))
-            .hint("clone a template: `proxmox-ops list` shows them"))
+            .hint(format!("clone a template: `{}` shows them", again::ops("list"))))
     }
 
     /// Leave for `operation` (called `verb` in messages) on `vmid`, or the refusal with its reason and where

@@ -3,6 +3,7 @@
 //!
 //! No Proxmox verb lives here: only `proxmox-ops` knows Proxmox.
 
+pub mod again;
 pub mod authorized_keys;
 pub mod child;
 pub mod cli;

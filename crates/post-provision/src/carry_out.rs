@@ -1,7 +1,7 @@
 //! From a plan to its end, the same for every verb: show, refuse, ask, put in place, commit, tell.
 
 use fleet_core::{
-    Error, Result,
+    Error, Result, again,
     cli::{ChangeArgs, CommonArgs},
     interrupt,
     repo::Repo,
@@ -144,8 +144,12 @@ pub(crate) fn refuse_interrupted(repo: &Repo) -> Result<()> {
     if !interrupted(repo) {
         return Ok(());
     }
-    Err(Error::partly_done("an interrupted run has to be finished before anything can be planned")
-        .hint("post-provision-vm inventory   # finishes it first, as every verb that may change files"))
+    Err(Error::partly_done("an interrupted run has to be finished before anything can be planned").hint(
+        format!(
+            "{}   # finishes it first, as every verb that may change files",
+            again::post_provision_vm(&["inventory"])
+        ),
+    ))
 }
 
 fn warn(plan: &Plan, ui: Ui) {

@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 use fleet_core::{
-    Error, Kind, Result,
+    Error, Kind, Result, again,
     cli::{ChangeArgs, CommonArgs, silent_exit},
     definitions::Definitions,
     faults::Fault,
@@ -201,7 +201,7 @@ impl Inventory {
             } else {
                 "docs/machines.md does not exist"
             });
-            ui.hint("post-provision-vm inventory");
+            ui.hint(again::post_provision_vm(&["inventory"]));
             return Err(silent_exit(Kind::Usage));
         }
         let words = ("Nothing to do: the inventory is fresh", "The inventory is fresh");

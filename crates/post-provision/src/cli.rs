@@ -1,7 +1,10 @@
 //! The command line.
 
 use clap::{CommandFactory, Parser, Subcommand};
-use fleet_core::cli::{CommonArgs, Completions, Man};
+use fleet_core::{
+    again,
+    cli::{CommonArgs, Completions, ConnectionArgs, Man},
+};
 
 use crate::{
     add::Add,
@@ -42,6 +45,7 @@ pub enum Verb {
 
 /// Runs what the command line says.
 pub fn run(cli: &Cli) -> anyhow::Result<()> {
+    again::remember(&cli.common, &ConnectionArgs::default());
     match &cli.verb {
         Some(Verb::Remove(remove)) => remove.run(&cli.common)?,
         Some(Verb::Secrets(secrets)) => secrets.run(&cli.common)?,

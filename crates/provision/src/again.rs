@@ -1,75 +1,16 @@
 //! The commands that hints name: a run's own once more, and others about the same fleet and the same node.
 
-use std::{path::Path, sync::OnceLock};
+use std::path::Path;
 
 use clap::ValueEnum;
-use fleet_core::{
-    child::Command,
-    cli::{CommonArgs, ConnectionArgs},
-    nix::NixMode,
-    repo::Repo,
-};
+pub(crate) use fleet_core::again::{post_provision_vm, provision_vm, proxmox_ops};
+use fleet_core::{again::valued, child::Command, nix::NixMode, repo::Repo};
 
 use crate::cli::Cli;
 
-/// Where this process found its fleet and its node; the same for all that it does.
-static PLACE: OnceLock<Place> = OnceLock::new();
-
-/// What leads a command to the same fleet and node, where it would not find them by itself.
-#[derive(Debug, Default)]
-struct Place {
-    repo: Vec<String>,
-    connection: Vec<String>,
-}
-
 /// Notes what the command line says of the fleet and the node: every command that is told from now on says it too.
 pub(crate) fn remember(cli: &Cli) {
-    let of_itself = std::env::var_os("FLEET_REPO");
-    let of_itself = Repo::find(of_itself.as_ref().map(Path::new), "").ok();
-    PLACE.get_or_init(|| Place::of(&cli.common, &cli.connection, of_itself.as_ref()));
-}
-
-impl Place {
-    /// `of_itself` is the repository that a command finds which names none.
-    fn of(common: &CommonArgs, connection: &ConnectionArgs, of_itself: Option<&Repo>) -> Place {
-        let root = common.repo.as_deref().map(|given| std::path::absolute(given).unwrap_or(given.into()));
-        let same = |root: &Path| {
-            let found = of_itself.and_then(|repo| repo.root().canonicalize().ok());
-            found.is_some() && found == root.canonicalize().ok()
-        };
-        let root = root.filter(|root| !same(root)).map(|root| root.to_string_lossy().into_owned());
-        let ConnectionArgs { host, user, node } = connection.clone();
-        Place {
-            repo: valued("--repo", root),
-            connection: [valued("--host", host), valued("--user", user), valued("--node", node)].concat(),
-        }
-    }
-}
-
-fn valued(flag: &str, value: Option<impl Into<String>>) -> Vec<String> {
-    value.map(|value| vec![flag.to_owned(), value.into()]).unwrap_or_default()
-}
-
-fn tool(program: &str, words: &[&str], connects: bool) -> String {
-    let command = Command::new(program).args(words);
-    let Some(place) = PLACE.get() else { return command.to_string() };
-    let command = command.args(&place.repo);
-    if connects { command.args(&place.connection) } else { command }.to_string()
-}
-
-/// `provision-vm WORDS`, quoted for a shell: the fleet and the node are this run's.
-pub(crate) fn provision_vm(words: &[&str]) -> String {
-    tool("provision-vm", words, true)
-}
-
-/// `proxmox-ops WORDS`, likewise.
-pub(crate) fn proxmox_ops(words: &[&str]) -> String {
-    tool("proxmox-ops", words, true)
-}
-
-/// `post-provision-vm WORDS`, likewise; it knows no node.
-pub(crate) fn post_provision_vm(words: &[&str]) -> String {
-    tool("post-provision-vm", words, false)
+    fleet_core::again::remember(&cli.common, &cli.connection);
 }
 
 /// `git WORDS`, as it works from the working directory: the words have paths from the repository's root on.
@@ -166,25 +107,5 @@ mod tests {
             ),
             "provision-vm web --integrate never --on-failure destroy --nix nix"
         );
-    }
-
-    #[test]
-    fn the_fleet_is_named_where_it_would_not_be_found() {
-        let root = tempfile::tempdir().unwrap();
-        for name in ["a b", "other"] {
-            std::fs::create_dir_all(root.path().join(name).join("vms")).unwrap();
-            for file in ["hosts.nix", "vms/definitions.nix"] {
-                std::fs::write(root.path().join(name).join(file), "{ }").unwrap();
-            }
-        }
-        let (ours, other) = (root.path().join("a b"), Repo::at(&root.path().join("other")).unwrap());
-        let given = ours.display().to_string();
-        let cli = Cli::parse_from(["provision-vm", "--repo", &given, "--host", "prom", "web"]);
-        let place = |found: Option<&Repo>| Place::of(&cli.common, &cli.connection, found);
-        let repo = ["--repo".to_owned(), given];
-        assert_eq!(place(None).repo, repo);
-        assert_eq!(place(Some(&other)).repo, repo);
-        assert_eq!(place(Some(&Repo::at(&ours).unwrap())).repo, [] as [&str; 0]);
-        assert_eq!(place(None).connection, ["--host", "prom"]);
     }
 }

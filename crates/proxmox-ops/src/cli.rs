@@ -2,7 +2,7 @@
 
 use clap::{CommandFactory, Parser, Subcommand};
 use fleet_core::{
-    Result,
+    Result, again,
     cli::{CommonArgs, Completions, ConnectionArgs, Man},
     interrupt,
     ui::Ui,
@@ -79,6 +79,7 @@ impl Cli {
             Verb::Man(verb) => return verb.run(self.ui(), Cli::command()),
             _ => {}
         }
+        again::remember(&self.common, &self.connection);
         let context = Context::load(&self.common, &self.connection);
         if let Verb::Session(verb) = &self.verb {
             // Its asker reads answers, not messages: failures are told there.
@@ -89,6 +90,10 @@ impl Cli {
             interrupt::install()?;
         }
         let cx = &context?;
+        self.run_on(cx).map_err(|error| cx.settings.named(error))
+    }
+
+    fn run_on(&self, cx: &Context) -> Result<()> {
         match &self.verb {
             Verb::List(verb) => verb.run(cx),
             Verb::Status(verb) => verb.run(cx),

@@ -132,7 +132,7 @@ impl Cluster {
             None => Rc::clone(&self.first),
         };
         for look in 0.. {
-            let missing = match work(&node) {
+            let missing = match work(&node).map_err(|error| node.named(error)) {
                 Err(error) if error.kind() == Kind::NotFound => error,
                 done => return done.map(|done| (node, done)),
             };

@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 use fleet_core::{
-    Error, Result,
+    Error, Result, again,
     cli::{ChangeArgs, CommonArgs, ConnectionArgs},
     deadline::Deadline,
     definitions::{Definitions, Entry},
@@ -96,7 +96,10 @@ impl Context {
         if options.change.dry_run {
             return Err(Error::usage(format!("which VM is called '{name}' only the node knows"))
                 .now("a dry run asks the node nothing")
-                .hint("name the VM by its VMID, and with --unmanaged, too: `proxmox-ops list` shows it"));
+                .hint(format!(
+                    "name the VM by its VMID, and with --unmanaged, too: `{}` shows it",
+                    again::ops("list")
+                )));
         }
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(asked) = asked.as_ref().filter(|asked| asked.name == *name) {

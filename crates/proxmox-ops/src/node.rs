@@ -3,7 +3,7 @@
 use std::{cell::OnceCell, rc::Rc};
 
 use fleet_core::{
-    Error, Kind, Result,
+    Error, Kind, Result, again,
     deadline::Deadline,
     protocol::{Resource, ResourceKind},
     ssh::Transport,
@@ -95,6 +95,14 @@ impl Node {
         Ok(self.name.get_or_init(|| local))
     }
 
+    /// An error of something that was done there: a hint that speaks of "the node" says which that is.
+    pub(crate) fn named(&self, error: Error) -> Error {
+        match self.name.get() {
+            Some(name) => say_which(error, name.as_str()),
+            None => self.settings.named(error),
+        }
+    }
+
     /// The nodes of the cluster, this one among them.
     pub fn members(&self, deadline: Deadline) -> Result<Vec<Member>> {
         let rows: Vec<StatusRow> =
@@ -138,11 +146,25 @@ impl Node {
                 let error = Error::not_found(format!("no VM '{name}' in the definitions or in the cluster"));
                 Err(match fleet_core::definitions::nearest(name.as_str(), names) {
                     Some(near) => error.hint(format!("did you mean '{near}'?")),
-                    None => error.hint("`proxmox-ops list` shows what exists"),
+                    None => error.hint(format!("`{}` shows what exists", again::ops("list"))),
                 })
             }
         }
     }
+}
+
+/// Puts a node's name where a hint speaks of it without one.
+pub(crate) fn say_which(error: Error, name: &str) -> Error {
+    const WORDS: &str = "on the node";
+    error.map_hints(|hint| {
+        let mut parts = hint.split(WORDS);
+        let mut said = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let named = part.starts_with(" '") || part.starts_with(char::is_alphanumeric);
+            said += &if named { format!("{WORDS}{part}") } else { format!("{WORDS} '{name}'{part}") };
+        }
+        said
+    })
 }
 
 /// That what is meant is no VM.
@@ -150,7 +172,7 @@ pub(crate) fn container(found: &Resource) -> Error {
     let name = found.name.as_deref().map(|name| format!(" ('{name}')")).unwrap_or_default();
     Error::conflict(format!("{}{name} is a container, not a VM", found.vmid))
         .now(format!("it is on the node '{}'", found.node))
-        .hint("`proxmox-ops list` shows VMs and containers")
+        .hint(format!("`{}` shows VMs and containers", again::ops("list")))
 }
 
 /// A row of `/cluster/resources`; rows of other types are left out.
@@ -187,6 +209,22 @@ mod tests {
         assert_eq!((list[0].vmid.get(), list[0].kind, list[0].template), (201, ResourceKind::Lxc, false));
         assert!(list[1].template);
         assert_eq!(list[1].other["maxmem"], 5);
+    }
+
+    #[test]
+    fn a_hint_says_on_which_node() {
+        let said = |hint: &str| say_which(Error::failed("x").hint(hint), "prom").hints()[0].clone();
+        for (hint, named) in [
+            ("`qm terminal 110` on the node shows it", "`qm terminal 110` on the node 'prom' shows it"),
+            ("look on the node: pvecm status", "look on the node 'prom': pvecm status"),
+            (
+                "on the node 'b': qm unlock 110; then on the node",
+                "on the node 'b': qm unlock 110; then on the node 'prom'",
+            ),
+            ("proxmox-ops list", "proxmox-ops list"),
+        ] {
+            assert_eq!(said(hint), named);
+        }
     }
 
     #[test]

@@ -42,6 +42,12 @@ pub enum Route {
 }
 
 impl Settings {
+    /// An error of something that was done on the node that these lead to: its hints say which that is, by its name or by
+    /// what it is reached by.
+    pub(crate) fn named(&self, error: Error) -> Error {
+        crate::node::say_which(error, self.node.as_ref().map_or(&self.host, |node| node.as_str()))
+    }
+
     /// Decides from the options, the environment (`env` looks a variable up) and the definitions.
     pub fn resolve(
         args: &ConnectionArgs,

@@ -154,13 +154,13 @@ fn what_can_not_be_is_said_before_anything_is_changed() {
     insta::assert_snapshot!(ran.err, @r"
     ✗ no storage of the node takes snippets
       nothing was changed
-    hint: `pvesm set local --content iso,vztmpl,backup,snippets` on the node lets 'local' take them
+    hint: `pvesm set local --content iso,vztmpl,backup,snippets` on the node 'prom' lets 'local' take them
     ");
     let ran = bench.run(&["cloudinit-config", "110", KEY, "--user-data", "user", "--snippets", "local"]);
     insta::assert_snapshot!(ran.err, @r"
     ✗ storage 'local' takes no snippets (none does)
       nothing was changed
-    hint: `pvesm set local --content …,snippets` on the node lets it take them
+    hint: `pvesm set local --content …,snippets` on the node 'prom' lets it take them
     ");
     let ran = bench.run(&["cloudinit-config", "110", "-", "--user-data", "-"]);
     insta::assert_snapshot!(ran.err, @r"

@@ -280,7 +280,7 @@ fn tasks_tell_the_truth() {
     bench.sim.inject(Fault::TaskSlow { kind: "qmstart".into(), by: Duration::from_secs(3) });
     let ran = bench.run(&["start", "110", "--wait", "1"]);
     assert_eq!(ran.code, 8, "{}", ran.err);
-    assert!(ran.err.contains("it is still running on the node: UPID:prom:"), "{}", ran.err);
+    assert!(ran.err.contains("it is still running on the node 'prom': UPID:prom:"), "{}", ran.err);
     bench.sim.clear_faults();
     bench.ok(&["start", "110"]);
 }
@@ -501,4 +501,26 @@ fn a_command_whose_end_was_told_in_a_lost_answer_has_not_failed() {
     let ran = bench.run(&["exec", "110", "--", "hostname"]);
     assert!(matches!(ran.code, 0 | 7), "{}: {}", ran.code, ran.err);
     assert_eq!(ran.out.is_empty(), ran.code == 7);
+}
+
+/// A command that a hint names is about the same fleet, by the same way to the node, from wherever it is typed.
+#[test]
+fn the_commands_of_hints_lead_to_the_same_fleet_and_node() {
+    let bench = Bench::new();
+    bench.clone_110();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let repo = bench.fleet.path().to_string_lossy().into_owned();
+    let at = |dir: &std::path::Path, args: &[&str]| {
+        let mut std = bench.std_command(args);
+        std.current_dir(dir);
+        bench.finish(&mut assert_cmd::Command::from_std(std))
+    };
+    let host = bench.sim.address();
+    let ran = at(elsewhere.path(), &["--repo", &repo, "--host", &host, "reboot", "110"]);
+    assert!(ran.err.contains("hint: proxmox-ops start 110 --repo FLEET --host NODE\n"), "{}", ran.err);
+    let ran = at(elsewhere.path(), &["--repo", &repo, "status", "nosuch"]);
+    assert!(ran.err.contains("hint: `proxmox-ops list --repo FLEET` shows what exists\n"), "{}", ran.err);
+    // It is found there without being named.
+    let ran = at(bench.fleet.path(), &["--repo", &repo, "reboot", "110"]);
+    assert!(ran.err.contains("hint: proxmox-ops start 110\n"), "{}", ran.err);
 }

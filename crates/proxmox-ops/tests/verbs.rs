@@ -191,7 +191,7 @@ fn a_named_stranger_can_be_changed_but_not_destroyed() {
       it is called 'stranger', and no definition has it
       nothing was changed
     hint: look at it: proxmox-ops config 333
-    hint: if it is yours: qm destroy 333 on its node
+    hint: if it is yours, on the node 'prom': qm destroy 333
     ");
     assert!(bench.sim.config(333).is_some());
 }

@@ -1,6 +1,6 @@
 //! From what the daemon says to what a person can do about it.
 
-use fleet_core::{Error, Kind};
+use fleet_core::{Error, Kind, again};
 use serde_json::Value;
 
 use super::wire::Answer;
@@ -72,8 +72,11 @@ fn by_parameter(error: Error, words: &Words) -> Error {
         _ => error,
     };
     let unfit = words.parameters.iter().any(|(_, text)| text.contains("does not support vm images"));
-    let error =
-        if unfit { error.hint("`proxmox-ops storage` shows which storages take images") } else { error };
+    let error = if unfit {
+        error.hint(format!("`{}` shows which storages take images", again::ops("storage")))
+    } else {
+        error
+    };
     words.parameters.iter().fold(error, |error, (name, text)| error.now(format!("{name}: {text}")))
 }
 
@@ -112,14 +115,16 @@ pub fn of_text(what: &str, said: &str) -> Error {
         );
     }
     if said.contains("still in use by linked clone") {
-        return error.hint("destroy the clones first; `proxmox-ops list` shows them");
+        return error.hint(format!("destroy the clones first; `{}` shows them", again::ops("list")));
     }
     if said.starts_with("MAX ") && said.contains("vcpus allowed") {
-        return error.hint("give it fewer cores: `proxmox-ops configure VMID CORES MEMORY`");
+        return error.hint(format!("give it fewer cores: `{}`", again::ops("configure VMID CORES MEMORY")));
     }
     match kind {
-        Kind::NotFound if said.contains("storage") => error.hint("`proxmox-ops storage` lists the storages"),
-        Kind::NotFound | Kind::Conflict => error.hint("`proxmox-ops list` shows what exists"),
+        Kind::NotFound if said.contains("storage") => {
+            error.hint(format!("`{}` lists the storages", again::ops("storage")))
+        }
+        Kind::NotFound | Kind::Conflict => error.hint(format!("`{}` shows what exists", again::ops("list"))),
         _ => error,
     }
 }

@@ -19,7 +19,7 @@ use std::{
 };
 
 use fleet_core::{
-    Error, Kind, Result,
+    Error, Kind, Result, again,
     deadline::Deadline,
     guard::{self, Operation, Permit},
     protocol::Marker,
@@ -211,7 +211,7 @@ impl Client {
                 None => format!("{called}, and does not carry the marker of '{name}'"),
             })
             .now("nothing was changed")
-            .hint(format!("`proxmox-ops config {vmid}` shows what it is"))
+            .hint(format!("`{}` shows what it is", again::ops(format_args!("config {vmid}"))))
             .hint(format!("give '{name}' another VMID, or name this VM with --unmanaged {vmid} if you are sure it is yours")))
     }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use fleet_core::{
-    Error, Result,
+    Error, Result, again,
     deadline::Deadline,
     protocol::{Address, Candidate, VmConfig},
     types::{BridgeName, MacAddr, Vmid},
@@ -59,7 +59,7 @@ pub fn find(
     }
     let mac = config.mac.ok_or_else(|| {
         Error::not_found(format!("can not find the address of VM {vmid}: it has no network card net0"))
-            .hint(format!("proxmox-ops config {vmid}"))
+            .hint(again::ops(format_args!("config {vmid}")))
     })?;
     let mut agent = Agent::new(&config);
     let mut told = false;
@@ -72,7 +72,7 @@ pub fn find(
             let state = power::status(node, vmid, Deadline::secs(30))?;
             if state.status != "running" {
                 return Err(Error::not_found(format!("VM {vmid} has no address: it is {}", state.status))
-                    .hint(format!("proxmox-ops start {vmid}"))
+                    .hint(again::ops(format_args!("start {vmid}")))
                     .details(serde_json::json!({ NONE_YET: true })));
             }
             next_status = Instant::now() + Duration::from_secs(3);
@@ -132,7 +132,7 @@ fn none_yet(vmid: Vmid, mac: MacAddr, agent: &Agent, candidates: &[Candidate]) -
     let error =
         candidates.iter().fold(error, |e, c| e.now(format!("{} ({}): {}", c.address, c.source, c.reason)));
     error
-        .hint(format!("wait a little and run `proxmox-ops get-ip {vmid}` again"))
+        .hint(format!("wait a little and run `{}` again", again::ops(format_args!("get-ip {vmid}"))))
         .hint(format!("does it boot? `qm terminal {vmid}` on the node shows its console"))
         .details(serde_json::json!({ NONE_YET: true, "candidates": candidates }))
 }

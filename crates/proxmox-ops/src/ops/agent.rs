@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fleet_core::{Error, Kind, Result, deadline::Deadline, guard::Permit, types::Vmid};
+use fleet_core::{Error, Kind, Result, again, deadline::Deadline, guard::Permit, types::Vmid};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use ssh_key::{Algorithm, PublicKey};
@@ -95,7 +95,10 @@ pub fn exec(node: &Node, permit: &Permit, words: &[String], deadline: Deadline) 
     let data = node.api.send(permit, &call, deadline.at_most(Duration::from_secs(30))).map_err(|e| {
         if e.kind() == Kind::OutcomeUnknown {
             // The daemon dies of the agent's curly quotes around a program that is not there.
-            return e.hint(format!("does the program exist in the VM? proxmox-ops exec {vmid} -- ls /bin"));
+            return e.hint(format!(
+                "does the program exist in the VM? {}",
+                again::ops(format_args!("exec {vmid} -- ls /bin"))
+            ));
         }
         hinted(e, vmid)
     })?;
@@ -222,7 +225,10 @@ fn unknown_end(error: Error, lost: Option<Error>, vmid: Vmid, pid: u64) -> Error
         }
         (false, _) => error.now("whether it goes on or has ended, and how, is not known"),
     };
-    error.hint(format!("see what it did before it is run again: proxmox-ops exec {vmid} -- ps -fp {pid}"))
+    error.hint(format!(
+        "see what it did before it is run again: {}",
+        again::ops(format_args!("exec {vmid} -- ps -fp {pid}"))
+    ))
 }
 
 fn hinted(error: Error, vmid: Vmid) -> Error {
@@ -239,7 +245,7 @@ fn hinted(error: Error, vmid: Vmid) -> Error {
     if said.contains("is not running") {
         return error
             .with_kind(Kind::NotFound)
-            .hint(format!("proxmox-ops start {vmid}   # a template never runs"));
+            .hint(format!("{}   # a template never runs", again::ops(format_args!("start {vmid}"))));
     }
     if said.contains("No such file") {
         return error.with_kind(Kind::NotFound).hint("sshd makes its keys at its first start: wait a little");

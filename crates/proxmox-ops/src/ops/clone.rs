@@ -6,7 +6,7 @@ use std::{
 };
 
 use fleet_core::{
-    Error, Kind, Result,
+    Error, Kind, Result, again,
     deadline::Deadline,
     guard::{Operation, Permit, Source},
     protocol::{CloneRequest, VmConfig},
@@ -200,7 +200,8 @@ fn towards(
     .now("nothing was changed")
     .hint(format!("put the VM on that node: `node = \"{here}\"` in its definition"))
     .hint(format!(
-        "or make a template on '{target}' (proxmox-ops create-template --node {target} VMID ...) and name it with `template`"
+        "or make a template on '{target}' ({}) and name it with `template`",
+        again::ops(format_args!("create-template --node {target} VMID ..."))
     )))
 }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use fleet_core::{
-    Error, Kind, Result,
+    Error, Kind, Result, again,
     deadline::Deadline,
     protocol::{CloneRequest, VmConfig},
     types::NodeName,
@@ -112,11 +112,14 @@ pub(super) fn proven(cluster: &Cluster, request: &CloneRequest, deadline: Deadli
             request.vmid
         ))
         .now("the clone's task ended well")
-        .hint(format!("look at it on its node: cat /etc/pve/qemu-server/{}.conf", request.vmid)));
+        .hint(format!(
+            "look at it on the node '{}': cat /etc/pve/qemu-server/{}.conf",
+            config.node, request.vmid
+        )));
     }
     Err(Error::conflict(format!("VM {} does not carry the marker that it was cloned with", request.vmid))
         .now("the clone's task ended well, but the VM that is there now is another one")
-        .hint(format!("proxmox-ops config {}", request.vmid)))
+        .hint(again::ops(format_args!("config {}", request.vmid))))
 }
 
 /// Whether what stands in a clone's way is that clone: made by an earlier run, by its marker, and whole. One that an
@@ -192,10 +195,11 @@ pub(super) fn taken(cluster: &Cluster, request: &CloneRequest, error: Error) -> 
         .caused_by(error);
     match read(cluster, request, Deadline::secs(10)) {
         Ok(config) if is_marked(&config, request) => {
-            error.now("it carries the marker of these tools").hint(format!("proxmox-ops config {vmid}"))
+            error.now("it carries the marker of these tools").hint(again::ops(format_args!("config {vmid}")))
         }
         // Whose it is is not known yet, or it is a remainder.
         Ok(config) if config.settings.get("lock").is_some_and(|lock| lock == "clone") => error,
-        _ => error.hint("`proxmox-ops next-vmid` prints a free VMID; write it into the definition"),
+        _ => error
+            .hint(format!("`{}` prints a free VMID; write it into the definition", again::ops("next-vmid"))),
     }
 }

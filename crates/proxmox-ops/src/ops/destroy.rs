@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fleet_core::{
-    Error, Kind, Result,
+    Error, Kind, Result, again,
     deadline::Deadline,
     guard::{Operation, Permit},
     protocol::{Marker, VmConfig},
@@ -49,7 +49,10 @@ pub fn is_up(node: &Node, vmid: Vmid, stop: bool, deadline: Deadline) -> Result<
     if up && !stop {
         return Err(Error::failed(format!("can not destroy VM {vmid}: it is running"))
             .now("nothing was changed")
-            .hint(format!("proxmox-ops stop {vmid}   # then destroy it; or give --stop")));
+            .hint(format!(
+                "{}   # then destroy it; or give --stop",
+                again::ops(format_args!("stop {vmid}"))
+            )));
     }
     Ok(up)
 }
@@ -108,7 +111,10 @@ pub fn is_free(node: &Node, config: &VmConfig, deadline: Deadline) -> Result<()>
         Ok(clones) if clones.is_empty() => Ok(()),
         Ok(clones) => Err(refused(" with linked clones")
             .now(format!("these share its disks: {}", clones.join(", ")))
-            .hint("`proxmox-ops list` shows whose they are; once none of them is left, run this again")),
+            .hint(format!(
+                "`{}` shows whose they are; once none of them is left, run this again",
+                again::ops("list")
+            ))),
         Err(e) if e.kind() == Kind::Failed => {
             let unknown = "linked clones of it would lose what they share with it, and whether there are any is not known";
             Err(refused("").now(unknown).hint(by_hand).caused_by(e))
@@ -131,7 +137,7 @@ fn removed(
     // Of snapshots, for instance, these went with it.
     let left = if others.is_empty() { others } else { volumes::of_others(node, config, None, deadline)? };
     if !left.is_empty() {
-        progress(&format!("warning: {}", volumes::left_alone(vmid, &left)));
+        progress(&format!("warning: {}", volumes::left_alone(vmid, node.name(deadline)?, &left)));
     }
     let cicustom = config.settings.get("cicustom").map_or("", String::as_str);
     if let Err(e) = snippet::remove_files(node, cicustom, vmid, deadline) {
@@ -176,11 +182,11 @@ pub(super) fn remove(
         // The VM is gone, whatever can be told of how.
         let log = tasks::lines(&node.api, &upid, short).unwrap_or_default();
         let kept = volumes::kept(node, vmid, &log, short);
-        kept.iter().for_each(|volume| node.ui.warn(volume.warning()));
+        kept.iter().for_each(|volume| node.ui.warn(volume.warning(name)));
         return Ok(kept.into_iter().map(|kept| kept.volume).collect());
     }
     Err(Error::failed(format!("VM {vmid} is still there although its removal ended well"))
-        .hint(format!("proxmox-ops config {vmid}")))
+        .hint(again::ops(format_args!("config {vmid}"))))
 }
 
 /// The removal of a VM, and the volumes of its number that may be another cluster's: then only what its configuration

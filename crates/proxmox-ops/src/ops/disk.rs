@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fleet_core::{
-    Error, Result,
+    Error, Result, again,
     deadline::Deadline,
     guard::Permit,
     protocol::VmConfig,
@@ -47,16 +47,14 @@ pub fn create(
         if asked.is_some() || !e.may_go_on() {
             return e;
         }
-        e.hint(format!(
-            "once its task has ended, look first: `proxmox-ops config {vmid}` shows whether it has {disk}; without DISK the same command makes one more"
-        ))
+        e.hint(format!("once its task has ended, look first: `{}` shows whether it has {disk}; without DISK the same command makes one more", again::ops(format_args!("config {vmid}"))))
     })?;
     if sent {
         return Ok(disk);
     }
     Err(Error::conflict(format!("can not create {disk} of VM {}: somebody else just did", permit.vmid()))
         .now("nothing was changed by this request")
-        .hint(format!("look at it, then decide: proxmox-ops config {}", permit.vmid())))
+        .hint(format!("look at it, then decide: {}", again::ops(format_args!("config {}", permit.vmid())))))
 }
 
 /// The disk that was made between these two, if it is such a one.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use fleet_core::{
-    Error, Result,
+    Error, Result, again,
     deadline::Deadline,
     definitions::Definitions,
     protocol::{NodeInfo, NodeRoom, Resource, Storage},
@@ -66,7 +66,8 @@ pub fn taking<'a>(storages: &'a [Storage], wanted: &StorageId, kind: &str) -> Re
         Some(_) => Error::failed(format!("storage '{wanted}' takes no {plural} ({those})")),
         None => Error::not_found(format!("the node has no storage '{wanted}' for {plural} ({those})")),
     };
-    let error = error.now("nothing was changed").hint("`proxmox-ops storage` lists the storages");
+    let error =
+        error.now("nothing was changed").hint(format!("`{}` lists the storages", again::ops("storage")));
     Err(if fitting.is_empty() {
         error.hint(format!("`pvesm set STORAGE --content …,{kind}` on the node lets a storage take {plural}"))
     } else {
@@ -189,7 +190,7 @@ pub fn next_vmid(definitions: &Definitions, resources: &[Resource], start: Vmid,
     let taken: BTreeSet<Vmid> = resources.iter().map(|resource| resource.vmid).collect();
     definitions
         .suggest_vmid_between(start, end, &taken)
-        .map_err(|error| error.hint("give another range: proxmox-ops next-vmid START END"))
+        .map_err(|error| error.hint(format!("give another range: {}", again::ops("next-vmid START END"))))
 }
 
 /// The range to look for a free VMID in: what was given, else the default one. A start beyond the default range

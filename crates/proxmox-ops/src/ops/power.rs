@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use fleet_core::{
-    Error, Kind, Result,
+    Error, Kind, Result, again,
     deadline::Deadline,
     guard::Permit,
     protocol::{Resource, VmStatus},
@@ -188,7 +188,7 @@ fn send(
         (Some(_), _) => return send(node, permit, action, deadline, progress),
         (None, Action::Reboot { .. }) if before.status.status == "stopped" => {
             return Err(Error::failed(format!("can not reboot VM {vmid}: it is stopped"))
-                .hint(format!("proxmox-ops start {vmid}")));
+                .hint(again::ops(format_args!("start {vmid}"))));
         }
         (None, _) => {}
     }
@@ -240,7 +240,7 @@ fn guest(vmid: Vmid, action: Action, error: Error) -> Error {
     }
     Error::new(Kind::DeadlinePassed, error.message().to_owned())
         .now(format!("VM {vmid} is still running: its guest did not shut down in time"))
-        .hint(format!("proxmox-ops stop {vmid}   # powers it off"))
+        .hint(format!("{}   # powers it off", again::ops(format_args!("stop {vmid}"))))
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ pub fn remove(
     let (call, others) = call(node, permit, &config, task, deadline)?;
     destroy::remove(node, permit, &call, deadline, progress)?;
     if !others.is_empty() {
-        progress(&format!("warning: {}", volumes::left_alone(vmid, &others)));
+        progress(&format!("warning: {}", volumes::left_alone(vmid, node.name(deadline)?, &others)));
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fleet_core::{
-    Error, Kind, Result,
+    Error, Kind, Result, again,
     deadline::Deadline,
     guard::Permit,
     types::{DiskSize, DiskSlot},
@@ -89,7 +89,7 @@ pub fn grow(
                 Some(after) => format!("its size is {after}"),
                 None => "the node gives no size for it".to_owned(),
             })
-            .hint(format!("proxmox-ops config {vmid}"))),
+            .hint(again::ops(format_args!("config {vmid}")))),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use fleet_core::{Error, Result, deadline::Deadline, guard::Permit, types::Vmid};
+use fleet_core::{Error, Result, again, deadline::Deadline, guard::Permit, types::Vmid};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -158,12 +158,12 @@ pub fn check(
         (Action::Take { .. }, Some(None)) => {
             return Err(Error::conflict(format!("VM {vmid} has a snapshot '{name}' already"))
                 .now("nothing was changed")
-                .hint(format!("proxmox-ops snapshots {vmid}")));
+                .hint(again::ops(format_args!("snapshots {vmid}"))));
         }
         (Action::Rollback { .. } | Action::Delete, None) => {
             return Err(Error::not_found(format!("VM {vmid} has no snapshot '{name}'"))
                 .now("nothing was changed")
-                .hint(format!("proxmox-ops snapshots {vmid}")));
+                .hint(again::ops(format_args!("snapshots {vmid}"))));
         }
         _ => {}
     }
@@ -215,7 +215,7 @@ fn send(
     outcome.map(drop).map_err(|e| match e.message() {
         said if said.contains("snapshot feature is not available") => e
             .now("one of its disks is on a storage, or of a format, that takes no snapshots (raw on a directory, LVM)")
-            .hint(format!("proxmox-ops config {vmid}")),
+            .hint(again::ops(format_args!("config {vmid}"))),
         _ => e,
     })
 }

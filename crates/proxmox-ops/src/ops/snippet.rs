@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, fmt::Write};
 
 use fleet_core::{
-    Error, Kind, Result,
+    Error, Kind, Result, again,
     child::quote,
     deadline::Deadline,
     guard::Permit,
@@ -250,7 +250,10 @@ fn name_staged(
         if error.may_go_on() {
             return error
                 .now(format!("the documents stay on the node: VM {vmid} may name them, or come to"))
-                .hint(format!("to take them away: proxmox-ops cloudinit-config {vmid} --no-documents"));
+                .hint(format!(
+                    "to take them away: {}",
+                    again::ops(format_args!("cloudinit-config {vmid} --no-documents"))
+                ));
         }
         taken_back(node, staged, vmid, documents, error)
     })?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fleet_core::{
-    Error, Kind, Result,
+    Error, Kind, Result, again,
     deadline::Deadline,
     guard::{Operation, Permit},
     protocol::{Marker, VmConfig},
@@ -34,7 +34,7 @@ pub fn convert(node: &Node, permit: &Permit, deadline: Deadline, progress: Progr
     if power::status(node, vmid, deadline)?.status != "stopped" {
         return Err(Error::failed(format!("can not make a template of VM {vmid}: it is running"))
             .now("nothing was changed")
-            .hint(format!("proxmox-ops shutdown {vmid}")));
+            .hint(again::ops(format_args!("shutdown {vmid}"))));
     }
     let mut done = || is_template().map(Some);
     let converted = tasks::run_or_look(
@@ -59,7 +59,7 @@ pub fn convert(node: &Node, permit: &Permit, deadline: Deadline, progress: Progr
         return Ok(true);
     }
     Err(Error::failed(format!("VM {vmid} is no template although its conversion ended well"))
-        .hint(format!("proxmox-ops config {vmid}")))
+        .hint(again::ops(format_args!("config {vmid}"))))
 }
 
 /// The disks that a template's conversion has not come to, by their slots: named as a VM's. Some storages have no
@@ -105,7 +105,7 @@ fn finish(
     if is_half(&now) {
         return Err(Error::failed(format!("not all disks of the template {vmid} are a template's"))
             .now(format!("these are not: {}", unconverted(&now).join(", ")))
-            .hint(format!("proxmox-ops config {vmid}")));
+            .hint(again::ops(format_args!("config {vmid}"))));
     }
     Ok(())
 }
@@ -231,7 +231,7 @@ fn judge(config: &VmConfig, name: &VmName) -> Result<Found> {
         }
         return Err(Error::conflict(format!("VMID {vmid} is taken by the VM '{}'", setting("name")))
             .now("it is no template, and nothing proves that it is ours")
-            .hint(format!("proxmox-ops config {vmid}")));
+            .hint(again::ops(format_args!("config {vmid}"))));
     }
     let lacks: Vec<&str> = [
         (setting("bios") == "ovmf", "UEFI (bios: ovmf)"),

@@ -6,7 +6,12 @@
 
 use std::collections::BTreeSet;
 
-use fleet_core::{Result, deadline::Deadline, protocol::VmConfig, types::Vmid};
+use fleet_core::{
+    Result,
+    deadline::Deadline,
+    protocol::VmConfig,
+    types::{NodeName, Vmid},
+};
 use serde::Deserialize;
 
 use super::host;
@@ -75,11 +80,11 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// What to say of it.
-    pub fn warning(&self) -> String {
+    /// What to say of it, with the name of the node.
+    pub fn warning(&self, node: &NodeName) -> String {
         let Kept { volume, why } = self;
         format!(
-            "the volume {volume} was not removed: {why} (on the node: `pvesm path {volume}` shows where it is, \
+            "the volume {volume} was not removed: {why} (on the node '{node}': `pvesm path {volume}` shows where it is, \
              `pvesm free {volume}` removes it)"
         )
     }
@@ -93,11 +98,11 @@ fn said_kept(line: &str) -> Option<Kept> {
     Some(Kept { volume: volume.to_owned(), why: why.to_owned() })
 }
 
-/// What to say of volumes that were left alone.
-pub fn left_alone(vmid: Vmid, volumes: &[String]) -> String {
+/// What to say of volumes that were left alone, with the name of the node.
+pub fn left_alone(vmid: Vmid, node: &NodeName, volumes: &[String]) -> String {
     format!(
         "left alone, being on a shared storage and not in the configuration of VM {vmid}: {} (if they are its own: \
-         `pvesm free VOLUME` on the node)",
+         `pvesm free VOLUME` on the node '{node}')",
         volumes.join(", ")
     )
 }
@@ -118,11 +123,11 @@ mod tests {
         let kept = |fake: &Fake| kept(&node(fake), vmid, &log, Deadline::secs(5));
         let found = kept(&fake().get(path, json!([{"volid": "lvm:vm-110-disk-0"}])));
         assert_eq!(found.len(), 1);
-        let warning = found[0].warning();
+        let warning = found[0].warning(&"prom".parse().unwrap());
         assert_eq!(
             warning,
-            "the volume lvm:vm-110-disk-0 was not removed: can't lock file - got timeout (on the node: `pvesm path \
-             lvm:vm-110-disk-0` shows where it is, `pvesm free lvm:vm-110-disk-0` removes it)"
+            "the volume lvm:vm-110-disk-0 was not removed: can't lock file - got timeout (on the node 'prom': \
+             `pvesm path lvm:vm-110-disk-0` shows where it is, `pvesm free lvm:vm-110-disk-0` removes it)"
         );
         // Removed at the second try.
         assert_eq!(kept(&fake().get(path, json!([]))), []);

@@ -155,7 +155,7 @@ pub fn follow(
         if last {
             return Err(deadline
                 .error(format_args!("the task to {what}"))
-                .now(format!("it is still running on the node: {upid}"))
+                .now(format!("it is still running on the node '{}': {upid}", upid.node()))
                 .hint(look_at(upid))
                 .hint(again(upid)));
         }
@@ -163,7 +163,7 @@ pub fn follow(
             e.now(format!("the task goes on without this program: {upid}"))
                 .hint(look_at(upid))
                 .hint(again(upid))
-                .hint(format!("stop it on the node: pvesh delete /nodes/{}/tasks/{upid}", upid.node()))
+                .hint(format!("stop it on the node '{0}': pvesh delete /nodes/{0}/tasks/{upid}", upid.node()))
         })?;
         if silent.elapsed() >= SILENCE {
             silent = Instant::now();

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::Args;
 use fleet_core::{
-    Error, Result,
+    Error, Result, again,
     definitions::{Addressing, Entry, ManagedVm},
     guard::{Operation, Permit},
     protocol::{CLOUDINIT_DONE, Document, cloudinit_is_done},
@@ -170,7 +170,7 @@ impl CloudinitConfig {
             (true, true) => warn_of_new_keys(cx, permit),
             (false, false) => {
                 cx.ui.warn(format!("VM {vmid} has no cloud-init drive: nothing reads these settings"));
-                cx.ui.hint(format!("proxmox-ops cloudinit-drive {vmid}"));
+                cx.ui.hint(again::ops(format_args!("cloudinit-drive {vmid}")));
             }
             (false, true) => {
                 return Err(Error::refused(format!(
@@ -180,7 +180,8 @@ impl CloudinitConfig {
                 .now("nothing was changed")
                 .hint("whom an installed NixOS lets in its configuration says: nixos-rebuild switch")
                 .hint(format!(
-                    "to begin anew with cloud-init, give it a drive first: proxmox-ops cloudinit-drive {vmid}"
+                    "to begin anew with cloud-init, give it a drive first: {}",
+                    again::ops(format_args!("cloudinit-drive {vmid}"))
                 )));
             }
         }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::Args;
 use fleet_core::{
-    Error, Kind, Result,
+    Error, Kind, Result, again,
     child::{Command, find_program, quote},
     guard::Operation,
     types::{NodeName, VmRef},
@@ -56,7 +56,7 @@ impl Console {
         let state = power::status(&node, vmid, read_deadline())?.status;
         if state != "running" {
             return Err(Error::failed(format!("VM {vmid} has no console: it is {state}"))
-                .hint(format!("proxmox-ops start {vmid}")));
+                .hint(again::ops(format_args!("start {vmid}"))));
         }
         let command = if found.node == *cluster.first().name(read_deadline())? {
             command

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use fleet_core::{
-    Error, Result,
+    Error, Result, again,
     definitions::Entry,
     guard::Operation,
     protocol::VmConfig,
@@ -48,7 +48,10 @@ impl Destroy {
             None if self.options.change.dry_run || can_ask() => Ok(()),
             _ => Err(Error::refused(format!("refused to destroy VM {}: the word 'yes' is missing", self.vm))
                 .now("nothing was changed")
-                .hint(format!("proxmox-ops destroy {} yes   # removes it and its disks for ever", self.vm))),
+                .hint(format!(
+                    "{}   # removes it and its disks for ever",
+                    again::ops(format_args!("destroy {} yes", self.vm))
+                ))),
         }
     }
 
@@ -86,7 +89,7 @@ impl Destroy {
                     marker.name
                 ))
                 .now("nothing was changed")
-                .hint(format!("look at it: proxmox-ops config {vmid}")));
+                .hint(format!("look at it: {}", again::ops(format_args!("config {vmid}")))));
             }
             Ownership::Named => {
                 let why = "it does not carry the marker of these tools: these tools did not make it";
@@ -105,8 +108,8 @@ impl Destroy {
                 .now("its description does not carry the marker that these tools write into every VM they make")
                 .now(called)
                 .now("nothing was changed")
-                .hint(format!("look at it: proxmox-ops config {vmid}"))
-                .hint(format!("if it is yours: qm destroy {vmid} on its node")));
+                .hint(format!("look at it: {}", again::ops(format_args!("config {vmid}"))))
+                .hint(format!("if it is yours, on the node '{}': qm destroy {vmid}", config.node)));
             }
         }
         cx.ui.step(format!("Destroying VM {vmid} '{name}'..."));
@@ -127,7 +130,7 @@ fn typed(ui: Ui, config: &VmConfig, why: &str, ready: &dyn Fn() -> Result<()>) -
         ))
         .now(why)
         .now("nothing was changed")
-        .hint(format!("look at it: proxmox-ops config {vmid}")));
+        .hint(format!("look at it: {}", again::ops(format_args!("config {vmid}")))));
     }
     ready()?;
     let because = if why.is_empty() { String::new() } else { format!("VM {vmid}: {why}. ") };

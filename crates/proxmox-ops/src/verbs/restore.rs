@@ -2,11 +2,11 @@
 
 use clap::Args;
 use fleet_core::{
-    Error, Kind, Result,
+    Error, Kind, Result, again,
     deadline::Deadline,
     guard::Operation,
     protocol::Resource,
-    types::{MacAddr, StorageId, VmRef, Vmid},
+    types::{MacAddr, NodeName, StorageId, VmRef, Vmid},
 };
 
 use super::{cloudinit_drive::storage_for, create_template::volume};
@@ -51,16 +51,16 @@ fn archive(text: &str) -> Result<String> {
 
 impl Restore {
     /// An archive that there is not is told as such, with the command that lists those that there are.
-    fn missing(&self, error: Error) -> Error {
+    fn missing(&self, node: &NodeName, error: Error) -> Error {
         let Restore { archive, .. } = self;
         let storage = archive.split(':').next().unwrap_or_default();
         let said = error.message();
         if !(said.contains(&format!("volume '{archive}' does not exist")) || said.contains("No such file")) {
             return error;
         }
-        error
-            .with_kind(Kind::NotFound)
-            .hint(format!("`pvesm list {storage} --content backup` on the node lists the backups there"))
+        error.with_kind(Kind::NotFound).hint(format!(
+            "`pvesm list {storage} --content backup` on the node '{node}' lists the backups there"
+        ))
     }
 
     /// Whether the VM needs MAC addresses of its own: not where a VM comes back into its own VMID.
@@ -104,7 +104,7 @@ impl Restore {
                 cx.changed(vmid, false, "", &already)
             }
             Ok((config, None)) if restored::is_empty(&config) => Err(restored::left_empty(&config, taken)),
-            _ => Err(taken.hint("`proxmox-ops next-vmid` prints a free VMID")),
+            _ => Err(taken.hint(format!("`{}` prints a free VMID", again::ops("next-vmid")))),
         }
     }
 
@@ -129,8 +129,10 @@ impl Restore {
         let subject = (self.archive.as_str(), vmid);
         // What a restore that fails leaves may be in the way of the next one.
         let failed = |e: Error| match config::read(&node, vmid, read_deadline()) {
-            Ok(config) if restored::is_empty(&config) => restored::left_empty(&config, self.missing(e)),
-            _ => self.missing(e),
+            Ok(config) if restored::is_empty(&config) => {
+                restored::left_empty(&config, self.missing(&name, e))
+            }
+            _ => self.missing(&name, e),
         };
         let earlier = restored::earlier(&node, subject, call.what(), deadline, &mut progress)?;
         match earlier {

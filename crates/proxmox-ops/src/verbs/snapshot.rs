@@ -1,7 +1,7 @@
 //! `proxmox-ops snapshot`, `rollback`, `delete-snapshot`
 
 use clap::Args;
-use fleet_core::{Result, guard::Operation, types::VmRef};
+use fleet_core::{Result, again, guard::Operation, types::VmRef};
 
 use crate::{
     api::call::SnapshotName,
@@ -118,7 +118,7 @@ fn run(
     if stopped {
         cx.ui
             .warn(format!("VM {vmid} was running and is stopped now: going back to a disk's state stops it"));
-        cx.ui.hint(format!("proxmox-ops start {vmid}"));
+        cx.ui.hint(again::ops(format_args!("start {vmid}")));
     }
     cx.changed(vmid, true, &text, "")
 }

@@ -14,7 +14,7 @@ use std::{
 
 use clap::Args;
 use fleet_core::{
-    Error, Kind, Result,
+    Error, Kind, Result, again,
     child::Command,
     deadline::Deadline,
     ssh::{HostKeyPolicy, Session, Stream, Target},
@@ -121,7 +121,9 @@ impl WaitSsh {
                     let error = error.now(format!("through the node: {}", no_way.chain()));
                     no_way.hints().iter().fold(error, |error, hint| error.hint(hint.as_str()))
                 });
-                return Err(error.hint("is it the VM's address? `proxmox-ops get-ip VMID` tells"));
+                return Err(
+                    error.hint(format!("is it the VM's address? `{}` tells", again::ops("get-ip VMID")))
+                );
             }
             fleet_core::interrupt::check()?;
         };

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use fleet_core::{Error, Result, deadline::Deadline, guard::Permit, protocol::VmConfig, types::Vmid};
+use fleet_core::{Error, Result, again, deadline::Deadline, guard::Permit, protocol::VmConfig, types::Vmid};
 
 use super::{
     super::{Progress, create, queue},
@@ -174,7 +174,7 @@ fn others<'a>(
 fn meddled(vmid: Vmid, settings: &[&str], edited: Error) -> Error {
     let error = Error::conflict(format!("can not configure VM {vmid}: somebody else changed it meanwhile"))
         .now("nothing was changed by this request")
-        .hint(format!("look at it, then decide: proxmox-ops config {vmid}"))
+        .hint(format!("look at it, then decide: {}", again::ops(format_args!("config {vmid}"))))
         .caused_by(edited);
     if settings.is_empty() { error } else { error.now(format!("they changed: {}", settings.join(", "))) }
 }

@@ -90,7 +90,8 @@ impl Session {
     pub fn run(&self, context: Result<Context>) -> Result<()> {
         let outcome = context.and_then(|cx| {
             interrupt::install()?;
-            let links = Arc::new(Links::connect(&cx.settings, cx.ui)?);
+            let links = Links::connect(&cx.settings, cx.ui).map_err(|e| cx.settings.named(e))?;
+            let links = Arc::new(links);
             let unmanaged =
                 self.unmanaged.as_ref().map(|vm| Cluster::over(&links, cx.ui).vmid(vm)).transpose()?;
             Ok((cx, links, unmanaged))
@@ -178,7 +179,7 @@ impl Session {
                     request.id,
                     match outcome {
                         Ok(value) => ReplyBody::Ok(value),
-                        Err(e) => ReplyBody::Error(e.report()),
+                        Err(e) => ReplyBody::Error(cx.settings.named(e).report()),
                     },
                 );
                 desk.change(|state| state.schedule.end(begun));

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use fleet_core::{
-    Error, Kind, Result,
+    Error, Kind, Result, again,
     deadline::Deadline,
     guard::{Guard, Operation, Permit},
     protocol::{NewDisk, Op, UploadPlace, UploadedImage},
@@ -222,7 +222,7 @@ impl Server<'_> {
                         "refused to destroy VM {vmid}: it does not carry the marker that the request names"
                     ))
                     .now("nothing was changed")
-                    .hint(format!("proxmox-ops config {vmid}")));
+                    .hint(again::ops(format_args!("config {vmid}"))));
                 }
                 destroy::destroy(cluster, permit, &there, *stop, deadline, progress)?;
             }
