@@ -376,7 +376,6 @@ fn keys_that_no_expression_gives_a_new_host_are_written_out() {
         "{\n  a = rec {\n    k = \"k\";\n    authorizedKeys = [ k ];\n  };\n}\n",
         "{\n  a =\n    let\n      k = [ \"k\" ];\n    in\n    {\n      authorizedKeys = k;\n    };\n}\n",
         "let\n  k = \"outer\";\nin\n{\n  a = rec {\n    k = \"k\";\n    authorizedKeys = [ k ];\n  };\n}\n",
-        "let\n  k = [ \"k\" ];\nin\n{\n  a = {\n    authorizedKeys = k ++ [ \"a\" ];\n  };\n  b = {\n    authorizedKeys = k ++ [ \"b\" ];\n  };\n}\n",
         // What both have, though neither has that list.
         "{\n  a = {\n    authorizedKeys = [ \"a\" \"k\" ];\n  };\n  b = {\n    authorizedKeys = [ \"k\" \"b\" ];\n  };\n}\n",
     ] {
@@ -393,6 +392,41 @@ fn keys_that_no_expression_gives_a_new_host_are_written_out() {
     }
     let shared = "let\n  k = [ \"k\" ]; # ours\nin\n{\n  a = {\n    authorizedKeys = k;\n  };\n}\n";
     assert_eq!(insert(shared).matches("authorizedKeys = k;").count(), 2);
+}
+
+#[test]
+fn what_is_common_to_all_lists_is_written_as_they_write_it() {
+    let insert = |values: &[&str]| {
+        let hosts = values.iter().enumerate();
+        let hosts: String =
+            hosts.map(|(n, keys)| format!("  h{n} = {{\n    authorizedKeys = {keys};\n  }};\n")).collect();
+        let text = format!("let\n  k = [ \"k\" ];\n  l = \"l\";\n  none = [ ];\nin\n{{\n{hosts}}}\n");
+        let change = Change::Insert { name: "web".to_owned(), host: small("web") };
+        let after = apply(&text, Path::new(FILE), &change, NixMode::Embedded)
+            .unwrap_or_else(|e| panic!("{}\n{text}", e.chain()));
+        assert_eq!(remove_host(&after, "web").unwrap(), text);
+        let (_, entry) = after.split_once("web = {").unwrap();
+        let keys = entry.split_once("authorizedKeys = ").and_then(|(_, rest)| rest.split_once(';'));
+        keys.map(|(keys, _)| keys.split_whitespace().collect::<Vec<_>>().join(" "))
+    };
+    for (values, written) in [
+        (&["k ++ [ \"a\" ]", "k ++ [ \"b\" ]"][..], Some("k")),
+        (&["[ \"a\" ] ++ k", "(k) ++ [ \"b\" ]", "[ ]"], Some("k")),
+        (&["k ++ [ l ] ++ [ \"a\" ]", "[ \"b\" l ]"], Some("[ l ]")),
+        (&["[ \"a\" l \"c\" ]", "[ \"b\" \"c\" l ]"], Some("[ l \"c\" ]")),
+        // The same by other words: only the proof knows.
+        (&["k ++ [ \"a\" ]", "[ \"k\" \"b\" ]"], Some("[ \"k\" ]")),
+        (&["[ \"k\" ]", "k"], Some("[ \"k\" ]")),
+        (&["[ \"k\" ]", "k", "[ \"k\" ]", "k"], Some("[ \"k\" ]")),
+        (&["k ++ [ \"a\" ]", "none"], Some("[ \"k\" \"a\" ]")),
+        // A name and more in common: by the whole of the first, or key by key.
+        (&["k ++ [ l \"a\" ]", "k ++ [ l \"b\" ]"], Some("[ \"k\" \"l\" ]")),
+        // What more than half of them have.
+        (&["k", "k", "[ \"b\" ]"], Some("k")),
+        (&["[ \"a\" ]", "[ \"b\" ]"], None),
+    ] {
+        assert_eq!(insert(values).as_deref(), written, "{values:?}");
+    }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The text of a new host.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+
+use rnix::SyntaxKind as K;
 
 use super::{
     ORDER,
@@ -8,7 +10,7 @@ use super::{
     tree::{self, Set},
     written::{Entry, Written, model},
 };
-use crate::{Error, Result};
+use crate::{Error, Result, nix::syntax::Node};
 
 /// Who may log in on a new host.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -121,7 +123,7 @@ pub(super) fn host_entry<'l>(
     attrs.extend(texts.into_iter().filter_map(|(attr, value)| Some((attr, quoted(value.as_ref()?)))));
     let keys = match &host.authorized_keys {
         // Where nobody has keys a new host has none either.
-        AuthorizedKeys::SameAsOthers => shared_keys(text, others).map(Written::Text),
+        AuthorizedKeys::SameAsOthers => shared_keys(text, others),
         AuthorizedKeys::Nobody => None,
         AuthorizedKeys::List(keys) => Some(Written::List(keys.iter().map(|key| quote_string(key)).collect())),
     };
@@ -132,21 +134,88 @@ pub(super) fn host_entry<'l>(
     Ok(Entry::new(text, layout, others, name, attrs))
 }
 
-/// The expression that the other hosts have for their keys: the one that most of them have.
-fn shared_keys(text: &str, others: &[Set<'_>]) -> Option<String> {
-    let texts: Vec<&str> = others
+/// What the other hosts have for their keys, as it is written: the expression that more than half of them have, else
+/// what all their lists have in common, if that is one name or some of the elements. A guess: whether it comes to the
+/// same in a new host is for the proof to say.
+fn shared_keys(text: &str, others: &[Set<'_>]) -> Option<Written> {
+    let values: Vec<Node<'_>> = others
         .iter()
         .filter(|other| !other.inherited.iter().any(|n| n == "authorizedKeys"))
         .filter_map(|other| other.bindings.iter().find(|b| b.path == ["authorizedKeys"]))
-        .filter(|binding| !tree::has_comment(binding.value))
-        .map(|binding| &text[binding.value.start() as usize..binding.value.end() as usize])
+        .map(|binding| binding.value)
         .collect();
+    let source = |node: Node<'_>| &text[node.start() as usize..node.end() as usize];
+    let texts = || values.iter().filter(|value| !tree::has_comment(**value)).map(|value| source(*value));
     let mut counts: HashMap<&str, usize> = HashMap::new();
-    for text in &texts {
+    for text in texts() {
         *counts.entry(text).or_default() += 1;
     }
     // Of equally common ones the first.
-    texts.iter().rev().max_by_key(|text| counts.get(**text)).map(|text| (*text).to_owned())
+    let most = texts().rev().max_by_key(|text| counts.get(*text));
+    let most = most.map(|text| (text, counts.get(text).copied().unwrap_or_default()));
+    let majority = most.filter(|(_, count)| 2 * count > values.len()).map(|(text, _)| text.to_owned());
+    let common = || {
+        let mut filled = values.iter().map(|value| parts(*value)).filter(|parts| !parts.is_empty());
+        let mut common: Vec<Part<'_>> = filled.next().unwrap_or_default();
+        for other in filled {
+            let other: HashSet<(bool, &str)> = other.iter().map(|part| part.shown(text)).collect();
+            common.retain(|part| other.contains(&part.shown(text)));
+            if common.is_empty() {
+                break;
+            }
+        }
+        common
+    };
+    if let Some(text) = majority {
+        return Some(Written::Text(text));
+    }
+    let several = most.filter(|(_, count)| *count > 1).map(|(text, _)| Written::Text(text.to_owned()));
+    match common().as_slice() {
+        [Part::Operand(operand)] => Some(Written::Text(source(*operand).to_owned())),
+        parts => {
+            let elements = parts.iter().map(|part| match part {
+                Part::Element(element) => Some(source(*element).to_owned()),
+                Part::Operand(_) => None,
+            });
+            elements.collect::<Option<Vec<_>>>().filter(|all| !all.is_empty()).map(Written::List).or(several)
+        }
+    }
+}
+
+/// A part of a list.
+enum Part<'a> {
+    /// An element between its brackets.
+    Element(Node<'a>),
+    /// What is put together with others by `++`.
+    Operand(Node<'a>),
+}
+
+impl Part<'_> {
+    /// As two of them are compared.
+    fn shown<'t>(&self, text: &'t str) -> (bool, &'t str) {
+        let (element, node) = match self {
+            Part::Element(node) => (true, node),
+            Part::Operand(node) => (false, node),
+        };
+        (element, &text[node.start() as usize..node.end() as usize])
+    }
+}
+
+/// What a list is put together from, in order.
+fn parts(list: Node<'_>) -> Vec<Part<'_>> {
+    let (mut parts, mut left) = (Vec::new(), vec![list]);
+    while let Some(node) = left.pop() {
+        let node = node.unparenthesized();
+        match node.kind() {
+            K::NODE_LIST => parts.extend(node.nodes().map(Part::Element)),
+            K::NODE_BIN_OP if node.token(K::TOKEN_CONCAT).is_some() => {
+                let operands: Vec<Node<'_>> = node.nodes().collect();
+                left.extend(operands.into_iter().rev());
+            }
+            _ => parts.push(Part::Operand(node)),
+        }
+    }
+    parts
 }
 
 /// Sorts attributes as another host has them; what that one lacks follows what usually goes before it.

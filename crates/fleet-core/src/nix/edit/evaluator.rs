@@ -6,8 +6,9 @@ use crate::{
     Error, Result, faults,
     nix::{
         NixMode,
-        eval::{Budget, EvalError, Value, eval_text, resolve},
+        eval::{Budget, EvalError, Value, eval_parsed, resolve},
         external,
+        syntax::Tree,
     },
 };
 
@@ -99,10 +100,15 @@ impl Evaluator {
         }
     }
 
-    /// The value of a text that stands in `place`.
-    pub(super) fn value(&self, text: &str, place: &Path) -> std::result::Result<Value, Stop> {
+    /// The value of a text that stands in `place`. Its tree, if that is known, saves parsing it.
+    pub(super) fn value(
+        &self,
+        text: &str,
+        tree: Option<Tree>,
+        place: &Path,
+    ) -> std::result::Result<Value, Stop> {
         match self {
-            Evaluator::Embedded => match eval_text(text, place, Budget::default()) {
+            Evaluator::Embedded => match eval_parsed(text, tree, place, Budget::default()) {
                 Ok(evaluated) => Ok(evaluated.value),
                 Err(error @ EvalError::Unsupported(_)) => Err(Stop::Unsupported(error)),
                 Err(error) => Err(Stop::Wrong {

@@ -173,13 +173,14 @@ fn splice(text: &str, start: usize, end: usize, with: &str) -> String {
     out
 }
 
-/// The new text, not parsed again yet.
-fn changed(text: &str, change: &Change) -> Result<String> {
-    let edit = |work: &(dyn Fn(Node<'_>) -> Result<String> + Sync)| {
-        on_thread(|| {
+/// The new text, not parsed again yet. The tree of the old one, if that is known, saves parsing it.
+fn changed(text: &str, tree: Option<&Tree>, change: &Change) -> Result<String> {
+    let edit = |work: &(dyn Fn(Node<'_>) -> Result<String> + Sync)| match tree {
+        Some(tree) => work(tree.root()),
+        None => on_thread(|| {
             let tree = Tree::parse(text).map_err(|fault| unparsable(text, fault))?;
             work(tree.root())
-        })
+        }),
     };
     match change {
         Change::Insert { name, host } => edit(&|root| insert_in(root, text, name, host)),

@@ -44,7 +44,7 @@ pub fn insert_entry(
     })?;
     let (old, new) = Evaluator::choose(mode, file, |by| {
         let place = by.place(file);
-        Ok((by.value(text, &place)?, by.value(&after, &place)?))
+        Ok((by.value(text, None, &place)?, by.value(&after, None, &place)?))
     })?;
     let odd = || {
         Error::failed(format!("the edit of {} would have changed something else too", file.display()))

@@ -13,6 +13,7 @@ use crate::{
     nix::{
         NixMode,
         eval::{Attr, Data, Value},
+        syntax::Tree,
     },
 };
 
@@ -53,21 +54,12 @@ pub enum Change {
 /// other hosts' expression for their keys means something else in a new host, the keys are written out. `mode` says
 /// what evaluates the texts: nix what the embedded evaluator does not cover, if it may.
 pub fn apply(before: &str, file: &Path, change: &Change, mode: NixMode) -> Result<String> {
-    Evaluator::choose(mode, file, |by| {
-        let proof = Proof { before, file, by };
-        let first = proof.attempt(None, || super::changed(before, change), change)?;
-        let (Change::Insert { name, host }, Err(_)) = (change, &first.outcome) else { return Ok(first) };
-        if host.authorized_keys != AuthorizedKeys::SameAsOthers {
-            return Ok(first);
-        }
-        let Some(authorized_keys) = written_out(&first.old) else { return Ok(first) };
-        let host = NewHost { authorized_keys, ..host.clone() };
-        let written = Change::Insert { name: name.clone(), host };
-        let Attempt { old, outcome } =
-            proof.attempt(Some(first.old), || super::changed(before, &written), change)?;
-        Ok(Attempt { old, outcome: outcome.or(first.outcome) })
-    })?
-    .outcome
+    super::on_thread(|| {
+        // What is wrong with it is told by whoever needs it.
+        let tree = Tree::parse(before).ok();
+        Evaluator::choose(mode, file, |by| Proof { before, tree: tree.as_ref(), file, by }.of(change))?
+            .outcome
+    })
 }
 
 /// The keys that the hosts share, one by one.
@@ -82,7 +74,7 @@ fn written_out(hosts: &Value) -> Option<AuthorizedKeys> {
 /// difference.
 pub fn verified(before: &str, after: &str, file: &Path, change: &Change, mode: NixMode) -> Result<()> {
     let after = || Ok(after.to_owned());
-    Evaluator::choose(mode, file, |by| Proof { before, file, by }.attempt(None, after, change))?
+    Evaluator::choose(mode, file, |by| Proof { before, tree: None, file, by }.attempt(None, after, change))?
         .outcome
         .map(drop)
 }
@@ -90,6 +82,8 @@ pub fn verified(before: &str, after: &str, file: &Path, change: &Change, mode: N
 /// What an edit is proven of.
 struct Proof<'p> {
     before: &'p str,
+    /// The old text's tree, if it has one.
+    tree: Option<&'p Tree>,
     file: &'p Path,
     by: &'p Evaluator,
 }
@@ -103,6 +97,22 @@ struct Attempt {
 }
 
 impl Proof<'_> {
+    /// Makes the change; where the expression that the others have for their keys means something else in a new host,
+    /// once more with the keys written out.
+    fn of(&self, change: &Change) -> std::result::Result<Attempt, Stop> {
+        let first = self.attempt(None, || super::changed(self.before, self.tree, change), change)?;
+        let (Change::Insert { name, host }, Err(_)) = (change, &first.outcome) else { return Ok(first) };
+        if host.authorized_keys != AuthorizedKeys::SameAsOthers {
+            return Ok(first);
+        }
+        let Some(authorized_keys) = written_out(&first.old) else { return Ok(first) };
+        let host = NewHost { authorized_keys, ..host.clone() };
+        let written = Change::Insert { name: name.clone(), host };
+        let again = || super::changed(self.before, self.tree, &written);
+        let Attempt { old, outcome } = self.attempt(Some(first.old), again, change)?;
+        Ok(Attempt { old, outcome: outcome.or(first.outcome) })
+    }
+
     /// `old` is the value of the old text where that is known.
     fn attempt(
         &self,
@@ -110,13 +120,13 @@ impl Proof<'_> {
         after: impl FnOnce() -> Result<String>,
         change: &Change,
     ) -> std::result::Result<Attempt, Stop> {
-        let Proof { before, file, by } = self;
+        let Proof { before, tree, file, by } = *self;
         let place = by.place(file);
         // The old value and the new one do not need each other.
         let (old, new) = std::thread::scope(|scope| {
             let place = &place;
-            let old = old.map_or_else(|| Err(scope.spawn(|| by.value(before, place))), Ok);
-            let new = after().map(|after| (by.value(&after, place), after));
+            let old = old.map_or_else(|| Err(scope.spawn(|| by.value(before, tree.cloned(), place))), Ok);
+            let new = after().map(|after| (by.value(&after, None, place), after));
             let panicked = |_| Err(Stop::Other(Error::failed("evaluating hosts.nix panicked")));
             (old.or_else(|thread| thread.join().unwrap_or_else(panicked)), new)
         });

@@ -52,6 +52,14 @@ pub(super) struct Code {
     pub spans: Vec<Span>,
 }
 
+impl Code {
+    /// Makes room for so many more expressions.
+    pub(super) fn reserve(&mut self, exprs: usize) {
+        self.exprs.reserve(exprs);
+        self.spans.reserve(exprs);
+    }
+}
+
 /// What is in scope at a place: one environment each when the program runs.
 enum Scope {
     Names(HashMap<Sym, u32>),

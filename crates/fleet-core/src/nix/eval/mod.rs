@@ -23,7 +23,7 @@ pub use error::{EvalError, Fault};
 use machine::Machine;
 pub use value::{Attr, Data, Evaluated, Value};
 
-use super::syntax::on_large_stack;
+use super::syntax::{Tree, on_large_stack};
 
 /// What an evaluation may use before it is given up.
 #[derive(Debug, Clone, Copy)]
@@ -54,8 +54,18 @@ pub fn eval_file(path: &Path, budget: Budget) -> Result<Evaluated, EvalError> {
 
 /// Evaluates a text as if it stood in the file `path`.
 pub fn eval_text(text: &str, path: &Path, budget: Budget) -> Result<Evaluated, EvalError> {
+    eval_parsed(text, None, path, budget)
+}
+
+/// As [`eval_text`], where the tree of the text may be known.
+pub(super) fn eval_parsed(
+    text: &str,
+    tree: Option<Tree>,
+    path: &Path,
+    budget: Budget,
+) -> Result<Evaluated, EvalError> {
     let text: Arc<str> = text.into();
-    run(budget, |machine| machine.load_text(path, &text))
+    run(budget, |machine| machine.load_text(path, &text, tree))
 }
 
 fn run(

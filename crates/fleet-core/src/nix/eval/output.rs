@@ -23,7 +23,7 @@ impl Machine {
         let bytes = self.file_bytes(path)?;
         let text = String::from_utf8(bytes)
             .map_err(|_| Stop::new(Sort::Unsupported, format!("{} is not UTF-8", path.display()), None))?;
-        self.load_text(path, &text.into())
+        self.load_text(path, &text.into(), None)
     }
 
     /// What a file holds. Only of files that end: a device or a pipe may never.
@@ -55,8 +55,8 @@ impl Machine {
         Ok(bytes)
     }
 
-    /// As [`Machine::load`], for a text that is already there.
-    pub(super) fn load_text(&mut self, path: &Path, text: &Arc<str>) -> Outcome<ThunkId> {
+    /// As [`Machine::load`], for a text that is already there, and its tree if that is known.
+    pub(super) fn load_text(&mut self, path: &Path, text: &Arc<str>, tree: Option<Tree>) -> Outcome<ThunkId> {
         // The tree and the expressions take about this much for each byte of text.
         self.charge(text.len().saturating_mul(8))?;
         let file = self.sources.add(Source::new(path.to_owned(), Arc::clone(text)));
@@ -68,7 +68,8 @@ impl Machine {
             let at = u32::try_from(at).unwrap_or(u32::MAX);
             return Err(Stop::new(Sort::Unsupported, "a carriage return without a line feed", span(at, at)));
         }
-        let tree = Tree::parse(text).map_err(|fault| match fault {
+        let parse = || Tree::parse(text);
+        let tree = tree.map_or_else(parse, Ok).map_err(|fault| match fault {
             SyntaxFault::Wrong { message, start, end } => Stop::new(Sort::Syntax, message, span(start, end)),
             SyntaxFault::TooDeep { start } => Stop::new(
                 Sort::Budget,
@@ -81,6 +82,8 @@ impl Machine {
         })?;
         // Parsing and lowering a token takes longer than evaluating an expression.
         self.charge_steps(tree.tokens().saturating_mul(2))?;
+        // Data has about one expression in eight tokens.
+        self.code.reserve(tree.tokens() / 8);
         let base = base_of(path);
         let root = Lowering::new(&mut self.names, &mut self.code, file, &base).file(tree.root())?;
         drop(tree);
