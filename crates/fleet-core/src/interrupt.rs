@@ -52,6 +52,7 @@ pub fn announce(ui: Ui, leaving: &'static str) -> Result<()> {
         }
         if signals.next().is_some() {
             twice.store(true, Ordering::Relaxed);
+            ui.lanes_end();
             ui.warn(leaving);
             signal_hook::low_level::exit(LEFT);
         }

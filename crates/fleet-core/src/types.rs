@@ -134,7 +134,7 @@ fn is_identifier(text: &str) -> bool {
 
 text_type!(
     /// A VM's name: one or more DNS labels (Proxmox's `dns-name`, RFC 1123), 63 characters a label, 253 in all.
-    VmName, "VM name", "letters, digits and hyphens, not at the ends (a DNS name)",
+    VmName, "VM name", "1 to 63 letters, digits and hyphens, no hyphen at the ends (a DNS name)",
     |text| text.len() <= 253 && text.split('.').all(is_dns_label)
 );
 text_type!(

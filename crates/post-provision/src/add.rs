@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 use fleet_core::{
-    Error, Result,
+    Error, Kind, Result,
     cli::{ChangeArgs, CommonArgs},
     definitions::{Addressing, Definitions, ManagedVm},
     hosts::{Host, Hosts},
@@ -174,7 +174,6 @@ impl Add {
             End::Nothing(outcome) | End::Shown(outcome) | End::Done(outcome) => {
                 self.answer(&planned, &facts, &outcome, ui)
             }
-            End::Declined => Ok(()),
         }
     }
 
@@ -185,9 +184,7 @@ impl Add {
         }
         let through_agent = get(Source::Agent(vm.vmid));
         match (through_agent, self.ip.or_else(|| fixed_address(vm))) {
-            (Err(error), Some(address))
-                if self.trust_network && error.kind() != fleet_core::Kind::Refused =>
-            {
+            (Err(error), Some(address)) if self.trust_network && error.kind() != Kind::Refused => {
                 ui.warn(error.chain());
                 get(Source::Network(address))
             }
@@ -283,7 +280,10 @@ pub fn plan(
             };
             let edited = rules.with_host_in(&change, &fleet, chosen.as_ref(), &path)?;
             let after = Rules::parse(&edited.text, &path)?;
-            planned.plan.notes.extend(withheld(name, &edited.withheld));
+            // Of no use to who joins none: nothing is asked of the rules then.
+            if !edited.gained.is_empty() {
+                planned.plan.notes.extend(withheld(name, &edited.withheld));
+            }
             if let Some(chosen) = &chosen {
                 planned.plan.warnings.extend(chosen::beside(name, &after, chosen, recipient.as_str()));
             } else if !after.rules.iter().any(|rule| rule.age_keys().any(|key| key == recipient.as_str())) {

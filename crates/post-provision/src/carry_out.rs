@@ -36,8 +36,6 @@ pub enum End {
     Nothing(Outcome),
     /// `--dry-run`: the plan was shown.
     Shown(Outcome),
-    /// The user said no.
-    Declined,
     /// Done.
     Done(Outcome),
 }
@@ -101,18 +99,19 @@ pub fn carry_out<P: AsRef<Plan>>(
             ));
         }
     }
-    ui.say(format!("This will change {}:", files(wanted.paths().len())));
-    wanted.summary().iter().for_each(|line| ui.say(line));
+    let told = ui.before_question(!change.yes);
+    told.say(format!("This will change {}:", files(wanted.paths().len())));
+    wanted.summary().iter().for_each(|line| told.say(line));
     let owed = desk.owed();
     if !commit.no_commit && !owed.is_empty() {
-        ui.say(format!("and commits what an earlier run changed: {}", shown(&owed)));
+        told.say(format!("and commits what an earlier run changed: {}", shown(&owed)));
     }
-    if !change.yes && !ui.confirm("Continue?")? {
-        ui.say("Nothing was changed.");
-        return Ok((planned, End::Declined));
-    }
-    // Until now Ctrl-C leaves, with nothing changed. What begins here is brought to its end; twice leaves at once.
+    // Until now Ctrl-C leaves, with nothing changed, and so it does at the question. What begins then is brought to its
+    // end; twice leaves at once.
     interrupt::announce(ui, LEAVING)?;
+    if !change.yes {
+        ui.agree("Continue?", "nothing was changed", None)?;
+    }
     // Of two commits each has its own changes; where none can be made, what is due becomes part of this one's.
     let earlier = match desk.hindrance()? {
         Some(reason) if reason.passes() => None,

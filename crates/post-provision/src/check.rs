@@ -211,13 +211,12 @@ impl Inventory {
 }
 
 fn answer(plan: &Plan, end: &End, dry_run: bool, ui: fleet_core::ui::Ui) -> Result<()> {
-    match end {
-        End::Nothing(outcome) | End::Shown(outcome) | End::Done(outcome) if ui.json() => {
-            let warnings = plan.warnings.iter().chain(&plan.secrets.warnings).collect();
-            ui.json_line(&Answer { dry_run, outcome, warnings })
-        }
-        _ => Ok(()),
+    let (End::Nothing(outcome) | End::Shown(outcome) | End::Done(outcome)) = end;
+    if !ui.json() {
+        return Ok(());
     }
+    let warnings = plan.warnings.iter().chain(&plan.secrets.warnings).collect();
+    ui.json_line(&Answer { dry_run, outcome, warnings })
 }
 
 /// Paths that readers of a secret are told about.

@@ -103,10 +103,7 @@ impl Remove {
             let hosts = Hosts::load(&repo, common.nix)?;
             plan(&repo, &definitions, &hosts, &self.name, self.from_hosts, common.nix, identities(common))
         })?;
-        let outcome = match &end {
-            End::Declined => return Ok(()),
-            End::Nothing(outcome) | End::Shown(outcome) | End::Done(outcome) => outcome,
-        };
+        let (End::Nothing(outcome) | End::Shown(outcome) | End::Done(outcome)) = &end;
         if let End::Nothing(_) | End::Done(_) = end {
             known::forget(&self.name, planned.key.as_ref(), ui);
         }

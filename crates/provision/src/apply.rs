@@ -83,8 +83,9 @@ fn apply(ui: Ui, args: &ApplyArgs, session: &mut Session, vm: &ManagedVm) -> Res
     let (fields, _) = differences(vm, &now, &coming);
     let (changed, left): (Vec<_>, Vec<_>) = fields.into_iter().partition(|field| field.applies);
     let requests = requests(vm, &differences::settled(&now, &coming), digest);
+    let told = ui.before_question(!args.change.yes && !args.change.dry_run);
     for field in &changed {
-        ui.say(format!("  {name}: {field}"));
+        told.say(format!("  {name}: {field}"));
     }
     let shown = requests
         .iter()
@@ -99,14 +100,11 @@ fn apply(ui: Ui, args: &ApplyArgs, session: &mut Session, vm: &ManagedVm) -> Res
         .concat();
     if !args.change.dry_run && !requests.is_empty() {
         // Those before it may have been changed.
-        let this_one = |error: Error| match error.kind() {
-            Kind::Interrupted => Error::interrupted(error.message()).now(format!("'{name}' was not changed")),
-            _ => error,
-        };
-        let question = format!("Change VM '{name}' (VMID {})?", vm.vmid);
-        if !args.change.yes && !ui.confirm(&question).map_err(this_one)? {
-            ui.say("Nothing was changed.");
-            return Ok(false);
+        let (question, fact) =
+            (format!("Change VM '{name}' (VMID {})?", vm.vmid), format!("'{name}' was not changed"));
+        if !args.change.yes {
+            let yes = again::provision_vm(&["apply", name.as_str(), "--yes"]);
+            ui.agree(&question, &fact, Some(&yes))?;
         }
         send(ui, session, vm, &world, requests)?;
     }

@@ -61,8 +61,8 @@ pub struct Cli {
     /// Give the installation up when nothing new is said for so long and the VM does not answer either
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     pub stall_limit: u64,
-    /// Give up when a system that boots has let nobody in for so long [default: 300 for the bootstrap system, 600 for
-    /// the new one]
+    /// Give up when a system that boots has had no address, or has let nobody in, for so long [default: 300 for the
+    /// bootstrap system, 600 for the new one]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub boot_limit: Option<u64>,
 
@@ -110,6 +110,11 @@ fn jobs(text: &str) -> Result<usize, String> {
 }
 
 impl Cli {
+    /// Whether a person is asked before anything is done.
+    pub(crate) fn asks(&self) -> bool {
+        !self.change.yes && !self.change.dry_run
+    }
+
     /// When to take VMs into the fleet.
     pub fn integrate(&self) -> Integrate {
         if self.no_integrate { Integrate::Never } else { self.integrate }

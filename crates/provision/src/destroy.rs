@@ -393,7 +393,8 @@ fn confirm(ui: Ui, vm: &ManagedVm, there: &There, args: &DestroyArgs) -> Result<
                     vm.vmid
                 ));
                 let shutdown = again::proxmox_ops(&["shutdown", vm.name.as_str()]);
-                ui.say(format!("  to keep it, powered off: press Enter, then `{shutdown}`"));
+                ui.before_question(true)
+                    .say(format!("  to keep it, powered off: press Enter, then `{shutdown}`"));
             }
             if matches!(there, There::Nothing) {
                 ui.warn(format!(
@@ -401,7 +402,11 @@ fn confirm(ui: Ui, vm: &ManagedVm, there: &There, args: &DestroyArgs) -> Result<
                     vm.vmid, vm.name
                 ));
             }
-            ui.ask_line("Type the VM's name to destroy it: ")?
+            let typed = ui.ask_line("Type the VM's name to destroy it: ")?;
+            if ["", "n", "no"].contains(&typed.trim()) {
+                return Err(ui.declined("nothing was changed"));
+            }
+            typed
         }
     };
     if typed.trim() == vm.name.as_str() {

@@ -1,6 +1,7 @@
 //! Doing what the plan says, step by step. Every step first looks whether it is already done.
 
 mod build;
+mod ended;
 mod farewell;
 mod image;
 mod image_dir;
@@ -9,6 +10,7 @@ mod nixos;
 mod node;
 mod reach;
 mod refused;
+mod signs;
 mod stage;
 mod undo;
 
@@ -98,6 +100,8 @@ pub struct Job<'a> {
     pub kexec: Option<&'a str>,
     /// The host key that hosts.nix has for it.
     pub recorded: Option<&'a str>,
+    /// What a program said last in the step that goes on.
+    pub said: Mutex<String>,
 }
 
 /// What is known of the system that runs on the VM.
@@ -240,7 +244,11 @@ impl Job<'_> {
             self.build_so_far(step)?;
         }
         self.ui.step(format!("{}...", title.as_ref()));
-        let (value, said, took) = self.journal.step(step, work)?;
+        let (value, said, took) = match step {
+            // What runs there may ask for the passphrase of a signing key.
+            Step::Integrate => self.journal.step(step, work),
+            _ => self.with_signs(|| self.journal.step(step, work)),
+        }?;
         self.ui.done(format!("{said} ({:.1} s)", took.as_secs_f64()));
         Ok(value)
     }
@@ -259,6 +267,9 @@ impl Job<'_> {
     /// `--verbose`.
     fn heard(&self, line: &str) {
         let line = printable(line);
+        if !line.trim().is_empty() {
+            line.trim().clone_into(&mut self.last_said());
+        }
         self.journal.output(&line);
         self.ui.detail(line);
     }

@@ -21,6 +21,7 @@ pub mod execute;
 pub mod guest;
 pub mod host_key;
 pub mod install;
+pub mod installed;
 pub mod journal;
 pub mod log;
 pub mod login;

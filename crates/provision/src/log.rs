@@ -7,6 +7,7 @@ use crate::{
     again,
     cli::Cli,
     journal::{Event, Outcome, Past, Record},
+    state,
 };
 
 /// Arguments of `log`.
@@ -40,11 +41,24 @@ fn text(past: &Past) -> String {
     let mut lines: Vec<String> = past.records.iter().filter_map(line).collect();
     if past.end().is_none() {
         let at = past.last_step().map(|step| format!(" in the step '{step}'")).unwrap_or_default();
-        lines.push(format!("not ended: it was cut short{at}, or is still at work"));
+        lines.push(match at_work(past) {
+            Some(process) => format!("at work{at} (process {process})"),
+            None => format!("cut short{at}"),
+        });
     }
     lines.push(format!("journal: {}", past.path.display()));
     lines.push(format!("output:  {}", past.path.with_extension("log").display()));
     lines.join("\n") + "\n"
+}
+
+/// The process that is still at it: the one that holds the VM.
+fn at_work(past: &Past) -> Option<i32> {
+    let begun = past.records.iter().find_map(|record| match &record.event {
+        Event::Begin { name, vmid, .. } => Some((name, *vmid)),
+        _ => None,
+    });
+    let (name, vmid) = begun?;
+    past.process().filter(|process| state::holder(name, vmid) == Some(*process))
 }
 
 fn line(record: &Record) -> Option<String> {

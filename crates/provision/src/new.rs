@@ -2,6 +2,8 @@
 
 mod answers;
 mod files;
+mod questions;
+mod there;
 
 use std::{
     collections::BTreeSet,
@@ -19,7 +21,7 @@ use fleet_core::{
     faults::{self, Fault},
     hosts::Hosts,
     nix::{NixMode, edit},
-    protocol::{Op, Resource},
+    protocol::Resource,
     repo::Repo,
     types::{VmName, Vmid},
     ui::Ui,
@@ -27,7 +29,10 @@ use fleet_core::{
 };
 
 pub use self::answers::NewArgs;
-use self::answers::{Attr, Ground};
+use self::{
+    answers::{Attr, Ground},
+    there::Cluster,
+};
 use crate::{again, cli::Cli, tools::Tools};
 
 /// What becomes of the inventory.
@@ -51,14 +56,15 @@ pub fn run(cli: &Cli, args: &NewArgs) -> Result<()> {
     let known = defined.is_some();
     let mut written = Vec::new();
     let purpose = if !known {
-        let taken = taken(cli, ui, &repo);
+        let mut cluster = cluster(cli, ui, &repo);
+        let taken = cluster.as_ref().map(|cluster| cluster.resources.clone());
         let file = repo.definitions();
         let before = read(&file)?;
         let valid = |attrs: &[Attr]| {
             would_be_valid(&repo, &before, name, attrs, &definitions, taken.as_ref(), cli.common.nix)
         };
         let ground = Ground { definitions: &definitions, cluster: taken.as_ref(), valid: &valid };
-        let answers = answers::complete(ui, args, &ground)?;
+        let answers = questions::complete(ui, args, &ground)?;
         // What is wrong is told by its name: the text that it would stand in is nowhere yet.
         valid(&answers.attrs())?;
         let text =
@@ -66,6 +72,12 @@ pub fn run(cli: &Cli, args: &NewArgs) -> Result<()> {
         let after = Definitions::of_text(&text, &repo, cli.common.nix)
             .map_err(|error| error.now("nothing was changed"))?;
         defined = after.managed.iter().find(|vm| vm.name == *name).cloned();
+        if let Some(vm) = &defined {
+            let lacks = cluster.as_mut().map(|cluster| cluster.lacks(vm)).unwrap_or_default();
+            lacks.iter().for_each(|what| ui.warn(what));
+            let hosts = Hosts::load(&repo, cli.common.nix)?;
+            there::shared(vm, &definitions, &hosts).iter().for_each(|whose| ui.warn(whose));
+        }
         written.push(Written { path: file, before: Some(before), text });
         answers.purpose
     } else {
@@ -108,11 +120,12 @@ pub fn run(cli: &Cli, args: &NewArgs) -> Result<()> {
             .now("nothing was changed")
             .hint(again::provision_vm(&[name.as_str()])));
     }
-    show(ui, &repo, &written);
+    let told = ui.before_question(!args.change.yes && !args.change.dry_run);
+    show(told, &repo, &written);
     let inventory = repo.inventory();
     let inventory = inventory.exists().then(|| relative(&repo, &inventory));
     if let Some(inventory) = &inventory {
-        ui.step(format!("{inventory} ({INVENTORY})"));
+        told.step(format!("{inventory} ({INVENTORY})"));
     }
     let mut paths: Vec<String> = written.iter().map(|file| relative(&repo, &file.path)).collect();
     if args.change.dry_run {
@@ -122,9 +135,8 @@ pub fn run(cli: &Cli, args: &NewArgs) -> Result<()> {
         let value = serde_json::json!({ "name": name, "dry_run": true, "files": files });
         return ui.answer(&value, String::new);
     }
-    if !args.change.yes && !ui.confirm("Write this?")? {
-        ui.say("Nothing was changed.");
-        return Ok(());
+    if !args.change.yes {
+        ui.agree("Write this?", "nothing was changed", None)?;
     }
     write(&repo, cli, &written)?;
     introduce(&repo, &written)?;
@@ -209,17 +221,16 @@ fn free<'a>(definitions: &'a Definitions, name: &VmName) -> Result<Option<&'a Ma
     }
 }
 
-/// The VMIDs and names of the cluster; nothing, and a word about it, when it can not be asked.
-fn taken(cli: &Cli, ui: Ui, repo: &Repo) -> Option<Vec<Resource>> {
-    let asked = || -> Result<Vec<Resource>> {
-        let tools = Tools::find(cli, repo)?;
-        tools.session()?.ask(Op::Resources, Deadline::secs(60), |_| {})
-    };
-    match asked() {
-        Ok(resources) => Some(resources),
+/// The cluster; nothing, and a word about it, when it can not be asked.
+fn cluster(cli: &Cli, ui: Ui, repo: &Repo) -> Option<Cluster> {
+    match Tools::find(cli, repo).and_then(|tools| Cluster::ask(tools.session()?)) {
+        Ok(cluster) => Some(cluster),
         Err(error) => {
             ui.warn(format!("the cluster could not be asked: {}", error.chain()));
-            ui.say("  a VMID is offered that is free in the definitions; whether the cluster uses it is not known");
+            ui.say("  a VMID is offered that is free in the definitions; whether the cluster uses it is not known,");
+            ui.say(
+                "  nor whether the storage, node, bridge and template are there that the definition names",
+            );
             None
         }
     }

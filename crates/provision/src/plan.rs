@@ -9,6 +9,7 @@ use fleet_core::{
     types::{DiskSize, DiskSlot, Vmid},
 };
 
+pub(crate) use self::checks::storage as storage_fault;
 use crate::{
     again,
     differences::{Difference, differences},

@@ -19,6 +19,7 @@ use crate::{
     dry_run::Dry,
     execute::{self, Job, Known},
     host_key::PrivateDir,
+    installed::{self, Installed},
     journal::{Event, Journal, Verb, Watch},
     login::Unlocked,
     place::Places,
@@ -28,6 +29,9 @@ use crate::{
     steps,
     tools::Tools,
 };
+
+/// What is true before the first question.
+pub(crate) const UNCHANGED: &str = "nothing was changed";
 
 /// What a run needs, whichever VMs it is about.
 #[derive(Clone, Copy)]
@@ -114,20 +118,18 @@ pub(crate) fn provision(run: &Run<'_>, ui: Ui, name: &str) -> Result<()> {
     describe(vm, ui);
     prepared.plan().placed.iter().for_each(|placed| ui.done(format!("Node: {placed}")));
     prepared.warn(ui);
-    ui.warn(format!("Ready to provision VM '{}' (VMID: {})", vm.name, vm.vmid));
-    ui.warn("This will:");
-    let by_image = vm.install == Install::Image;
-    announce(&first_step(prepared.plan(), vm), cli, prepared.install, by_image, ui);
+    let told = ui.before_question(cli.asks());
+    told.attention(format!("Ready to provision VM '{}' (VMID: {})", vm.name, vm.vmid));
+    told.attention("This will:");
+    let kinds = Kinds::of(&[&prepared]);
+    announce(&first_step(prepared.plan(), vm), cli, kinds, told);
 
     if cli.change.dry_run {
         return prepared.dry_run(run, ui);
     }
     if !cli.change.yes {
         ui.say("");
-        if !ui.confirm("Continue?")? {
-            ui.say("Nothing was changed.");
-            return Ok(());
-        }
+        ui.agree("Continue?", UNCHANGED, Some(&format!("{} --yes", cli.again(&[name]))))?;
     }
     ui.say("");
     let report = prepared.carry_out(run, ui, None)?;
@@ -176,6 +178,14 @@ impl<'a> Prepared<'a> {
     /// What will be done.
     pub(crate) fn plan(&self) -> &Plan {
         &self.ready.plan
+    }
+
+    /// Whether NixOS is on it.
+    pub(crate) fn installed(&self) -> Installed {
+        match &self.ready.world.existing {
+            Some((config, _)) if !self.plan().makes() => installed::of(self.vm, config, &self.ready.world),
+            _ => Installed::No,
+        }
     }
 
     /// Whether it is to be looked at again when it is its turn: a clone that an earlier run began goes on.
@@ -231,6 +241,7 @@ impl<'a> Prepared<'a> {
             system: Cell::new(if plan.finished { Known::MayBeNixos } else { Known::Unseen }),
             kexec: kexec.as_deref(),
             recorded: recorded.as_ref().and_then(|host| host.public_key.as_deref()),
+            said: Mutex::default(),
         };
         let made = plan.makes().then(|| plan.marker().clone());
         let known = recorded.is_some();
@@ -270,16 +281,55 @@ pub(crate) fn first_step(plan: &Plan, vm: &ManagedVm) -> String {
     }
 }
 
+/// What there is to do for VMs that are told of together.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kinds {
+    /// Whether NixOS is to come onto any of them.
+    install: bool,
+    /// Whether all that it is to come onto are made of an image.
+    by_image: bool,
+    /// Whether NixOS is on all of them; none where that is so of some, or may be.
+    installed: Option<bool>,
+}
+
+impl Kinds {
+    pub(crate) fn of(vms: &[&Prepared<'_>]) -> Kinds {
+        let all = |state| vms.iter().all(|prepared| prepared.installed() == state);
+        Kinds {
+            install: vms.iter().any(|prepared| prepared.install),
+            by_image: vms.iter().all(|prepared| prepared.vm.install == Install::Image),
+            installed: match (all(Installed::Yes), all(Installed::No)) {
+                (true, _) => Some(true),
+                (_, true) => Some(false),
+                _ => None,
+            },
+        }
+    }
+}
+
 /// The steps as a person is asked about them.
-pub(crate) fn announce(first: &str, cli: &Cli, install: bool, by_image: bool, ui: Ui) {
-    let last = match (install, cli.integrate() == Integrate::Never) {
-        (true, false) if by_image => "Verify NixOS and integrate with the fleet",
-        (true, true) if by_image => "Verify NixOS",
-        (true, false) => "Install NixOS (nixos-anywhere) and integrate with the fleet",
-        (true, true) => "Install NixOS (nixos-anywhere)",
-        (false, _) => "Stop there and print the commands that remain",
+pub(crate) fn announce(first: &str, cli: &Cli, kinds: Kinds, ui: Ui) {
+    let joins = cli.integrate() != Integrate::Never;
+    let Kinds { install, by_image, installed } = kinds;
+    let verify = if joins { "Verify NixOS, and bring the fleet up to date" } else { "Verify NixOS" };
+    let (configure, start) = ("Configure resources and networking", "Start VM and wait for network");
+    let steps = match (install, installed) {
+        (_, Some(true)) => vec![first, "Start VM where it is off", verify],
+        (true, Some(false)) => {
+            let last = match (by_image, joins) {
+                (true, true) => "Verify NixOS and integrate with the fleet",
+                (true, false) => "Verify NixOS",
+                (false, true) => "Install NixOS (nixos-anywhere) and integrate with the fleet",
+                (false, false) => "Install NixOS (nixos-anywhere)",
+            };
+            vec![first, configure, start, last]
+        }
+        (true, None) => vec![first, start, "Install NixOS, where it is not on it yet", verify],
+        (false, None) => {
+            vec![first, start, "Stop there, unless NixOS runs, and print the commands that remain"]
+        }
+        (false, _) => vec![first, configure, start, "Stop there and print the commands that remain"],
     };
-    let steps = [first, "Configure resources and networking", "Start VM and wait for network", last];
     for (number, step) in steps.iter().enumerate() {
         ui.say(format!("  {}. {step}", number + 1));
     }

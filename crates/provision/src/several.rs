@@ -14,7 +14,7 @@ use std::{
 
 use fleet_core::{
     Error, Result,
-    definitions::{Definitions, Install, ManagedVm},
+    definitions::{Definitions, ManagedVm},
     interrupt,
     ui::Ui,
 };
@@ -25,7 +25,7 @@ use self::{
 };
 use crate::{
     preflight,
-    provision_one::{self, Look, Prepared, Run},
+    provision_one::{self, Kinds, Look, Prepared, Run, UNCHANGED},
 };
 
 /// How many VMs are looked at at once. The node answers with three workers, and its SSH server drops connections
@@ -74,10 +74,8 @@ pub(crate) fn provision(run: &Run<'_>, ui: Ui) -> Result<()> {
     }
     if !cli.change.yes {
         ui.say("");
-        if !ui.confirm("Continue?")? {
-            ui.say("Nothing was changed.");
-            return Ok(());
-        }
+        let names: Vec<&str> = ready.iter().map(|(_, prepared)| prepared.vm.name.as_str()).collect();
+        ui.agree("Continue?", UNCHANGED, Some(&format!("{} --yes", cli.again(&names))))?;
     }
     ui.say("");
     rows.extend(carry_out(run, ui, &definitions, ready, &events));
@@ -174,18 +172,24 @@ fn sorted<'a>(
 
 /// Shows what will be done to each, and what to all.
 fn show(ready: &Found<'_>, run: &Run<'_>, ui: Ui, lanes: &[Ui]) {
-    ready.iter().for_each(|(_, prepared)| ui.say(summary::about(prepared)));
+    let told = ui.before_question(run.cli.asks());
+    ready.iter().for_each(|(_, prepared)| told.say(summary::about(prepared)));
     ui.say("");
     ready.iter().for_each(|(at, prepared)| prepared.warn(lanes[*at]));
-    ui.warn(match ready.len() {
+    told.attention(match ready.len() {
         1 => "Ready to provision 1 VM".to_owned(),
         count => format!("Ready to provision {count} VMs, {} at once", run.cli.jobs.min(count)),
     });
-    ui.warn("This will, for each:");
-    let install = ready.iter().any(|(_, prepared)| prepared.install);
+    told.attention(if ready.len() == 1 { "This will:" } else { "This will, for each:" });
+    let all: Vec<&Prepared<'_>> = ready.iter().map(|(_, prepared)| prepared).collect();
     let fresh = "Clone template VM, or continue with the one that an earlier run made";
-    let by_image = ready.iter().all(|(_, prepared)| prepared.vm.install == Install::Image);
-    provision_one::announce(fresh, run.cli, install, by_image, ui);
+    let first = match all.as_slice() {
+        [one] => provision_one::first_step(one.plan(), one.vm),
+        all if all.iter().all(|it| it.plan().makes()) => "Clone template VM".to_owned(),
+        all if all.iter().all(|it| !it.plan().makes()) => "Continue with what an earlier run made".to_owned(),
+        _ => fresh.to_owned(),
+    };
+    provision_one::announce(&first, run.cli, Kinds::of(&all), told);
 }
 
 fn carry_out(

@@ -263,7 +263,7 @@ fn cells(row: &Row) -> Vec<String> {
                 (_, Some(step)) => format!(" in {step}"),
             };
             let time = run.time.get(..16).unwrap_or(&run.time).replace('T', " ");
-            format!("{} {}{at}, {time}", run.run, run.outcome)
+            format!("{} {}{at}, {time} UTC", run.run, run.outcome)
         })),
     ]
 }
@@ -321,11 +321,11 @@ mod tests {
         let rows = [row("web", Secrets::Open, run("done", None)), none];
         insta::assert_snapshot!(table(&rows), @r"
         NAME  VMID  DEFINITION  NODE  POWER    ADDRESS     HOST KEY         SECRETS  LAST RUN
-        web    110  same        prom  running  192.0.2.10  SHA256:AZ4Zd7dl  open     apply done, 2026-11-26 22:25
-        db     110  same        -     -        -           -                -        apply cut short in kexec, 2026-11-26 22:25
+        web    110  same        prom  running  192.0.2.10  SHA256:AZ4Zd7dl  open     apply done, 2026-11-26 22:25 UTC
+        db     110  same        -     -        -           -                -        apply cut short in kexec, 2026-11-26 22:25 UTC
         ");
         assert_eq!(fitting(&rows, None), table(&rows));
-        assert_eq!(fitting(&rows, Some(120)), table(&rows));
+        assert_eq!(fitting(&rows, Some(130)), table(&rows));
         insta::assert_snapshot!(fitting(&rows, Some(60)), @r"
         web
           vmid: 110
@@ -335,11 +335,11 @@ mod tests {
           address: 192.0.2.10
           host key: SHA256:AZ4Zd7dl
           secrets: open
-          last run: apply done, 2026-11-26 22:25
+          last run: apply done, 2026-11-26 22:25 UTC
         db
           vmid: 110
           definition: same
-          last run: apply cut short in kexec, 2026-11-26 22:25
+          last run: apply cut short in kexec, 2026-11-26 22:25 UTC
         ");
     }
 }

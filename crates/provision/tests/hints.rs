@@ -32,6 +32,11 @@ fn a_run_goes_on_as_it_was_typed_from_wherever_it_was() {
     let raw = String::from_utf8(output.stderr).unwrap();
     let hint = format!("provision-vm test-automation --integrate after --repo {fleet}");
     assert_eq!(hinted(&raw, "provision-vm"), [hint], "{raw}");
+    // Why comes first; the command line is in the journal.
+    let why = "✗ Partitioning the disk and installing NixOS: executing 'switch-to-configuration': No space left on \
+               device (nixos-anywhere exited with 1)\n  VM 110 runs the NixOS installer; its disk is being made anew; it \
+               is not in the fleet yet\n";
+    assert!(raw.contains(why), "{raw}");
     // In the repository it needs no such option.
     let output = bench.run(&["test-automation", "--yes", "--integrate", "after", "--repo", &fleet]);
     let raw = String::from_utf8(output.stderr).unwrap();
@@ -118,4 +123,26 @@ fn who_has_no_home_directory_set_keeps_what_is_known_in_the_users_and_not_in_the
     let seen = bench.seen(&output);
     let looked = seen.lines().find_map(|line| line.trim().strip_prefix("looked in ")).unwrap_or_default();
     assert!(looked.starts_with('/') && looked.ends_with("/.local/state/fleet/runs"), "{seen}");
+}
+
+#[test]
+fn without_a_terminal_and_without_yes_no_definition_is_written() {
+    let bench = Bench::new();
+    let mut command = bench.command(&["new", "web"]);
+    let output = command.stdin(std::process::Stdio::null()).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", bench.seen(&output));
+    assert_eq!(bench.fleet.status(), "");
+}
+
+#[test]
+fn a_finished_vm_is_not_announced_as_one_to_be_installed() {
+    let bench = Bench::new();
+    let output = bench.run(&["test-automation", "--yes"]);
+    assert!(output.status.success(), "{}", bench.seen(&output));
+    let output = bench.run(&["test-automation", "--yes"]);
+    let seen = bench.seen(&output);
+    assert!(output.status.success(), "{seen}");
+    let steps = "⚠ This will:\n  1. Continue with VM 110, which an earlier run made\n  2. Start VM where it is off\n  \
+                 3. Verify NixOS, and bring the fleet up to date\n\n";
+    assert!(seen.contains(steps), "{seen}");
 }

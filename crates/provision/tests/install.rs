@@ -13,7 +13,7 @@ use std::{
     process::Stdio,
 };
 
-use common::{Bench, by_image, calls, instead, script, until};
+use common::{Bench, Gate, by_image, calls, instead, script, until};
 use pve_sim::{faults::Fault, guest::Os, testing::Sim, world::World};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
 
@@ -689,4 +689,22 @@ fn what_the_new_system_gets_has_its_modes_whatever_the_umask_is() {
             "644 ./etc/ssh/ssh_host_ed25519_key.pub",
         ]
     );
+}
+
+#[test]
+fn a_step_that_takes_long_shows_what_was_said_last_and_leaves_no_trace_of_it() {
+    let bench = Bench::new();
+    let gate = Gate::new(&bench);
+    let waits =
+        format!("case \" $* \" in *disko,install*) echo copying 7 paths >&2; {};; esac", gate.shell());
+    instead(&bench, &waits);
+    let mut command = bench.command(&["test-automation", "--yes"]);
+    command.env("TERM", "xterm");
+    let mut session = rexpect::session::spawn_command(command, Some(60_000)).unwrap();
+    session.exp_string("Partitioning the disk and installing NixOS...").unwrap();
+    session.exp_string("copying 7 paths").unwrap();
+    gate.open();
+    session.exp_string("NixOS is installed").unwrap();
+    let rest = session.exp_eof().unwrap();
+    assert!(rest.contains("is ready after") && !rest.contains("copying 7 paths"), "{rest}");
 }

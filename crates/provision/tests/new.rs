@@ -105,9 +105,9 @@ fn a_person_is_asked_until_the_answers_do() {
         ("Disk [20G]: ", "30 gigs"),
         ("is not a valid disk size", ""),
         ("Disk [20G]: ", "30G"),
-        ("Address, such as 192.0.2.10/24 [dhcp]: ", "192.0.2.0/24"),
+        ("Address, such as 192.0.2.10/24, or dhcp [dhcp]: ", "192.0.2.0/24"),
         ("is the network's own address, not a machine's", ""),
-        ("Address, such as 192.0.2.10/24 [dhcp]: ", "192.0.2.10/24"),
+        ("Address, such as 192.0.2.10/24, or dhcp [dhcp]: ", "192.0.2.10/24"),
         ("Gateway (Enter for none): ", "192.0.3.1"),
         ("192.0.3.1 is not in the network of 192.0.2.10/24", ""),
         ("Gateway (Enter for none): ", "192.0.2.1"),
@@ -126,11 +126,69 @@ fn a_person_is_asked_until_the_answers_do() {
     assert!(text.contains(written), "{text}");
 }
 
+/// With `<`, to the question before: what was answered there is offered, and what follows from it is asked anew.
+#[test]
+fn a_person_can_go_back_in_the_questions() {
+    let bench = Bench::new();
+    let command = bench.command(&["new", "web", "--cores", "1"]);
+    let mut session = rexpect::session::spawn_command(command, Some(20_000)).unwrap();
+    for (question, answer) in [
+        ("< leads back to the question before", ""),
+        ("VMID [100]: ", "<"),
+        ("VMID [100]: ", "105"),
+        // A flag answers what stands between them.
+        ("Memory in MiB [4096]: ", "<"),
+        ("VMID [105]: ", "106"),
+        ("Memory in MiB [4096]: ", "2048"),
+        ("Disk [20G]: ", ""),
+        ("Address, such as 192.0.2.10/24, or dhcp [dhcp]: ", "192.0.2.10/24"),
+        ("Gateway (Enter for none): ", "192.0.2.1"),
+        ("What is it for? ", "<"),
+        ("Gateway, or none [192.0.2.1]: ", "<"),
+        ("Address, such as 192.0.2.10/24, or dhcp [192.0.2.10/24]: ", "dhcp"),
+        ("What is it for? ", "The shop"),
+        ("Write this? (y/N) ", "y"),
+        ("'web' is valid", ""),
+    ] {
+        session.exp_string(question).unwrap();
+        if question.ends_with(' ') {
+            session.send_line(answer).unwrap();
+        }
+    }
+    session.process().wait().unwrap();
+    let text = bench.fleet.read("vms/definitions.nix");
+    let written = "    web = {\n      vmid = 106;\n      cores = 1;\n      memory = 2048;\n      disk = \"20G\";\n      purpose = \"The shop\";\n    };\n";
+    assert!(text.contains(written), "{text}");
+}
+
+#[test]
+fn what_the_definition_names_and_is_not_there_is_told() {
+    let bench = Bench::new();
+    for (words, told) in [
+        (&["--storage", "nosuch"][..], "⚠ storage 'nosuch' does not exist (for disks there are: "),
+        (&["--on-node", "pram"], "⚠ node 'pram' does not exist (there are: prom)"),
+        (&["--bridge", "vmbr7"], "⚠ bridge 'vmbr7' does not exist (there are: vmbr0"),
+        (&["--template", "9999"], "⚠ there is no template 9999"),
+        (
+            &["--nixos-config", "test-automation"],
+            "⚠ hosts/test-automation/ is the system of 'test-automation': 'web' would be the same one",
+        ),
+    ] {
+        let output = bench.run(&[&["new", "web", "--dry-run"], words].concat());
+        let seen = bench.seen(&output);
+        assert!(output.status.success() && seen.contains(told), "{words:?}: {seen}");
+        let warnings = seen.lines().filter(|line| line.starts_with('⚠')).count();
+        assert_eq!(warnings, 1, "{words:?}: {seen}");
+    }
+    let plain = bench.run(&["new", "web", "--dry-run"]);
+    assert!(!bench.seen(&plain).contains('⚠'), "{}", bench.seen(&plain));
+}
+
 /// Ctrl-C and Ctrl-D leave at once, wherever they are pressed, and nothing is written.
 #[test]
 fn a_person_can_leave_at_any_question() {
     let bench = Bench::new();
-    for (key, code) in [('c', 130), ('d', 2)] {
+    for key in ['c', 'd'] {
         let command = bench.command(&["new", "web"]);
         let mut session = rexpect::session::spawn_command(command, Some(20_000)).unwrap();
         session.exp_string("VMID [100]: ").unwrap();
@@ -138,7 +196,7 @@ fn a_person_can_leave_at_any_question() {
         session.exp_string("CPU cores [2]: ").unwrap();
         session.send_control(key).unwrap();
         let ended = session.process().wait().unwrap();
-        assert!(format!("{ended:?}").contains(&format!(", {code})")), "Ctrl-{key}: {ended:?}");
+        assert!(format!("{ended:?}").contains(", 130)"), "Ctrl-{key}: {ended:?}");
         assert_eq!(bench.fleet.status(), "");
     }
 }

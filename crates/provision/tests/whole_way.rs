@@ -231,8 +231,9 @@ fn the_question_is_asked_and_no_means_no() {
     session.exp_string("Continue? (y/N) ").unwrap();
     session.send_line("n").unwrap();
     session.exp_string("Nothing was changed.").unwrap();
+    // What follows with `&&` is not for a VM that was not made.
     let status = session.process().wait().unwrap();
-    assert!(format!("{status:?}").ends_with(", 0)"), "{status:?}");
+    assert!(format!("{status:?}").ends_with(", 130)"), "{status:?}");
     assert_eq!(bench.sim.changes(), [] as [String; 0]);
     assert_eq!(bench.fleet.status(), "");
 }
@@ -276,7 +277,7 @@ fn ctrl_c_ends_the_wait_for_an_address_that_never_comes() {
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let seen = said.all();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{seen}");
-    assert!(seen.contains("it was only waited; nothing was under way on the node"), "{seen}");
+    assert!(seen.contains("it only waited: nothing was under way on the node"), "{seen}");
     assert!(seen.ends_with("hint: `provision-vm test-automation` continues from here\n"), "{seen}");
     // The private key is not left on the node, though the conversation was.
     assert!(!seen.contains("may still be on the node"), "{seen}");

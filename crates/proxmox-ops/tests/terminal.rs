@@ -58,9 +58,9 @@ fn whoever_says_no_is_told_so_in_json_too() {
     let mut session = sit_down(&bench, &["--json", "rollback", "110", "before"]);
     session.exp_string("Continue? (y/N) ").unwrap();
     session.send_line("n").unwrap();
-    session.exp_string(r#"{"vmid":110,"changed":false}"#).unwrap();
+    session.exp_string(r#"{"error":{"kind":"interrupted""#).unwrap();
     session.exp_eof().unwrap();
-    assert!(ended(&session).ends_with(", 0)"));
+    assert!(ended(&session).ends_with(", 130)"));
 }
 
 /// A shell that runs it and then says what the terminal is like.

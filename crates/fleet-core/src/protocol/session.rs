@@ -132,7 +132,7 @@ impl Session {
             if let Err(stopped) = interrupt::check() {
                 self.left = true;
                 self.child.ask_to_end();
-                return Err(stopped.now("it was only waited; nothing was under way on the node"));
+                return Err(stopped.now("it only waited: nothing was under way on the node"));
             }
             if let Some(reply) = self.reply_within(LOOK.min(deadline.left()))? {
                 return Ok(reply);

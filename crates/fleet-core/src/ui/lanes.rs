@@ -1,6 +1,9 @@
 //! Several works side by side: every line says whose it is, and on a terminal each work has one line that changes.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -9,6 +12,9 @@ use super::Ui;
 /// The lines that change, at the bottom of the terminal. There is one terminal, so they are the whole program's:
 /// whatever else is printed goes above them.
 static BARS: OnceLock<MultiProgress> = OnceLock::new();
+
+/// How often they change.
+const TICK: Duration = Duration::from_millis(200);
 
 /// One of several works side by side.
 #[derive(Debug)]
@@ -48,11 +54,7 @@ impl Ui {
     ///
     /// What they need stays until the program ends: they are made once, for the work that it was started for.
     pub fn lanes(&self, names: &[String], live: bool) -> Vec<Ui> {
-        // Where lines can not change, all of them are printed below each other.
-        let live = live && !self.quiet && console::user_attended_stderr() && !console::is_dumb();
-        let bars = live.then(|| {
-            BARS.get_or_init(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)))
-        });
+        let bars = (live && !self.quiet && lines_can_change()).then(bars);
         let width = names.iter().map(|name| console::measure_text_width(name)).max().unwrap_or_default();
         let lane = |name: &String| {
             let bar = bars.map(|bars| dress(bars.add(ProgressBar::new_spinner()), name, width));
@@ -66,7 +68,7 @@ impl Ui {
     pub fn lane_begins(&self) {
         if let Some(bar) = self.lane.and_then(|lane| lane.bar.as_ref()) {
             bar.reset_elapsed();
-            bar.enable_steady_tick(Duration::from_millis(200));
+            bar.enable_steady_tick(TICK);
         }
     }
 
@@ -85,6 +87,52 @@ impl Ui {
             bar.finish_with_message(text.to_owned());
         }
     }
+}
+
+/// A line at the bottom of the terminal that tells that a work goes on. It goes away with this.
+#[derive(Debug)]
+pub struct Live {
+    bar: ProgressBar,
+}
+
+impl Live {
+    /// Shows the text in it.
+    pub fn show(&self, text: &str) {
+        self.bar.set_message(text.to_owned());
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+        if let Some(bars) = BARS.get() {
+            bars.remove(&self.bar);
+        }
+    }
+}
+
+impl Ui {
+    /// A line for a work that began then, where messages are seen on a terminal and nothing else tells of it.
+    pub fn live(&self, began: Instant) -> Option<Live> {
+        if self.lane.is_some() || self.quiet || self.verbose || !lines_can_change() {
+            return None;
+        }
+        let style = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}");
+        let bar = ProgressBar::new_spinner().with_elapsed(began.elapsed());
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        let bar = bars().add(bar);
+        bar.enable_steady_tick(TICK);
+        Some(Live { bar })
+    }
+}
+
+/// Whether lines on the terminal can change; where they can not, all of them are printed below each other.
+fn lines_can_change() -> bool {
+    console::user_attended_stderr() && !console::is_dumb()
+}
+
+fn bars() -> &'static MultiProgress {
+    BARS.get_or_init(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)))
 }
 
 /// A line as it is at first. It is among the others already: alone it would draw itself, and stay where it was drawn.

@@ -1,9 +1,6 @@
 //! The build of the system, beside the other steps.
 
-use std::{
-    sync::{MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::sync::{MutexGuard, PoisonError};
 
 use fleet_core::{Error, Result, definitions::Install};
 
@@ -12,9 +9,6 @@ use crate::{
     build::{Closure, Source},
     steps::Step,
 };
-
-/// How often a build that is waited for is spoken of.
-const NEWS: Duration = Duration::from_secs(60);
 
 impl Job<'_> {
     fn closure(&self) -> MutexGuard<'_, Closure> {
@@ -62,16 +56,7 @@ impl Job<'_> {
     }
 
     pub(super) fn wait_for_build(&self) -> Result<(Source, String)> {
-        let began = Instant::now();
-        let mut told = began;
-        let source = self.closure().wait(|line| {
-            self.heard(line);
-            if told.elapsed() >= NEWS {
-                told = Instant::now();
-                let minutes = began.elapsed().as_secs() / 60;
-                self.ui.say(format!("  after {minutes} min: {}", super::printable(line)));
-            }
-        });
+        let source = self.closure().wait(|line| self.heard(line));
         let source = source.map_err(|error| self.not_built(error))?;
         let said = match &source {
             Source::Built(paths) => format!("Built: {}", paths.system.display()),

@@ -84,7 +84,7 @@ impl Job<'_> {
             .map(|(step, took)| format!("{step} {:.1}", took.as_secs_f64()))
             .collect();
         ui.say(format!("  seconds: {}", steps.join(", ")));
-        self.way_in(address).iter().for_each(|command| ui.say(format!("  {command}")));
+        self.way_in(address).iter().for_each(|command| ui.keep(format!("  {command}")));
         if self.cli.integrate() == Integrate::Never {
             ui.keep("One command remains:");
             ui.keep(format!("  {}", self.integration(address)));

@@ -8,10 +8,10 @@ use std::{
     time::Duration,
 };
 
-use fleet_core::{Error, Kind, Result, child::Output, deadline::Deadline, interrupt, ssh::Session};
+use fleet_core::{Error, Kind, Result, deadline::Deadline, interrupt, ssh::Session};
 
 use super::{
-    Job, limit,
+    Job, ended, limit,
     liveness::Liveness,
     stage::{Stage, Wait},
 };
@@ -122,7 +122,7 @@ impl Job<'_> {
         }
         let error = error.now("its disk is as it was");
         Err(match self.kexec {
-            None if stage.fetching() => {
+            None if stage.fetching() && !error.message().contains("kexec_load") => {
                 error.hint("the VM gets the installer from github.com: where it can not, give --kexec FILE")
             }
             _ => error,
@@ -163,7 +163,8 @@ impl Job<'_> {
                 guest.wait(BOOTSTRAP_USER, key, Deadline::secs(limit::SSH))?;
             }
             drop(login);
-            self.phase(installer, Phase::Install, guest, key).1?;
+            let (stage, ran) = self.phase(installer, Phase::Install, guest, key);
+            ran.map_err(|error| error.now(self.left_by_the_installer(&stage)))?;
             Ok(((), "NixOS is installed".to_owned()))
         })?;
         self.step(Step::Reboot, Phase::Reboot.title(), || {
@@ -179,6 +180,14 @@ impl Job<'_> {
             }
             Ok(((), "Rebooting".to_owned()))
         })
+    }
+
+    /// What is true where the installation did not come to its end.
+    fn left_by_the_installer(&self, stage: &Stage) -> String {
+        let disk = if stage.formats() { "its disk is being made anew" } else { "its disk is as it was" };
+        let known = self.journal.took().iter().any(|(step, _)| *step == Step::Integrate);
+        let fleet = if known { "it is in the fleet" } else { "it is not in the fleet yet" };
+        format!("VM {} runs the NixOS installer; {disk}; {fleet}", self.vm.vmid)
     }
 
     /// Has the installer reboot where it still answers.
@@ -270,8 +279,7 @@ impl Job<'_> {
         };
         command
             .run_watched(Deadline::secs(phase.limit()), on_line, watch)
-            .and_then(Output::checked)
-            .map(drop)
+            .and_then(|output| ended::well(&output))
             .map_err(|error| {
                 if error.kind() == Kind::Interrupted {
                     return Error::interrupted(format!("stopped by the user: {}", phase.title()))

@@ -48,8 +48,9 @@ impl Job<'_> {
     }
 
     fn address(&self, session: &mut Session) -> Result<IpAddr> {
-        let op = Op::Address { vmid: self.vm.vmid, timeout: limit::ADDRESS };
-        let answer: Address = self.ask(session, op, Deadline::secs(limit::ADDRESS + 30))?;
+        let limit = self.cli.boot_limit.unwrap_or(limit::ADDRESS);
+        let op = Op::Address { vmid: self.vm.vmid, timeout: limit };
+        let answer: Address = self.ask(session, op, Deadline::secs(limit + 30))?;
         Ok(answer.address)
     }
 
@@ -141,6 +142,7 @@ impl Job<'_> {
                 }
                 let last = last.unwrap_or_default();
                 self.ui.detail(format!("not yet: {last}"));
+                last.clone_into(&mut self.last_said());
                 if deadline.passed() {
                     return Ok(Err(last));
                 }

@@ -16,6 +16,8 @@ const TOLD: usize = 3;
 const STEP: &str = "### ";
 const KEYS: &str = "### Uploading install SSH keys";
 const KEXEC: &str = "### Switching system into kexec";
+/// From here on the disk is not what it was.
+const FORMAT: &str = "### Formatting hard drive";
 /// What the installer's own script says on the machine, a few seconds before it boots it.
 const BOOTS: &str = "machine will boot into nixos";
 
@@ -37,6 +39,7 @@ pub(super) struct Stage {
     last: VecDeque<String>,
     announced: bool,
     fetching: bool,
+    formats: bool,
 }
 
 impl Stage {
@@ -50,6 +53,7 @@ impl Stage {
             last: VecDeque::new(),
             announced: false,
             fetching: false,
+            formats: false,
         }
     }
 
@@ -62,6 +66,7 @@ impl Stage {
             Some(Wait::Boot)
         } else if line.starts_with(STEP) {
             self.fetching = line.starts_with(KEXEC);
+            self.formats |= line.starts_with(FORMAT);
             None
         } else {
             if !line.trim().is_empty() && self.last.back().is_none_or(|last| last != line) {
@@ -106,6 +111,11 @@ impl Stage {
         self.announced
     }
 
+    /// Whether it had begun with the disk.
+    pub(super) fn formats(&self) -> bool {
+        self.formats
+    }
+
     /// Whether it was last at getting the installer onto the machine.
     pub(super) fn fetching(&self) -> bool {
         self.fetching
@@ -141,7 +151,10 @@ mod tests {
         assert!(!stage.fetching() && stage.announced());
         assert_eq!(stage.wait.map(|(wait, _)| wait), Some(Wait::Boot));
         assert_eq!(stage.due_after(Wait::Boot, secs(120)), Some(Wait::Boot));
+        assert!(!stage.formats());
         stage.heard("### Formatting hard drive with disko ###");
         assert_eq!(stage.due(), None);
+        stage.heard("### Uploading the system closure ###");
+        assert!(stage.formats());
     }
 }

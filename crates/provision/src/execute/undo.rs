@@ -3,6 +3,7 @@
 use fleet_core::{
     Error, Kind, Result,
     child::Command,
+    error::Report,
     protocol::{Marker, Op},
 };
 
@@ -16,6 +17,11 @@ pub fn failed(job: &Job<'_>, made: Option<&Marker>, known: bool, error: Error) -
     let name = &job.vm.name;
     let keep = |error: Error| match error.kind() {
         Kind::PartlyDone => error,
+        _ if clears(job, &error) => {
+            let report = error.report();
+            let again = format!("`{}` removes what is left of it, and goes on", job.again());
+            Error::from(Report { hints: vec![again], ..report })
+        }
         // What heals it is said already.
         _ if error.hints().iter().any(|hint| hint.contains(&job.again())) => error,
         _ => error.hint(format!("`{}` continues from here", job.again())),
@@ -35,11 +41,18 @@ pub fn failed(job: &Job<'_>, made: Option<&Marker>, known: bool, error: Error) -
         }
     };
     match leave(job, known) {
-        Ok(()) => error,
+        Ok(()) => error.hint(format!("`{}` tries it again", job.again())),
         Err(why) => error
             .now(format!("'{name}' could not be taken out of the fleet again: {}", why.chain()))
             .hint(again::post_provision_vm(&["remove", name.as_str()])),
     }
+}
+
+/// Whether the next run clears away by itself what this error tells to be cleared by hand: a clone's remainder that is
+/// proven to be one of ours.
+fn clears(job: &Job<'_>, error: &Error) -> bool {
+    let by_hand = format!("qm destroy {}", job.vm.vmid);
+    error.hints().iter().any(|hint| hint.contains(&by_hand)) && unfinished::task(job.vm).is_some()
 }
 
 /// Removes the VM with exactly this marker. Whether there was one.

@@ -1,4 +1,4 @@
-//! What the definition will say: from flags, and from questions where there is a terminal.
+//! What the definition will say, and the flags that say it.
 
 use std::net::IpAddr;
 
@@ -6,15 +6,11 @@ use clap::Args;
 use fleet_core::{
     Error, Result,
     cli::ChangeArgs,
-    definitions::{Definitions, Entry},
+    definitions::Definitions,
     nix::edit::quote_string,
     protocol::Resource,
     types::{BridgeName, Cidr, DiskSize, MacAddr, NodeName, StorageId, Tag, UserName, VmName, Vmid},
-    ui::{Ui, can_ask},
 };
-
-/// Cores, memory in MiB and disk of a VM whose definition says nothing else.
-const USUAL: (u32, u64, &str) = (2, 4096, "20G");
 
 /// Arguments of `new`. What is not given is asked for on a terminal, and else has its usual value.
 #[derive(Debug, Args)]
@@ -164,7 +160,7 @@ pub enum NewIp {
 }
 
 impl NewIp {
-    fn fixed(self) -> Option<Cidr> {
+    pub(super) fn fixed(self) -> Option<Cidr> {
         match self {
             NewIp::Dhcp => None,
             NewIp::Fixed(cidr) => Some(cidr),
@@ -184,14 +180,14 @@ impl std::str::FromStr for NewIp {
 
 /// What the definition will say.
 pub(super) struct Answers<'a> {
-    args: &'a NewArgs,
-    vmid: Vmid,
-    cores: u32,
-    memory: u64,
-    disk: DiskSize,
-    storage: Option<StorageId>,
-    ip: Option<Cidr>,
-    gateway: Option<IpAddr>,
+    pub(super) args: &'a NewArgs,
+    pub(super) vmid: Vmid,
+    pub(super) cores: u32,
+    pub(super) memory: u64,
+    pub(super) disk: DiskSize,
+    pub(super) storage: Option<StorageId>,
+    pub(super) ip: Option<Cidr>,
+    pub(super) gateway: Option<IpAddr>,
     pub(super) purpose: Option<String>,
 }
 
@@ -205,139 +201,6 @@ pub(super) struct Ground<'a> {
     pub(super) cluster: Option<&'a Vec<Resource>>,
     /// Whether the definitions would be valid with the VM so, or what would be wrong with it.
     pub(super) valid: &'a dyn Fn(&[Attr]) -> Result<()>,
-}
-
-/// Flags, completed by questions.
-pub(super) fn complete<'a>(ui: Ui, args: &'a NewArgs, ground: &Ground<'_>) -> Result<Answers<'a>> {
-    let Ground { definitions, cluster, valid } = *ground;
-    let name = &args.name;
-    if let Some(there) = cluster.into_iter().flatten().find(|r| r.name.as_deref() == Some(name.as_str())) {
-        return Err(Error::conflict(format!(
-            "the name '{name}' is taken by {} on node {}",
-            there.vmid, there.node
-        ))
-        .now("nothing was changed"));
-    }
-    let asks = can_ask() && !args.change.yes;
-    let offered = match args.vmid {
-        Some(vmid) => vmid,
-        None => super::offered(definitions, args.range.as_deref(), cluster)?,
-    };
-    if asks && args.vmid.is_none() && args.range.is_none() {
-        super::ranges(definitions, cluster).iter().for_each(|line| ui.say(format!("  {line}")));
-    }
-    let with = |name: &'static str, value: String| valid(&[(name, value)]);
-    let taken = |vmid: &Vmid| free(*vmid, definitions, cluster).and_then(|()| with("vmid", vmid.to_string()));
-    let usual_disk: DiskSize = USUAL.2.parse()?;
-    let vmid = ask(ui, asks, "VMID", args.vmid, offered, taken)?;
-    let cores = ask(ui, asks, "CPU cores", args.cores, USUAL.0, |n| with("cores", n.to_string()))?;
-    let memory = ask(ui, asks, "Memory in MiB", args.memory, USUAL.1, |n| with("memory", n.to_string()))?;
-    let disk = ask(ui, asks, "Disk", args.disk, usual_disk, |_| Ok(()))?;
-    let storage = match (&args.storage, &definitions.proxmox.default_storage) {
-        (Some(storage), _) => Some(storage.clone()),
-        (None, Some(_)) => None,
-        (None, None) if asks => Some(ui.ask_until("Storage: ", |text| text.parse())?),
-        (None, None) => {
-            return Err(Error::usage("which storage? the definitions have no defaultStorage")
-                .now("nothing was changed")
-                .hint("give --storage"));
-        }
-    };
-    let ip = match args.ip {
-        None if asks => ui.ask_until("Address, such as 192.0.2.10/24 [dhcp]: ", |text| match text {
-            "" => Ok(None),
-            text => match text.parse::<NewIp>()?.fixed() {
-                None => Ok(None),
-                Some(ip) => with("ip", quote_string(text)).map(|()| Some(ip)),
-            },
-        })?,
-        given => given.and_then(NewIp::fixed),
-    };
-    let gateway = match (args.gateway, ip) {
-        (None, Some(ip)) if asks => ui.ask_until("Gateway (Enter for none): ", |text| {
-            if text.is_empty() {
-                return Ok(None);
-            }
-            let gateway = text
-                .parse()
-                .map_err(|_| Error::usage(format!("'{}' is not an address", text.escape_debug())))?;
-            let quoted = |text: &dyn std::fmt::Display| quote_string(&text.to_string());
-            valid(&[("ip", quoted(&ip)), ("gateway", quoted(&gateway))]).map(|()| Some(gateway))
-        })?,
-        (given, _) => given,
-    };
-    let purpose = match &args.purpose {
-        None if asks => {
-            Some(ui.ask_line("What is it for? ")?.trim().to_owned()).filter(|text| !text.is_empty())
-        }
-        given => given.clone(),
-    };
-    Ok(Answers { args, vmid, cores, memory, disk, storage, ip, gateway, purpose })
-}
-
-/// What a question can be answered with.
-trait Answer: Copy + std::fmt::Display + std::str::FromStr {
-    /// Whether it is a whole number.
-    const WHOLE: bool = true;
-}
-
-impl Answer for u32 {}
-impl Answer for u64 {}
-impl Answer for Vmid {}
-impl Answer for DiskSize {
-    const WHOLE: bool = false;
-}
-
-/// The given value, which must do; else the answer to a question; else the usual one.
-fn ask<T: Answer>(
-    ui: Ui,
-    asks: bool,
-    what: &str,
-    given: Option<T>,
-    usual: T,
-    check: impl Fn(&T) -> Result<()>,
-) -> Result<T>
-where
-    T::Err: std::fmt::Display,
-{
-    if let Some(given) = given {
-        check(&given)?;
-        return Ok(given);
-    }
-    if !asks {
-        return Ok(usual);
-    }
-    ui.ask_until(&format!("{what} [{usual}]: "), |text| {
-        let number = text.bytes().all(|b| b.is_ascii_digit()) || !T::WHOLE;
-        let value = match text {
-            "" => usual,
-            text if !number => {
-                return Err(Error::usage(format!("'{}' is not a whole number", text.escape_debug())));
-            }
-            text => text.parse::<T>().map_err(|e| Error::usage(e.to_string()))?,
-        };
-        check(&value).map(|()| value)
-    })
-}
-
-fn free(vmid: Vmid, definitions: &Definitions, cluster: Option<&Vec<Resource>>) -> Result<()> {
-    let taken = |by: String| {
-        let error = Error::conflict(format!("VMID {vmid} is taken by {by}")).now("nothing was changed");
-        Err(match super::offered(definitions, None, cluster) {
-            Ok(next) => error.hint(format!("the next that is free is {next}")),
-            Err(_) => error,
-        })
-    };
-    match definitions.by_vmid(vmid) {
-        Some(Entry::Managed(vm)) => return taken(format!("managed.{}", vm.name)),
-        Some(Entry::Imported(vm)) => return taken(format!("imported.{}", vm.name)),
-        Some(Entry::Template(template)) => return taken(format!("the template '{}'", template.name)),
-        None => {}
-    }
-    match cluster.into_iter().flatten().find(|resource| resource.vmid == vmid) {
-        Some(there) => taken(format!("'{}' on node {}", there.name.as_deref().unwrap_or("-"), there.node)),
-        None => Ok(()),
-    }
 }
 
 impl Answers<'_> {

@@ -335,7 +335,8 @@ fn storages(vm: &ManagedVm, world: &World) -> Vec<Error> {
         .collect()
 }
 
-fn storage(name: &StorageId, bytes: u64, storages: &[Storage]) -> Option<Error> {
+/// What keeps a disk of so many bytes from being put on a storage.
+pub(crate) fn storage(name: &StorageId, bytes: u64, storages: &[Storage]) -> Option<Error> {
     let images = |s: &&Storage| s.active && s.content.iter().any(|c| c == "images");
     let Some(storage) = storages.iter().find(|s| s.storage == *name) else {
         let fit: Vec<&str> = storages.iter().filter(images).map(|s| s.storage.as_str()).collect();
@@ -360,5 +361,6 @@ fn storage(name: &StorageId, bytes: u64, storages: &[Storage]) -> Option<Error> 
             free >> 30,
             fleet_core::types::DiskSize::from_bytes(bytes)
         ))
+        .hint(format!("make room on '{name}', or name another storage in vms/definitions.nix"))
     })
 }

@@ -115,7 +115,11 @@ pub(super) fn finish(rows: &[Row], cli: &Cli, ui: Ui, events: &Events) -> Result
 
 fn table(rows: &[Row]) -> String {
     let cells = rows.iter().map(|row| {
-        let seconds = format!("{:.1} s", row.took.as_secs_f64());
+        // Of one that preflight stopped nothing was begun.
+        let seconds = match row.took {
+            Duration::ZERO => "-".to_owned(),
+            took => format!("{:.1} s", took.as_secs_f64()),
+        };
         let outcome = match &row.ended {
             Ended::Failed(error) => format!("{} ({})", row.outcome(), error.kind().exit_code()),
             _ => row.outcome().to_owned(),

@@ -137,8 +137,10 @@ fn typed(ui: Ui, config: &VmConfig, why: &str, ready: &dyn Fn() -> Result<()>) -
     let answer = ui.ask_line(&format!(
         "{because}VM {vmid} and its disks will be gone for ever. Type its name to destroy it: "
     ))?;
-    if answer.trim() == name {
-        return Ok(());
+    match answer.trim() {
+        "" | "n" | "no" => return Err(ui.declined("nothing was changed")),
+        answer if answer == name => return Ok(()),
+        _ => {}
     }
     Err(Error::refused(format!(
         "refused to destroy VM {vmid}: '{}' is not its name",

@@ -98,13 +98,8 @@ fn run(
     if matches!(action, Action::Rollback { .. }) && !options.change.yes {
         // Nobody is asked about what can not be.
         cluster.on(vmid, |node| check(node, vmid, name, action, read_deadline()))?;
-        if !cx
-            .ui
-            .confirm(&format!("VM {vmid} goes back to '{name}', and what came after is lost. Continue?"))?
-        {
-            cx.ui.say("Nothing was changed.");
-            return cx.told(vmid, false);
-        }
+        let question = format!("VM {vmid} goes back to '{name}', and what came after is lost. Continue?");
+        cx.ui.agree(&question, "nothing was changed", None)?;
     }
     let deadline = options.deadline();
     let stopped = act(&cluster, &permit, name, action, deadline, &mut cx.progress())?;
