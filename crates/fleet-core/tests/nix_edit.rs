@@ -245,6 +245,48 @@ fn check_formatted(formatter: &str, text: &str) {
     }
 }
 
+/// What stands around an entry, or how its value begins, is not taken for the style of all.
+#[test]
+fn the_shape_of_one_entry_is_not_that_of_another() {
+    let gone = |formatter: &str, before: &str, after: &str| {
+        check_formatted(formatter, before);
+        check_formatted(formatter, after);
+        assert_eq!(remove_host(before, "a").unwrap(), after);
+    };
+    gone("nixfmt", "{\n\n  a = {\n    user = \"x\";\n  };\n\n}\n", "{\n\n}\n");
+    gone("nixfmt", "{\n  a = {\n    # who\n    user = \"x\";\n\n    hostname = \"a\";\n  };\n}\n", "{\n}\n");
+    gone(
+        "nixfmt",
+        "with { k = [ ]; };\n{\n  a = {\n    user = \"x\";\n  };\n}\n",
+        "with { k = [ ]; };\n{\n}\n",
+    );
+    let added = |formatter: &str, before: &str, entry: &str| {
+        check_formatted(formatter, before);
+        let after = insert(before, "web", &small("web"));
+        check_formatted(formatter, &after);
+        assert!(after.ends_with(&format!("{entry}}}\n")), "{after}");
+    };
+    let entry = "  web = {\n    user = \"u\";\n    hostname = \"web\";\n  };\n";
+    added(
+        "nixfmt",
+        "{\n  a = # who\n    {\n      user = \"x\";\n      hostname = \"a\";\n      sshAlias = \"a\";\n    };\n}\n",
+        entry,
+    );
+    let entry =
+        entry.replace("  };\n", "    authorizedKeys =\n      k\n      ++ [\n        \"x\"\n      ];\n  };\n");
+    added(
+        "alejandra",
+        "let\n  k = [\"k\"];\nin {\n  a = {\n    user = \"u\";\n    authorizedKeys =\n      k\n      ++ [\n        \"x\"\n      ];\n  };\n}\n",
+        &entry,
+    );
+    // What was computed stood on a line of its own, as no text does.
+    let computed = "{\n  a = {\n    user =\n      if true\n      then \"x\"\n      else \"y\";\n  };\n}\n";
+    let plain = "{\n  a = {\n    user = \"z\";\n  };\n}\n";
+    check_formatted("alejandra", computed);
+    check_formatted("alejandra", plain);
+    assert_eq!(set(computed, "a", "user", "z"), plain);
+}
+
 /// Where both can not be had, the bytes are: what a formatter would then write otherwise.
 #[test]
 fn where_the_inverse_goes_before_the_formatter() {

@@ -6,8 +6,8 @@ use rnix::SyntaxKind as K;
 
 use super::{
     ORDER,
-    layout::Layout,
-    tree::{self, Set},
+    layout::{Layout, indent_at},
+    tree::{self, Binding, Set},
     written::{Entry, Written, model},
 };
 use crate::{Error, Result, nix::syntax::Node};
@@ -138,12 +138,12 @@ pub(super) fn host_entry<'l>(
 /// what all their lists have in common, if that is one name or some of the elements. A guess: whether it comes to the
 /// same in a new host is for the proof to say.
 fn shared_keys(text: &str, others: &[Set<'_>]) -> Option<Written> {
-    let values: Vec<Node<'_>> = others
+    let bindings: Vec<&Binding<'_>> = others
         .iter()
         .filter(|other| !other.inherited.iter().any(|n| n == "authorizedKeys"))
         .filter_map(|other| other.bindings.iter().find(|b| b.path == ["authorizedKeys"]))
-        .map(|binding| binding.value)
         .collect();
+    let values: Vec<Node<'_>> = bindings.iter().map(|binding| binding.value).collect();
     let source = |node: Node<'_>| &text[node.start() as usize..node.end() as usize];
     let texts = || values.iter().filter(|value| !tree::has_comment(**value)).map(|value| source(*value));
     let mut counts: HashMap<&str, usize> = HashMap::new();
@@ -153,7 +153,11 @@ fn shared_keys(text: &str, others: &[Set<'_>]) -> Option<Written> {
     // Of equally common ones the first.
     let most = texts().rev().max_by_key(|text| counts.get(*text));
     let most = most.map(|text| (text, counts.get(text).copied().unwrap_or_default()));
-    let majority = most.filter(|(_, count)| 2 * count > values.len()).map(|(text, _)| text.to_owned());
+    let written = |found: &str| {
+        let binding = bindings.iter().find(|b| !tree::has_comment(b.value) && source(b.value) == found);
+        binding.map(|binding| copied(text, binding))
+    };
+    let majority = most.filter(|(_, count)| 2 * count > values.len());
     let common = || {
         let mut filled = values.iter().map(|value| parts(*value)).filter(|parts| !parts.is_empty());
         let mut common: Vec<Part<'_>> = filled.next().unwrap_or_default();
@@ -166,10 +170,10 @@ fn shared_keys(text: &str, others: &[Set<'_>]) -> Option<Written> {
         }
         common
     };
-    if let Some(text) = majority {
-        return Some(Written::Text(text));
+    if let Some((found, _)) = majority {
+        return written(found);
     }
-    let several = most.filter(|(_, count)| *count > 1).map(|(text, _)| Written::Text(text.to_owned()));
+    let several = most.filter(|(_, count)| *count > 1).and_then(|(found, _)| written(found));
     match common().as_slice() {
         [Part::Operand(operand)] => Some(Written::Text(source(*operand).to_owned())),
         parts => {
@@ -180,6 +184,17 @@ fn shared_keys(text: &str, others: &[Set<'_>]) -> Option<Written> {
             elements.collect::<Option<Vec<_>>>().filter(|all| !all.is_empty()).map(Written::List).or(several)
         }
     }
+}
+
+/// A value as it is written: with the line break before it, where it begins a line of its own.
+fn copied(text: &str, binding: &Binding<'_>) -> Written {
+    let (start, end) = (binding.value.start() as usize, binding.value.end() as usize);
+    let head = text[binding.start..start].trim_end();
+    let begins_line = head.ends_with('=')
+        && text[binding.start + head.len()..start].contains('\n')
+        && text[end..binding.end].trim() == ";";
+    let start = if begins_line { binding.start + head.len() } else { start };
+    Written::Copied { text: text[start..end].to_owned(), indent: indent_at(text, binding.start).to_owned() }
 }
 
 /// A part of a list.

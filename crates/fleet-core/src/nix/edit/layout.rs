@@ -149,8 +149,9 @@ impl Layout {
         let Some(previous) = after.checked_sub(1).and_then(|at| set.items.get(at)) else {
             // Nothing in it but, perhaps, comments.
             let Some(last) = set.comments.last() else {
-                let kept = kept(text, set, body, newline);
-                let entry = format!("{kept}{newline}{indent}{body}{newline}{}", indent_at(text, set.close));
+                let (kept, after) = kept(text, set, body, newline);
+                let outer = indent_at(text, set.close);
+                let entry = format!("{kept}{newline}{indent}{body}{after}{newline}{outer}");
                 return splice(text, set.open, set.close, &entry);
             };
             let tail = if text[last.1..set.close].contains('\n') { "" } else { newline };

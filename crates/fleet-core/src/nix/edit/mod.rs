@@ -17,6 +17,8 @@ mod untouched;
 mod verify;
 mod written;
 
+use rnix::SyntaxKind;
+
 pub use entry::{AuthorizedKeys, NewHost, quote_name, quote_string};
 pub use module::{ModuleText, module_text};
 pub use section::insert_entry;
@@ -80,8 +82,8 @@ fn set_in(root: Node<'_>, text: &str, host: &str, attr: &str, value: &str) -> Re
         return replace_value(text, found, &quoted);
     }
     let added = format!("{} = {quoted};", quote_name(attr));
-    let beside = format!("{}.{added}", quote_name(host));
     let layout = layout::Layout::of(text, &set, false);
+    let beside = written::path_binding(&layout, &quote_name(host), &quote_name(attr), &quoted);
     if let Some((whole, inner)) = &at.whole {
         match tight::growth(text, &set, whole, inner, &layout) {
             Growth::Inside => {
@@ -150,6 +152,16 @@ fn replace_value(text: &str, binding: &Binding<'_>, quoted: &str) -> Result<Stri
             line_of(text, binding.start)
         ))
         .hint("move the comment out of the value, or edit it by hand"));
+    }
+    let head = text[..start].trim_end();
+    if binding.value.kind() != SyntaxKind::NODE_STRING
+        && head.ends_with('=')
+        && text[head.len()..start].contains('\n')
+    {
+        // What was computed may have begun a line of its own, which a text does not.
+        let tail = end + text[end..].len() - text[end..].trim_start().len();
+        let end = if text[tail..].starts_with(';') { tail } else { end };
+        return Ok(splice(text, head.len(), end, &format!(" {quoted}")));
     }
     Ok(splice(text, start, end, quoted))
 }

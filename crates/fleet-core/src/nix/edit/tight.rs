@@ -9,9 +9,10 @@
 use rnix::SyntaxKind as K;
 
 use super::{
+    ORDER,
     layout::{Layout, indent_at},
     splice,
-    tree::{Binding, Set, set_of},
+    tree::{Binding, Set, has_comment, set_of},
     written::{Entry, sets_in, several_on_one_line},
 };
 
@@ -38,15 +39,52 @@ pub(super) fn tight(text: &str, skip: (usize, usize)) -> Option<bool> {
     None
 }
 
+/// What the only entry of a set is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A set as a new host is written where there is no other: an empty line in it may be a sign. Or a text, as a new
+    /// attribute.
+    New,
+    /// Another one: an empty line in it is somebody's.
+    Other,
+    /// `NAME.attr = …;`
+    Path,
+}
+
+impl Kind {
+    fn of(entry: &Binding<'_>) -> Kind {
+        if entry.path.len() > 1 {
+            return Kind::Path;
+        }
+        let place = |name: &String| ORDER.iter().position(|known| known == name);
+        let plain = |b: &Binding<'_>| {
+            let kind = b.value.kind();
+            b.path.len() == 1 && matches!(kind, K::NODE_STRING | K::NODE_PATH_REL | K::NODE_LIST)
+        };
+        let new = |set: Set<'_>| {
+            let places: Option<Vec<usize>> = set.bindings.iter().map(|b| place(b.path.first()?)).collect();
+            !set.items.is_empty()
+                && set.bindings.len() == set.items.len()
+                && set.bindings.iter().all(plain)
+                && places.is_some_and(|places| places.is_sorted())
+        };
+        let is_new = entry.value.kind() == K::NODE_ATTR_SET
+            && !has_comment(entry.value)
+            && set_of(entry.value).is_some_and(new);
+        if is_new || entry.value.kind() == K::NODE_STRING { Kind::New } else { Kind::Other }
+    }
+}
+
 /// What is left between the braces of a set whose only entry was taken out of lines of its own: the line break, or,
 /// where the file or that entry shows how an empty set is written, just that.
-fn emptied(text: &str, set: &Set<'_>, entry: &str, path: bool, newline: &str) -> String {
+fn emptied(text: &str, set: &Set<'_>, entry: &str, kind: Kind, newline: &str) -> String {
     let spaced = |tight: bool| if tight { "" } else { " " }.to_owned();
     let lines = format!("{newline}{}", indent_at(text, set.close));
-    let mut empty = entry.lines().enumerate().filter(|(_, line)| line.trim().is_empty());
+    let mut empty = entry.lines().enumerate().filter(|(_, line)| line.trim().is_empty() && kind == Kind::New);
     let empty = (empty.next(), empty.next());
-    match (tight(text, braces(set)).or_else(|| tight(entry, (0, 0))), empty) {
-        _ if path => lines,
+    let tight = tight(text, braces(set)).or_else(|| tight(entry, (0, 0)));
+    match (tight, empty) {
+        _ if kind == Kind::Path || empty_over_lines(text, set, tight == Some(false)) => lines,
         (Some(tight), (Some((2, _)), None)) => spaced(!tight),
         (Some(tight), _) => spaced(tight),
         (None, (Some((2, _)), None)) => spaced(true),
@@ -67,22 +105,32 @@ pub(super) fn left_empty(text: &str, set: &Set<'_>, entry: &Binding<'_>, newline
         // On the line of a brace: with a space inside if there was one.
         return if before.is_empty() && after.is_empty() { "" } else { " " }.to_owned();
     };
+    let kind = Kind::of(entry);
     match before[..line].strip_suffix('\r').unwrap_or(&before[..line]) {
         // What `fill` leaves where nothing else tells.
         "" if after.starts_with(' ') => String::new(),
-        "" if after.bytes().filter(|b| *b == b'\n').count() == 2 => " ".to_owned(),
-        "" => emptied(text, set, &text[entry.start..entry.end], entry.path.len() > 1, newline),
+        "" if after.bytes().filter(|b| *b == b'\n').count() == 2 && kind != Kind::Other => " ".to_owned(),
+        "" => emptied(text, set, &text[entry.start..entry.end], kind, newline),
         kept if kept.trim_matches(['\r', '\n']).is_empty() && indent_at(text, set.close).is_empty() => {
-            format!("{kept}{after}")
+            // Blank lines behind the entry are not such as `fill` kept: they go with it.
+            format!("{kept}{newline}")
+        }
+        // Blank lines above an entry that was not put there by an edit: those end where the brace stood.
+        kept if kept.rsplit_once('\n').is_some_and(|(_, end)| end != indent_at(text, set.close)) => {
+            format!("{newline}{}", indent_at(text, set.close))
         }
         kept => kept.to_owned(),
     }
 }
 
-/// What of an empty set's white space stays before its first entry, so that the entry taken out again leaves it all.
-pub(super) fn kept<'t>(text: &'t str, set: &Set<'_>, entry: &str, newline: &str) -> &'t str {
-    let was = &text[set.open..set.close];
-    if emptied(text, set, entry, false, newline) == was { "" } else { was }
+/// What stands before the line of an empty set's first entry, and after it, so that the entry taken out again leaves what
+/// was there.
+pub(super) fn kept<'t>(text: &'t str, set: &Set<'_>, entry: &str, newline: &'t str) -> (&'t str, &'t str) {
+    match &text[set.open..set.close] {
+        was if emptied(text, set, entry, Kind::Other, newline) == was => ("", ""),
+        " " => ("", newline),
+        was => (was, ""),
+    }
 }
 
 /// An empty set's text with an entry in it: the first way of writing it that, taken out again, leaves what was
@@ -94,16 +142,16 @@ pub(super) fn fill(text: &str, set: &Set<'_>, layout: &Layout, entry: &Entry<'_>
     let count = entry.len();
     let in_groups = |after: usize| (0 < after && after < count).then(|| entry.grouped(Some(after)));
     let ways = [
-        (Some(entry.as_others()), false),
-        ((count == 1).then(|| entry.on_one_line()).filter(|_| layout.tight == Some(true)), false),
-        (in_groups(1), false),
-        (in_groups(count.saturating_sub(1)), false),
-        ((count > 0).then(|| entry.as_paths()), true),
+        (Some(entry.as_others()), Kind::New),
+        ((count == 1).then(|| entry.on_one_line()).filter(|_| layout.tight == Some(true)), Kind::New),
+        (in_groups(1), Kind::New),
+        (in_groups(count.saturating_sub(1)), Kind::New),
+        ((count > 0).then(|| entry.as_paths()), Kind::Path),
     ];
     let natural = entry.as_others();
-    let ways = ways.into_iter().filter_map(|(body, path)| Some((body?, path)));
+    let ways = ways.into_iter().filter_map(|(body, kind)| Some((body?, kind)));
     let lines = format!("{newline}{outer}");
-    let found = ways.into_iter().find(|(body, path)| emptied(text, set, body, *path, newline) == was);
+    let found = ways.into_iter().find(|(body, kind)| emptied(text, set, body, *kind, newline) == was);
     let (kept, body, after) = match (found, was.strip_suffix(lines.as_str())) {
         (Some((body, _)), _) => ("", body, ""),
         (None, Some(blank)) if outer.is_empty() && blank.trim_matches(['\r', '\n']).is_empty() => {
@@ -117,11 +165,12 @@ pub(super) fn fill(text: &str, set: &Set<'_>, layout: &Layout, entry: &Entry<'_>
 }
 
 /// Whether an entry is a set on the line of its name as a formatter leaves it there: `a = {b = 1;}`, `a = {}` or
-/// `a = { }`.
+/// `a = { }`; or on a line of its own, below a comment.
 fn held(text: &str, entry: &Binding<'_>) -> bool {
+    let head = &text[entry.start..entry.value.start() as usize];
     entry.path.len() == 1
         && entry.value.kind() == K::NODE_ATTR_SET
-        && text[entry.start..entry.value.start() as usize].ends_with(" = ")
+        && (head.ends_with(" = ") || head.trim_end_matches([' ', '\t']).ends_with('\n'))
         && set_of(entry.value).is_some_and(|inner| {
             let inside = &text[inner.open..inner.close];
             inner.comments.is_empty()
@@ -161,7 +210,7 @@ pub(super) fn growth(
         return Growth::Inside;
     }
     match inner.items.len() {
-        0 if !folded && inside == emptied(text, inner, "", false, layout.newline) => Growth::Inside,
+        0 if !folded && inside == emptied(text, inner, "", Kind::Other, layout.newline) => Growth::Inside,
         0 if inside.is_empty() => Growth::InLine,
         0 if may_stand_beside => beside,
         1 if may_stand_beside && held(text, whole) && !several_on_one_line(text, &sets_in(set)) => beside,
@@ -175,7 +224,7 @@ pub(super) fn folds(text: &str, set: &Set<'_>) -> bool {
     match set.bindings.as_slice() {
         [entry] if set.items.len() == 1 && set.comments.is_empty() && held(text, entry) => {
             let body = &text[entry.start..entry.end];
-            inside == around(body) && !below_code(text, set)
+            inside == around(body) && !inside.contains('\n') && !below_code(text, set)
         }
         _ => false,
     }
@@ -184,11 +233,30 @@ pub(super) fn folds(text: &str, set: &Set<'_>) -> bool {
 /// Whether a set begins a line below `in`, `with …;` or `assert …;`: `nixfmt` leaves none on one line there, and
 /// `alejandra` leaves none there.
 fn below_code(text: &str, set: &Set<'_>) -> bool {
+    line_above(text, set).is_some_and(|(above, _)| is_in(above) || above.ends_with(';'))
+}
+
+fn is_in(line: &str) -> bool {
+    line == "in" || line.ends_with(" in")
+}
+
+/// Whether no formatter leaves the set empty on one line: where `with …;` stands above it both join the lines, and
+/// `nixfmt` breaks it below a comment that follows `in`, or between two comments.
+fn empty_over_lines(text: &str, set: &Set<'_>, spaced: bool) -> bool {
+    let comment_behind = text[set.close..].trim_start_matches(['}', ' ', '\t', '\r', '\n']).starts_with('#');
+    line_above(text, set).is_some_and(|(above, commented)| {
+        above.ends_with(';') || commented && spaced && (is_in(above) || comment_behind)
+    })
+}
+
+/// The line of code above a set that begins a line, and whether comments stand between them.
+fn line_above<'t>(text: &'t str, set: &Set<'_>) -> Option<(&'t str, bool)> {
     let before = text[..braces(set).0].trim_end_matches([' ', '\t']);
     let before = before.strip_suffix("rec").unwrap_or(before);
-    let mut lines = before.trim_end_matches([' ', '\t']).strip_suffix('\n').unwrap_or_default().lines();
-    let above = lines.rfind(|line| !line.trim().is_empty()).unwrap_or_default().trim();
-    !above.starts_with('#') && (above == "in" || above.ends_with(" in") || above.ends_with(';'))
+    let lines = before.trim_end_matches([' ', '\t']).strip_suffix('\n')?.lines();
+    let mut lines = lines.rev().map(str::trim).filter(|line| !line.is_empty()).peekable();
+    let commented = lines.peek().is_some_and(|line| line.starts_with('#'));
+    Some((lines.find(|line| !line.starts_with('#')).unwrap_or_default(), commented))
 }
 
 /// An entry as it stands between the braces of a set on one line.
@@ -213,6 +281,7 @@ pub(super) fn folded_again(text: &str, set: &Set<'_>, gone: &Binding<'_>) -> Opt
     let lines = text[set.open..kept.start].contains('\n') && text[last.end..set.close].contains('\n');
     let added = last.start == gone.start && last.path.len() > 1 && set.items.len() == 2;
     let body = &text[kept.start..kept.end];
+    let added = added && !body.contains('\n');
     (added && blank && lines && set.comments.is_empty() && held(text, kept) && !below_code(text, set))
         .then(|| splice(text, set.open, set.close, &around(body)))
 }

@@ -4,17 +4,24 @@ use rnix::SyntaxKind as K;
 
 use super::{
     entry::quote_name,
-    layout::Layout,
+    layout::{Layout, indent_at},
     tree::{Set, set_of},
 };
 
-/// How long a line `nixfmt` writes.
+/// How long a line `nixfmt` writes, its indentation not counted.
 const WIDTH: usize = 100;
 
 /// A value of an attribute.
 pub(super) enum Written {
     /// As it is to stand there.
     Text(String),
+    /// As it stands in another entry, from the equal sign on where it begins a line, else from its first byte on.
+    Copied {
+        /// Its text there.
+        text: String,
+        /// What stands before that attribute on its line.
+        indent: String,
+    },
     /// A list of these elements: on one line where it fits and the file says how, else one on each.
     List(Vec<String>),
 }
@@ -70,7 +77,12 @@ impl<'l> Entry<'l> {
             || (others.iter().any(|other| other.items.len() > 1)
                 && others.iter().all(|other| !text[other.open..other.close].contains('\n')));
         let inner = match model.filter(|_| !one_line) {
-            Some(model) if !model.items.is_empty() => Layout::of(text, model, false).indent,
+            Some(model) if !model.items.is_empty() => {
+                // A comment may stand before the model's brace, which is indented deeper then than its name.
+                let inner = Layout::of(text, model, false).indent;
+                let step = inner.strip_prefix(brace_indent(text, model));
+                step.map_or(inner.clone(), |step| format!("{}{step}", layout.indent))
+            }
             _ => format!("{}{}", layout.indent, layout.unit),
         };
         let longest = attrs.iter().map(|(attr, _)| attr.len()).max().unwrap_or(0);
@@ -102,7 +114,7 @@ impl<'l> Entry<'l> {
                 out.push_str(newline);
             }
             let value = self.value(value, inner, attr.len());
-            out.push_str(&format!("{newline}{inner}{attr:width$} = {value};"));
+            out.push_str(&format!("{newline}{inner}{attr:width$} ={value};"));
         }
         format!("{out}{newline}{indent}}};")
     }
@@ -113,7 +125,10 @@ impl<'l> Entry<'l> {
         let attrs: Vec<String> = self
             .attrs
             .iter()
-            .map(|(attr, value)| format!("{attr} = {};", self.value(value, "", 0)))
+            .map(|(attr, value)| match value {
+                Written::Copied { text, .. } => format!("{attr} = {};", text.trim_start()),
+                value => format!("{attr} ={};", self.value(value, "", 0)),
+            })
             .collect();
         format!("{} = {{{space}{}{space}}};", self.name, attrs.join(" "))
     }
@@ -121,34 +136,75 @@ impl<'l> Entry<'l> {
     /// As `NAME.attr = …;`, each on a line.
     pub(super) fn as_paths(&self) -> String {
         let Entry { layout: Layout { newline, indent, .. }, name, .. } = self;
-        let each = self.attrs.iter().map(|(attr, value)| {
-            format!("{name}.{attr} = {};", self.value(value, indent, name.len() + 1 + attr.len()))
+        let each = self.attrs.iter().map(|(attr, value)| match value {
+            Written::Text(text) => path_binding(self.layout, name, attr, text),
+            value => {
+                format!("{name}.{attr} ={};", self.value(value, indent, name.len() + 1 + attr.len()))
+            }
         });
         each.collect::<Vec<String>>().join(&format!("{newline}{indent}"))
     }
 
-    /// A value whose attribute's line starts with `indent` and a name this long.
+    /// What follows the equal sign, on a line that starts with `indent` and a name this long.
     fn value(&self, value: &Written, indent: &str, name: usize) -> String {
         let Layout { newline, unit, tight, .. } = self.layout;
         let elements = match value {
-            Written::Text(text) => return text.clone(),
+            Written::Text(text) => return format!(" {text}"),
+            Written::Copied { text, indent: was } => return moved(text, was, indent),
             Written::List(elements) => elements,
         };
         let space = if *tight == Some(true) { "" } else { " " };
-        let fits = |element: &String| indent.len() + name + " = [  ];".len() + element.len() <= WIDTH;
+        let fits = |element: &String| name + " = [  ];".len() + element.len() <= WIDTH;
         match elements.as_slice() {
             some if self.one_line => match some {
-                [] => format!("[{space}]"),
-                some => format!("[{space}{}{space}]", some.join(" ")),
+                [] => format!(" [{space}]"),
+                some => format!(" [{space}{}{space}]", some.join(" ")),
             },
-            [] if tight.is_some() => format!("[{space}]"),
-            [one] if tight.is_some() && fits(one) => format!("[{space}{one}{space}]"),
+            [] if tight.is_some() => format!(" [{space}]"),
+            [one] if tight.is_some() && fits(one) => format!(" [{space}{one}{space}]"),
             some => {
                 let lines: String =
                     some.iter().map(|element| format!("{newline}{indent}{unit}{element}")).collect();
-                format!("[{lines}{newline}{indent}]")
+                format!(" [{lines}{newline}{indent}]")
             }
         }
+    }
+}
+
+/// `NAME.attr = value;`, which `nixfmt` breaks behind the equal sign where a name is in quotes and the line too long.
+pub(super) fn path_binding(layout: &Layout, name: &str, attr: &str, value: &str) -> String {
+    let Layout { newline, indent, unit, tight, .. } = layout;
+    let line = format!("{name}.{attr} = {value};");
+    let quoted = name.starts_with('"') || attr.starts_with('"');
+    if quoted && *tight == Some(false) && line.chars().count() > WIDTH {
+        return format!("{name}.{attr} ={newline}{indent}{unit}{value};");
+    }
+    line
+}
+
+/// A value on a line of another indentation: its further lines go along.
+fn moved(text: &str, was: &str, indent: &str) -> String {
+    let mut lines = text.split('\n');
+    let first = lines.next().unwrap_or_default();
+    let space = if first.trim().is_empty() { "" } else { " " };
+    let mut out = format!("{space}{first}");
+    for line in lines {
+        out.push('\n');
+        match line.strip_prefix(was).filter(|rest| !rest.trim().is_empty()) {
+            Some(rest) => out.extend([indent, rest]),
+            None => out.push_str(line),
+        }
+    }
+    out
+}
+
+/// White space before a set's closing brace, or, where that does not begin its line, before the line with the other one.
+fn brace_indent<'t>(text: &'t str, set: &Set<'_>) -> &'t str {
+    let indent = indent_at(text, set.close);
+    if text[..set.close].ends_with(indent) && text[..set.close - indent.len()].ends_with('\n') {
+        indent
+    } else {
+        indent_at(text, set.open)
     }
 }
 
