@@ -9,6 +9,7 @@ mod program;
 use common::{Fleet, fixture, identity, recipient};
 use post_provision::{
     recipient::Recipient,
+    rules::Rules,
     sops::{SecretFile, decrypt_file},
 };
 use program::{decrypt, run, sops};
@@ -57,6 +58,47 @@ fn sops_opens_what_we_wrapped_and_calls_it_up_to_date() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success() && said.contains("already up to date"), "{name}: {said}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), after, "{name}");
+    }
+}
+
+/// The rules that sops reads are those that we read, and no others are edited.
+#[test]
+fn rules_that_sops_refuses_are_refused_here() {
+    let Some(sops) = sops() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (file, key) = (dir.path().join(".sops.yaml"), recipient("a"));
+    std::fs::write(dir.path().join("plain.yaml"), "a: 1\n").unwrap();
+    let rule = |rest: &str| format!("creation_rules:\n  - path_regex: .*\n    age: {key}\n{rest}");
+    let all = [
+        (true, rule("")),
+        (true, rule("    mac_only_encrypted: yes\n    encrypted_regex: 1\n    of_our_own: [a]\n")),
+        (true, rule("stores: {yaml: {indent: 4}}\ncreation_rule: 1\n")),
+        (true, rule("---\ncreation_rules: 1\n")),
+        (true, format!("%YAML 1.1\n---\n{}", rule(""))),
+        (true, format!("creation_rules:\n- key_groups:\n  - age: [\n    {key}\n  ]\n    pgp:\n")),
+        (false, format!("%YAML 1.2\n---\n{}", rule(""))),
+        (false, rule("    age: a\n")),
+        (false, rule("    encrypted_regex: [a]\n")),
+        (false, rule("    shamir_threshold: two\n")),
+        (false, rule("    mac_only_encrypted: 1\n")),
+        (false, rule("    hckms: a\n")),
+        (false, rule("    key_groups: [{age: a}]\n")),
+        (false, rule("    key_groups: [{kms: [arn]}]\n")),
+        (false, rule("    key_groups: [{merge: {}}]\n")),
+        (false, rule("    <<: a\n")),
+        (false, rule("\t\n")),
+        (false, rule("keys: [*nobody]\n")),
+        (false, rule("stores: 1\n")),
+        (false, rule("destination_rules: a\n")),
+        (false, rule("creation_rules: []\n")),
+    ];
+    for (reads, text) in all {
+        std::fs::write(&file, &text).unwrap();
+        let output = run(&sops, dir.path(), "a", &["encrypt", "plain.yaml"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.success(), reads, "{text}: {said}");
+        let ours = Rules::parse(&text, &file);
+        assert_eq!(ours.is_ok(), reads, "{text}: {ours:?}");
     }
 }
 

@@ -662,7 +662,43 @@ fn what_sops_reads_no_rules_from_is_refused_at_its_place() {
         assert!(told.contains(said) && told.contains(".sops.yaml:"), "{rest}: {told}");
     }
     assert!(refused("creation_rules:\n  - path_regex: [x]\n    age: a\n").contains("path_regex is no text"));
-    assert!(refused("creation_rules: []\ncreation_rules: []\n").contains("'creation_rules' is given twice"));
+    for (said, rest) in [
+        ("encrypted_regex is no text", "    encrypted_regex: [a]\n"),
+        ("shamir_threshold is no number", "    shamir_threshold: two\n"),
+        ("mac_only_encrypted is neither true nor false", "    mac_only_encrypted: 1\n"),
+        ("hckms is not a list", "    hckms: a\n"),
+        ("an element of kms is not a mapping", "    key_groups:\n      - kms: [arn]\n"),
+        ("an element of pgp is no text", "    key_groups:\n      - pgp: [{fp: a}]\n"),
+        ("merge is not a list", "    key_groups:\n      - merge: {age: [a]}\n"),
+        ("a group of key_groups is not a mapping", "    key_groups:\n      - merge: [a]\n"),
+        ("what `<<` merges is not a mapping", "    <<: a\n"),
+        ("sops can not read this", "    age: a\n\t\n"),
+        ("unknown anchor", "    age: *nobody\n"),
+    ] {
+        let told = rule(rest);
+        assert!(told.contains(said) && told.contains(".sops.yaml:"), "{rest}: {told}");
+    }
+    for (said, text) in [
+        ("'creation_rules' is given twice", "creation_rules: []\ncreation_rules: []\n"),
+        ("the file is not a mapping", "- creation_rules\n"),
+        ("stores is not a mapping", "creation_rules: []\nstores: 1\n"),
+        ("indent is no number", "creation_rules: []\nstores: {yaml: {indent: two}}\n"),
+        ("destination_rules is not a list", "destination_rules: a\n"),
+        (
+            ".sops.yaml:2:1: YAML 1.2 is asked for: sops reads 1.1 only",
+            "# first\n%YAML 1.2\n---\ncreation_rules: []\n",
+        ),
+    ] {
+        assert!(refused(text).contains(said), "{text}: {}", refused(text));
+    }
+    for text in [
+        "",
+        "null\n",
+        "%YAML 1.1\n---\ncreation_rules: []\n",
+        "creation_rules:\n  - path_regex: 1\n    mac_only_encrypted: yes\n    age: a\n",
+    ] {
+        Rules::parse(text, Path::new(".sops.yaml")).unwrap();
+    }
     // What sops does not look at may be so.
     Rules::parse("keys:\n  a: 1\n  a: 2\ncreation_rules: []\n", Path::new(".sops.yaml")).unwrap();
 }

@@ -152,7 +152,7 @@ fn habit() -> impl Strategy<Value = Habit> {
         (names, form, prop::array::uniform7(any::<bool>())),
         (
             choose(&["  ", " ", "\t", " \t "]),
-            choose(&["", "", "---", "# first\n---", "%YAML 1.2\n---"]),
+            choose(&["", "", "---", "# first\n---", "%YAML 1.1\n---"]),
             choose(&["", "", "stores:\n  yaml:\n    indent: 2 # for people", long, "..."]),
         ),
         prop::collection::vec(rule, 1..4),

@@ -174,7 +174,7 @@ impl Rules {
             // sops reads the first document of several, and no other.
             [root, ..] => root,
         };
-        shape::said_once(stream.resolve(root))?;
+        shape::file(&stream, stream.resolve(root))?;
         let mut rules = Vec::new();
         if let Some(list) = stream.get(root, "creation_rules").filter(|node| !node.is_nothing()) {
             if !matches!(list.data, Data::Seq(_)) {
@@ -186,6 +186,7 @@ impl Rules {
         }
         let mut rules = Rules { text: text.to_owned(), stream, rules };
         rules.name_no_lists();
+        shape::text(text)?;
         Ok(rules)
     }
 

@@ -1,54 +1,174 @@
 //! What sops itself refuses to read in `.sops.yaml` (its parser is Go's yaml.v3, into typed structures): a key that is
-//! given twice, and another kind of value than it takes. It reads no rule of such a file, so none is edited.
+//! given twice, another kind of value than it takes, and what libyaml, which that parser comes from, does not take for
+//! YAML. It reads no rule of such a file, so none is edited.
 
 use std::collections::HashMap;
 
-use fleet_core::Result;
+use fleet_core::{Error, Result};
+use serde::{Deserialize, de::IgnoredAny};
 
-use crate::yaml::{Data, Node, Stream};
+use crate::yaml::{Data, Node, Stream, wrong};
 
-/// A mapping in which no key is given twice.
-pub(super) fn said_once(map: &Node) -> Result<()> {
+/// Texts of a rule.
+const TEXTS: [&str; 8] = [
+    "path_regex",
+    "aws_profile",
+    "unencrypted_suffix",
+    "encrypted_suffix",
+    "unencrypted_regex",
+    "encrypted_regex",
+    "unencrypted_comment_regex",
+    "encrypted_comment_regex",
+];
+
+/// Lists of mappings in a group, for the keys of clouds.
+const MAPPINGS: [&str; 4] = ["kms", "gcp_kms", "azure_keyvault", "hckms"];
+
+/// Lists of texts in a group.
+const LISTS: [&str; 3] = ["age", "pgp", "hc_vault"];
+
+/// Whether sops's parser reads the text, as far as it reads: to the end of the first document.
+pub(super) fn text(text: &str) -> Result<()> {
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim_start_matches('\u{feff}');
+        let version = line.strip_prefix("%YAML").map(str::trim);
+        if let Some(version) =
+            version.filter(|version| version.split('#').next().map(str::trim) != Some("1.1"))
+        {
+            return Err(wrong(number + 1, 0, format!("YAML {version} is asked for: sops reads 1.1 only")));
+        }
+        if !(line.starts_with(['%', '#']) || line.trim().is_empty()) {
+            break;
+        }
+    }
+    let Some(first) = serde_yaml::Deserializer::from_str(text).next() else { return Ok(()) };
+    match IgnoredAny::deserialize(first) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
+            let said = error.to_string();
+            let said = said.split(" at line ").next().unwrap_or_default();
+            Err(wrong(line, column.saturating_sub(1), format!("sops can not read this: {said}")))
+        }
+    }
+}
+
+/// The file itself: a mapping.
+pub(super) fn file(stream: &Stream, root: &Node) -> Result<()> {
+    if is_null(root) {
+        return Ok(());
+    }
+    mapping(stream, root, "the file")?;
+    list(stream, root, "destination_rules", |item| mapping(stream, item, "a destination rule"))?;
+    let Some(stores) = stream.get(root, "stores").filter(|stores| !is_null(stores)) else { return Ok(()) };
+    mapping(stream, stores, "stores")?;
+    for name in ["yaml", "json", "json_binary"] {
+        let Some(store) = stream.get(stores, name).filter(|store| !is_null(store)) else { continue };
+        mapping(stream, store, &format!("stores.{name}"))?;
+        number(stream, store, "indent")?;
+    }
+    Ok(())
+}
+
+/// A creation rule.
+pub(super) fn rule(stream: &Stream, node: &Node) -> Result<()> {
+    mapping(stream, node, "a creation rule")?;
+    for name in TEXTS {
+        if let Some(value) = stream.get(node, name)
+            && value.scalar().is_none()
+        {
+            return Err(value.wrong(format!("{name} is no text")));
+        }
+    }
+    number(stream, node, "shamir_threshold")?;
+    if let Some(value) = stream.get(node, "mac_only_encrypted").filter(|value| !is_null(value)) {
+        let word = value.scalar().unwrap_or_default().to_ascii_lowercase();
+        if !["true", "false", "yes", "no", "on", "off", "y", "n"].contains(&word.as_str()) {
+            return Err(value.wrong("mac_only_encrypted is neither true nor false"));
+        }
+    }
+    list(stream, node, "hckms", |item| scalar(item, "hckms"))?;
+    list(stream, node, "key_groups", |item| group(stream, item, 0))
+}
+
+/// A group of `key_groups`: a mapping, its keys in lists.
+fn group(stream: &Stream, node: &Node, depth: usize) -> Result<()> {
+    if depth > 20 {
+        return Err(node.wrong("merged too deep"));
+    }
+    mapping(stream, node, "a group of key_groups")?;
+    if let Some(age) = stream.get(node, "age").filter(|age| !is_null(age))
+        && !matches!(age.data, Data::Seq(_))
+    {
+        return Err(age
+            .wrong("age of a group in key_groups is not a list: sops takes a text in the rule itself only"));
+    }
+    // What a list in the list is, is said where that is read.
+    for name in LISTS {
+        list(stream, node, name, |item| match item.data {
+            Data::Seq(_) if name == "age" => Ok(()),
+            _ => scalar(item, name),
+        })?;
+    }
+    for name in MAPPINGS {
+        list(stream, node, name, |item| mapping(stream, item, &format!("an element of {name}")))?;
+    }
+    list(stream, node, "merge", |item| group(stream, item, depth + 1))
+}
+
+/// A mapping in which no key is given twice, and what is merged into it is one too.
+fn mapping(stream: &Stream, node: &Node, what: &str) -> Result<()> {
+    if is_null(node) {
+        return Ok(());
+    }
+    if !matches!(node.data, Data::Map(_)) {
+        return Err(node.wrong(format!("{what} is not a mapping")));
+    }
     let mut lines: HashMap<&str, usize> = HashMap::new();
-    for key in map.entries().iter().map(|(key, _)| key) {
+    for (key, value) in node.entries() {
         let Some(name) = key.scalar() else { continue };
         if let Some(line) = lines.insert(name, key.line) {
             return Err(key
                 .wrong(format!("'{name}' is given twice, on line {line} already: sops reads no such file")));
         }
+        if name == "<<" && !key.flow {
+            let value = stream.resolve(value);
+            let merged = match &value.data {
+                Data::Seq(several) => several.iter().map(|one| stream.resolve(one)).collect(),
+                _ => vec![value],
+            };
+            if let Some(other) = merged.into_iter().find(|one| !matches!(one.data, Data::Map(_))) {
+                return Err(other.wrong("what `<<` merges is not a mapping"));
+            }
+        }
     }
     Ok(())
 }
 
-/// A creation rule: `path_regex` is a text, `key_groups` a list of mappings.
-pub(super) fn rule(stream: &Stream, node: &Node) -> Result<()> {
-    said_once(node)?;
-    if let Some(regex) = stream.get(node, "path_regex")
-        && regex.scalar().is_none()
-    {
-        return Err(regex.wrong("path_regex is no text"));
+/// The list `name` of `map`, if it is there, each of its elements by `each`.
+fn list(stream: &Stream, map: &Node, name: &str, each: impl Fn(&Node) -> Result<()>) -> Result<()> {
+    let Some(list) = stream.get(map, name).filter(|list| !is_null(list)) else { return Ok(()) };
+    if !matches!(list.data, Data::Seq(_)) {
+        return Err(list.wrong(format!("{name} is not a list")));
     }
-    let Some(groups) = stream.get(node, "key_groups").filter(|groups| !groups.is_nothing()) else {
-        return Ok(());
-    };
-    if !matches!(groups.data, Data::Seq(_)) {
-        return Err(groups.wrong("key_groups is not a list"));
-    }
-    groups.items().iter().try_for_each(|item| group(stream, stream.resolve(item)))
+    list.items().iter().map(|item| stream.resolve(item)).filter(|item| !is_null(item)).try_for_each(each)
 }
 
-/// A group of `key_groups`: a mapping, its `age` a list.
-fn group(stream: &Stream, node: &Node) -> Result<()> {
-    if node.is_nothing() {
-        return Ok(());
-    }
-    if !matches!(node.data, Data::Map(_)) {
-        return Err(node.wrong("a group of key_groups is not a mapping"));
-    }
-    said_once(node)?;
-    match stream.get(node, "age").filter(|age| !age.is_nothing()) {
-        Some(age) if !matches!(age.data, Data::Seq(_)) => Err(age
-            .wrong("age of a group in key_groups is not a list: sops takes a text in the rule itself only")),
+fn scalar(node: &Node, list: &str) -> Result<()> {
+    let wrong = || -> Error { node.wrong(format!("an element of {list} is no text")) };
+    node.scalar().map(drop).ok_or_else(wrong)
+}
+
+fn number(stream: &Stream, map: &Node, name: &str) -> Result<()> {
+    match stream.get(map, name).filter(|value| !is_null(value)) {
+        Some(value) if value.scalar().is_none_or(|text| text.parse::<i64>().is_err()) => {
+            Err(value.wrong(format!("{name} is no number")))
+        }
         _ => Ok(()),
     }
+}
+
+/// Nothing, or null.
+fn is_null(node: &Node) -> bool {
+    node.scalar().is_some() && !node.flow && node.is_nothing()
 }
