@@ -88,6 +88,56 @@ fn a_host_key_reaches_the_guest_in_a_document_that_only_root_can_read() {
     assert_eq!(std::fs::read_dir(file.parent().unwrap()).unwrap().count(), 0);
 }
 
+/// What is there as it should be is not written, nor asked for.
+#[test]
+fn documents_that_the_vm_has_are_no_change() {
+    let bench = Bench::new();
+    bench.clone_110();
+    bench.ok(&["cloudinit-drive", "110"]);
+    bench.fleet.write("user", "#cloud-config\n{}\n");
+    let args = ["--json", "cloudinit-config", "110", KEY, "--user-data", "user"];
+    let file = bench.sim.node().file("/var/lib/vz/snippets/fleet-110-user.yaml");
+    let changed = || {
+        let before = bench.sim.changes().len();
+        let ran = bench.run(&args);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        let sent = bench.sim.changes().len() > before;
+        assert_eq!(ran.out, format!("{{\"vmid\":110,\"changed\":{sent}}}\n"), "{}", ran.err);
+        sent
+    };
+    assert!(changed());
+    assert!(!changed());
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).unwrap();
+    assert!(changed());
+    bench.fleet.write("user", "#cloud-config\n{ hostname: web }\n");
+    assert!(changed());
+    assert!(!changed());
+    bench.sim.edit(110, |conf| {
+        conf.main.remove("sshkeys");
+    });
+    assert!(changed());
+}
+
+/// Nor one that no setting names: what a run wrote that was killed before it could name it.
+#[test]
+fn a_destroyed_vm_leaves_no_document_of_a_killed_run() {
+    let bench = Bench::new();
+    bench.clone_110();
+    let place = bench.sim.node().file("/var/lib/vz/snippets");
+    std::fs::create_dir_all(&place).unwrap();
+    for name in ["fleet-110-user.yaml", "fleet-1100-user.yaml", "fleet-111-user.yaml", "mine-110.yaml"] {
+        std::fs::write(place.join(name), "#cloud-config\n").unwrap();
+    }
+    bench.ok(&["destroy", "110", "yes"]);
+    let mut left: Vec<_> = std::fs::read_dir(&place).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(
+        left,
+        ["fleet-110-user.yaml", "fleet-1100-user.yaml", "fleet-111-user.yaml", "mine-110.yaml"][1..]
+    );
+}
+
 #[test]
 fn a_destroyed_vm_leaves_no_document() {
     let bench = Bench::new();

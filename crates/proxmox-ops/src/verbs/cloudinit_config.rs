@@ -112,7 +112,7 @@ impl CloudinitConfig {
             self.is_read(cx, node, &permit)?;
             let progress = &mut cx.progress();
             let given = snippet::give(node, &permit, &places, &documents, &settings, deadline, progress)?;
-            Ok((given, true))
+            Ok((given.volumes, given.changed))
         })?;
         if volumes.is_empty() {
             cx.ui.done("No document of ours is on the node any more");
