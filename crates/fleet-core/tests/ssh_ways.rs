@@ -318,6 +318,12 @@ fn a_proxy_command_of_the_ssh_config_and_one_of_the_caller_carry_the_session() {
     let error = Session::connect_in(&target, &env, Ui::silent(), limit()).unwrap_err();
     assert_eq!(error.kind(), Kind::Unreachable);
     assert!(error.message().starts_with("prom did not answer through its ProxyCommand `false`"), "{error:?}");
+
+    let env = ssh_config("ConnectTimeout 1\nProxyCommand sleep 300");
+    let target = Target { host: "prom".into(), user: None, identities: vec![], ..sshd.target() };
+    let error = Session::connect_in(&target, &env, Ui::silent(), limit()).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unreachable);
+    assert_eq!(error.message(), "prom did not answer through its ProxyCommand `sleep 300` within 1 s");
 }
 
 #[test]

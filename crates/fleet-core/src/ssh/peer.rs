@@ -63,7 +63,8 @@ impl Session {
         }
         let policy = HostKeyPolicy::Vouched(peer.vouched.clone());
         let mut settings = settings.for_peer(peer, settings.port, None);
-        if is_way_left {
+        // How long a program may take to get there is another matter.
+        if is_way_left && settings.proxy_command.is_none() && settings.proxy_jump.is_none() {
             let asked = settings.connect_timeout.unwrap_or(ANSWERED);
             settings.connect_timeout = Some(asked.min(ANSWERED));
         }

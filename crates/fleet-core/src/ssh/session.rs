@@ -189,9 +189,12 @@ fn greet(
         Some(open) => bridged(open(deadline)?)?,
         None => dial(settings, target.proxy.as_ref(), env, deadline)?,
     };
+    let carried = way.carrier.is_some() && target.proxy.is_none();
     let link = Link::new(settings.alias.clone(), session, way.socket, way.carrier)
         .map_err(|e| Error::failed("can not set up the connection's socket").caused_by(e))?;
-    let shaking = deadline.at_most(LOGIN_LIMIT);
+    // A connection of our own has had its time already; of one that a program makes nothing is seen before this.
+    let asked = settings.connect_timeout.filter(|_| carried);
+    let shaking = deadline.at_most(asked.unwrap_or(LOGIN_LIMIT));
     link.drive(shaking, |state| state.session.handshake())
         .map_err(|t| no_handshake(settings, target, &t, shaking))?;
     let blob = link.lock().session.host_key().map(|(blob, _)| blob.to_vec());

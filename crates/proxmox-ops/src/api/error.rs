@@ -87,6 +87,11 @@ pub fn of_text(what: &str, said: &str) -> Error {
     if let Some((_, rest)) = said.split_once("Permission check failed") {
         return forbidden(what, rest);
     }
+    if let Some(vmid) = missing_vm(said) {
+        return Error::new(kind, format!("can not {what}: there is no VM {vmid}"))
+            .now(format!("the node says: {said}"))
+            .hint(format!("`{}` shows what exists", again::ops("list")));
+    }
     let error = Error::new(kind, format!("can not {what}: {said}"));
     if said.starts_with("VM is locked") || said.starts_with("CT is locked") {
         return error.now(format!("the lock '{}' is on it", lock_of(said)));
@@ -127,6 +132,15 @@ pub fn of_text(what: &str, said: &str) -> Error {
         Kind::NotFound | Kind::Conflict => error.hint(format!("`{}` shows what exists", again::ops("list"))),
         _ => error,
     }
+}
+
+/// The VM whose configuration the node does not find.
+fn missing_vm(said: &str) -> Option<&str> {
+    let of_file = said.strip_prefix("Configuration file 'nodes/").and_then(|rest| {
+        let (_, file) = rest.strip_suffix("' does not exist")?.split_once("/qemu-server/")?;
+        file.strip_suffix(".conf")
+    });
+    of_file.or_else(|| said.strip_prefix("unable to find configuration file for VM ")?.split(' ').next())
 }
 
 /// What a VM is locked by, in these words: `VM is locked (backup)`.

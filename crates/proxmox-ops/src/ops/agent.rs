@@ -185,7 +185,8 @@ pub fn run(cluster: &Cluster, permit: &Permit, words: &[String], deadline: Deadl
     let mut lost: Option<Error> = None;
     let mut losses = 0;
     loop {
-        let short = deadline.at_most(Duration::from_secs(30));
+        // An answer may be long, and the line slow; that of the end comes once.
+        let short = deadline.at_most(Duration::from_secs(300));
         match cluster.on(vmid, |node| exec_status(node, vmid, pid, short)) {
             Ok(Some(ended)) => return Ok(ended),
             // It had not ended yet, so no lost answer told of its end.
@@ -347,6 +348,13 @@ mod tests {
     fn said(out: &str, err: &str) -> Ended {
         let end = json!({"exited": 1, "exitcode": 0, "out-data": out, "out-truncated": 0, "err-data": err});
         run_it(fake().get(STATUS, end)).unwrap()
+    }
+
+    /// JSON makes of the 16 MiB that an agent keeps of an output up to six times as much.
+    #[test]
+    fn an_end_comes_in_a_long_answer_too() {
+        let end = json!({"exited": 1, "exitcode": 3, "long": " ".repeat(70 << 20)});
+        assert_eq!(run_it(fake().get(STATUS, end)).unwrap().exitcode, Some(3));
     }
 
     #[test]

@@ -284,23 +284,31 @@ pub fn percent_of(line: &str) -> Option<f64> {
     number.parse().ok().filter(|p| (0.0..=100.0).contains(p))
 }
 
-/// Thins a task's log for people: of the lines with a percentage, one per ten points.
+/// Thins a task's log for people: of the lines with a percentage, one per ten points, and of many at once the first. A
+/// clone of several disks begins anew with each.
 #[derive(Debug, Default)]
 pub struct Thinned {
     next: f64,
+    last: f64,
+    shown: Option<Instant>,
 }
+
+/// What lies between two lines with a percentage: those of a disk that is copied at once come together.
+const APART: Duration = Duration::from_millis(200);
 
 impl Thinned {
     /// Whether to show this line.
     pub fn shows(&mut self, line: &str) -> bool {
-        match percent_of(line) {
-            Some(percent) if percent >= self.next => {
-                self.next = (percent / 10.0).floor() * 10.0 + 10.0;
-                true
-            }
-            Some(_) => false,
-            None => true,
+        let Some(percent) = percent_of(line) else { return true };
+        if percent < std::mem::replace(&mut self.last, percent) {
+            self.next = 0.0;
         }
+        if percent < self.next || self.shown.is_some_and(|shown| shown.elapsed() < APART) {
+            return false;
+        }
+        self.next = (percent / 10.0).floor() * 10.0 + 10.0;
+        self.shown = Some(Instant::now());
+        true
     }
 }
 
@@ -331,19 +339,28 @@ mod tests {
 
     #[test]
     fn progress_is_thinned() {
+        // `later`: some time after the line before.
         let mut thinned = Thinned::default();
-        let shown: Vec<bool> = [
-            "create full clone of drive scsi0",
-            "transferred 0.0 B of 2.0 GiB (0.00%)",
-            "transferred 22.5 MiB of 2.0 GiB (1.10%)",
-            "transferred 250 MiB of 2.0 GiB (12.20%)",
-            "transferred 2.0 GiB of 2.0 GiB (100.00%)",
-            "done",
-        ]
-        .iter()
-        .map(|line| thinned.shows(line))
-        .collect();
-        assert_eq!(shown, [true, true, false, true, true, true]);
+        let mut shows = |line: &str, later: bool| {
+            if later {
+                thinned.shown = thinned.shown.and_then(|shown| shown.checked_sub(APART));
+            }
+            thinned.shows(line)
+        };
+        for (line, later, shown) in [
+            ("create full clone of drive efidisk0", false, true),
+            ("transferred 0.0 B of 528.0 KiB (0.00%)", false, true),
+            ("transferred 264.0 KiB of 528.0 KiB (50.00%)", false, false),
+            ("transferred 528.0 KiB of 528.0 KiB (100.00%)", false, false),
+            ("create full clone of drive scsi0", false, true),
+            ("transferred 0.0 B of 2.0 GiB (0.00%)", true, true),
+            ("transferred 22.5 MiB of 2.0 GiB (1.10%)", true, false),
+            ("transferred 250 MiB of 2.0 GiB (12.20%)", true, true),
+            ("transferred 2.0 GiB of 2.0 GiB (100.00%)", true, true),
+            ("done", false, true),
+        ] {
+            assert_eq!(shows(line, later), shown, "{line}");
+        }
         assert_eq!(percent_of("x (y%)"), None);
         assert_eq!(percent_of("INFO:   7% (1.5 GiB of 20.0 GiB) in 3s, read: 512.0 MiB/s"), Some(7.0));
         assert_eq!(percent_of("INFO: 100% (20.0 GiB of 20.0 GiB) in 9s, read: 1.0 GiB/s"), Some(100.0));

@@ -41,7 +41,12 @@ impl Console {
             return cx.ui.answer(&command.to_string(), || command.to_string());
         }
         if !can_ask() {
-            return Err(Error::usage("a console needs a terminal").now("nothing was sent to the node"));
+            return Err(Error::usage("a console needs a terminal").now("nothing was sent to the node").hint(
+                format!(
+                    "to run a command in it without one: {}",
+                    again::ops(format_args!("exec {vmid} -- COMMAND"))
+                ),
+            ));
         }
         if find_program("ssh").is_none() {
             return Err(Error::not_found("the program ssh is not on PATH")

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use pve_sim::faults::{Fault as Sim, Stream};
 
-use crate::matrix_verbs::{Stage, Verb};
+use crate::matrix_verbs::{Base, Stage, Verb};
 
 /// One row: how to make it happen, how to end it, and which exit codes a verb may end with.
 pub struct Fault {
@@ -13,10 +13,47 @@ pub struct Fault {
     pub strike: fn(&Stage),
     pub lift: fn(&Stage),
     pub codes: fn(&Verb) -> &'static [i32],
+    /// Whether a verb has anything that it could strike: a run that it can not touch is no case of it.
+    pub strikes: fn(&Verb) -> bool,
+}
+
+impl Fault {
+    const fn on(self, strikes: fn(&Verb) -> bool) -> Fault {
+        Fault { strikes, ..self }
+    }
+}
+
+fn anything(_: &Verb) -> bool {
+    true
+}
+
+fn changes(verb: &Verb) -> bool {
+    verb.changes
+}
+
+fn tasks(verb: &Verb) -> bool {
+    verb.task
+}
+
+fn allocations(verb: &Verb) -> bool {
+    verb.allocates
+}
+
+fn images(verb: &Verb) -> bool {
+    verb.uploads
+}
+
+fn files(verb: &Verb) -> bool {
+    verb.uploads || verb.args.contains(&"--user-data")
+}
+
+/// VM 110, which runs.
+fn guests(verb: &Verb) -> bool {
+    verb.base == Base::Running
 }
 
 const fn row(name: &'static str, strike: fn(&Stage), codes: fn(&Verb) -> &'static [i32]) -> Fault {
-    Fault { name, strike, lift: |stage| stage.bench.sim.clear_faults(), codes }
+    Fault { name, strike, lift: |stage| stage.bench.sim.clear_faults(), codes, strikes: anything }
 }
 
 fn inject(stage: &Stage, fault: Sim) {
@@ -49,14 +86,9 @@ fn cut(verb: &Verb) -> &'static [i32] {
     }
 }
 
-/// Only what sends that much is cut.
-fn cut_in_a_file(verb: &Verb) -> &'static [i32] {
-    if verb.uploads || verb.args.contains(&"--user-data") { cut(verb) } else { &[0] }
-}
-
-/// The node's task fails, where there is one.
-fn task_fails(verb: &Verb) -> &'static [i32] {
-    if verb.task { &[1] } else { &[0] }
+/// The node's task fails.
+fn fails(_: &Verb) -> &'static [i32] {
+    &[1]
 }
 
 /// A lock that is never given back: what needs it fails or runs out of time.
@@ -67,14 +99,6 @@ fn held(verb: &Verb) -> &'static [i32] {
 /// What asks the guest agent once may ask too early.
 fn late_agent(verb: &Verb) -> &'static [i32] {
     if verb.agent { &[0, 5] } else { &[0] }
-}
-
-fn full(verb: &Verb) -> &'static [i32] {
-    if verb.allocates { &[1] } else { &[0] }
-}
-
-fn no_room(verb: &Verb) -> &'static [i32] {
-    if verb.uploads { &[1] } else { &[0] }
 }
 
 /// What needs the guest agent waits for it and gives up; the rest does not care.
@@ -93,11 +117,8 @@ pub const FAULTS: &[Fault] = &[
     row("cut in the key exchange", |s| inject(s, Sim::CutAtByte { stream: Stream::SshDown, at: 900 }), cut),
     row("cut in the login", |s| inject(s, Sim::CutAtByte { stream: Stream::SshDown, at: 2400 }), cut),
     row("cut in an answer", |s| inject(s, Sim::CutAtByte { stream: Stream::SshDown, at: 4200 }), cut),
-    row(
-        "cut while a file is sent",
-        |s| inject(s, Sim::CutAtByte { stream: Stream::SshUp, at: 40_000 }),
-        cut_in_a_file,
-    ),
+    row("cut while a file is sent", |s| inject(s, Sim::CutAtByte { stream: Stream::SshUp, at: 40_000 }), cut)
+        .on(files),
     row("cut on the way there", |s| inject(s, Sim::CutAtByte { stream: Stream::SshUp, at: 3300 }), cut),
     row(
         "the API's stream cut in a head",
@@ -116,35 +137,40 @@ pub const FAULTS: &[Fault] = &[
     ),
     row("an answer lost, the work done", |s| inject(s, Sim::DropLink { after: 0, done: true }), lost),
     row("the third answer lost, the work done", |s| inject(s, Sim::DropLink { after: 2, done: true }), lost),
-    row("a change's answer lost, the work done", |s| change(s, true), lost),
-    row("a change lost", |s| change(s, false), lost),
-    row("the task killed, with clean-up", |s| inject(s, killed(true)), task_fails),
-    row("the task killed, without clean-up", |s| inject(s, killed(false)), task_fails),
+    row("a change's answer lost, the work done", |s| change(s, true), lost).on(changes),
+    row("a change lost", |s| change(s, false), lost).on(changes),
+    row("the task killed, with clean-up", |s| inject(s, killed(true)), fails).on(tasks),
+    row("the task killed, without clean-up", |s| inject(s, killed(false)), fails).on(tasks),
     row(
         "the task fails",
         |s| inject(s, Sim::TaskFails { kind: "any".into(), message: "no quorum".into() }),
-        task_fails,
-    ),
-    row("warnings", |s| inject(s, Sim::TaskWarnings { kind: "any".into(), count: 2 }), fine),
-    row("one lock time-out", |s| inject(s, Sim::LockTimeout { vmid: 110, times: 1 }), fine),
-    row("the lock never free", |s| inject(s, Sim::LockTimeout { vmid: 110, times: 1_000_000 }), held),
-    row("storage full", |s| inject(s, Sim::StorageFull { storage: "nvmeprom".into() }), full),
-    row("no room for an image", |s| inject(s, Sim::ImagesFull { free: 100_000 }), no_room),
+        fails,
+    )
+    .on(tasks),
+    row("warnings", |s| inject(s, Sim::TaskWarnings { kind: "any".into(), count: 2 }), fine).on(tasks),
+    row("one lock time-out", |s| inject(s, Sim::LockTimeout { vmid: 110, times: 1 }), fine).on(changes),
+    row("the lock never free", |s| inject(s, Sim::LockTimeout { vmid: 110, times: 1_000_000 }), held)
+        .on(changes),
+    row("storage full", |s| inject(s, Sim::StorageFull { storage: "nvmeprom".into() }), fails)
+        .on(allocations),
+    row("no room for an image", |s| inject(s, Sim::ImagesFull { free: 100_000 }), fails).on(images),
     row("no `ip` on the node", |s| inject(s, Sim::NoProgram { name: "ip".into() }), fine),
-    row("agent late", agent_late, late_agent),
-    row("agent never", |s| inject(s, Sim::AgentNever { vmid: 110 }), no_agent),
-    row("docker0 first", |s| inject(s, Sim::DockerFirst { vmid: 110 }), fine),
+    row("agent late", agent_late, late_agent).on(guests),
+    row("agent never", |s| inject(s, Sim::AgentNever { vmid: 110 }), no_agent).on(guests),
+    row("docker0 first", |s| inject(s, Sim::DockerFirst { vmid: 110 }), fine).on(guests),
     Fault {
         name: "address moved",
         strike: |s| s.bench.sim.move_address(110),
         lift: Stage::move_back,
         codes: moved,
+        strikes: guests,
     },
     Fault {
         name: "wrong host key",
         strike: |s| s.bench.sim.expect_another_host_key(),
         lift: |s| s.bench.sim.expect_own_host_key(),
         codes: unreachable,
+        strikes: anything,
     },
     row("forwarding forbidden", |s| inject(s, Sim::ForwardingForbidden), fine),
     row("login refused", |s| inject(s, Sim::LoginRefused), unreachable),
