@@ -10,6 +10,7 @@ mod nixos;
 mod node;
 mod reach;
 mod refused;
+mod said;
 mod signs;
 mod stage;
 mod undo;

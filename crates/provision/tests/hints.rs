@@ -34,7 +34,7 @@ fn a_run_goes_on_as_it_was_typed_from_wherever_it_was() {
     assert_eq!(hinted(&raw, "provision-vm"), [hint], "{raw}");
     // Why comes first; the command line is in the journal.
     let why = "✗ Partitioning the disk and installing NixOS: executing 'switch-to-configuration': No space left on \
-               device (nixos-anywhere exited with 1)\n  VM 110 runs the NixOS installer; its disk is being made anew; it \
+               device (nixos-anywhere exited with 1)\n  it was at 'Installing NixOS'\n  VM 110 runs the NixOS installer; its disk is being made anew; it \
                is not in the fleet yet\n";
     assert!(raw.contains(why), "{raw}");
     // In the repository it needs no such option.

@@ -250,6 +250,48 @@ fn a_wait_that_our_own_login_shows_to_be_in_vain_is_ended() {
     }
 }
 
+/// Releases before mid-2025 have the machine reboot at the end of the installation, and in the phase of that name wait
+/// for it.
+#[test]
+fn a_nixos_anywhere_that_reboots_nothing_on_its_own_is_helped() {
+    let bench = Bench::new();
+    instead(
+        &bench,
+        "case \" $* \" in *' --phases reboot '*)\n\
+         echo '### Waiting for the machine to become unreachable due to reboot ###'; sleep 600 ;;\nesac",
+    );
+    let output = bench.run(&["test-automation", "--yes", "--stall-limit", "1"]);
+    let seen = bench.seen(&output);
+    assert!(output.status.success(), "{seen}");
+    assert!(seen.contains(" s after nixos-anywhere was to reboot it\n"), "{seen}");
+    assert!(seen.contains("the installer still runs: it is told to reboot\n"), "{seen}");
+    assert_eq!(bench.sim.guest(110).unwrap().0, Os::Nixos);
+}
+
+/// Most of what the genuine script says is the noise of `ssh` and, where kexec is refused, the kernel's log.
+#[test]
+fn a_phase_that_failed_tells_why_and_nothing_else() {
+    let bench = Bench::new();
+    bench.sim.inject(Fault::InstallFails { vmid: 110, phase: "kexec".to_owned() });
+    let output = bench.run(&["test-automation", "--yes"]);
+    let seen = bench.seen(&output);
+    assert_eq!(output.status.code(), Some(1), "{seen}");
+    let told = "✗ Starting the NixOS installer (kexec): kexec_load failed: Cannot allocate memory (nixos-anywhere exited \
+                with 1)\n  it said: + sh -c '/root/kexec/kexec/kexec' --load '/root/kexec/kexec/bzImage'\n\
+                \x20 it was at 'Switching system into kexec'\n  its disk is as it was\n\
+                hint: kexec fails where memory is short";
+    assert!(seen.contains(told), "{seen}");
+    assert!(!seen.contains("github.com"), "{seen}");
+    bench.sim.clear_faults();
+    bench.sim.inject(Fault::InstallFails { vmid: 110, phase: "install".to_owned() });
+    let output = bench.run(&["test-automation", "--yes"]);
+    let seen = bench.seen(&output);
+    let told = "✗ Partitioning the disk and installing NixOS: executing 'switch-to-configuration': No space left on \
+                device (nixos-anywhere exited with 1)\n  it was at 'Installing NixOS'\n";
+    assert!(seen.contains(told), "{seen}");
+    assert!(seen.contains("hint: the installer has what it is sent in memory"), "{seen}");
+}
+
 #[test]
 fn ctrl_c_ends_a_phase_and_all_that_it_started() {
     let hanging = Hanging::new();

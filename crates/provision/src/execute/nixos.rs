@@ -13,6 +13,7 @@ use fleet_core::{Error, Kind, Result, deadline::Deadline, interrupt, ssh::Sessio
 use super::{
     Job, ended, limit,
     liveness::Liveness,
+    said::Said,
     stage::{Stage, Wait},
 };
 use crate::{
@@ -122,7 +123,7 @@ impl Job<'_> {
         }
         let error = error.now("its disk is as it was");
         Err(match self.kexec {
-            None if stage.fetching() && !error.message().contains("kexec_load") => {
+            None if stage.fetching() => {
                 error.hint("the VM gets the installer from github.com: where it can not, give --kexec FILE")
             }
             _ => error,
@@ -242,8 +243,10 @@ impl Job<'_> {
         self.journal.command(&command);
         self.ui.detail(command.to_string());
         let liveness = RefCell::new(Liveness::new(Duration::from_secs(self.cli.stall_limit)));
+        let said = RefCell::new(Said::default());
         let on_line = |line: &str| {
             self.heard(line);
+            said.borrow_mut().heard(&super::printable(line));
             liveness.borrow_mut().heard(line);
             stage.borrow_mut().heard(line);
         };
@@ -279,7 +282,7 @@ impl Job<'_> {
         };
         command
             .run_watched(Deadline::secs(phase.limit()), on_line, watch)
-            .and_then(|output| ended::well(&output))
+            .and_then(|output| ended::well(&output, &said.borrow()))
             .map_err(|error| {
                 if error.kind() == Kind::Interrupted {
                     return Error::interrupted(format!("stopped by the user: {}", phase.title()))
@@ -322,7 +325,11 @@ impl Job<'_> {
                 self.console()
             ))
             .hint("try again, or with --kexec and the archive of another release of nixos-images"),
-            (_, Err(_)) => return Ok(()),
+            // Releases before mid-2025 reboot in the installation alone, and then wait for it in this phase.
+            (Wait::Reboot, Ok(System::Installer)) => Error::failed(format!(
+                "the installer still runs on '{name}' {seconds} s after nixos-anywhere was to reboot it"
+            )),
+            (Wait::Reboot, Ok(_)) | (_, Err(_)) => return Ok(()),
         };
         Err(error.now("nixos-anywhere and what it started were stopped"))
     }

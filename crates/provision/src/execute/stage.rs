@@ -1,5 +1,5 @@
 //! Where nixos-anywhere is, by what it says, and those of its waits that have no end though the machine answers: for its
-//! key to be taken (`until ssh-copy-id …`), and for the running system to go away when kexec was asked for.
+//! key to be taken (`until ssh-copy-id …`), and for the running system to go away when kexec or a reboot was asked for.
 
 use std::{
     collections::VecDeque,
@@ -8,6 +8,8 @@ use std::{
 
 /// How long such a wait may take before the machine is looked at.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// The same for a reboot, which is asked for six seconds after it was announced.
+const PATIENCE_REBOOT: Duration = Duration::from_secs(45);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(15);
 /// So many of its last lines are told.
@@ -18,8 +20,11 @@ const KEYS: &str = "### Uploading install SSH keys";
 const KEXEC: &str = "### Switching system into kexec";
 /// From here on the disk is not what it was.
 const FORMAT: &str = "### Formatting hard drive";
+/// How a shell's trace of a command begins.
+const TRACE: &str = "+ ";
 /// What the installer's own script says on the machine, a few seconds before it boots it.
 const BOOTS: &str = "machine will boot into nixos";
+const REBOOTS: &str = "### Waiting for the machine to become unreachable due to reboot";
 
 /// What it waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +33,8 @@ pub(super) enum Wait {
     Keys,
     /// That the system goes away in whose place the installer boots.
     Boot,
+    /// That the installer goes away, in whose place the new system boots.
+    Reboot,
 }
 
 /// What was said last, and what is waited for.
@@ -64,11 +71,15 @@ impl Stage {
         } else if line.contains(BOOTS) {
             (self.announced, self.fetching) = (true, false);
             Some(Wait::Boot)
+        } else if line.starts_with(REBOOTS) {
+            Some(Wait::Reboot)
         } else if line.starts_with(STEP) {
             self.fetching = line.starts_with(KEXEC);
             self.formats |= line.starts_with(FORMAT);
             None
         } else {
+            // The installer's own script traces what it does: it is there.
+            self.fetching &= !line.starts_with(TRACE);
             if !line.trim().is_empty() && self.last.back().is_none_or(|last| last != line) {
                 self.last.push_back(line.to_owned());
             }
@@ -78,7 +89,10 @@ impl Stage {
             return;
         };
         self.wait = wait.map(|wait| (wait, Instant::now()));
-        self.next = self.patience;
+        self.next = match wait {
+            Some(Wait::Reboot) => PATIENCE_REBOOT.min(self.patience),
+            _ => self.patience,
+        };
         self.last.clear();
     }
 
@@ -147,6 +161,10 @@ mod tests {
         assert_eq!((stage.due(), stage.last().as_str()), (None, ""));
         stage.heard("### Switching system into kexec ###");
         assert!(stage.fetching() && !stage.announced() && stage.due().is_none());
+        stage.heard("setsid: failed to execute /root/kexec/kexec/run: No such file or directory");
+        assert!(stage.fetching());
+        stage.heard("+ sh -c kexec --load");
+        assert!(!stage.fetching());
         stage.heard("machine will boot into nixos in 6s...");
         assert!(!stage.fetching() && stage.announced());
         assert_eq!(stage.wait.map(|(wait, _)| wait), Some(Wait::Boot));
@@ -156,5 +174,8 @@ mod tests {
         assert_eq!(stage.due(), None);
         stage.heard("### Uploading the system closure ###");
         assert!(stage.formats());
+        stage.heard("### Waiting for the machine to become unreachable due to reboot ###");
+        assert_eq!(stage.due_after(Wait::Reboot, secs(44)), None);
+        assert_eq!(stage.due_after(Wait::Reboot, secs(45)), Some(Wait::Reboot));
     }
 }

@@ -3,6 +3,7 @@
 use std::{path::Path, process::Stdio, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
+use fleet_core::ui::Ui;
 use russh::{
     ChannelMsg, Disconnect,
     client::{self, Handle, Handler},
@@ -33,6 +34,7 @@ impl Handler for Anyone {
 
 /// Where to connect, and with which key.
 pub(super) struct Client {
+    ui: Ui,
     pub(super) user: String,
     host: String,
     port: u16,
@@ -52,10 +54,15 @@ impl Output {
     pub(super) fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
+
+    /// What it said on both, as `2>&1` has it.
+    pub(super) fn all(&self) -> String {
+        format!("{}{}", self.text(), String::from_utf8_lossy(&self.stderr))
+    }
 }
 
 impl Client {
-    pub(super) fn new(args: &Args, key: &Path) -> Result<Client> {
+    pub(super) fn new(ui: Ui, args: &Args, key: &Path) -> Result<Client> {
         let text = std::fs::read_to_string(key).with_context(|| format!("can not read {}", key.display()))?;
         let key = Arc::new(keys::parse(&text)?);
         let option = |name: &str| {
@@ -71,7 +78,7 @@ impl Client {
         let host = option("HostName").unwrap_or(host);
         let port = args.port.or_else(|| option("Port")?.parse().ok()).unwrap_or(22);
         let proxy = option("ProxyCommand").filter(|p| p != "none");
-        Ok(Client { user: option("User").unwrap_or(user), host, port, proxy, key })
+        Ok(Client { ui, user: option("User").unwrap_or(user), host, port, proxy, key })
     }
 
     /// Runs a command on the machine, with this on its standard input.
@@ -130,6 +137,10 @@ impl Client {
             None => client::connect(config, (self.host.as_str(), self.port), Anyone).await,
         }
         .with_context(|| format!("ssh: connect to host {} port {}", self.host, self.port))?;
+        // There is no known_hosts: so says every one of its connections.
+        let known =
+            format!("Warning: Permanently added '{}' (ED25519) to the list of known hosts.", self.host);
+        self.ui.say(known);
         let key = PrivateKeyWithHashAlg::new(Arc::clone(&self.key), None);
         let login = session.authenticate_publickey(self.user.clone(), key).await.context("login")?;
         if !login.success() {

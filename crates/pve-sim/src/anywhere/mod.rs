@@ -81,7 +81,7 @@ async fn run(ui: Ui, args: &Args) -> Result<()> {
     let Some(identity) = &args.identity else {
         bail!("Permission denied (publickey): without -i the genuine script waits for ever at ssh-copy-id");
     };
-    let mut client = Client::new(args, identity)?;
+    let mut client = Client::new(ui, args, identity)?;
     if !phase("kexec") {
         client.user = "root".to_owned();
     }
@@ -178,7 +178,10 @@ impl Run<'_> {
         loop {
             tries += 1;
             match self.client.run("exit 0", b"").await {
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    self.ui.say("ssh-copy-id: WARNING: All keys were skipped because they already exist on the remote system.");
+                    return Ok(());
+                }
                 Err(error) if tries == LOGIN_TRIES => return Err(error),
                 Err(error) => self.ui.say(format!("ssh-copy-id: ERROR: {error:#}")),
             }
@@ -242,9 +245,13 @@ impl Run<'_> {
         let (dir, path) =
             (extracted.clone().unwrap_or_else(home), launched.as_deref().unwrap_or("kexec/run"));
         let run = format!("sudo setsid --wait \"{dir}/{path}\" --kexec-extra-flags ''");
-        let kexec = self.must(&run, b"").await;
-        let output = kexec.context("Kexec failed")?;
-        let _ = self.ui.data(output.text());
+        let output = self.client.run_surely(&run, b"").await.context("Kexec failed")?;
+        let _ = self.ui.data(output.all());
+        if output.status != 0 {
+            // It is fetched from the machine, and told once more.
+            self.ui.say(format!("Remote output log:\n{}", output.all().trim_end()));
+            bail!("Kexec failed");
+        }
         self.wait_gone(before.as_deref()).await?;
         self.client.user = "root".to_owned();
         self.wait_back().await?;

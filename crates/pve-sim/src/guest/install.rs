@@ -25,8 +25,7 @@ impl Shell {
 
     pub(super) fn kexec(&mut self) {
         if self.fails("kexec") {
-            self.complain("kexec_load failed: Cannot allocate memory", 1);
-            return;
+            return self.complain(kexec_refused(), 1);
         }
         self.say("machine will boot into nixos in 6s...\n");
         let (node, vmid) = (Arc::clone(&self.node), self.vmid);
@@ -112,6 +111,17 @@ impl Shell {
         );
         self.say("installation finished!\n");
     }
+}
+
+/// What the installer's script says, which traces what it does, and then shows the end of the kernel's log.
+fn kexec_refused() -> String {
+    let kernel = (1..=100).map(|second| format!("[{second:5}.000000] a line of the kernel\n"));
+    format!(
+        "+ sh -c '/root/kexec/kexec/kexec' --load '/root/kexec/kexec/bzImage'\n\
+         kexec_load failed: Cannot allocate memory\n+ echo kexec failed, dumping dmesg\nkexec failed, dumping dmesg\n\
+         {}+ exit 1",
+        kernel.collect::<String>()
+    )
 }
 
 /// What a simulated system closure is: who the system will be.
