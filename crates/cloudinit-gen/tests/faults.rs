@@ -184,7 +184,7 @@ fn gateways() {
       |
     5 |     web = { vmid = 110; cores = 2; memory = 2048; disk = "20G"; ip = "192.0.2.10/24"; gateway = "198.51.100.1"; };
       |                                                                                                 ^^^^^^^^^^^^^^
-      = the gateway must be reachable without one
+      = a gateway is reached without a gateway: it is an address of the VM's own network
     "#);
 }
 

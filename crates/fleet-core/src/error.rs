@@ -132,17 +132,24 @@ impl Error {
         interrupted => Interrupted;
     }
 
-    /// Adds one fact about what exists or holds now ("VM 110 exists and is locked by a clone").
+    /// Adds one fact about what exists or holds now ("VM 110 exists and is locked by a clone"), once. The lines of a list
+    /// (`- …`, and what is indented below) each belong to their own place.
     #[must_use]
     pub fn now(mut self, fact: impl Into<String>) -> Error {
-        self.0.now.push(fact.into());
+        let fact = fact.into();
+        if fact.starts_with(['-', ' ']) || !self.0.now.contains(&fact) {
+            self.0.now.push(fact);
+        }
         self
     }
 
-    /// Adds one thing to do next, best as a command to run.
+    /// Adds one thing to do next, best as a command to run, once.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Error {
-        self.0.hints.push(hint.into());
+        let hint = hint.into();
+        if !self.0.hints.contains(&hint) {
+            self.0.hints.push(hint);
+        }
         self
     }
 
@@ -325,5 +332,23 @@ impl From<Report> for Error {
             details: report.details,
             source: None,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_true_is_said_once_and_a_list_keeps_its_lines() {
+        let error =
+            Error::failed("broken").now("nothing was changed").now("nothing was changed").hint("a").hint("a");
+        assert_eq!(
+            (error.facts(), error.hints()),
+            (&["nothing was changed".to_owned()][..], &["a".to_owned()][..])
+        );
+        let lines = ["- one", "  so it is", "- two", "  so it is"];
+        let list = lines.iter().fold(Error::failed("broken"), |error, line| error.now(*line));
+        assert_eq!(list.facts(), lines);
     }
 }

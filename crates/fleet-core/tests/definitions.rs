@@ -339,7 +339,7 @@ fn reserved_ranges_and_addresses() {
       |
     4 |     b = { cores = 1; memory = 512; disk = "1G"; vmid = 101; ip = "192.0.2.7/24"; gateway = "198.51.100.1"; };
       |                                                                                            ^^^^^^^^^^^^^^
-      = the gateway must be reachable without one
+      = a gateway is reached without a gateway: it is an address of the VM's own network
     vms/definitions.nix:5:66: managed.c.ip: address 192.0.2.7 is already taken by managed.b (vms/definitions.nix:4)
       |
     5 |     c = { cores = 1; memory = 512; disk = "1G"; vmid = 102; ip = "192.0.2.7/24"; };

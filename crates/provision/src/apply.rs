@@ -12,7 +12,7 @@ use fleet_core::{
 use serde::Serialize;
 
 use crate::{
-    again,
+    again, check,
     cli::Cli,
     compare,
     differences::{self, Difference, differences},
@@ -62,10 +62,17 @@ pub fn run(cli: &Cli, args: &ApplyArgs) -> Result<()> {
         return Err(Error::refused(format!("refused to change '{}': it is marked readonly", vm.name))
             .now("nothing was sent to the node"));
     }
-    let mut session = Tools::find(cli, &repo)?.session()?;
+    let tools = Tools::find(cli, &repo)?;
+    let mut session = tools.session()?;
     let mut whole = true;
     for vm in vms {
         whole &= apply(ui, args, &mut session, vm)?;
+    }
+    if !args.change.dry_run && check::inventory_is_behind(&tools, &repo) {
+        ui.hint(format!(
+            "docs/machines.md does not tell yet what the definitions say: {}",
+            again::post_provision_vm(&["inventory"])
+        ));
     }
     // As `plan`: they differ still.
     if whole { Ok(()) } else { Err(silent_exit(Kind::Usage)) }
@@ -74,7 +81,7 @@ pub fn run(cli: &Cli, args: &ApplyArgs) -> Result<()> {
 /// Whether it is all that its definition says then, also what waits for a reboot.
 fn apply(ui: Ui, args: &ApplyArgs, session: &mut Session, vm: &ManagedVm) -> Result<bool> {
     let name = &vm.name;
-    let _hold = if args.change.dry_run { None } else { Some(Hold::take(name, vm.vmid)?) };
+    let _hold = Hold::for_run(args.change.dry_run, name, vm.vmid, ui)?;
     // Before the look: what somebody else changes from here on is a conflict, not overwritten.
     let digest = world::existing(session, vm.vmid)?.map(|(config, _)| config.digest);
     let mut world = compare::survey(session)?;

@@ -120,3 +120,11 @@ fn inventory(tools: &Tools, repo: &Repo, ui: Ui) -> Vec<Fault> {
     };
     fault.into_iter().collect()
 }
+
+/// Whether the inventory does not tell what the definitions say; not where that can not be told.
+pub(crate) fn inventory_is_behind(tools: &Tools, repo: &Repo) -> bool {
+    repo.inventory().exists()
+        && tools
+            .ask_post_provision::<Inventory>(&["inventory", "--check"])
+            .is_ok_and(|inventory| !inventory.fresh)
+}

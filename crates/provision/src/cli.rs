@@ -9,13 +9,17 @@ use crate::{
     apply::ApplyArgs, build::BuildOn, destroy::DestroyArgs, log::LogArgs, new::NewArgs, status::StatusArgs,
 };
 
+/// What there is to type: the one thing with names, and all others by their verb.
+const USAGE: &str = "provision-vm [OPTIONS] NAME...   (or --all)
+       provision-vm plan|apply|status|new|destroy|log|check [OPTIONS] ...";
+
 /// Turn an entry in vms/definitions.nix into a running NixOS VM that is a full member of the fleet
 ///
 /// Clones the template, sets the VM up, starts it, installs NixOS with nixos-anywhere, verifies it, and takes it
 /// into the fleet with post-provision-vm. The same command again finishes a run that was cut short: each step
 /// first looks whether it is already done. A VM that this tool did not create is never touched.
 #[derive(Debug, Parser)]
-#[command(name = "provision-vm", version, max_term_width = 100, subcommand_negates_reqs = true)]
+#[command(name = "provision-vm", version, max_term_width = 100, subcommand_negates_reqs = true, override_usage = USAGE)]
 pub struct Cli {
     /// What else to do; without a verb the named VMs are provisioned.
     #[command(subcommand)]

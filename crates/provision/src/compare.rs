@@ -66,6 +66,9 @@ pub fn run(cli: &Cli, args: &PlanArgs) -> Result<()> {
         world.existing = existing(&world, vm);
         lines.push(Line { name: vm.name.as_str(), vmid: vm.vmid.get(), comparison: compare(vm, &world) });
     }
+    if lines.is_empty() {
+        ui.done("No managed VM is defined: there is nothing to compare");
+    }
     ui.answer(&lines, || lines.iter().map(print).collect())?;
     let equal = lines.iter().all(|line| matches!(line.comparison, Comparison::Same { .. }));
     if equal { Ok(()) } else { Err(silent_exit(Kind::Usage)) }

@@ -93,7 +93,7 @@ pub fn run(cli: &Cli, args: &DestroyArgs) -> Result<()> {
                 same(vm, args.from_hosts, &["--confirm", vm.name.as_str()])
             )));
     }
-    let _hold = if args.change.dry_run { None } else { Some(Hold::take(&vm.name, vm.vmid)?) };
+    let _hold = Hold::for_run(args.change.dry_run, &vm.name, vm.vmid, ui)?;
     let mut session = tools.session()?;
     let (there, version) = stands(&mut session, vm, args.from_hosts, ui)?;
     let steps = Steps {

@@ -43,6 +43,7 @@ mod provision_one;
 mod relay;
 mod scratch;
 mod several;
+mod table;
 
 use clap::CommandFactory;
 use fleet_core::{Result, interrupt};

@@ -166,7 +166,7 @@ impl<'a> Prepared<'a> {
         vm: &'a ManagedVm,
         look: Look,
     ) -> Result<Prepared<'a>> {
-        let hold = if run.cli.change.dry_run { None } else { Some(Hold::take(&vm.name, vm.vmid)?) };
+        let hold = Hold::for_run(run.cli.change.dry_run, &vm.name, vm.vmid, ui)?;
         let private = PrivateDir::new()?;
         private.warn(ui);
         // It takes the longest, and needs nothing of the node: it runs beside all that follows.

@@ -70,7 +70,7 @@ pub(crate) fn provision(run: &Run<'_>, ui: Ui) -> Result<()> {
             ui.step(format!("VM '{}'", names[at]));
             prepared.dry_run(run, ui)?;
         }
-        return summary::verdict(&rows, cli);
+        return summary::dry_verdict(&rows, vms.len(), cli);
     }
     if !cli.change.yes {
         ui.say("");
@@ -161,7 +161,7 @@ fn sorted<'a>(
     faults.iter().for_each(|(at, error)| lanes[*at].error(error));
     let rows: Vec<Row> = faults
         .into_iter()
-        .map(|(at, error)| Row::new(at, vms[at], Ended::Failed(error), Duration::ZERO))
+        .map(|(at, error)| Row::new(at, vms[at], Ended::Refused(error), Duration::ZERO))
         .collect();
     rows.iter().for_each(|row| events.over(row));
     if !rows.is_empty() && !ready.is_empty() {

@@ -14,6 +14,7 @@ use fleet_core::{
     dirs,
     protocol::Marker,
     types::{NodeName, VmName, Vmid},
+    ui::Ui,
 };
 use serde::{Deserialize, Serialize};
 
@@ -143,6 +144,20 @@ impl Hold {
         Hold::take_in(&directory(), name, vmid)
     }
 
+    /// The same of a run that changes something. One that only shows what would be done takes none, and tells of who has it.
+    pub fn for_run(dry_run: bool, name: &VmName, vmid: Vmid, ui: Ui) -> Result<Option<Hold>> {
+        if !dry_run {
+            return Hold::take(name, vmid).map(Some);
+        }
+        if let Some(process) = holder(name, vmid) {
+            ui.warn(format!(
+                "another run is at work on '{name}' (process {process}): until it ends, none can begin, and what is shown \
+                 here may change"
+            ));
+        }
+        Ok(None)
+    }
+
     fn take_in(dir: &Path, name: &VmName, vmid: Vmid) -> Result<Hold> {
         fs::create_dir_all(dir).map_err(|e| {
             Error::io("create", dir, e)
@@ -157,9 +172,14 @@ impl Hold {
             Err(fs::TryLockError::WouldBlock) => {
                 let text = fs::read_to_string(&path).unwrap_or_default();
                 let who = text.lines().next().unwrap_or_default().trim();
-                return Err(Error::conflict(format!("another run is at work on '{name}' ({who})"))
-                    .now("nothing was changed")
-                    .hint("wait for it, or end it with Ctrl-C where it runs"));
+                let error = Error::conflict(format!("another run is at work on '{name}' ({who})"))
+                    .now("nothing was changed");
+                return Err(match who.strip_prefix("process ") {
+                    Some(process) => error.hint(format!(
+                        "wait for it, or end it: Ctrl-C where it runs, or kill -INT {process}"
+                    )),
+                    None => error.hint("wait for it, or end it with Ctrl-C where it runs"),
+                });
             }
             Err(fs::TryLockError::Error(e)) => return Err(Error::io("lock", &path, e)),
         }

@@ -3,7 +3,6 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::Args;
-use comfy_table::{CellAlignment, Table, presets};
 use fleet_core::{
     Kind, Result,
     cli::silent_exit,
@@ -13,15 +12,16 @@ use fleet_core::{
     protocol::{Address, Op, Session},
     repo::Repo,
     ssh::keys::PublicKey,
-    ui::{columns, width},
+    ui::columns,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     cli::Cli,
     compare::{self, Comparison},
+    installed::{self, Installed},
     journal::{Outcome, Past, Verb},
-    plan, state,
+    plan, state, table,
     tools::Tools,
     world::World,
 };
@@ -46,6 +46,8 @@ struct Row {
     definition: String,
     node: Option<String>,
     power: Option<String>,
+    /// Whether NixOS is on it, as far as its settings tell; none of one that is not there.
+    nixos: Option<Installed>,
     address: Option<IpAddr>,
     /// SHA256 fingerprint of the key in hosts.nix.
     host_key: Option<String>,
@@ -117,6 +119,7 @@ fn row(vm: &ManagedVm, hosts: &Hosts, node: &mut Option<(Session, World)>) -> Ro
         definition: "unknown".to_owned(),
         node: None,
         power: None,
+        nixos: None,
         address: plan::fixed_address(vm),
         secrets: Secrets::NoKey,
         host_key: key(vm, hosts).map(|key| key.fingerprint()),
@@ -139,6 +142,7 @@ fn row(vm: &ManagedVm, hosts: &Hosts, node: &mut Option<(Session, World)>) -> Ro
     if let (true, Some((config, status))) = (ours, &world.existing) {
         row.node = Some(config.node.to_string());
         row.power = Some(status.status.clone());
+        row.nixos = Some(installed::of(vm, config, world));
     }
     row
 }
@@ -165,7 +169,10 @@ fn secrets_of_all(vms: &[&ManagedVm], rows: &mut [Row], repo: &Repo, tools: &Too
             // One that panicked took one row with it, not the list.
             let next = waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
             let Some((vm, row)) = next else { return };
-            if let Some(key) = key(vm, hosts) {
+            // One that is not there opens none.
+            if row.definition != "create"
+                && let Some(key) = key(vm, hosts)
+            {
                 row.secrets = secrets(vm, repo, tools, &key);
             }
         }
@@ -220,33 +227,27 @@ fn last_run(past: &Past, at_work: bool) -> LastRun {
 
 /// The table, or where it is too wide for the terminal a few lines for each.
 fn fitting(rows: &[Row], columns: Option<usize>) -> String {
-    let table = table(rows);
-    let wide = columns.is_some_and(|columns| table.lines().any(|line| width(line) > columns));
-    if !wide {
-        return table;
-    }
-    rows.iter()
-        .map(|row| {
-            let cells = cells(row);
-            let more = HEAD.iter().zip(&cells).skip(1).filter(|(_, cell)| *cell != "-");
-            let more: String =
-                more.map(|(head, cell)| format!("  {}: {cell}\n", head.to_lowercase())).collect();
-            format!("{}\n{more}", row.name)
-        })
-        .collect()
+    let cells: Vec<Vec<String>> = rows.iter().map(cells).collect();
+    table::fitting(&HEAD, &cells, &[1], columns)
 }
 
-const HEAD: [&str; 9] =
-    ["NAME", "VMID", "DEFINITION", "NODE", "POWER", "ADDRESS", "HOST KEY", "SECRETS", "LAST RUN"];
+const HEAD: [&str; 10] =
+    ["NAME", "VMID", "DEFINITION", "NODE", "POWER", "NIXOS", "ADDRESS", "HOST KEY", "SECRETS", "LAST RUN"];
 
 fn cells(row: &Row) -> Vec<String> {
-    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| table::NOTHING.to_owned());
     vec![
         row.name.clone(),
         row.vmid.to_string(),
         row.definition.clone(),
         or_dash(row.node.clone()),
         or_dash(row.power.clone()),
+        match row.nixos {
+            None => table::NOTHING.to_owned(),
+            Some(Installed::No) => "no".to_owned(),
+            Some(Installed::Maybe) => "maybe".to_owned(),
+            Some(Installed::Yes) => "yes".to_owned(),
+        },
         or_dash(row.address.map(|address| address.to_string())),
         // Enough of it to compare by eye.
         or_dash(row.host_key.as_ref().map(|key| key.chars().take("SHA256:".len() + 8).collect())),
@@ -254,7 +255,7 @@ fn cells(row: &Row) -> Vec<String> {
             Secrets::Open => "open".to_owned(),
             Secrets::Behind(1) => "1 file behind".to_owned(),
             Secrets::Behind(n) => format!("{n} files behind"),
-            Secrets::NoKey => "-".to_owned(),
+            Secrets::NoKey => table::NOTHING.to_owned(),
             Secrets::Unknown(_) => "unknown".to_owned(),
         },
         or_dash(row.last_run.as_ref().map(|run| {
@@ -266,18 +267,6 @@ fn cells(row: &Row) -> Vec<String> {
             format!("{} {}{at}, {time} UTC", run.run, run.outcome)
         })),
     ]
-}
-
-fn table(rows: &[Row]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(HEAD).add_rows(rows.iter().map(cells));
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-        if column.index == 1 {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
@@ -308,6 +297,7 @@ mod tests {
             definition: "same".into(),
             node: Some("prom".into()),
             power: Some("running".into()),
+            nixos: Some(Installed::Yes),
             address: Some("192.0.2.10".parse().unwrap()),
             host_key: Some("SHA256:AZ4Zd7dlt6+qQGhTznGDEceaIdwpk7/ewTndVsz8PQE".into()),
             secrets,
@@ -317,21 +307,21 @@ mod tests {
         let run =
             |outcome, step| Some(LastRun { run: Verb::Apply, time: time(), outcome, step, exit_code: None });
         let mut none = row("db", Secrets::NoKey, run("cut short", Some(crate::steps::Step::Kexec)));
-        (none.node, none.power, none.address, none.host_key) = (None, None, None, None);
+        (none.node, none.power, none.nixos, none.address, none.host_key) = (None, None, None, None, None);
         let rows = [row("web", Secrets::Open, run("done", None)), none];
-        insta::assert_snapshot!(table(&rows), @r"
-        NAME  VMID  DEFINITION  NODE  POWER    ADDRESS     HOST KEY         SECRETS  LAST RUN
-        web    110  same        prom  running  192.0.2.10  SHA256:AZ4Zd7dl  open     apply done, 2026-11-26 22:25 UTC
-        db     110  same        -     -        -           -                -        apply cut short in kexec, 2026-11-26 22:25 UTC
+        insta::assert_snapshot!(fitting(&rows, None), @r"
+        NAME  VMID  DEFINITION  NODE  POWER    NIXOS  ADDRESS     HOST KEY         SECRETS  LAST RUN
+        web    110  same        prom  running  yes    192.0.2.10  SHA256:AZ4Zd7dl  open     apply done, 2026-11-26 22:25 UTC
+        db     110  same        -     -        -      -           -                -        apply cut short in kexec, 2026-11-26 22:25 UTC
         ");
-        assert_eq!(fitting(&rows, None), table(&rows));
-        assert_eq!(fitting(&rows, Some(130)), table(&rows));
+        assert_eq!(fitting(&rows, Some(130)), fitting(&rows, None));
         insta::assert_snapshot!(fitting(&rows, Some(60)), @r"
         web
           vmid: 110
           definition: same
           node: prom
           power: running
+          nixos: yes
           address: 192.0.2.10
           host key: SHA256:AZ4Zd7dl
           secrets: open

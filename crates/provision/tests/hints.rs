@@ -137,8 +137,22 @@ fn without_a_terminal_and_without_yes_no_definition_is_written() {
 #[test]
 fn a_finished_vm_is_not_announced_as_one_to_be_installed() {
     let bench = Bench::new();
+    let status = |nixos: &str| {
+        let status = String::from_utf8(bench.run(&["status", "test-automation", "--json"]).stdout).unwrap();
+        assert!(status.contains(&format!("\"nixos\":{nixos}")), "{status}");
+    };
+    status("null");
+    let output = bench.run(&["test-automation", "--yes", "--no-install"]);
+    assert!(output.status.success(), "{}", bench.seen(&output));
+    // What a person does with it nobody tells.
+    status("\"maybe\"");
     let output = bench.run(&["test-automation", "--yes"]);
     assert!(output.status.success(), "{}", bench.seen(&output));
+    assert!(bench.seen(&output).contains("  3. Install NixOS, where it is not on it yet\n"));
+    status("\"yes\"");
+    // Nor does it need the memory of an installer.
+    bench.fleet.edit("vms/definitions.nix", "memory = 4096;", "memory = 1024;");
+    bench.fleet.commit("less of it");
     let output = bench.run(&["test-automation", "--yes"]);
     let seen = bench.seen(&output);
     assert!(output.status.success(), "{seen}");

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Bench, Said, until};
+use common::{Bench, Gate, Said, instead, until};
 use pve_sim::{faults::Fault, guest::Os, testing::tool};
 
 #[test]
@@ -328,6 +328,8 @@ fn the_fleet_knows_the_vm_before_it_is_installed() {
 #[test]
 fn two_runs_of_one_vm_do_not_meet() {
     let bench = Bench::new();
+    let gate = Gate::new(&bench);
+    instead(&bench, &gate.shell());
     let mut first = bench
         .command(&["test-automation", "--yes"])
         .stdin(Stdio::null())
@@ -335,10 +337,16 @@ fn two_runs_of_one_vm_do_not_meet() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    until("the clone", 60, || requested(&bench, "/clone"));
+    until("the installer", 60, || gate.reached());
     let second = bench.run(&["test-automation", "--yes"]);
     assert_eq!(second.status.code(), Some(4), "{}", bench.seen(&second));
     assert!(bench.seen(&second).contains("another run is at work on 'test-automation' (process "));
+    for verb in [&["test-automation"][..], &["destroy", "test-automation"]] {
+        let dry = bench.run(&[verb, &["--dry-run"]].concat());
+        let seen = bench.seen(&dry);
+        assert!(seen.contains("⚠ another run is at work on 'test-automation' (process "), "{seen}");
+    }
+    gate.open();
     assert!(first.wait().unwrap().success());
 }
 

@@ -237,7 +237,10 @@ fn addressing<'a>(reader: &mut Reader<'a>, fields: &Fields<'a>) -> (Addressing, 
                 at,
                 &path,
                 format!("{gateway} is not in the network of {cidr}"),
-                Some("the gateway must be reachable without one".to_owned()),
+                Some(
+                    "a gateway is reached without a gateway: it is an address of the VM's own network"
+                        .to_owned(),
+                ),
             );
         }
         _ => {}

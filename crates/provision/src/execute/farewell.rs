@@ -83,7 +83,7 @@ impl Job<'_> {
             .iter()
             .map(|(step, took)| format!("{step} {:.1}", took.as_secs_f64()))
             .collect();
-        ui.say(format!("  seconds: {}", steps.join(", ")));
+        ui.keep(format!("  seconds: {}", steps.join(", ")));
         self.way_in(address).iter().for_each(|command| ui.keep(format!("  {command}")));
         if self.cli.integrate() == Integrate::Never {
             ui.keep("One command remains:");

@@ -342,6 +342,7 @@ impl Job<'_> {
         let partly = |why: Error| {
             let state = match why.kind() {
                 Kind::PartlyDone => "what takes it into the fleet is not finished",
+                _ if self.recorded.is_some() => "its entries in the fleet are as they were",
                 _ => "it is not in the fleet yet",
             };
             let error =

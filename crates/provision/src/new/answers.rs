@@ -25,10 +25,10 @@ pub struct NewArgs {
     #[arg(long, value_name = "NAME", conflicts_with = "vmid")]
     pub range: Option<String>,
     /// CPU cores [default: 2]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_parser = cores)]
     pub cores: Option<u32>,
     /// Memory in MiB [default: 4096]
-    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(512..))]
+    #[arg(long, value_name = "MIB", value_parser = mebibytes)]
     pub memory: Option<u64>,
     /// Size of its disk, such as 20G [default: 20G]
     #[arg(long, value_name = "SIZE")]
@@ -130,6 +130,21 @@ pub struct NewArgs {
     /// --yes, --dry-run.
     #[command(flatten)]
     pub change: ChangeArgs,
+}
+
+fn cores(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| *number >= 1);
+    number.ok_or_else(|| "a whole number, 1 or more".to_owned())
+}
+
+fn mebibytes(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|number| *number >= 512);
+    number.ok_or_else(|| match text.parse::<DiskSize>() {
+        Ok(size) if text.ends_with(['G', 'g']) => {
+            format!("MiB as a whole number: {text} is {}", size.bytes() >> 20)
+        }
+        _ => "MiB as a whole number, 512 or more".to_owned(),
+    })
 }
 
 /// A further disk, as `--further-disk` names one.
@@ -269,6 +284,18 @@ impl Answers<'_> {
 mod tests {
     use super::*;
     use clap::Parser;
+
+    #[test]
+    fn a_number_that_is_none_is_told_what_it_should_be() {
+        assert_eq!((cores("2"), mebibytes("4096")), (Ok(2), Ok(4096)));
+        for wrong in ["0", "-1", "two", ""] {
+            assert_eq!(cores(wrong).unwrap_err(), "a whole number, 1 or more");
+        }
+        assert_eq!(mebibytes("4G").unwrap_err(), "MiB as a whole number: 4G is 4096");
+        for wrong in ["511", "lots"] {
+            assert_eq!(mebibytes(wrong).unwrap_err(), "MiB as a whole number, 512 or more");
+        }
+    }
 
     #[derive(Debug, Parser)]
     struct Line {

@@ -11,7 +11,14 @@ use fleet_core::{
 };
 
 use super::{Boots, conflict, fixed_address};
-use crate::{again, place, preflight::Faults, settings, world::World};
+use crate::{
+    again,
+    installed::{self, Installed},
+    place,
+    preflight::Faults,
+    settings,
+    world::World,
+};
 
 /// Memory that kexec and the installer need, in MiB (nixos-anywhere's own documentation: 1.5 GB, swap does not
 /// count).
@@ -33,12 +40,16 @@ pub(super) fn add(
     warnings.extend(release(world));
     warnings.extend(validate::without_gateway(vm));
     let mut found = Vec::new();
-    if install.is_some() && vm.install == Install::NixosAnywhere && vm.memory < INSTALLER_MEMORY {
+    // One on which NixOS is gets no installer.
+    let there = world.existing.as_ref().filter(|_| !creates);
+    let installed = there.is_some_and(|(config, _)| installed::of(vm, config, world) == Installed::Yes);
+    let installer = install.is_some() && vm.install == Install::NixosAnywhere && !installed;
+    if installer && vm.memory < INSTALLER_MEMORY {
         let fault = Error::failed(format!(
             "memory = {} MiB, but the NixOS installer needs at least {INSTALLER_MEMORY}",
             vm.memory
         ));
-        found.push(fault.hint(format!("give managed.{} memory = 2048 or more", vm.name)));
+        found.push(fault.hint(format!("give managed.{} memory = {INSTALLER_MEMORY} or more", vm.name)));
     }
     found.extend(taken_mac(vm, world));
     found.extend(taken_address(vm, world));

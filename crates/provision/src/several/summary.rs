@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
-use comfy_table::{Table, presets};
-use fleet_core::{Error, Kind, Result, definitions::ManagedVm, ui::Ui};
+use fleet_core::{
+    Error, Kind, Result,
+    definitions::ManagedVm,
+    ui::{Ui, columns},
+};
 use serde_json::{Value, json};
 
 use super::events::Events;
 use crate::{
     cli::Cli,
     provision_one::{Prepared, Report, first_step},
+    table,
 };
 
 /// How one VM's part of the run ended.
@@ -17,6 +21,8 @@ use crate::{
 pub(super) enum Ended {
     Done(Report),
     Failed(Error),
+    /// Something stood in its way before anything was begun.
+    Refused(Error),
     /// The run was stopped before its turn.
     NotBegun,
 }
@@ -42,6 +48,8 @@ impl Row {
             Ended::Done(_) => "done",
             Ended::Failed(error) if error.kind() == Kind::Interrupted => "stopped",
             Ended::Failed(_) => "failed",
+            Ended::Refused(error) if error.kind() == Kind::Interrupted => "stopped",
+            Ended::Refused(_) => "refused",
             Ended::NotBegun => "not begun",
         }
     }
@@ -57,7 +65,9 @@ impl Row {
     pub(super) fn in_words(&self) -> String {
         match &self.ended {
             Ended::Done(report) => format!("✓ done: {}", report.address),
-            Ended::Failed(error) => format!("✗ {}: {}", self.outcome(), error.message()),
+            Ended::Failed(error) | Ended::Refused(error) => {
+                format!("✗ {}: {}", self.outcome(), error.message())
+            }
             Ended::NotBegun => "not begun".to_owned(),
         }
     }
@@ -78,7 +88,7 @@ impl Row {
                     value.extend(report);
                 }
             }
-            Ended::Failed(error) => value["error"] = json!(error.report()),
+            Ended::Failed(error) | Ended::Refused(error) => value["error"] = json!(error.report()),
             Ended::NotBegun => {}
         }
         value
@@ -108,34 +118,29 @@ pub(super) fn finish(rows: &[Row], cli: &Cli, ui: Ui, events: &Events) -> Result
     } else {
         ui.lanes_end();
         ui.say("");
-        ui.data(table(rows))?;
+        ui.data(table(rows, columns()))?;
     }
     verdict(rows, cli)
 }
 
-fn table(rows: &[Row]) -> String {
+fn table(rows: &[Row], columns: Option<usize>) -> String {
     let cells = rows.iter().map(|row| {
-        // Of one that preflight stopped nothing was begun.
-        let seconds = match row.took {
-            Duration::ZERO => "-".to_owned(),
-            took => format!("{:.1} s", took.as_secs_f64()),
+        // Of one that is refused nothing was begun.
+        let seconds = match &row.ended {
+            Ended::Refused(_) => table::NOTHING.to_owned(),
+            _ => format!("{:.1} s", row.took.as_secs_f64()),
         };
         let outcome = match &row.ended {
-            Ended::Failed(error) => format!("{} ({})", row.outcome(), error.kind().exit_code()),
+            Ended::Failed(error) | Ended::Refused(error) => {
+                format!("{} ({})", row.outcome(), error.kind().exit_code())
+            }
             _ => row.outcome().to_owned(),
         };
-        let address = row.address().unwrap_or_else(|| "-".to_owned());
-        [row.name.clone(), row.vmid.to_string(), address, outcome, seconds]
+        let address = row.address().unwrap_or_else(|| table::NOTHING.to_owned());
+        vec![row.name.clone(), row.vmid.to_string(), address, outcome, seconds]
     });
-    let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_header(["NAME", "VMID", "ADDRESS", "OUTCOME", "TIME"])
-        .add_rows(cells);
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    let head = ["NAME", "VMID", "ADDRESS", "OUTCOME", "TIME"];
+    table::fitting(&head, &cells.collect::<Vec<_>>(), &[], columns)
 }
 
 /// Nothing when all are done. Where none is, the failure is of the kind of the first; where some are and some are
@@ -145,7 +150,7 @@ pub(super) fn verdict(rows: &[Row], cli: &Cli) -> Result<()> {
     let open_names: Vec<&str> = open.iter().map(|row| row.name.as_str()).collect();
     let names = open_names.join(" ");
     let kind_of = |row: &&&Row| match &row.ended {
-        Ended::Failed(error) => error.kind(),
+        Ended::Failed(error) | Ended::Refused(error) => error.kind(),
         _ => Kind::Interrupted,
     };
     let Some(first) = open.first() else { return Ok(()) };
@@ -163,7 +168,24 @@ pub(super) fn verdict(rows: &[Row], cli: &Cli) -> Result<()> {
             count => format!("{count} of {} VMs are not done: {names}", rows.len()),
         },
     };
-    Err(Error::new(kind, message).hint(format!("`{}` continues with what is left", cli.again(&open_names))))
+    let refused = open.iter().filter(|row| matches!(row.ended, Ended::Refused(_))).count();
+    let again = cli.again(&open_names);
+    Err(Error::new(kind, message).hint(match refused {
+        0 => format!("`{again}` continues with what is left"),
+        _ if refused == open.len() => format!("once what stands in the way is mended: {again}"),
+        _ => format!("`{again}` continues with what is left, once what stands in the way is mended"),
+    }))
+}
+
+/// Of a dry run: nothing when nothing stands in the way of any of so many VMs. `rows` are the others.
+pub(super) fn dry_verdict(rows: &[Row], of: usize, cli: &Cli) -> Result<()> {
+    verdict(rows, cli).map_err(|error| {
+        let names: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+        let message = format!("{} of {of} VMs can not be provisioned: {}", rows.len(), names.join(" "));
+        let kind = if error.kind() == Kind::PartlyDone { Kind::Failed } else { error.kind() };
+        Error::new(kind, message)
+            .hint(format!("once what stands in the way is mended: {}", cli.again(&names)))
+    })
 }
 
 #[cfg(test)]
@@ -191,12 +213,14 @@ mod tests {
             row("web", done()),
             row("db", Ended::Failed(Error::conflict("taken"))),
             row("mail", Ended::NotBegun),
+            row("nas", Ended::Refused(Error::refused("protected"))),
         ];
-        insta::assert_snapshot!(table(&rows), @r"
-        NAME  VMID  ADDRESS     OUTCOME     TIME
-        web   110   192.0.2.10  done        61.2 s
-        db    110   -           failed (4)  61.2 s
-        mail  110   -           not begun   61.2 s
+        insta::assert_snapshot!(table(&rows, None), @r"
+        NAME  VMID  ADDRESS     OUTCOME      TIME
+        web   110   192.0.2.10  done         61.2 s
+        db    110   -           failed (4)   61.2 s
+        mail  110   -           not begun    61.2 s
+        nas   110   -           refused (3)  -
         ");
         let cli = <Cli as clap::Parser>::parse_from(["provision-vm", "--all", "--no-install"]);
         let verdict =
@@ -205,8 +229,23 @@ mod tests {
         assert_eq!(verdict(&rows[..2]), Err((Kind::PartlyDone, "1 of 2 VMs is not done: db".to_owned())));
         assert_eq!(verdict(&rows[1..2]), Err((Kind::Conflict, "the one VM is not done: db".to_owned())));
         assert_eq!(
-            verdict(&rows),
+            verdict(&rows[..3]),
             Err((Kind::Interrupted, "stopped by the user: 1 of 3 VMs are done".to_owned()))
+        );
+        let told = |rows: &[Row]| super::verdict(rows, &cli).unwrap_err().hints().to_vec();
+        assert_eq!(told(&rows[..2]), ["`provision-vm db --no-install` continues with what is left"]);
+        assert_eq!(
+            told(&rows),
+            [
+                "`provision-vm db mail nas --no-install` continues with what is left, once what stands in the way is mended"
+            ]
+        );
+        let mended = ["once what stands in the way is mended: provision-vm nas --no-install"];
+        assert_eq!(told(&rows[3..]), mended);
+        let dry = dry_verdict(&rows[3..], 4, &cli).unwrap_err();
+        assert_eq!(
+            (dry.kind(), dry.message(), dry.hints()),
+            (Kind::Refused, "1 of 4 VMs can not be provisioned: nas", &mended.map(str::to_owned)[..])
         );
     }
 }
