@@ -396,6 +396,37 @@ fn what_is_computed_or_depends_on_the_change_is_refused_by_name() {
     );
 }
 
+/// In the new text the file is the new text, also where it reads itself.
+#[test]
+fn a_file_that_reads_itself_reads_what_it_would_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("hosts.nix");
+    let other = dir.path().join("names.nix");
+    std::fs::write(&other, "builtins.attrNames (import ./hosts.nix)").unwrap();
+    let insert = Change::Insert { name: "b".to_owned(), host: small("b") };
+    let set = Change::Set { host: "a".to_owned(), attr: "user".to_owned(), value: "y".to_owned() };
+    for (peers, changes) in [
+        ("builtins.attrNames (import ./hosts.nix)", [true, false]),
+        ("import ./names.nix", [true, false]),
+        ("(import ./hosts.nix).a.user", [false, true]),
+        ("builtins.stringLength (builtins.readFile ./hosts.nix)", [true, true]),
+    ] {
+        let text = format!("{{\n  a = {{ user = \"long\"; }};\n  c = {{ peers = {peers}; }};\n}}\n");
+        std::fs::write(&file, &text).unwrap();
+        for (change, changes) in [&insert, &set].into_iter().zip(changes) {
+            let outcome = apply(&text, &file, change, NixMode::Embedded);
+            match (outcome, changes) {
+                (Ok(_), false) => {}
+                (Err(error), true) => {
+                    let told = "c.peers is made from what would change, and would change too";
+                    assert!(error.message().ends_with(told), "{peers}: {error:?}");
+                }
+                (outcome, _) => panic!("{peers}: {outcome:?}"),
+            }
+        }
+    }
+}
+
 #[test]
 fn a_change_beside_the_intended_one_is_caught() {
     let change = Change::Set { host: "a".to_owned(), attr: "user".to_owned(), value: "y".to_owned() };

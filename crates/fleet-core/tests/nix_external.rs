@@ -44,6 +44,21 @@ fn the_same_value_from_both_for_this_repository() {
 }
 
 #[test]
+fn an_edit_of_a_file_that_reads_itself_is_not_proven_by_nix() {
+    if !nix() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("hosts.nix");
+    let text = "{\n  a = { user = \"u\"; };\n  b = { all = builtins.attrNames (import ./hosts.nix); };\n}\n";
+    fs::write(&file, text).unwrap();
+    let change = Change::Insert { name: "c".to_owned(), host: NewHost::default() };
+    let error = apply(text, &file, &change, NixMode::Nix).unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    assert!(error.message().contains("it reads itself"), "{error:?}");
+}
+
+#[test]
 fn what_is_not_covered_goes_to_nix() {
     if !nix() {
         return;

@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use rnix::SyntaxKind as K;
+
 use crate::{
     Error, Result, faults,
     nix::{
         NixMode,
-        eval::{Budget, EvalError, Value, eval_parsed, resolve},
+        eval::{Budget, EvalError, Value, absolute, eval_parsed, resolve},
         external,
         syntax::Tree,
     },
@@ -116,6 +118,15 @@ impl Evaluator {
                     error: Error::failed(error.to_string()),
                 }),
             },
+            // To nix the text comes from elsewhere: in there it would read what is on the disk.
+            Evaluator::Nix(_) if reads(text, place) => Err(Stop::Other(
+                Error::refused(format!(
+                    "can not edit {}: it reads itself, and what `nix eval` then reads is the file before the edit",
+                    place.display()
+                ))
+                .now("nothing was changed")
+                .hint("edit the file by hand"),
+            )),
             Evaluator::Nix(nix) => external::eval_text(text, place, nix)
                 .map(|evaluated| evaluated.value)
                 .map_err(|error| match faults::of(&error).into_iter().next() {
@@ -124,4 +135,12 @@ impl Evaluator {
                 }),
         }
     }
+}
+
+/// Whether a text that stands in `place` names that file by a path.
+fn reads(text: &str, place: &Path) -> bool {
+    let base = place.parent().unwrap_or(Path::new("/"));
+    rnix::tokenize(text)
+        .filter(|(kind, _)| matches!(kind, K::TOKEN_PATH_REL | K::TOKEN_PATH_ABS))
+        .any(|(_, path)| resolve(Path::new(&absolute(base, path))) == place)
 }

@@ -5,13 +5,14 @@ use std::path::Path;
 use rnix::SyntaxKind as K;
 
 use super::{
-    compare::same,
+    compare::{Difference, Why, difference},
     edit,
     entry::quote_name,
     evaluator::Evaluator,
     layout::Layout,
     line_of,
     tree::{self, Binding, set_of},
+    untouched::untouched_beside,
     written::{Entry, Written, sets_in},
 };
 use crate::{
@@ -66,7 +67,23 @@ pub fn insert_entry(
         Some(Value { data: Data::Attrs(top.into()), at: None })
     };
     let (old, new) = (without(&old, false).ok_or_else(odd)?, without(&new, true).ok_or_else(odd)?);
-    if same(&old, &new) { Ok(after) } else { Err(odd()) }
+    match difference(&old, &new, false) {
+        None => Ok(after),
+        Some(Difference { why: Why::Function, path }) => {
+            let shown = path.iter().map(|name| quote_name(name)).collect::<Vec<_>>().join(".");
+            let refused = |why: String| {
+                Error::refused(format!(
+                    "can not edit {}: {shown} is or holds a function, which can not be compared, and {why}",
+                    file.display()
+                ))
+                .now("nothing was changed")
+                .hint("write the entry by hand")
+            };
+            untouched_beside(text, &after, section, name)?.map_err(refused)?;
+            if difference(&old, &new, true).is_none() { Ok(after) } else { Err(odd()) }
+        }
+        Some(_) => Err(odd()),
+    }
 }
 
 fn insert(root: Node<'_>, text: &str, section: &str, name: &str, attrs: &[(&str, String)]) -> Result<String> {
@@ -134,6 +151,36 @@ mod tests {
             ),
         ] {
             assert_eq!(insert(before).unwrap(), after);
+        }
+    }
+
+    /// A function can not be compared: it stays where nothing that it may use is changed.
+    #[test]
+    fn a_function_elsewhere_is_left_as_it_is() {
+        for text in [
+            "{\n  imported.old = { vmid = 9; own = x: x; list = [ (a: a) ]; };\n  managed = {\n    a = { vmid = 110; cores = 2; };\n  };\n}\n",
+            "rec {\n  d = \"20G\";\n  imported.old.own = x: d;\n  managed = { };\n}\n",
+            "{\n  imported.old.own = x: x;\n  managed = rec {\n    a = { vmid = 110; };\n  };\n}\n",
+        ] {
+            let after = insert(text).unwrap();
+            assert!(after.contains("web = {"), "{after}");
+        }
+        let whole =
+            "rec {\n  imported.old.own = x: managed;\n  managed = {\n    a = { vmid = 110; };\n  };\n}\n";
+        let one = "{\n  managed = rec {\n    a = { vmid = 110; own = x: web; };\n  };\n}\n"
+            .replace("web;", "web or 1;");
+        for (text, path, line, name) in [
+            (whole, "imported.old.own", 2, "managed"),
+            (&one.replace("web or 1", "a.web or web"), "managed.a.own", 3, "web"),
+        ] {
+            let Err(error) = insert(text) else { panic!("{text}") };
+            let told = format!(
+                "{path} is or holds a function, which can not be compared, and line {line} uses `{name}`"
+            );
+            assert!(
+                error.message().contains(&told) || error.message().contains("undefined variable"),
+                "{error:?}"
+            );
         }
     }
 

@@ -7,7 +7,7 @@ use rnix::SyntaxKind as K;
 
 use super::{
     line_of, on_thread,
-    tree::{self, Set, set_of},
+    tree::{self, Binding, Set, set_of},
     verify::Change,
 };
 use crate::{
@@ -32,6 +32,41 @@ pub(super) fn untouched(before: &str, after: &str, change: &Change) -> Result<Re
     } else {
         Err("more than that entry would be written anew".to_owned())
     })
+}
+
+/// Whether `after` is `before` with something put in at one place, and nothing in it refers to the set `section` of the top
+/// level, nor to `name` in that set, where something may. If not, why.
+pub(super) fn untouched_beside(
+    before: &str,
+    after: &str,
+    section: &str,
+    name: &str,
+) -> Result<Result<(), String>> {
+    let used = on_thread(|| {
+        let tree = Tree::parse(before).map_err(|_| Error::failed("the file can not be parsed"))?;
+        let top = tree::host_set(tree.root(), before)?;
+        let of_section = |b: &&Binding<'_>| b.path.first().is_some_and(|first| first == section);
+        let sets = top.bindings.iter().filter(of_section).filter(|b| b.path.len() == 1);
+        let inner_rec = sets.filter_map(|b| set_of(b.value.unparenthesized())).any(|set| set.rec);
+        let visible = [(top.rec, section), (inner_rec, name)];
+        Ok(visible.into_iter().filter(|(is, _)| *is).find_map(|(_, name)| used(tree.root(), before, name)))
+    })?;
+    let (old, new) = (before.as_bytes(), after.as_bytes());
+    let start = old.iter().zip(new).take_while(|(a, b)| a == b).count();
+    let rest = old.len().min(new.len()) - start;
+    let end = old.iter().rev().zip(new.iter().rev()).take(rest).take_while(|(a, b)| a == b).count();
+    let gone = &old[start..old.len() - end];
+    Ok(match used {
+        Some(used) => Err(used),
+        None if gone.iter().all(u8::is_ascii_whitespace) => Ok(()),
+        None => Err("more than that entry would be written anew".to_owned()),
+    })
+}
+
+/// Where something refers to what would change.
+fn used(root: Node<'_>, text: &str, name: &str) -> Option<String> {
+    let at = reference(root, name)?;
+    Some(format!("line {} uses `{name}`, which would change", line_of(text, at)))
 }
 
 /// A file without what an edit is about.
@@ -75,10 +110,7 @@ impl Shape {
             }
         }
         texts.push(text[set.close..].to_owned());
-        let used = visible.into_iter().find_map(|name| {
-            let at = reference(root, name)?;
-            Some(format!("line {} uses `{name}`, which would change", line_of(text, at)))
-        });
+        let used = visible.into_iter().find_map(|name| used(root, text, name));
         Ok(Shape { texts, used })
     }
 }

@@ -85,6 +85,8 @@ pub(super) struct Machine {
     pub(super) envs: Vec<Env>,
     /// Files imported so far; `None` while one is being evaluated.
     pub(super) imports: HashMap<PathBuf, Option<ThunkId>>,
+    /// The file whose text is given, and may not be the one on the disk: whoever reads it in there reads this text.
+    pub(super) given: Option<(PathBuf, Arc<str>)>,
     pub(super) budget: Budget,
     steps: u64,
     depth: u32,
@@ -107,6 +109,7 @@ impl Machine {
             thunks: Vec::new(),
             envs: vec![root],
             imports: HashMap::new(),
+            given: None,
             budget,
             steps: 0,
             depth: 0,

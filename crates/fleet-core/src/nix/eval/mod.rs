@@ -65,7 +65,10 @@ pub(super) fn eval_parsed(
     budget: Budget,
 ) -> Result<Evaluated, EvalError> {
     let text: Arc<str> = text.into();
-    run(budget, |machine| machine.load_text(path, &text, tree))
+    run(budget, |machine| {
+        machine.given = Some((resolve(path), Arc::clone(&text)));
+        machine.load_text(path, &text, tree)
+    })
 }
 
 fn run(
