@@ -10,6 +10,14 @@ use super::said::Said;
 /// So many lines are told where none of them says that it is the error.
 const TOLD: usize = 6;
 
+/// Errors of nix that only say that the other end is gone, and how they begin.
+const FOLLOWS: &[&str] = &[
+    "cannot connect to '",
+    "cannot open connection to remote store '",
+    "unexpected end-of-file",
+    "writing to file: Broken pipe",
+];
+
 /// An error unless it ended well: why first, then how. Its command line is long, and in the journal.
 pub(super) fn well(output: &Output, said: &Said) -> Result<()> {
     if output.success() {
@@ -46,9 +54,15 @@ fn last_words(lines: &[&str], known: Option<&str>) -> LastWords {
         let text = ["error: ", "aborted: ", "fatal: "].iter().find_map(|start| line.strip_prefix(start))?;
         (!text.contains("of derivation '") || !text.contains("failed to build")).then(|| text.to_owned())
     };
-    let at = lines.iter().rposition(|line| error_of(line).is_some());
+    // What comes of the other end's own error is said last.
+    let end = lines.len().saturating_sub(TOLD);
+    let first = |line: &&str| {
+        error_of(line).is_some_and(|error| !FOLLOWS.iter().any(|start| error.starts_with(start)))
+    };
+    let at = lines[end..].iter().rposition(first).map(|at| end + at);
+    let at = at.or_else(|| lines.iter().rposition(|line| error_of(line).is_some()));
     let Some(at) = at else {
-        let end = &lines[lines.len().saturating_sub(TOLD)..];
+        let end = &lines[end..];
         let chosen = match known {
             Some(known) => end.iter().rposition(|line| line.trim() == known),
             None => end.len().checked_sub(1),
@@ -61,9 +75,11 @@ fn last_words(lines: &[&str], known: Option<&str>) -> LastWords {
     };
     let own = |line: &str| line.starts_with([' ', '\t']) || line.contains("error: ");
     let last = lines[at + 1..].last().filter(|line| !own(line));
+    // Why the other end is gone, ssh has said before.
+    let before = lines[..at].last().filter(|_| !first(&lines[at]));
     LastWords {
         error: error_of(lines[at]),
-        others: last.into_iter().map(|line| line.trim().to_owned()).collect(),
+        others: before.into_iter().chain(last).map(|line| line.trim().to_owned()).collect(),
     }
 }
 
@@ -95,6 +111,10 @@ mod tests {
             ("one".to_owned(), vec!["umount: /mnt: target is busy".to_owned()])
         );
         assert_eq!(words("ssh: lost"), only("ssh: lost"));
+        let gone = "error: cannot connect to 'root@web.fleet.invalid'";
+        assert_eq!(words(&format!("error: database or disk is full\n{gone}")).0, "database or disk is full");
+        assert_eq!(words(&format!("ssh: lost\n{gone}")).1, ["ssh: lost"]);
+        assert_eq!(words(&format!("error: one\n1\n2\n3\n4\n5\n{gone}")).0, &gone["error: ".len()..]);
         assert_eq!(words(""), only(""));
     }
 

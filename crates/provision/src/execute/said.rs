@@ -39,7 +39,7 @@ const HINTS: &[(&[&str], &str)] = &[
          needs pre-enrolled-keys=0",
     ),
     (
-        &["No space left on device"],
+        &["No space left on device", "database or disk is full"],
         "the installer has what it is sent in memory until the disk is there, and then on the disk: give the VM more \
          `memory`, or a larger `disk`",
     ),
