@@ -173,6 +173,14 @@ impl Destruction<'_> {
             Ok((made, said))
         })
         .map_err(|error| {
+            if error.kind() == Kind::Interrupted {
+                return error
+                    .now(format!("nothing was removed: VM '{}' is there, and in the fleet", vm.name))
+                    .hint(format!(
+                        "{}   # once the backup has ended",
+                        same(vm, self.from_hosts, &["--no-backup"])
+                    ));
+            }
             error
                 .now(format!("VM '{}' has no new backup: nothing was removed", vm.name))
                 .hint(format!(

@@ -7,7 +7,9 @@
 
 mod common;
 
-use common::Bench;
+use std::process::Stdio;
+
+use common::{Bench, Said, until};
 use pve_sim::{faults::Fault, testing::Sim, world::World};
 
 const NAME: &str = "test-automation";
@@ -37,6 +39,8 @@ fn destroy_wants_the_name_and_takes_the_vm_out_of_node_and_fleet() {
     let seen = bench.seen(&dry);
     let requests = "POST /nodes/prom/qemu/110/status/stop\nDELETE /nodes/prom/qemu/110 purge=1 ";
     assert!(seen.contains(requests) && seen.contains("--- a/secrets/.sops.yaml"), "{seen}");
+    // What a run left there that died goes with the VM.
+    assert!(seen.contains("\nrm -f -- /") && seen.contains("110"), "{seen}");
     assert_eq!((bench.sim.changes().len(), bench.fleet.status()), (before, String::new()));
     let key = bench.sim.guest_host_key(110).unwrap();
     let output = bench.run(&["destroy", "test-automation", "--confirm", "test-automation", "--from-hosts"]);
@@ -159,6 +163,32 @@ fn a_backup_that_fails_stops_it_all() {
     assert!(seen.contains("job errors"), "why it failed is told: {seen}");
     assert_eq!(changes(&bench, before), ["POST /nodes/prom/vzdump"], "{seen}");
     assert!(bench.sim.config(110).is_some() && bench.sim.is_running(110));
+}
+
+/// A backup may take hours: who stops it does not wait for its end, and learns that it goes on.
+#[test]
+fn ctrl_c_ends_the_wait_for_a_backup_and_nothing_is_removed() {
+    let bench = Bench::new();
+    made(&bench, &["--no-install"]);
+    bench.sim.inject(Fault::TaskSlow { kind: "vzdump".to_owned(), by: std::time::Duration::from_secs(3600) });
+    let before = bench.sim.changes().len();
+    let mut run = bench
+        .command(&[&CONFIRMED[..], &["--backup"]].concat())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let said = Said::of(&mut run);
+    until("the backup", 60, || !changes(&bench, before).is_empty());
+    let pid = rustix::process::Pid::from_raw(i32::try_from(run.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let seen = said.all();
+    assert_eq!(run.wait().unwrap().code(), Some(130), "{seen}");
+    assert!(seen.contains("the task goes on without this program: UPID:prom:"), "{seen}");
+    assert!(seen.contains("nothing was removed: VM 'test-automation' is there, and in the fleet"), "{seen}");
+    assert_eq!(changes(&bench, before), ["POST /nodes/prom/vzdump"], "{seen}");
+    assert!(bench.sim.config(110).is_some());
 }
 
 #[test]

@@ -296,9 +296,10 @@ impl Op {
         matches!(self, Op::Address { .. } | Op::HostKey { .. })
     }
 
-    /// Whether it may take long, and ends early when the session is asked to end: it takes away what it has done then.
+    /// Whether it may take long, and ends early when the session is asked to end: an upload takes away what it has sent,
+    /// a backup goes on at the node, and its answer tells so.
     pub fn can_be_stopped(&self) -> bool {
-        matches!(self, Op::Upload { .. })
+        matches!(self, Op::Upload { .. } | Op::Backup { .. })
     }
 }
 

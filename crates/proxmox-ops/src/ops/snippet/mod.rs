@@ -14,7 +14,7 @@ use fleet_core::{
 };
 
 pub use place::{Place, name, places};
-pub use removal::{removal_shown, remove, remove_files};
+pub use removal::{files_removal_shown, removal_shown, remove, remove_files};
 
 use super::{Progress, config};
 use crate::node::Node;

@@ -91,6 +91,22 @@ fn removal(node: &Node, vmid: Vmid, cicustom: &str, deadline: Deadline) -> Resul
 /// names for it on the node's own storages, which a run left that died before the setting named them, or after it. A shared
 /// storage may be another cluster's too, with a VM of the same number.
 pub fn remove_files(node: &Node, cicustom: &str, vmid: Vmid, deadline: Deadline) -> Result<()> {
+    let files = files_of(node, cicustom, vmid, deadline)?;
+    if files.is_empty() { Ok(()) } else { file::delete(&*node.api.transport(), &files) }
+}
+
+/// The command of [`remove_files`], where there is one.
+pub fn files_removal_shown(
+    node: &Node,
+    cicustom: &str,
+    vmid: Vmid,
+    deadline: Deadline,
+) -> Result<Option<String>> {
+    let files = files_of(node, cicustom, vmid, deadline)?;
+    Ok((!files.is_empty()).then(|| file::deleting(&files)))
+}
+
+fn files_of(node: &Node, cicustom: &str, vmid: Vmid, deadline: Deadline) -> Result<Vec<String>> {
     let mut files = Vec::new();
     for (document, volume) in &ours(&parts(cicustom), vmid) {
         files.extend(path_of(node, vmid, *document, volume, deadline)?);
@@ -99,7 +115,7 @@ pub fn remove_files(node: &Node, cicustom: &str, vmid: Vmid, deadline: Deadline)
     files.extend(own.iter().filter(|place| !place.shared).flat_map(|place| place.paths(vmid)));
     files.sort();
     files.dedup();
-    if files.is_empty() { Ok(()) } else { file::delete(&*node.api.transport(), &files) }
+    Ok(files)
 }
 
 /// The documents of ours in a `cicustom` setting, with their volumes.

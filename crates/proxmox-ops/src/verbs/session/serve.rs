@@ -322,14 +322,20 @@ impl Server<'_> {
             Op::Resize { disk, size, .. } => Call::resize(permit, &home(vmid)?, disk, *size, None),
             Op::Start { .. } => Call::power(permit, &home(vmid)?, "start", &[]),
             Op::Stop { .. } => Call::power(permit, &home(vmid)?, "stop", &[]),
-            Op::Destroy { stop, .. } => self.cluster.on(vmid, |node| {
-                let there = config::read(node, vmid, read_deadline())?;
-                if destroy::is_up(node, vmid, *stop, read_deadline())? {
-                    let off = power::Action::Stop.call(permit, node.name(read_deadline())?);
-                    shown.push(off.to_string());
-                }
-                Ok(destroy::call(node, permit, &there, read_deadline())?.0)
-            })?,
+            Op::Destroy { stop, .. } => {
+                let files = self.cluster.on(vmid, |node| {
+                    let there = config::read(node, vmid, read_deadline())?;
+                    if destroy::is_up(node, vmid, *stop, read_deadline())? {
+                        let off = power::Action::Stop.call(permit, node.name(read_deadline())?);
+                        shown.push(off.to_string());
+                    }
+                    shown.push(destroy::call(node, permit, &there, read_deadline())?.0.to_string());
+                    let cicustom = there.settings.get("cicustom").map_or("", String::as_str);
+                    snippet::files_removal_shown(node, cicustom, vmid, read_deadline())
+                })?;
+                shown.extend(files);
+                return Ok(shown);
+            }
             Op::Backup { storage, mode, notes, .. } => {
                 let notes = notes.as_deref().unwrap_or_default().parse()?;
                 let wanted = (storage.as_ref(), *mode, &notes);
