@@ -49,8 +49,11 @@ pub fn failed(job: &Job<'_>, made: Option<&Marker>, known: bool, error: Error) -
 }
 
 /// Whether the next run clears away by itself what this error tells to be cleared by hand: a clone's remainder that is
-/// proven to be one of ours.
+/// proven to be one of ours, and not refused as what may be somebody else's.
 fn clears(job: &Job<'_>, error: &Error) -> bool {
+    if error.kind() == Kind::Refused {
+        return false;
+    }
     let by_hand = format!("qm destroy {}", job.vm.vmid);
     error.hints().iter().any(|hint| hint.contains(&by_hand)) && unfinished::task(job.vm).is_some()
 }

@@ -123,7 +123,9 @@ pub fn of_text(what: &str, said: &str) -> Error {
         return error.hint(format!("destroy the clones first; `{}` shows them", again::ops("list")));
     }
     if said.starts_with("MAX ") && said.contains("vcpus allowed") {
-        return error.hint(format!("give it fewer cores: `{}`", again::ops("configure VMID CORES MEMORY")));
+        let vmid = what.rsplit_once("VM ").map_or("VMID", |(_, vmid)| vmid);
+        let fewer = again::ops(format_args!("configure {vmid} CORES MEMORY"));
+        return error.hint(format!("give it fewer cores: `{fewer}`"));
     }
     match kind {
         Kind::NotFound if said.contains("storage") => {

@@ -86,7 +86,7 @@ impl CloudinitConfig {
                 self.leaves_it_ours(node, &permit)?;
                 self.is_read(cx, node, &permit)
             };
-            return super::configure_after(cx, &permit, &self.options, &settings, (&done, &nothing), &check);
+            return super::configure(cx, &permit, &self.options, &settings, (&done, &nothing), &check);
         }
         let settings: BTreeMap<String, String> =
             settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();

@@ -41,14 +41,7 @@ impl CloudinitDrive {
             None => Ok(()),
         };
         let settings = [("ide2", format!("{storage}:cloudinit"))];
-        super::configure_after(
-            cx,
-            &permit,
-            &self.options,
-            &settings,
-            (&done, &format!("{done} already")),
-            &check,
-        )
+        super::configure(cx, &permit, &self.options, &settings, (&done, &format!("{done} already")), &check)
     }
 }
 

@@ -3,7 +3,11 @@
 use clap::Args;
 use fleet_core::{Error, Result, guard::Operation, types::VmRef};
 
-use crate::context::{ChangeOptions, Context};
+use crate::{
+    api::call::Call,
+    context::{ChangeOptions, Context, read_deadline},
+    ops::{config, power},
+};
 
 /// Set a VM's cores and memory
 #[derive(Debug, Args)]
@@ -44,9 +48,20 @@ impl Configure {
     pub fn run(&self, cx: &Context) -> Result<()> {
         let permit = cx.permit(&self.vm, &self.options, Operation::Change, "configure")?;
         let settings = [("cores", self.cores.to_string()), ("memory", self.memory.to_string())];
-        let has = format!("VM {} has {} cores and {} MiB of memory", permit.vmid(), self.cores, self.memory);
-        let done = format!("{has} (a running VM: after its next start)");
-        let nothing = format!("{has} already");
-        super::configure(cx, &permit, &self.options, &settings, (&done, &nothing))
+        let (vmid, deadline) = (permit.vmid(), self.options.deadline());
+        if self.options.change.dry_run {
+            let pairs = settings.iter().map(|(key, value)| (*key, value.as_str()));
+            return cx.show(&[Call::configure(&permit, &cx.node_name()?, pairs, &[], None)]);
+        }
+        let settings = settings.map(|(key, value)| (key.to_owned(), value)).into();
+        let (changed, runs) = cx.connect()?.on(vmid, |node| {
+            let changed = config::set(node, &permit, &settings, deadline, &mut cx.progress())?;
+            // It is done, whether or not that can be told.
+            let status = power::status(node, vmid, read_deadline());
+            Ok((changed, status.is_ok_and(|now| now.status == "running")))
+        })?;
+        let has = format!("VM {vmid} has {} cores and {} MiB of memory", self.cores, self.memory);
+        let later = if runs { ", from its next start on (it runs)" } else { "" };
+        cx.changed(vmid, changed, &format!("{has}{later}"), &format!("{has} already"))
     }
 }

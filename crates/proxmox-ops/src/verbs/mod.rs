@@ -71,19 +71,9 @@ fn power(cx: &Context, vm: &VmRef, options: &ChangeOptions, action: power::Actio
     cx.changed(vmid, changed, &format!("VM {vmid} {done}"), &format!("VM {vmid} {nothing}"))
 }
 
-/// Changes settings for one of the verbs that do, or shows the request; says that it is done, or that nothing was to do.
+/// Changes settings, once `check` finds nothing against it on the node, or shows the request; says that it is done, or that
+/// nothing was to do.
 fn configure(
-    cx: &Context,
-    permit: &Permit,
-    options: &ChangeOptions,
-    settings: &[(&str, String)],
-    (done, nothing): (&str, &str),
-) -> Result<()> {
-    configure_after(cx, permit, options, settings, (done, nothing), &|_| Ok(()))
-}
-
-/// The same, once `check` finds nothing against it on the node.
-fn configure_after(
     cx: &Context,
     permit: &Permit,
     options: &ChangeOptions,
