@@ -334,7 +334,7 @@ pub fn authorize(session: &Session, key: &str) -> Result<()> {
         .now(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }
 
-/// Lets nixos-anywhere of 2026 find on the VM what it unpacked there: it unpacks into `kexec` of the VM's own home
+/// Lets a nixos-anywhere that knows `--kexec-extract-path` find on the VM what it unpacked there: it unpacks into `kexec` of the VM's own home
 /// directory, and starts it from `kexec` of the home directory that the operator has on this machine (`home`).
 ///
 /// The link lies in a system that is replaced in a moment. An option that names the directory would end an older

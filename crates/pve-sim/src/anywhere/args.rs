@@ -11,7 +11,8 @@ This is a stand-in for simulated machines. It reads the genuine command line:
   -s, --store-paths DISKO SYS   --extra-files DIR             --copy-host-keys
   --phases LIST                 --build-on auto|local|remote  --option KEY VALUE
   --disko-mode MODE             --no-disko-deps               --debug
-  --generate-hardware-config BACKEND PATH, --kexec …, --kexec-extract-path DIR, --kexec-launch-path PATH,
+  --generate-hardware-config BACKEND PATH, --kexec …, --force-kexec, --kexec-extract-path DIR,
+  --kexec-launch-path PATH,
   --chown PATH OWNER, --disk-encryption-keys REMOTE LOCAL,
   --ssh-store-setting KEY VALUE, --post-kexec-ssh-port PORT, --from URI, --env-password, --show-trace,
   --no-substitute-on-destination, --no-use-machine-substituters, --build-on-remote, --vm-test
@@ -85,6 +86,8 @@ pub(super) fn parse(args: impl Iterator<Item = String>) -> Result<Args, Stop> {
             | "--no-use-machine-substituters"
             | "--build-on-remote"
             | "--vm-test" => {}
+            // The genuine script moves on by two here.
+            "--force-kexec" => drop(args.next()),
             "--kexec-extract-path" => found.kexec.0 = Some(value()?),
             "--kexec-launch-path" => found.kexec.1 = Some(value()?),
             "--kexec" | "--kexec-extra-flags" | "--post-kexec-ssh-port" | "--from" => drop(value()?),
