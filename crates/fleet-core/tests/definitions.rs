@@ -77,6 +77,25 @@ fn hosts_below_an_attribute_are_no_host() {
     assert_eq!((hosts.hosts.len(), &hosts.hosts[0].public_key), (2, &None));
 }
 
+/// What would be right is said of what was written, not of sets in general.
+#[test]
+fn a_file_of_hosts_that_is_no_set_of_sets_is_told_how() {
+    let called = "nobody calls this file: write { … }; what the function is given comes by `let` or `import`";
+    let own = "a host is a set: write { … }; a name of your own begins with `_`";
+    let given = "a host is a set: write what the function gives; a name of your own begins with `_`";
+    for (text, help) in [
+        ("{ lib, ... }: { a = { }; }", called),
+        ("[ { hostname = \"a\"; } ]", "write { NAME = { … }; }: each under its name"),
+        ("rec { keys = [ \"k\" ]; a = { authorizedKeys = keys; }; }", own),
+        ("{ a = { pkgs, ... }: { }; }", given),
+        ("\u{feff}{ a = { }; }", "a byte order mark, which Nix takes for no text: save the file without one"),
+    ] {
+        let (_dir, repo) = repo_with(&format!("{HEAD}}}\n"), text);
+        let message = Hosts::load(&repo, NixMode::Embedded).unwrap_err().chain();
+        assert!(message.contains(help), "{message}");
+    }
+}
+
 #[test]
 fn white_space_that_nix_does_not_know_is_a_fault() {
     for space in ["\u{c}", "\u{b}", "\u{a0}", "\u{2028}", "\u{85}", "\u{3000}"] {

@@ -20,7 +20,15 @@ pub(super) fn read(evaluated: &Evaluated, file: &Path, base: &Path) -> (Hosts, V
     if let Some(top) = reader.top() {
         // No machine's name begins with an underscore: `_proxmox = { … };` among the hosts is somebody's own.
         for attr in Reader::in_order(&top).into_iter().filter(|attr| !attr.name.starts_with('_')) {
-            let Some(fields) = reader.fields(&attr.value, top.join(&attr.name), attr.key) else { continue };
+            let help = match attr.value.data {
+                Data::Function => {
+                    "a host is a set: write what the function gives; a name of your own begins with `_`"
+                }
+                _ => "a host is a set: write { … }; a name of your own begins with `_`",
+            };
+            let Some(fields) = reader.fields_or(&attr.value, top.join(&attr.name), attr.key, help) else {
+                continue;
+            };
             if holds_hosts(&attr.value) {
                 let message = "is no host: it has none of a host's fields, only sets";
                 let help =

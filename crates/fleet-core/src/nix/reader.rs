@@ -77,11 +77,29 @@ impl<'a> Reader<'a> {
     /// The file's own set.
     pub(crate) fn top(&mut self) -> Option<Fields<'a>> {
         let evaluated = self.evaluated;
-        self.fields(&evaluated.value, String::new(), evaluated.value.at)
+        let help = match evaluated.value.data {
+            Data::Function => {
+                "nobody calls this file: write { … }; what the function is given comes by `let` or `import`"
+            }
+            Data::List(_) => "write { NAME = { … }; }: each under its name",
+            _ => "write { … }",
+        };
+        self.fields_or(&evaluated.value, String::new(), evaluated.value.at, help)
     }
 
     /// A value as a set.
     pub(crate) fn fields(&mut self, value: &'a Value, path: String, at: Option<Span>) -> Option<Fields<'a>> {
+        self.fields_or(value, path, at, "write { … }")
+    }
+
+    /// As [`Reader::fields`], with the help for something else.
+    pub(crate) fn fields_or(
+        &mut self,
+        value: &'a Value,
+        path: String,
+        at: Option<Span>,
+        help: &str,
+    ) -> Option<Fields<'a>> {
         match value.attrs() {
             Some(attrs) => Some(Fields { attrs, path, at: at.or(value.at) }),
             None => {
@@ -89,7 +107,7 @@ impl<'a> Reader<'a> {
                     value.at.or(at),
                     &path,
                     format!("must be a set, not {}", value.kind()),
-                    Some("write { … }".to_owned()),
+                    Some(help.to_owned()),
                 );
                 None
             }

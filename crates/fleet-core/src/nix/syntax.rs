@@ -27,6 +27,10 @@ pub(super) struct Tree {
 impl Tree {
     /// Parses a text. Call it on a thread with a large stack: see [`on_large_stack`].
     pub(super) fn parse(text: &str) -> Result<Tree, SyntaxFault> {
+        if text.starts_with('\u{feff}') {
+            let message = "a byte order mark, which Nix takes for no text: save the file without one";
+            return Err(SyntaxFault::Wrong { message: message.to_owned(), start: 0, end: 3 });
+        }
         let tokens = check_nesting(text)?;
         let parse = rnix::Root::parse(text);
         if let Some(fault) = first_fault(parse.errors(), text) {
