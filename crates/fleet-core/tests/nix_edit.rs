@@ -155,6 +155,16 @@ fn layouts() {
         "{\n  a = rec { user = \"x\"; hostname = user; };\n}\n",
         "{ a = { user = \"x\"; }; /* c */ }",
         "{ /* c */ a = { user = \"x\"; }; }",
+        // A banner, a blank line behind the brace, lists that are empty over two lines.
+        "# ====\n# FLEET\n# ====\n\n{\n\n  main = {\n    ip = \"192.0.2.1\";\n    tags = [\n\n    ];\n  };\n  a = {\n    user = \"x\";\n    tags = [ ];\n  };\n}\n",
+        // Hosts made by a function, beside plain ones; a short one on a line.
+        "let\n  mk = name: more: more // {inherit name;};\nin {\n  rex = mk \"rex\" {\n    what = \"phone\";\n  };\n\n  tab = mk \"tab\" {what = \"tablet\";};\n\n  a = {\n    user = \"x\";\n    keys = {\n      ssh = \"k\";\n    };\n  };\n}\n",
+        // Each with a remark above, nothing between them; a mark for a script at the end.
+        "{\n  # the gateway\n  gate = {\n    enableNAT = true;\n    # where it is\n    file = \"/key\";\n  };\n  # at home\n  a = {\n    user = \"x\";\n    # endpoint = \"192.0.2.7\";\n  };\n  # MARK\n}\n",
+        // What refers to itself, sets in one line and dotted names; one that is commented out; an empty line at the end.
+        "let tld = \"z\"; in {\n  a = rec {\n    user = \"x\";\n    ipv4.public = \"192.0.2.1\";\n    ipv6 = { public = \"::1\"; vpn = \"\"; };\n    deployment = {\n      targetHost = ipv6.public;\n    };\n  };\n\n  #pink = {\n  #  user = \"p\";\n  #};\n\n  b = rec {\n    inherit tld;\n    user = \"y\";\n  };\n\n}\n",
+        // Nothing indented below the brace.
+        "let\n  k = \"v\";\nin\n{\n# old\n#   b = rec {\n#   };\na = {\n  user = \"x\";\n};\n}\n",
     ] {
         for name in ["web", "A", "in", "x.y", "quote\"${d}"] {
             let after = insert(text, name, &small(name));

@@ -246,6 +246,8 @@ fn an_old_key_with_the_hosts_name_as_its_comment_is_replaced() {
         ("", "          - @O # new\n"),
         ("", "          # new\n          - @O\n"),
         ("", "          # new\n          - \"@O\" # since spring\n"),
+        ("", "          - @O # root@new\n"),
+        ("", "          # root@new\n          - @O\n"),
     ] {
         let before = file(key, item);
         for end in ["\n", "\r\n"] {
@@ -267,6 +269,7 @@ fn an_old_key_with_the_hosts_name_as_its_comment_is_replaced() {
     // A comment that only mentions the host, one among several keys, and another host's own say nothing.
     for item in [
         "          - @O # who looks after new\n",
+        "          - @O # somebody@new\n",
         "          # new since spring\n          - @O\n",
         "          # new\n          - *web\n          - @O\n",
         "          # new\n          - @D\n          - @O\n",
@@ -584,6 +587,58 @@ fn a_key_on_a_line_of_its_own_takes_its_line_along() {
     }
     let middle = "creation_rules:\n  - age: >-\n      @A,\n      @N,\n      @W\n";
     assert_eq!(short(&remove(middle).text), middle.replace("      @N,\n", ""));
+}
+
+/// Elements that do not begin on the line of their dash, and the last one of a line of several.
+#[test]
+fn keys_beside_which_nothing_is_left_of_their_own() {
+    let file = |list: &str| format!("creation_rules:\n  - path_regex: x\n    age:{list}\n");
+    for (before, after) in [
+        ("\n      - @A\n      -\n        @N\n      - @W", "\n      - @A\n      - @W"),
+        ("\n      - @A\n      - # old\n        @N\n      - @W", "\n      - @A\n      - @W"),
+        (" [\n      @A, @N,\n      @W\n    ]", " [\n      @A,\n      @W\n    ]"),
+        (" [\n      @A, @N, # two\n      @W\n    ]", " [\n      @A, # two\n      @W\n    ]"),
+        (" \"@A,\\\n      @N\"", " \"@A\""),
+        (" \"@A,\\\n      @N,\\\n      @W\"", " \"@A,\\\n      @W\""),
+        (" \"@A, @N,\\\n      @W\"", " \"@A,\\\n      @W\""),
+    ] {
+        for end in ["\n", "\r\n"] {
+            let write = |list: &str| full(&file(list).replace('\n', end));
+            assert_eq!(short(&remove(&write(before)).text), short(&write(after)), "{before}");
+        }
+    }
+}
+
+/// Files in the shapes that fleets keep them in, beside those above. Lines that begin with a plus are those that a new
+/// host adds.
+#[test]
+fn layouts() {
+    for text in [
+        // Anchors below a name of their own, and a last rule that says nothing.
+        "keys:\n  age:\n    - &me @A\n    - &web @W\n+    - &new @N\ncreation_rules:\n  - path_regex: infra/\n    key_groups:\n      - age:\n          - *me\n  - path_regex: zones/\n    key_groups:\n      - age:\n          - *me\n          - *web\n+          - *new\n  - key_groups:\n",
+        // A remark between the dash and what it begins.
+        "---\ncreation_rules:\n  - # keep this one first\n    path_regex: a/.+\\.ya?ml\n    mac_only_encrypted: true\n    key_groups:\n      - age:\n          - @A\n          - @W # web\n+          - &new @N\n  - path_regex: b/\n    key_groups:\n      - age:\n          - @A\n          - @W # web\n+          - *new\nstores:\n  yaml:\n    indent: 2\n",
+        // Rules for later, written as remarks.
+        "creation_rules:\n  - path_regex: .*\\.yaml$\n    age:\n      - @A\n      - @W\n+      - &new @N\n\n  # Per host:\n  #\n  # - path_regex: hosts/web/.*\n  #   age: >-\n  #     age1<web>\n  #\n",
+        // Keys in a column, blanks on an empty line.
+        "keys:\n  - &me       @A\n  - &web      @W\n+  - &new @N\ncreation_rules:\n  - path_regex: '[^/]+\\.yaml$'\n    key_groups:\n    - age:\n      - *me\n      - *web\n+      - *new\n      \n  # one more\n  - path_regex: hosts/web/.*\n    key_groups:\n    - age:\n      - *me\n",
+        // An empty line behind each.
+        "keys:\n  - &me @A\n\n  - &web @W\n+  - &new @N\n\n  # others\n\ncreation_rules:\n\n  - path_regex: a/\n\n    key_groups:\n\n    - age:\n\n      - *me\n\n      - *web\n+      - *new\n\n  - path_regex: hosts/db/\n    key_groups:\n    - age: [ *me, *web ] \n",
+        // Names and keys mixed in one list, and remarks that name no host.
+        "creation_rules:\n  # below this directory\n  - path_regex: .*\n    key_groups:\n      - age:\n          - @A # everybody's\n          - @P # the one at home\n          - &web @W # WEB\n          - &db @D # db\n+          - &new @N\n",
+    ] {
+        let lines = || text.split_inclusive('\n');
+        let without: String = lines().filter(|line| !line.starts_with('+')).collect();
+        let with: String = lines().map(|line| line.strip_prefix('+').unwrap_or(line)).collect();
+        gives(&without, &with);
+    }
+    // A text of several lines before such remarks.
+    let file = |keys: &str| {
+        format!(
+            "creation_rules:\n  - age: >-\n      @A,\n      {keys}\n\n  # - path_regex: hosts/web/\n  #   age: >-\n"
+        )
+    };
+    gives(&file("@W"), &file("@W,\n      @N"));
 }
 
 #[test]

@@ -85,8 +85,10 @@ impl Rules {
     }
 }
 
+/// What a comment says; of `root@host`, as the remark of a host's key is, the host.
 fn comment(text: &str) -> Option<&str> {
-    text.strip_prefix('#').map(|rest| rest.trim_start_matches('#').trim())
+    let said = text.strip_prefix('#').map(|rest| rest.trim_start_matches('#').trim())?;
+    Some(said.strip_prefix("root@").unwrap_or(said))
 }
 
 /// Every single key that is an element of a list, and every one with a name.

@@ -119,10 +119,13 @@ impl Rules {
                     if let Some(line) = self.own_line(start, end).filter(|_| comma > 0) {
                         edits.replace(line, "");
                     } else if comma > 0 {
-                        edits.replace(start..end + comma, "");
+                        let ends_line = behind[comma..].trim_start_matches('\\').starts_with(['\n', '\r']);
+                        let before = self.text[..start].trim_end_matches(' ').len();
+                        edits.replace(if ends_line { before } else { start }..end + comma, "");
                     } else {
+                        // A break in quotes may be behind a backslash.
                         let before = self.text[item.text_start..start]
-                            .trim_end_matches([' ', ',', '\n', '\r', '\t'])
+                            .trim_end_matches([' ', ',', '\n', '\r', '\t', '\\'])
                             .len();
                         edits.replace(item.text_start + before..end, "");
                     }
@@ -162,8 +165,8 @@ impl Rules {
                 }
             } else if let Some(rest) = after.strip_prefix(',') {
                 let next = rest.trim_start_matches(' ');
-                if next.starts_with('#') {
-                    // A comment needs the blanks before it.
+                if next.starts_with(['#', '\n', '\r']) {
+                    // A comment needs the blanks before it, and the end of a line none.
                     let start = self.text[..item.start].trim_end_matches(' ').len();
                     edits.replace(start..item.end + (behind.len() - rest.len()), "");
                 } else {
@@ -178,10 +181,30 @@ impl Rules {
             }
             return Ok(());
         }
-        let line_start = self.text[..item.start].rfind('\n').map_or(0, |at| at + 1);
-        let dash = self.text[line_start..item.start].trim_end();
-        let start = line_start + dash.strip_suffix('-').map_or(dash.len(), str::len);
+        let start = self.dash_before(item.start);
         self.delete_lines(start, item.end, item.line, edits)
+    }
+
+    /// Where the dash of a block list's element is that begins at `at`: on its line, or on one before.
+    fn dash_before(&self, at: usize) -> usize {
+        let mut end = at;
+        loop {
+            let line = self.text[..end].rfind('\n').map_or(0, |at| at + 1);
+            let before = &self.text[line..end];
+            let code = match before.find('#') {
+                // The element itself begins behind no comment.
+                Some(comment) if end < at => &before[..comment],
+                _ => before,
+            };
+            let code = code.trim_end();
+            if let Some(dash) = code.strip_suffix('-') {
+                return line + dash.len();
+            }
+            if !code.trim().is_empty() || line == 0 {
+                return at;
+            }
+            end = line - 1;
+        }
     }
 
     /// The bytes of the line of an element in brackets that has one of its own, from the line break before it on, with
@@ -208,6 +231,8 @@ impl Rules {
     /// of its own.
     fn own_line(&self, start: usize, end: usize) -> Option<Range<usize>> {
         let rest = self.text[end..].trim_start_matches([' ', '\t']).strip_prefix(',')?;
+        // In quotes a break may be behind a backslash.
+        let rest = rest.strip_prefix('\\').unwrap_or(rest);
         let line_end = self.text.len() - rest.len();
         let behind = rest.trim_start_matches([' ', '\t', '\r']);
         let before = self.text[..start].trim_end_matches([' ', '\t']).strip_suffix('\n')?;
