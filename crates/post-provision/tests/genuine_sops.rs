@@ -76,6 +76,8 @@ fn rules_that_sops_refuses_are_refused_here() {
         (true, rule("---\ncreation_rules: 1\n")),
         (true, format!("%YAML 1.1\n---\n{}", rule(""))),
         (true, format!("creation_rules:\n- key_groups:\n  - age: [\n    {key}\n  ]\n    pgp:\n")),
+        (true, rule("").replace(".*", r"\Qplain.\E|{a,b}|[[]|[a-z--9]$")),
+        (false, rule("").replace(".*", "(?=a)")),
         (false, format!("%YAML 1.2\n---\n{}", rule(""))),
         (false, rule("    age: a\n")),
         (false, rule("    encrypted_regex: [a]\n")),

@@ -9,6 +9,7 @@ mod definitions;
 mod doubts;
 mod edit;
 mod ours;
+mod pattern;
 mod select;
 mod shape;
 mod splice;
@@ -242,9 +243,7 @@ fn rule(stream: &Stream, node: &Node) -> Result<Rule> {
     shape::rule(stream, node)?;
     let path_regex =
         stream.get(node, "path_regex").and_then(Node::scalar).filter(|t| !t.is_empty()).map(str::to_owned);
-    let regex = path_regex.as_deref().map(Regex::new).transpose().map_err(|e| {
-        let why = e.to_string();
-        let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    let regex = path_regex.as_deref().map(pattern::compiled).transpose().map_err(|why| {
         let at = stream.get(node, "path_regex").unwrap_or(node);
         at.wrong(format!("path_regex '{}' is not valid: {why}", path_regex.as_deref().unwrap_or_default()))
     })?;
