@@ -112,6 +112,11 @@ impl Knows {
     }
 }
 
+/// Options of each of its connections. None is shared; and one whose other end has gone away without a word, with a node
+/// or a switch, ends after five minutes, where `ssh` would wait for hours and a copy with it.
+const SSH_OPTIONS: [&str; 4] =
+    ["ControlMaster=no", "ControlPath=none", "ServerAliveInterval=30", "ServerAliveCountMax=10"];
+
 /// Everything that stays the same over the phases.
 #[derive(Debug, Clone)]
 pub struct Installer {
@@ -167,7 +172,7 @@ impl Installer {
             .arg(&self.identity)
             .arg("--ssh-option")
             .arg(format!("ProxyCommand={}", self.proxy.display()))
-            .args(["--ssh-option", "ControlMaster=no", "--ssh-option", "ControlPath=none"]);
+            .args(SSH_OPTIONS.iter().flat_map(|option| ["--ssh-option", option]));
         let command = match phase {
             Phase::Install => command.arg("--extra-files").arg(&self.extra_files),
             Phase::Kexec => match &self.kexec {
@@ -325,7 +330,8 @@ mod tests {
             installer().command(Phase::Install).to_string(),
             "nixos-anywhere --phases 'disko,install' --flake '/fleet#web' -i /home/me/.ssh/id_ed25519 \
              --ssh-option 'ProxyCommand=/run/user/1000/fleet-x/connect' --ssh-option 'ControlMaster=no' \
-             --ssh-option 'ControlPath=none' --extra-files /run/user/1000/fleet-x/extra \
+             --ssh-option 'ControlPath=none' --ssh-option 'ServerAliveInterval=30' \
+             --ssh-option 'ServerAliveCountMax=10' --extra-files /run/user/1000/fleet-x/extra \
              --target-host root@web.fleet.invalid"
         );
         for phase in [Phase::Kexec, Phase::Reboot] {
