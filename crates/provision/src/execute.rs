@@ -268,9 +268,7 @@ impl Job<'_> {
     /// `--verbose`.
     fn heard(&self, line: &str) {
         let line = printable(line);
-        if !line.trim().is_empty() {
-            line.trim().clone_into(&mut self.last_said());
-        }
+        self.said_last(&line);
         self.journal.output(&line);
         self.ui.detail(line);
     }

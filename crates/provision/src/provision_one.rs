@@ -288,6 +288,8 @@ pub(crate) struct Kinds {
     install: bool,
     /// Whether all that it is to come onto are made of an image.
     by_image: bool,
+    /// Whether any of them is configured: one that runs is not.
+    configure: bool,
     /// Whether NixOS is on all of them; none where that is so of some, or may be.
     installed: Option<bool>,
 }
@@ -298,6 +300,7 @@ impl Kinds {
         Kinds {
             install: vms.iter().any(|prepared| prepared.install),
             by_image: vms.iter().all(|prepared| prepared.vm.install == Install::Image),
+            configure: vms.iter().any(|prepared| prepared.plan().makes() || prepared.plan().configure),
             installed: match (all(Installed::Yes), all(Installed::No)) {
                 (true, _) => Some(true),
                 (_, true) => Some(false),
@@ -310,9 +313,13 @@ impl Kinds {
 /// The steps as a person is asked about them.
 pub(crate) fn announce(first: &str, cli: &Cli, kinds: Kinds, ui: Ui) {
     let joins = cli.integrate() != Integrate::Never;
-    let Kinds { install, by_image, installed } = kinds;
+    let Kinds { install, by_image, configure, installed } = kinds;
     let verify = if joins { "Verify NixOS, and bring the fleet up to date" } else { "Verify NixOS" };
-    let (configure, start) = ("Configure resources and networking", "Start VM and wait for network");
+    let start = "Start VM and wait for network";
+    let before = || {
+        let configure = configure.then_some("Configure resources and networking");
+        std::iter::once(first).chain(configure).chain([start]).collect::<Vec<_>>()
+    };
     let steps = match (install, installed) {
         (_, Some(true)) => vec![first, "Start VM where it is off", verify],
         (true, Some(false)) => {
@@ -322,13 +329,13 @@ pub(crate) fn announce(first: &str, cli: &Cli, kinds: Kinds, ui: Ui) {
                 (false, true) => "Install NixOS (nixos-anywhere) and integrate with the fleet",
                 (false, false) => "Install NixOS (nixos-anywhere)",
             };
-            vec![first, configure, start, last]
+            [before(), vec![last]].concat()
         }
-        (true, None) => vec![first, start, "Install NixOS, where it is not on it yet", verify],
+        (true, None) => [before(), vec!["Install NixOS, where it is not on it yet", verify]].concat(),
         (false, None) => {
-            vec![first, start, "Stop there, unless NixOS runs, and print the commands that remain"]
+            [before(), vec!["Stop there, unless NixOS runs, and print the commands that remain"]].concat()
         }
-        (false, _) => vec![first, configure, start, "Stop there and print the commands that remain"],
+        (false, _) => [before(), vec!["Stop there and print the commands that remain"]].concat(),
     };
     for (number, step) in steps.iter().enumerate() {
         ui.say(format!("  {}. {step}", number + 1));

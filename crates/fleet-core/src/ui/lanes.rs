@@ -13,6 +13,9 @@ use super::Ui;
 /// whatever else is printed goes above them.
 static BARS: OnceLock<MultiProgress> = OnceLock::new();
 
+/// Columns of a terminal that such a line needs beside its text, or leaves free.
+const FREE: usize = 16;
+
 /// How often they change.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -96,9 +99,11 @@ pub struct Live {
 }
 
 impl Live {
-    /// Shows the text in it.
+    /// Shows the text in it, as far as there is room. The last columns stay free: what the terminal itself writes there
+    /// (`^C`) leaves the line a single one, which can be taken away.
     pub fn show(&self, text: &str) {
-        self.bar.set_message(text.to_owned());
+        let columns = usize::from(console::Term::stderr().size().1).saturating_sub(FREE);
+        self.bar.set_message(console::truncate_str(text, columns, "…").into_owned());
     }
 }
 
@@ -117,7 +122,7 @@ impl Ui {
         if self.lane.is_some() || self.quiet || self.verbose || !lines_can_change() {
             return None;
         }
-        let style = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}");
+        let style = ProgressStyle::with_template("{spinner} {elapsed} {msg}");
         let bar = ProgressBar::new_spinner().with_elapsed(began.elapsed());
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
         let bar = bars().add(bar);

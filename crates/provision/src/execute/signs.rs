@@ -38,6 +38,14 @@ impl Job<'_> {
         })
     }
 
+    /// A program said this. What ssh says of a machine whose key it is not to remember tells nothing.
+    pub(super) fn said_last(&self, line: &str) {
+        let line = line.trim().trim_start_matches("✗ ");
+        if !line.is_empty() && !line.starts_with("Warning: Permanently added") {
+            line.clone_into(&mut self.last_said());
+        }
+    }
+
     /// What a program said last in this step.
     pub(super) fn last_said(&self) -> MutexGuard<'_, String> {
         self.said.lock().unwrap_or_else(PoisonError::into_inner)
