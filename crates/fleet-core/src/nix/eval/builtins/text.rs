@@ -272,7 +272,10 @@ fn write_json(m: &mut Machine, thunk: ThunkId, out: &mut String, at: ExprId) -> 
 }
 
 fn write_json_text(m: &mut Machine, text: &str, out: &mut String, at: ExprId) -> Outcome<()> {
-    m.charge(text.len())?;
+    // Counted before it is written: what is escaped again and again doubles each time.
+    let escaped = text.bytes().filter(|byte| b"\"\\\n\r\t".contains(byte)).count();
+    m.charge(text.len() + escaped)?;
+    m.charge_steps((text.len() + escaped) / 16)?;
     out.push('"');
     for c in text.chars() {
         match c {
