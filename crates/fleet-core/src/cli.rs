@@ -92,6 +92,14 @@ pub struct ChangeArgs {
     pub yes: bool,
 }
 
+impl ChangeArgs {
+    /// Takes over what was said before the verb: `--dry-run VERB` is `VERB --dry-run`.
+    pub fn join(&mut self, before: &ChangeArgs) {
+        self.dry_run |= before.dry_run;
+        self.yes |= before.yes;
+    }
+}
+
 /// Turns the outcome of a tool into its exit code, after telling the user about a failure.
 pub fn finish(ui: Ui, outcome: anyhow::Result<()>) -> ExitCode {
     match outcome {

@@ -26,6 +26,14 @@ pub struct CommitArgs {
     pub allow_dirty: bool,
 }
 
+impl CommitArgs {
+    /// Takes over what was said before the verb.
+    pub fn join(&mut self, before: &CommitArgs) {
+        self.no_commit |= before.no_commit;
+        self.allow_dirty |= before.allow_dirty;
+    }
+}
+
 /// What is true after a second Ctrl-C, said before leaving.
 const LEAVING: &str = "left at once: all files are in place or none, the commit is not made yet; the same command does the rest";
 

@@ -43,6 +43,22 @@ pub enum Verb {
     Man(Man),
 }
 
+impl Cli {
+    /// The same with what to commit, `--dry-run` and `--yes` where they are looked for: they may stand before a verb, too.
+    #[must_use]
+    pub fn joined(mut self) -> Cli {
+        let (change, commit) = match &mut self.verb {
+            Some(Verb::Remove(args)) => (&mut args.change, &mut args.commit),
+            Some(Verb::Secrets(args)) => (&mut args.change, &mut args.commit),
+            Some(Verb::Inventory(args)) => (&mut args.change, &mut args.commit),
+            _ => return self,
+        };
+        change.join(&self.add.change);
+        commit.join(&self.add.commit);
+        self
+    }
+}
+
 /// Runs what the command line says.
 pub fn run(cli: &Cli) -> anyhow::Result<()> {
     again::remember(&cli.common, &ConnectionArgs::default());

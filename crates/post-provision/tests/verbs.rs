@@ -321,6 +321,8 @@ fn the_known_hosts_of_the_fleet_follow() {
     let text = format!("# mine\n|1|c2FsdA==|aGFzaA== {}\n", host_key("c"));
     std::fs::write(&own, &text).unwrap();
     fleet.tool(&["remove", "nas", "--dry-run"]).assert().success();
+    // Before the verb it counts as well.
+    fleet.tool(&["--dry-run", "remove", "nas", "--from-hosts", "--yes"]).assert().success();
     let (_, said) = says(&fleet, &["remove", "nas", "--from-hosts", "--yes"]);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), format!("other {}\n", host_key("a")));
     assert!(said.contains(&format!("✓ 'nas' is out of the known hosts in {}", file.display())), "{said}");

@@ -119,6 +119,19 @@ impl Cli {
         !self.change.yes && !self.change.dry_run
     }
 
+    /// The same with `--dry-run` and `--yes` where they are looked for: they may stand before a verb, too.
+    #[must_use]
+    pub fn joined(mut self) -> Cli {
+        let change = match &mut self.verb {
+            Some(Verb::Apply(args)) => &mut args.change,
+            Some(Verb::New(args)) => &mut args.change,
+            Some(Verb::Destroy(args)) => &mut args.change,
+            _ => return self,
+        };
+        change.join(&self.change);
+        self
+    }
+
     /// When to take VMs into the fleet.
     pub fn integrate(&self) -> Integrate {
         if self.no_integrate { Integrate::Never } else { self.integrate }

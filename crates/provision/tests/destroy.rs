@@ -42,6 +42,10 @@ fn destroy_wants_the_name_and_takes_the_vm_out_of_node_and_fleet() {
     // What a run left there that died goes with the VM.
     assert!(seen.contains("\nrm -f -- /") && seen.contains("110"), "{seen}");
     assert_eq!((bench.sim.changes().len(), bench.fleet.status()), (before, String::new()));
+    // Before the verb it counts as well: nothing is removed.
+    let dry = bench.run(&["--dry-run", "destroy", "test-automation", "--confirm", "test-automation"]);
+    assert!(bench.seen(&dry).contains(requests), "{}", bench.seen(&dry));
+    assert_eq!((bench.sim.changes().len(), bench.fleet.status()), (before, String::new()));
     let key = bench.sim.guest_host_key(110).unwrap();
     let output = bench.run(&["destroy", "test-automation", "--confirm", "test-automation", "--from-hosts"]);
     let seen = bench.seen(&output);
