@@ -46,9 +46,9 @@ until node "qm guest cmd $VMID network-get-interfaces" 2>/dev/null | grep -q '"i
 step 'ssh'
 until machine root true 2>/dev/null; do sleep 5; done
 
-# All phases in one, with nothing built before.
+# All phases in one, with nothing built before. It unpacks on the machine in what is `HOME` here.
 step 'nixos-anywhere'
-nixos-anywhere --flake ".#$NAME" -i "$FLEET_IDENTITY" --ssh-port "$VM_PORT" --target-host root@127.0.0.1
+HOME=/root nixos-anywhere --flake ".#$NAME" -i "$FLEET_IDENTITY" --ssh-port "$VM_PORT" --target-host root@127.0.0.1
 
 step 'nixos'
 until machine "$FLEET_USER" true 2>/dev/null; do sleep 5; done
