@@ -83,13 +83,24 @@ fn without_the_cluster_a_vmid_is_offered_and_that_is_said() {
     assert!(bench.fleet.read("vms/definitions.nix").contains("vmid = 100;"), "{seen}");
 }
 
+/// Waits for each text in turn and answers those that are questions, until the program ends.
+fn converse(mut session: rexpect::session::PtySession, dialogue: &[(&str, &str)]) {
+    for (text, answer) in dialogue {
+        session.exp_string(text).unwrap();
+        if text.ends_with(' ') {
+            session.send_line(answer).unwrap();
+        }
+    }
+    session.process().wait().unwrap();
+}
+
 #[test]
 fn a_person_is_asked_until_the_answers_do() {
     let bench = Bench::new();
     let mut command = bench.command(&["new", "web"]);
     command.env("TERM", "dumb");
-    let mut session = rexpect::session::spawn_command(command, Some(20_000)).unwrap();
-    for (question, answer) in [
+    let session = rexpect::session::spawn_command(command, Some(20_000)).unwrap();
+    let dialogue = [
         ("VMID [100]: ", "104"),
         ("VMID 104 is taken by imported.doc1", ""),
         ("VMID [100]: ", "250"),
@@ -114,13 +125,8 @@ fn a_person_is_asked_until_the_answers_do() {
         ("What is it for? ", "The shop"),
         ("Write this? (y/N) ", "y"),
         ("'web' is valid", ""),
-    ] {
-        session.exp_string(question).unwrap();
-        if question.ends_with(' ') {
-            session.send_line(answer).unwrap();
-        }
-    }
-    session.process().wait().unwrap();
+    ];
+    converse(session, &dialogue);
     let text = bench.fleet.read("vms/definitions.nix");
     let written = "    web = {\n      vmid = 105;\n      cores = 2;\n      memory = 2048;\n      disk = \"30G\";\n      ip = \"192.0.2.10/24\";\n      gateway = \"192.0.2.1\";\n      purpose = \"The shop\";\n    };\n";
     assert!(text.contains(written), "{text}");
@@ -131,8 +137,8 @@ fn a_person_is_asked_until_the_answers_do() {
 fn a_person_can_go_back_in_the_questions() {
     let bench = Bench::new();
     let command = bench.command(&["new", "web", "--cores", "1"]);
-    let mut session = rexpect::session::spawn_command(command, Some(20_000)).unwrap();
-    for (question, answer) in [
+    let session = rexpect::session::spawn_command(command, Some(20_000)).unwrap();
+    let dialogue = [
         ("< leads back to the question before", ""),
         ("VMID [100]: ", "<"),
         ("VMID [100]: ", "105"),
@@ -149,13 +155,8 @@ fn a_person_can_go_back_in_the_questions() {
         ("What is it for? ", "The shop"),
         ("Write this? (y/N) ", "y"),
         ("'web' is valid", ""),
-    ] {
-        session.exp_string(question).unwrap();
-        if question.ends_with(' ') {
-            session.send_line(answer).unwrap();
-        }
-    }
-    session.process().wait().unwrap();
+    ];
+    converse(session, &dialogue);
     let text = bench.fleet.read("vms/definitions.nix");
     let written = "    web = {\n      vmid = 106;\n      cores = 1;\n      memory = 2048;\n      disk = \"20G\";\n      purpose = \"The shop\";\n    };\n";
     assert!(text.contains(written), "{text}");
