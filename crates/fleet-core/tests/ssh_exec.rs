@@ -33,6 +33,15 @@ fn a_command_gives_both_outputs_and_its_exit_code() {
 }
 
 #[test]
+fn a_program_of_many_lines_is_named_by_its_first() {
+    let Some(sshd) = Sshd::start("MaxSessions 0") else { return };
+    let error = sshd.connect().exec("echo one\necho two\n", b"", limit()).unwrap_err();
+    let said = error.message();
+    assert!(said.starts_with("127.0.0.1 refused to open a channel for `echo one…`: "), "{said}");
+    assert_eq!(error.facts(), ["the command did not run"]);
+}
+
+#[test]
 fn death_by_signal_is_told() {
     let Some(sshd) = Sshd::start("") else { return };
     let out = sshd.connect().exec("kill -TERM $$", b"", limit()).unwrap();
@@ -154,4 +163,46 @@ fn a_server_that_vanishes_at_any_byte_is_never_a_success() {
         }
         sshd.fault(Fault::None);
     }
+}
+
+/// What sshd answers to one of them is no answer to another.
+#[test]
+fn commands_that_begin_at_once_are_told_apart() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let session = sshd.connect();
+    std::thread::scope(|scope| {
+        for n in 0..6 {
+            let session = &session;
+            scope.spawn(move || {
+                for m in 0..25 {
+                    let output = session.exec(&format!("echo {n} {m}"), b"", limit()).unwrap();
+                    assert_eq!(output.stdout_text(), format!("{n} {m}\n"));
+                }
+            });
+        }
+    });
+    assert_eq!(sshd.connections(), 1);
+}
+
+/// sshd asks for new keys after an amount of data, or a time (`RekeyLimit`): in the middle of whatever goes on.
+#[test]
+fn keys_that_are_exchanged_anew_interrupt_nothing() {
+    let Some(sshd) = Sshd::start("RekeyLimit 1M") else { return };
+    let session = sshd.connect();
+    let megabytes: Vec<u8> = (0..16u32 << 20).map(|n| (n % 251) as u8).collect();
+    std::thread::scope(|scope| {
+        for n in 0..4 {
+            let (session, input) = (&session, &megabytes[n..]);
+            scope.spawn(move || {
+                let output = session.exec("cat", input, limit()).unwrap();
+                assert!(output.success() && output.stdout == input, "{:?}", output.status);
+            });
+        }
+        scope.spawn(|| {
+            for _ in 0..20 {
+                assert_eq!(session.exec("sleep 0.2; echo so", b"", limit()).unwrap().stdout, b"so\n");
+            }
+        });
+    });
+    assert_eq!(sshd.connections(), 1);
 }

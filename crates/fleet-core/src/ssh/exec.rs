@@ -22,10 +22,11 @@ pub(super) fn exec(
         Err(trouble @ (Trouble::Busy | Trouble::Lost(_))) => return Err(trouble),
         Err(trouble) => return Ok(Err(not_started(link, command, &trouble, deadline))),
     };
-    if let Err(trouble) = start(&chan, command, deadline) {
+    if let Err(trouble) = link.begin(&chan, command, deadline) {
         return Ok(Err(match trouble {
+            Trouble::Busy => return Err(Trouble::Busy),
             Trouble::Said(e) => {
-                Error::failed(format!("{} refused to run `{command}`: {}", link.host, e.message()))
+                Error::failed(format!("{} refused to run `{}`: {}", link.host, shown(command), e.message()))
                     .now("the command did not run")
             }
             other => unfinished(link, command, &other, deadline),
@@ -34,24 +35,16 @@ pub(super) fn exec(
     Ok(pump(&chan, stdin, deadline).map_err(|trouble| unfinished(link, command, &trouble, deadline)))
 }
 
-/// Asks the server to run `command` on the channel.
-pub(super) fn start(chan: &Chan, command: &str, deadline: Deadline) -> Outcome<()> {
-    let link = chan.link();
-    loop {
-        let mut state = link.lock();
-        let mut channel = chan.handle()?;
-        if link.attempt(&mut state, deadline, None, |_| channel.exec(command))?.is_some() {
-            return Ok(());
-        }
-        drop(channel);
-        drop(state);
-        link.wait(deadline)?;
-    }
+/// A command as errors name it: its beginning, where it is a program of many lines.
+pub(super) fn shown(command: &str) -> std::borrow::Cow<'_, str> {
+    const MOST: usize = 120;
+    let short: String = command.lines().next().unwrap_or_default().chars().take(MOST).collect();
+    if short.len() == command.len() { command.into() } else { (short + "…").into() }
 }
 
 /// The channel could not be opened: nothing ran.
 pub(super) fn not_started(link: &Link, command: &str, trouble: &Trouble, deadline: Deadline) -> Error {
-    let host = &link.host;
+    let (host, command) = (&link.host, shown(command));
     let error = match trouble {
         Trouble::Deadline => deadline.error(format_args!("{host} to open a channel for `{command}`")),
         Trouble::Said(e) if code_of(e) == code::CHANNEL_FAILURE => {
@@ -65,7 +58,7 @@ pub(super) fn not_started(link: &Link, command: &str, trouble: &Trouble, deadlin
 
 /// The command was sent and its end is not known.
 fn unfinished(link: &Link, command: &str, trouble: &Trouble, deadline: Deadline) -> Error {
-    let host = &link.host;
+    let (host, command) = (&link.host, shown(command));
     if matches!(trouble, Trouble::Deadline) {
         link.suspect();
     }

@@ -2,7 +2,8 @@
 //!
 //! libssh2 keeps half-sent packets and half-opened channels in the session, so two rules hold here:
 //! what is half sent is finished by the same call before anything else happens (under the lock), and one channel
-//! is opened at a time. Waiting for bytes from the other side happens outside the lock.
+//! is opened at a time. It also takes the answer to one channel's request for a failure of another one that waits for
+//! its own, so one command is begun at a time. Waiting for bytes from the other side happens outside the lock.
 
 use std::{
     fmt,
@@ -25,6 +26,8 @@ pub(super) mod code {
     pub(in crate::ssh) const AUTHENTICATION_FAILED: i32 = -18;
     pub(in crate::ssh) const PUBLICKEY_UNVERIFIED: i32 = -19;
     pub(in crate::ssh) const CHANNEL_FAILURE: i32 = -21;
+    /// Nothing was agreed on: the two sides may have no algorithm in common.
+    pub(in crate::ssh) const KEY_EXCHANGE: [i32; 2] = [-5, -8];
     /// libssh2 itself waits no longer than 60 s for one answer.
     pub(in crate::ssh) const TIMEOUT: i32 = -9;
     /// Nothing more can come or go: banner, MAC, socket, decryption, protocol.
@@ -38,7 +41,7 @@ pub(super) enum Trouble {
     Deadline,
     /// The connection is gone.
     Lost(String),
-    /// An earlier opening of a channel was given up and has not been answered yet.
+    /// An earlier opening of a channel, or beginning of a command, was given up and has not been answered yet.
     Busy,
     /// The other side, or libssh2, said no.
     Said(ssh2::Error),
@@ -49,7 +52,7 @@ impl fmt::Display for Trouble {
         match self {
             Trouble::Deadline => f.write_str("the deadline passed"),
             Trouble::Lost(why) => f.write_str(why),
-            Trouble::Busy => f.write_str("an earlier channel is still being opened"),
+            Trouble::Busy => f.write_str("an earlier channel or command still waits for its answer"),
             Trouble::Said(e) => f.write_str(e.message()),
         }
     }
@@ -102,6 +105,8 @@ pub(super) struct Link {
     socket: OwnedFd,
     state: Mutex<State>,
     opening: Mutex<()>,
+    /// Whether a command that was begun was given up before sshd had said whether it runs it.
+    beginning: Mutex<bool>,
     waiting: AtomicUsize,
     suspect: AtomicBool,
 }
@@ -127,6 +132,7 @@ impl Link {
             socket,
             state: Mutex::new(State { session, closing: Vec::new(), abandoned: None, broken: None, carrier }),
             opening: Mutex::new(()),
+            beginning: Mutex::new(false),
             waiting: AtomicUsize::new(0),
             suspect: AtomicBool::new(false),
         }))
@@ -156,6 +162,21 @@ impl Link {
         if let Err(Trouble::Deadline) = self.open(&Opening::Session, deadline.at_most(PROBE)) {
             self.cut(&mut self.lock(), "it no longer answers");
         }
+    }
+
+    /// Begins a command on a channel. [`Trouble::Busy`] means that it was not sent.
+    pub(super) fn begin(&self, chan: &Chan, command: &str, deadline: Deadline) -> Outcome<()> {
+        let mut unanswered = self.beginning.lock().unwrap_or_else(PoisonError::into_inner);
+        if *unanswered {
+            return Err(Trouble::Busy);
+        }
+        let mut channel = chan.handle()?;
+        let begun = self.drive(deadline, |_| channel.exec(command));
+        // Handles are let go under the session's lock.
+        let _state = self.lock();
+        drop(channel);
+        *unanswered = matches!(begun, Err(Trouble::Deadline));
+        begun
     }
 
     /// Whether the connection is known to be gone.

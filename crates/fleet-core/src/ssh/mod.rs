@@ -211,7 +211,7 @@ impl ExecOutput {
         let lines: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
         let said = lines[lines.len().saturating_sub(8)..].join("\n");
         let said = if said.is_empty() { said } else { format!(": {said}") };
-        Err(Error::failed(format!("`{command}` on {host} {}{said}", self.status)))
+        Err(Error::failed(format!("`{}` on {host} {}{said}", exec::shown(command), self.status)))
     }
 }
 

@@ -195,8 +195,15 @@ fn greet(
     // A connection of our own has had its time already; of one that a program makes nothing is seen before this.
     let asked = settings.connect_timeout.filter(|_| carried);
     let shaking = deadline.at_most(asked.unwrap_or(LOGIN_LIMIT));
-    link.drive(shaking, |state| state.session.handshake())
-        .map_err(|t| no_handshake(settings, target, &t, shaking))?;
+    link.drive(shaking, |state| state.session.handshake()).map_err(|trouble| {
+        let error = no_handshake(settings, target, &trouble, shaking);
+        match trouble {
+            Trouble::Said(e) if code::KEY_EXCHANGE.contains(&code_of(&e)) => {
+                error.hint(spoken(&link.lock().session))
+            }
+            _ => error,
+        }
+    })?;
     let blob = link.lock().session.host_key().map(|(blob, _)| blob.to_vec());
     let key = blob.and_then(PublicKey::from_blob).ok_or_else(|| {
         Error::unreachable(format!("{} showed a host key that can not be read", settings.alias))
@@ -235,6 +242,17 @@ fn no_handshake(settings: &Settings, target: &Target, trouble: &Trouble, deadlin
     }
 }
 
+/// What a server that agrees on nothing has to be held against.
+fn spoken(session: &ssh2::Session) -> String {
+    let list = |of| session.supported_algs(of).unwrap_or_default().join(",");
+    format!(
+        "`sshd -T` on the host shows what it takes; this program speaks KexAlgorithms {}; Ciphers {}; MACs {}",
+        list(MethodType::Kex),
+        list(MethodType::CryptCs),
+        list(MethodType::MacCs)
+    )
+}
+
 impl Transport for Session {
     fn exec(&self, command: &str, stdin: &[u8], deadline: Deadline) -> Result<ExecOutput> {
         self.on_link(deadline, |link| exec::exec(link, command, stdin, deadline))
@@ -258,15 +276,18 @@ impl Transport for Session {
                 Err(trouble @ (Trouble::Busy | Trouble::Lost(_))) => return Err(trouble),
                 Err(trouble) => return Ok(Err(exec::not_started(link, command, &trouble, deadline))),
             };
-            Ok(match exec::start(&chan, command, deadline) {
+            Ok(match link.begin(&chan, command, deadline) {
+                Err(Trouble::Busy) => return Err(Trouble::Busy),
                 Ok(()) => Ok(Box::new(ChannelStream::new(chan, Some(command.to_owned()))) as Box<dyn Stream>),
                 Err(Trouble::Deadline) => {
                     link.suspect();
-                    Err(deadline.error(format_args!("`{command}` on {} to start", link.host)))
+                    Err(deadline.error(format_args!("`{}` on {} to start", exec::shown(command), link.host)))
                 }
-                Err(trouble) => {
-                    Err(Error::failed(format!("{} did not run `{command}`: {trouble}", link.host)))
-                }
+                Err(trouble) => Err(Error::failed(format!(
+                    "{} did not run `{}`: {trouble}",
+                    link.host,
+                    exec::shown(command)
+                ))),
             })
         })
     }

@@ -10,7 +10,7 @@ use rustix::event::PollFlags;
 
 use super::{
     ExecStatus, Stream,
-    exec::{read, status, write},
+    exec::{read, shown, status, write},
     link::{Chan, Link, Outcome, Trouble},
 };
 use crate::deadline::Deadline;
@@ -159,7 +159,7 @@ impl ChannelStream {
     }
 
     fn command_failed(&self, ended: &ExecStatus) -> io::Error {
-        let command = self.command.as_deref().unwrap_or_default();
+        let command = shown(self.command.as_deref().unwrap_or_default());
         let said = String::from_utf8_lossy(&self.stderr);
         let how = match ended {
             ExecStatus::Code(code) => format!("exited with {code}"),
