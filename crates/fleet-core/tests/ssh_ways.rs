@@ -253,6 +253,14 @@ fn a_connection_without_an_ssh_server_behind_it_is_told_apart() {
 }
 
 #[test]
+fn a_server_that_speaks_nothing_of_ours_is_told_with_what_that_is() {
+    let Some(sshd) = Sshd::start("KexAlgorithms sntrup761x25519-sha512@openssh.com") else { return };
+    let error = Session::connect_in(&sshd.target(), &sshd.env(), Ui::silent(), limit()).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unreachable);
+    assert!(error.hints().iter().any(|hint| hint.contains("KexAlgorithms curve25519-sha256,")), "{error:?}");
+}
+
+#[test]
 fn a_server_that_vanishes_while_one_logs_in_is_unreachable() {
     let Some(sshd) = Sshd::start("") else { return };
     drop(sshd.connect());
@@ -332,22 +340,27 @@ fn a_jump_host_carries_the_session() {
     let config = sshd.path("config");
     let known = sshd.path("gate-known");
     fs::write(&known, format!("[127.0.0.1]:{} {}\n", gate.address.port(), gate.host_key())).unwrap();
-    let text = format!(
-        "Host gate\n HostName 127.0.0.1\n Port {}\n User {me}\n IdentityFile {}\n IdentitiesOnly yes\n UserKnownHostsFile {}\n\
-         Host prom\n HostName 127.0.0.1\n Port {}\n User {me}\n IdentityFile {}\n ProxyJump gate\n",
-        gate.address.port(),
-        gate.path("user").display(),
-        known.display(),
-        sshd.address.port(),
-        sshd.path("user").display(),
-        me = me(),
-    );
-    fs::write(&config, text).unwrap();
-    let env = Environment { ssh_config: Some(config.into()), ..sshd.env() };
-    let target = Target { host: "prom".into(), user: None, identities: vec![], ..sshd.target() };
-    let session = Session::connect_in(&target, &env, Ui::silent(), limit()).unwrap();
-    assert_eq!(session.exec("echo jumped", b"", limit()).unwrap().stdout, b"jumped\n");
-    assert_eq!((gate.connections(), sshd.connections()), (1, 1));
+    let gate_port = gate.address.port();
+    // `ssh -G` puts brackets around an address, and leaves the tokens to whoever runs the command.
+    let jumps = ["gate".to_owned(), format!("{}@127.0.0.1:{gate_port}", me()), "%r@%n-gate".to_owned()];
+    for (n, jump) in (1..).zip(jumps) {
+        let text = format!(
+            "Host gate prom-gate 127.0.0.1\n HostName 127.0.0.1\n Port {gate_port}\n User {me}\n IdentityFile {}\n IdentitiesOnly yes\n \
+             UserKnownHostsFile {}\n\
+             Host prom\n HostName 127.0.0.1\n Port {}\n User {me}\n IdentityFile {}\n ProxyJump {jump}\n",
+            gate.path("user").display(),
+            known.display(),
+            sshd.address.port(),
+            sshd.path("user").display(),
+            me = me(),
+        );
+        fs::write(&config, text).unwrap();
+        let env = Environment { ssh_config: Some(config.clone().into()), ..sshd.env() };
+        let target = Target { host: "prom".into(), user: None, identities: vec![], ..sshd.target() };
+        let session = Session::connect_in(&target, &env, Ui::silent(), limit()).unwrap();
+        assert_eq!(session.exec("echo jumped", b"", limit()).unwrap().stdout, b"jumped\n");
+        assert_eq!((gate.connections(), sshd.connections()), (n, n), "{jump}");
+    }
 }
 
 #[test]

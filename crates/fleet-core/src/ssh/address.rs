@@ -1,6 +1,6 @@
 //! How a host may be written: `prom`, `10.0.0.5`, `prom:2222`, `[fd00::5]:2222`, `fd00::5`.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::{Error, Result};
 
@@ -14,7 +14,8 @@ pub struct HostPort {
 }
 
 impl HostPort {
-    /// Parses `HOST`, `HOST:PORT`, `[ADDRESS]`, `[ADDRESS]:PORT` or a bare IPv6 address.
+    /// Parses `HOST`, `HOST:PORT`, `[ADDRESS]`, `[ADDRESS]:PORT` or a bare IPv6 address. `ssh -G` puts brackets around
+    /// an IPv4 address, too.
     pub fn parse(text: &str) -> Result<HostPort> {
         let bad = |why: &str| {
             Error::usage(format!("'{}' is not a host: {why}", text.escape_debug()))
@@ -29,6 +30,9 @@ impl HostPort {
         if text.starts_with('-') {
             return Err(bad("it begins with '-' and would be read as an option"));
         }
+        if text.contains("://") {
+            return Err(bad("it is a URL"));
+        }
         if text.contains('@') {
             return Err(
                 bad("the user is given apart from it").hint("give the user with --user or PROXMOX_USER")
@@ -36,8 +40,8 @@ impl HostPort {
         }
         let (host, port) = if let Some(rest) = text.strip_prefix('[') {
             let (inner, after) = rest.split_once(']').ok_or_else(|| bad("its ']' is missing"))?;
-            if address_of(inner).is_none() {
-                return Err(bad("between [ and ] there must be an IPv6 address"));
+            if address_of(inner).is_none() && inner.parse::<Ipv4Addr>().is_err() {
+                return Err(bad("between [ and ] there must be an address"));
             }
             match after.strip_prefix(':') {
                 Some(port) => (inner, Some(port)),
@@ -104,6 +108,8 @@ mod tests {
         assert_eq!(ok("[fd00::5]:2222"), ("fd00::5".into(), Some(2222)));
         assert_eq!(ok("[fd00::5]"), ("fd00::5".into(), None));
         assert_eq!(ok("fd00::5"), ("fd00::5".into(), None));
+        assert_eq!(ok("[192.0.2.7]:2222"), ("192.0.2.7".into(), Some(2222)));
+        assert_eq!(ok("[192.0.2.7]"), ("192.0.2.7".into(), None));
         assert_eq!(ok("fe80::1%eth0"), ("fe80::1%eth0".into(), None));
         assert_eq!(ok("my_host-1"), ("my_host-1".into(), None));
     }
@@ -116,6 +122,7 @@ mod tests {
             "'-oProxyCommand=x' is not a host: it begins with '-' and would be read as an option"
         );
         assert_eq!(err("a b"), "'a b' is not a host: it has a space or a control character in it");
+        assert_eq!(err("ssh://root@prom"), "'ssh://root@prom' is not a host: it is a URL");
         assert_eq!(err("root@prom"), "'root@prom' is not a host: the user is given apart from it");
         assert_eq!(err("prom:"), "'prom:' is not a host: there is no port after ':'");
         assert_eq!(err(":22"), "':22' is not a host: there is no host before ':'");
@@ -123,10 +130,7 @@ mod tests {
         assert_eq!(err("prom:+22"), "'prom:+22' is not a host: '+22' is not a port (1 to 65535)");
         assert_eq!(err("prom:70000"), "'prom:70000' is not a host: '70000' is not a port (1 to 65535)");
         assert_eq!(err("[fd00::5"), "'[fd00::5' is not a host: its ']' is missing");
-        assert_eq!(
-            err("[prom]:22"),
-            "'[prom]:22' is not a host: between [ and ] there must be an IPv6 address"
-        );
+        assert_eq!(err("[prom]:22"), "'[prom]:22' is not a host: between [ and ] there must be an address");
         assert_eq!(err("a:b:c"), "'a:b:c' is not a host: it has several ':' and is no IPv6 address");
         assert_eq!(err("$(x)"), "'$(x)' is not a host: '$' can not be in a host's name");
     }

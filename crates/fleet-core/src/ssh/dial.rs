@@ -48,7 +48,9 @@ pub(super) fn dial(
         return carried(&if crate::ui::can_ask() { command.foreground() } else { command });
     }
     if let Some(jumps) = &settings.proxy_jump {
-        return carried(&jump(jumps, settings)?);
+        // ssh has them in the command that it makes of it, so its tokens hold here as well.
+        let jumps = settings.tokens(jumps, env, &|value| Ok(value.to_owned()))?;
+        return carried(&jump(&jumps, settings)?);
     }
     let limit = settings.connect_timeout.unwrap_or(CONNECT_LIMIT);
     let stream = connect(&settings.hostname, settings.port, settings.family, deadline.at_most(limit))
