@@ -324,6 +324,19 @@ fn rsa_certificates_in_the_agent_take_no_other_key_s_turn() {
     connect(&target, &env).unwrap();
 }
 
+/// sshd counts the question what it would take, too, and closes the connection after the sixth try.
+#[test]
+fn an_agent_whose_first_keys_are_all_refused_is_a_refusal_and_no_lost_connection() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let keys: Vec<PathBuf> =
+        (0..6).map(|n| keygen(sshd.dir.path(), &format!("k{n}"), "ed25519", "")).collect();
+    let agent = Agent::start(sshd.dir.path(), &keys);
+    let env = Environment { agent: Some(agent.socket.clone()), ..sshd.env() };
+    let error = connect(&Target { identities: vec![], ..sshd.target() }, &env).unwrap_err();
+    assert!(error.is_login_refused(), "{error:?}");
+    assert!(error.facts().iter().any(|fact| fact.contains("only the first 5")), "{error:?}");
+}
+
 #[test]
 fn an_agent_is_not_asked_when_a_key_was_chosen() {
     let Some(sshd) = Sshd::start("") else { return };
@@ -449,6 +462,32 @@ fn a_revoked_key_and_a_certificate_authority_let_nobody_in() {
     let target = known_hosts(&sshd, &format!("@cert-authority * {key}\n"));
     let error = connect(&target, &sshd.env()).unwrap_err();
     assert!(error.facts().iter().any(|f| f.contains("certificate authority")), "{error:?}");
+}
+
+#[test]
+fn keys_that_the_ssh_config_revokes_are_believed_of_nobody() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let target = known_hosts(&sshd, &format!("[127.0.0.1]:{} {}\n", sshd.address.port(), sshd.host_key()));
+    let (config, list) = (sshd.path("config"), sshd.path("revoked"));
+    fs::write(&config, format!("Host *\n RevokedHostKeys {}\n", list.display())).unwrap();
+    let env = Environment { ssh_config: Some(config.into()), ..sshd.env() };
+    let revoked = || connect(&target, &env).map(drop);
+    // As with ssh, a list that is not there lets nobody in.
+    assert_eq!(revoked().unwrap_err().kind(), Kind::Unreachable);
+    let other = keygen(sshd.dir.path(), "other", "ed25519", "");
+    for (key, known) in [(other, true), (sshd.path("host"), false)] {
+        fs::write(&list, format!("# keys\n{}\n", public(&key))).unwrap();
+        let as_lines = revoked();
+        let mut making = Command::new("ssh-keygen");
+        making.args(["-q", "-k", "-f"]).arg(&list).arg(key.with_extension("pub"));
+        assert!(making.status().unwrap().success());
+        for outcome in [as_lines, revoked()] {
+            match known {
+                true => outcome.unwrap(),
+                false => assert_eq!(details(&outcome.unwrap_err()), "host-key-revoked"),
+            }
+        }
+    }
 }
 
 #[test]

@@ -321,6 +321,8 @@ impl Login<'_> {
                 self.story.push(format!("the server takes: {}", methods.replace(',', ", ")));
             }
             Ok(_) | Err(Trouble::Said(_)) => {}
+            // It counts this question, too (MaxAuthTries), and has had enough.
+            Err(Trouble::Lost(_)) if self.tries > 0 => return Ok(false),
             Err(other) => return Err(other.into()),
         }
         Ok(self.link.lock().session.authenticated())

@@ -1,5 +1,7 @@
 //! Is this the host we mean? The one place where a host's key is believed or not.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use super::{
@@ -9,9 +11,14 @@ use super::{
     settings::Settings,
 };
 use crate::{
-    Error, Result,
+    Error, Kind, Result,
+    child::Command,
+    deadline::Deadline,
     ui::{self, Ui},
 };
+
+/// How a key revocation list of OpenSSH's own format begins (PROTOCOL.krl in its sources); `ssh-keygen` reads those.
+const KRL: &[u8] = b"SSHKRL\n\0";
 
 /// What the host's key will be compared with; made before the connection, so that the key types on record are
 /// asked for first.
@@ -47,7 +54,7 @@ impl Expected {
             HostKeyPolicy::KnownHosts => recorded(settings, ui).map(Expected::Recorded),
             HostKeyPolicy::Vouched(Vouched { lines, source }) => {
                 let mut vouched = KnownHosts::default();
-                vouched.parse(std::path::Path::new(source), lines);
+                vouched.parse(Path::new(source), lines);
                 Ok(Expected::Vouched(recorded(settings, ui)?, vouched, source.clone()))
             }
         }
@@ -75,6 +82,11 @@ impl Expected {
 
     /// Believes the key or says why not. Asks about an unknown one where there is somebody to ask.
     pub(super) fn check(&self, key: &PublicKey, settings: &Settings, ui: Ui) -> Result<()> {
+        for file in &settings.revoked_host_keys {
+            if is_revoked(file, key)? {
+                return Err(revoked(key, settings, &file.display()));
+            }
+        }
         match self {
             Expected::Pinned(expected) if expected == key => Ok(()),
             Expected::Pinned(expected) => Err(mismatch(expected, key, settings)),
@@ -95,6 +107,36 @@ impl Expected {
     }
 }
 
+/// Whether a file of RevokedHostKeys has the key: a key a line, or a key revocation list. One that can not be read lets
+/// nobody be believed, as with ssh.
+fn is_revoked(file: &Path, key: &PublicKey) -> Result<bool> {
+    let unread = |e: Error| e.with_kind(Kind::Unreachable).now("no host is believed while it is so");
+    let bytes =
+        std::fs::read(file).map_err(|e| unread(Error::io("read the revoked host keys in", file, e)))?;
+    if !bytes.starts_with(KRL) {
+        let text = String::from_utf8_lossy(&bytes);
+        return Ok(text.lines().any(|line| PublicKey::parse(line).is_ok_and(|one| one == *key)));
+    }
+    let asking = Command::new("ssh-keygen").arg("-Qf").arg(file).arg("/dev/stdin").stdin(key.line());
+    let asked = asking.output(Deadline::secs(15)).map_err(unread)?;
+    match asked.success() {
+        true => Ok(false),
+        false if asked.stdout_text().contains("REVOKED") => Ok(true),
+        false => asked
+            .checked()
+            .map(|_| false)
+            .map_err(|e| unread(e.context("the revoked host keys can not be read"))),
+    }
+}
+
+fn revoked(key: &PublicKey, settings: &Settings, by: &dyn std::fmt::Display) -> Error {
+    Error::unreachable(format!("the host key that {} shows is marked as revoked", settings.alias))
+        .now(format!("its key: {}", describe(key)))
+        .now(format!("revoked by {by}"))
+        .hint("give the host a new key; a revoked one is never accepted")
+        .details(json!({ "ssh": "host-key-revoked", "fingerprint": key.fingerprint() }))
+}
+
 /// What the user's files say.
 fn recorded(settings: &Settings, ui: Ui) -> Result<KnownHosts> {
     let known = KnownHosts::read(settings.user_known_hosts.iter().chain(&settings.global_known_hosts))?;
@@ -113,14 +155,7 @@ fn judged(
 ) -> Result<()> {
     match verdict {
         Verdict::Known => Ok(()),
-        Verdict::Revoked(at) => Err(Error::unreachable(format!(
-            "the host key that {} shows is marked as revoked",
-            settings.alias
-        ))
-        .now(format!("its key: {}", describe(key)))
-        .now(format!("revoked by {at}"))
-        .hint("give the host a new key; a revoked one is never accepted")
-        .details(json!({ "ssh": "host-key-revoked", "fingerprint": key.fingerprint() }))),
+        Verdict::Revoked(at) => Err(revoked(key, settings, &at)),
         Verdict::Changed(of) => Err(changed(&of, key, settings, None)),
         Verdict::Unknown { others, authorities } => {
             let mut notes: Vec<String> = others
@@ -262,7 +297,7 @@ fn unknown(key: &PublicKey, notes: &[String], settings: &Settings) -> Error {
         || settings.carried_by.is_some();
     let error = match settings.record() {
         Some(file) if !through && settings.host_key_alias.is_none() => {
-            let quoted = |path: &std::path::Path| crate::child::quote(&path.to_string_lossy());
+            let quoted = |path: &Path| crate::child::quote(&path.to_string_lossy());
             let missing = file.parent().filter(|dir| !dir.as_os_str().is_empty() && !dir.exists());
             let make = missing.map_or_else(String::new, |dir| format!("mkdir -p -m 700 {} && ", quoted(dir)));
             error.hint(format!(
@@ -294,7 +329,7 @@ mod tests {
 
     fn judged(file: &str) -> Verdict {
         let mut known = KnownHosts::default();
-        known.parse(std::path::Path::new("kh"), file);
+        known.parse(Path::new("kh"), file);
         let names = ["[prom]:2222".to_owned(), "prom".to_owned()];
         verdict(&known, &names, &PublicKey::parse(ED).unwrap())
     }
@@ -310,7 +345,7 @@ mod tests {
     #[test]
     fn types_on_record_are_asked_for_first() {
         let mut known = KnownHosts::default();
-        known.parse(std::path::Path::new("kh"), "prom ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAAQE=\n");
+        known.parse(Path::new("kh"), "prom ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAAQE=\n");
         let order = Expected::Recorded(known).preference(&["prom".to_owned()]);
         assert!(order.starts_with("rsa-sha2-512,rsa-sha2-256,ssh-ed25519,"), "{order}");
         let order = Expected::Recorded(KnownHosts::default()).preference(&["prom".to_owned()]);

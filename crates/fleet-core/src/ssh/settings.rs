@@ -81,6 +81,8 @@ pub(super) struct Settings {
     pub(super) agent: Agent,
     pub(super) user_known_hosts: Vec<PathBuf>,
     pub(super) global_known_hosts: Vec<PathBuf>,
+    /// Files of keys that are believed of no host.
+    pub(super) revoked_host_keys: Vec<PathBuf>,
     /// FLEET_KNOWN_HOSTS, which stands for all of these.
     pub(super) chosen_known_hosts: Option<PathBuf>,
     /// The program that carries the bytes, where the caller named one: as a shell takes it.
@@ -168,6 +170,7 @@ impl Settings {
             global_known_hosts: ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"]
                 .map(PathBuf::from)
                 .to_vec(),
+            revoked_host_keys: Vec::new(),
             chosen_known_hosts: None,
             carried_by: target.proxy.as_ref().map(ToString::to_string),
             host_key_alias: None,
@@ -199,6 +202,7 @@ impl Settings {
                 "identityagent" => agent = Some(value.to_owned()),
                 "userknownhostsfile" => self.user_known_hosts = self.files(value, env),
                 "globalknownhostsfile" => self.global_known_hosts = self.files(value, env),
+                "revokedhostkeys" => self.revoked_host_keys = self.files(value, env),
                 "hostkeyalias" => self.host_key_alias = word(),
                 "hashknownhosts" => self.hash_known_hosts = value == "yes",
                 "proxyjump" => self.proxy_jump = word(),
