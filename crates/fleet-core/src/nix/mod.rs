@@ -4,7 +4,9 @@
 pub mod edit;
 pub mod eval;
 pub mod external;
+mod parts;
 pub(crate) mod reader;
+mod scan;
 pub mod source;
 mod syntax;
 

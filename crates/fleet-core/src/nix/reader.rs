@@ -66,9 +66,11 @@ impl<'a> Reader<'a> {
 
     /// The place as `file:line`, to refer to from another fault.
     pub(crate) fn place(&self, at: Option<Span>) -> String {
-        match self.evaluated.locate(at) {
-            Some(at) => {
-                format!("{}:{}", at.file.strip_prefix(self.base).unwrap_or(&at.file).display(), at.line)
+        let source = at.and_then(|at| Some((self.evaluated.sources.get(at.file)?, at.start)));
+        match source {
+            Some((source, start)) => {
+                let file = source.path.strip_prefix(self.base).unwrap_or(&source.path);
+                format!("{}:{}", file.display(), source.line(start))
             }
             None => "another place".to_owned(),
         }

@@ -42,11 +42,15 @@ impl Source {
         })
     }
 
+    /// The line that a byte is in, from one.
+    pub fn line(&self, at: u32) -> usize {
+        self.lines().partition_point(|first| *first <= at).max(1)
+    }
+
     /// What a person calls the place of these bytes.
     pub fn locate(&self, start: u32, end: u32) -> Location {
-        let lines = self.lines();
-        let line = lines.partition_point(|first| *first <= start).max(1);
-        let first = lines.get(line - 1).copied().unwrap_or(0) as usize;
+        let line = self.line(start);
+        let first = self.lines().get(line - 1).copied().unwrap_or(0) as usize;
         let start = floor(&self.text, (start as usize).max(first));
         let end = floor(&self.text, end as usize).max(start);
         let rest = &self.text[first..];

@@ -3,8 +3,10 @@
 use rnix::{NixLanguage, ParseError, SyntaxKind};
 use rowan::{GreenNode, GreenNodeData, GreenTokenData, Language, NodeOrToken};
 
-/// How deep a file may be nested before it is not parsed at all (the parser and the tree's own clean-up recurse).
-const MAX_NESTING: usize = 4000;
+use super::{
+    parts::{self, PART},
+    scan::{Scan, scan},
+};
 
 /// Why a text has no syntax tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +33,10 @@ impl Tree {
             let message = "a byte order mark, which Nix takes for no text: save the file without one";
             return Err(SyntaxFault::Wrong { message: message.to_owned(), start: 0, end: 3 });
         }
-        let tokens = check_nesting(text)?;
+        let Scan { tokens, large } = scan(text, PART)?;
+        if let Some(green) = parts::parse(text, &large) {
+            return Ok(Tree { green, tokens });
+        }
         let parse = rnix::Root::parse(text);
         if let Some(fault) = first_fault(parse.errors(), text) {
             return Err(fault);
@@ -169,102 +174,6 @@ fn name(kind: SyntaxKind) -> String {
         other => return format!("{other:?}").trim_start_matches("TOKEN_").to_lowercase().replace('_', " "),
     };
     text.to_owned()
-}
-
-/// How many characters the tokenizer may look ahead in all.
-const MAX_LOOKAHEAD: usize = 100_000_000;
-
-/// Refuses what would keep the tokenizer busy for seconds: at each token it looks ahead over everything that could
-/// be a path, so that a run of such characters costs the square of its length.
-fn check_runs(text: &str) -> Result<(), SyntaxFault> {
-    let (mut run, mut cost) = (0usize, 0usize);
-    for (at, byte) in text.bytes().enumerate() {
-        if byte.is_ascii_alphanumeric() || b"/_.+-<".contains(&byte) {
-            run += 1;
-            // A run of ordinary length costs nothing worth counting.
-            if run > 1000 {
-                cost += run;
-                if cost > MAX_LOOKAHEAD {
-                    return Err(SyntaxFault::TooDeep { start: u32::try_from(at).unwrap_or(u32::MAX) });
-                }
-            }
-        } else {
-            run = 0;
-        }
-    }
-    Ok(())
-}
-
-/// How many tokens a file may have: ten thousand hosts have a million.
-const MAX_TOKENS: usize = 2_000_000;
-
-/// Refuses what could exhaust the stack: counts, from the tokens alone, an upper bound of the tree's depth. Gives
-/// the number of tokens.
-fn check_nesting(text: &str) -> Result<usize, SyntaxFault> {
-    check_runs(text)?;
-    use SyntaxKind as K;
-    // For each open bracket: whether it is a list's, and how many operators, keywords and arguments stand in it
-    // since the last `;` or `,`. Each of them can be one level of the tree.
-    let mut open: Vec<(bool, usize)> = vec![(false, 0)];
-    let mut depth = 0usize;
-    let (mut at, mut tokens) = (0usize, 0usize);
-    for (kind, token) in rnix::tokenize(text) {
-        tokens += 1;
-        if tokens > MAX_TOKENS {
-            return Err(SyntaxFault::TooLong { start: u32::try_from(at).unwrap_or(u32::MAX) });
-        }
-        match kind {
-            K::TOKEN_WHITESPACE if foreign_space(token).is_some() => {
-                let (offset, space) = foreign_space(token).unwrap_or_default();
-                let place = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
-                return Err(SyntaxFault::Wrong {
-                    message: format!("U+{:04X} is no white space in Nix", u32::from(space)),
-                    start: place(at + offset),
-                    end: place(at + offset + space.len_utf8()),
-                });
-            }
-            K::TOKEN_WHITESPACE | K::TOKEN_COMMENT | K::TOKEN_STRING_CONTENT => {}
-            K::TOKEN_L_BRACE | K::TOKEN_L_PAREN | K::TOKEN_L_BRACK | K::TOKEN_INTERPOL_START => {
-                open.push((kind == K::TOKEN_L_BRACK, 1));
-                depth += 1;
-            }
-            K::TOKEN_R_BRACE | K::TOKEN_R_PAREN | K::TOKEN_R_BRACK | K::TOKEN_INTERPOL_END => {
-                if open.len() > 1 {
-                    depth -= open.pop().map_or(0, |(_, inside)| inside);
-                }
-            }
-            K::TOKEN_SEMICOLON | K::TOKEN_COMMA => {
-                if let Some((_, inside)) = open.last_mut() {
-                    // The bracket itself stays one level. `let … in` and `with …;` nest without a bracket, and
-                    // are bounded by the parser's own limit.
-                    depth -= inside.saturating_sub(1);
-                    *inside = (*inside).min(1);
-                }
-            }
-            _ => {
-                if let Some((list, inside)) = open.last_mut() {
-                    let argument = matches!(
-                        kind,
-                        K::TOKEN_IDENT | K::TOKEN_STRING_START | K::TOKEN_INTEGER | K::TOKEN_FLOAT
-                    );
-                    if !(*list && (argument || kind == K::TOKEN_STRING_END)) {
-                        *inside += 1;
-                        depth += 1;
-                    }
-                }
-            }
-        }
-        if depth > MAX_NESTING {
-            return Err(SyntaxFault::TooDeep { start: u32::try_from(at).unwrap_or(u32::MAX) });
-        }
-        at += token.len();
-    }
-    Ok(tokens)
-}
-
-/// The first character that rnix takes for white space and Nix does not, and its offset.
-fn foreign_space(token: &str) -> Option<(usize, char)> {
-    token.char_indices().find(|(_, c)| !matches!(c, ' ' | '\t' | '\r' | '\n'))
 }
 
 /// A node with its absolute offset.
