@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use common::{Bench, KEY};
 use fleet_core::{
     Kind,
@@ -213,8 +215,10 @@ fn documented() -> Vec<String> {
 fn the_document_says_what_is_spoken() {
     let lines = documented();
     assert!(lines.len() >= 9);
+    let schema = schema();
     for line in &lines {
         let value: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(unfit(&schema, &schema, &value), None, "{line}");
         if value.get("op").is_some() {
             let request: Request = serde_json::from_str(line).unwrap();
             assert_eq!(serde_json::to_value(&request).unwrap()["op"], value["op"]);
@@ -225,12 +229,84 @@ fn the_document_says_what_is_spoken() {
     }
 }
 
-#[test]
-fn the_schema_has_every_request_and_every_field() {
+fn schema() -> Value {
     let text =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/session.schema.json"));
-    let schema: Value = serde_json::from_str(&text.unwrap()).unwrap();
+    serde_json::from_str(&text.unwrap()).unwrap()
+}
+
+/// What is wrong with a value, by those words of JSON Schema that the document uses.
+fn unfit(root: &Value, schema: &Value, value: &Value) -> Option<String> {
+    let Some(words) = schema.as_object() else { return (*schema == false).then(|| format!("{value}")) };
+    let fits = |schema: &Value, value: &Value| unfit(root, schema, value).is_none();
+    let list = |of: &Value| of.as_array().unwrap().clone();
+    let fields = || value.as_object().into_iter().flatten();
+    let wrong = |(word, of): (&String, &Value)| {
+        let well = match word.as_str() {
+            "$ref" => fits(root.pointer(of.as_str().unwrap().strip_prefix('#').unwrap()).unwrap(), value),
+            "anyOf" => list(of).iter().any(|one| fits(one, value)),
+            "oneOf" => list(of).iter().filter(|one| fits(one, value)).count() == 1,
+            "type" => match of.as_str().unwrap() {
+                "object" => value.is_object(),
+                "array" => value.is_array(),
+                "string" => value.is_string(),
+                "boolean" => value.is_boolean(),
+                "integer" => value.is_u64() || value.is_i64(),
+                other => panic!("{other} is no type that is known here"),
+            },
+            "const" => value == of,
+            "enum" => list(of).contains(value),
+            "minimum" => value.as_i64().is_none_or(|n| n >= of.as_i64().unwrap()),
+            "maximum" => value.as_i64().is_none_or(|n| n <= of.as_i64().unwrap()),
+            "pattern" => value
+                .as_str()
+                .is_none_or(|text| regex::Regex::new(of.as_str().unwrap()).unwrap().is_match(text)),
+            "minItems" => value.as_array().is_none_or(|all| all.len() as u64 >= of.as_u64().unwrap()),
+            "items" => value.as_array().into_iter().flatten().all(|item| fits(of, item)),
+            "required" => {
+                !value.is_object() || list(of).iter().all(|name| value.get(name.as_str().unwrap()).is_some())
+            }
+            "properties" => fields().all(|(name, field)| of.get(name).is_none_or(|of| fits(of, field))),
+            "propertyNames" => fields().all(|(name, _)| fits(of, &Value::from(name.as_str()))),
+            "additionalProperties" => fields().all(|(name, field)| {
+                words.get("properties").is_some_and(|p| p.get(name).is_some()) || fits(of, field)
+            }),
+            "$schema" | "$defs" | "title" | "description" => true,
+            other => panic!("{other} is no word that is known here"),
+        };
+        (!well).then(|| format!("{word}: {value}"))
+    };
+    words.iter().find_map(wrong)
+}
+
+/// What the program itself says that it knows.
+fn spoken() -> BTreeSet<String> {
+    let error = serde_json::from_value::<Op>(json!({"op": "?"})).unwrap_err().to_string();
+    error.split('`').skip(3).step_by(2).map(str::to_owned).collect()
+}
+
+/// The requests of the document's table, each with the fields that it names.
+fn tabled() -> BTreeMap<String, BTreeSet<String>> {
+    let text =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/session.md")).unwrap();
+    let beside = regex::Regex::new(r"\([^)]*\)").unwrap();
+    let quoted = |cell: &str| -> BTreeSet<String> {
+        beside.replace_all(cell, "").split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    };
+    let rows = text.lines().filter(|line| line.starts_with("| `") && !line.starts_with("| `op`"));
+    rows.map(|row| {
+        let cells: Vec<&str> = row.split('|').collect();
+        (quoted(cells[1]).pop_first().unwrap(), quoted(cells[2]))
+    })
+    .collect()
+}
+
+#[test]
+fn the_schema_has_every_request_and_every_field() {
+    let schema = schema();
     let known = schema["$defs"]["request"]["oneOf"].as_array().unwrap();
+    let tabled = tabled();
+    assert_eq!(tabled.keys().cloned().collect::<BTreeSet<_>>(), spoken());
     let (disk, size) = ("scsi0".parse().unwrap(), "20G".parse().unwrap());
     let v = vmid(110);
     let all = [
@@ -262,7 +338,15 @@ fn the_schema_has_every_request_and_every_field() {
         Op::GiveDocuments { vmid: v, documents: Default::default(), settings: Default::default() },
         Op::RemoveDocuments { vmid: v },
         Op::Resize { vmid: v, disk, size },
-        Op::Show { request: Box::new(Op::Start { vmid: v }), after: None, node: None },
+        Op::Show {
+            request: Box::new(Op::RemoveDocuments { vmid: v }),
+            after: Some(Box::new(Op::GiveDocuments {
+                vmid: v,
+                documents: Default::default(),
+                settings: Default::default(),
+            })),
+            node: Some("b".parse().unwrap()),
+        },
         Op::Start { vmid: v },
         Op::Stop { vmid: v },
         Op::Shutdown { vmid: v, timeout: 9, force: true },
@@ -301,8 +385,9 @@ fn the_schema_has_every_request_and_every_field() {
         Op::RemoveUpload { path: "/var/tmp/fleet-image-0.qcow2".into(), node: Some("b".parse().unwrap()) },
         Op::Address { vmid: v, timeout: 1 },
         Op::HostKey { vmid: v, timeout: 1 },
+        Op::CloudInitEnded { vmid: v },
     ];
-    assert_eq!(known.len(), all.len());
+    assert_eq!((known.len(), spoken().len()), (all.len(), all.len()));
     for op in all {
         let value = serde_json::to_value(Request { v: VERSION, id: 1, op }).unwrap();
         let name = value["op"].as_str().unwrap();
@@ -313,6 +398,10 @@ fn the_schema_has_every_request_and_every_field() {
         for (field, _) in value.as_object().unwrap() {
             assert!(entry["properties"].get(field).is_some(), "{name} lacks {field}");
         }
+        let fields = entry["properties"].as_object().unwrap().keys().cloned();
+        let fields: BTreeSet<String> = fields.filter(|f| !["v", "id", "op"].contains(&f.as_str())).collect();
+        assert_eq!(fields, tabled[name], "{name}");
+        assert_eq!(unfit(&schema, entry, &value), None, "{name}");
         for field in entry["required"].as_array().unwrap() {
             assert!(value.get(field.as_str().unwrap()).is_some(), "{name} does not need {field}");
         }
@@ -328,9 +417,13 @@ fn raw(bench: &Bench) -> (std::process::Child, std::process::ChildStdin, std::sy
     let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
     let (send, receive) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
+        let schema = schema();
         for line in std::io::BufRead::lines(std::io::BufReader::new(stdout)) {
             let Ok(line) = line else { return };
-            send.send(serde_json::from_str(&line).unwrap()).unwrap();
+            let value: Value = serde_json::from_str(&line).unwrap();
+            // Who waits for more is told by the end of them.
+            assert_eq!(unfit(&schema, &schema["$defs"]["answer"], &value), None, "{line}");
+            send.send(value).unwrap();
         }
     });
     (child, stdin, receive)

@@ -154,6 +154,7 @@ impl Server<'_> {
                 upload::Uploaded::named(path)?.remove(&*node.api.transport())?;
                 json(&())
             }
+            Op::Show { .. } => Err(Error::usage("only a change can be shown")),
             _ => Err(Error::usage("a request that this program does not know")),
         }
     }
