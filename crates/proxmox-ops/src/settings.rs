@@ -8,7 +8,7 @@ use fleet_core::{
     cli::ConnectionArgs,
     deadline::Deadline,
     definitions::Definitions,
-    ssh::{Environment, configured_user},
+    ssh::{Environment, HostPort, configured_user},
     types::NodeName,
 };
 
@@ -121,12 +121,12 @@ impl Settings {
     }
 }
 
-/// A host may be an alias, a name or an address with a port: nothing that begins like an option, no blank.
+/// A host may be an alias, a name or an address with a port.
 fn check_host(host: &str) -> Result<()> {
-    let fits = !host.starts_with('-')
-        && host.bytes().all(|b| {
-            b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'%')
-        });
+    HostPort::parse(host).map_err(|e| e.now("nothing was sent to the node"))?;
+    let fits = host
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'%'));
     if fits {
         return Ok(());
     }

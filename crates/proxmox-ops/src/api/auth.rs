@@ -144,18 +144,25 @@ fn mint(transport: &dyn Transport, full: bool, deadline: Deadline) -> Result<Tic
         Error::new(Kind::Unreachable, format!("can not make a ticket on the node: {why}"))
             .now("logged in over SSH, but nothing was asked of the Proxmox API")
     };
+    const LOGIN: &str =
+        "does root's login run something else than what it is told? `ssh HOST echo it` must print `it`";
+    let stdout = String::from_utf8_lossy(&output.stdout);
     if output.status != ExecStatus::Code(0) {
-        let last = stderr.lines().map(str::trim).rfind(|l| !l.is_empty()).unwrap_or("perl said nothing");
+        let last_of = |text: &str| text.lines().map(str::trim).rfind(|l| !l.is_empty()).map(str::to_owned);
+        let Some(last) = last_of(&stderr) else {
+            // Not perl's words, then: it ends with its tickets, or says why not.
+            let said = last_of(&stdout).filter(|_| !stdout.contains("PVE:"));
+            let said = said.map_or_else(String::new, |line| format!(" and said '{}'", line.escape_debug()));
+            return Err(failed(format!("what makes it {}{said}", output.status)).hint(LOGIN));
+        };
         // Where else it was looked for is of no use to anybody.
-        let last = last.split(" in @INC").next().unwrap_or(last);
-        let error = failed(last.to_owned());
+        let error = failed(last.split(" in @INC").next().unwrap_or(&last).to_owned());
         return Err(if stderr.contains("Can't locate PVE/") || output.status == ExecStatus::Code(127) {
             error.hint("is it a Proxmox VE node? `pveversion` on it tells; choose another with --host HOST")
         } else {
             error.hint("look on the node: `pvecm status` (no quorum keeps keys unreadable), `systemctl status pve-cluster`")
         });
     }
-    let stdout = String::from_utf8_lossy(&output.stdout);
     let mut lines = stdout.lines().map(str::trim).filter(|line| !line.is_empty());
     // What a login shell's start-up files print comes before it.
     match (lines.find(|line| line.starts_with("PVE:")), lines.next()) {
@@ -163,9 +170,7 @@ fn mint(transport: &dyn Transport, full: bool, deadline: Deadline) -> Result<Tic
             Ok(Ticket { cookie: cookie.to_owned(), csrf: csrf.to_owned(), minted: Instant::now() })
         }
         // What it printed may be a secret.
-        _ => Err(failed("perl printed something that is no ticket".to_owned()).hint(
-            "does root's login run something else than what it is told? `ssh HOST echo it` must print `it`",
-        )),
+        _ => Err(failed("perl printed something that is no ticket".to_owned()).hint(LOGIN)),
     }
 }
 
@@ -182,6 +187,9 @@ fn not_made(error: Error) -> Error {
             Error::new(Kind::DeadlinePassed, "gave up waiting for the node to make a ticket")
                 .now(nothing)
                 .hint("look on the node: `pvecm status`, `systemctl status pve-cluster`")
+        }
+        Kind::Failed => {
+            error.context("can not make a ticket on the node").with_kind(Kind::Unreachable).now(nothing)
         }
         _ => error,
     }
@@ -263,7 +271,7 @@ mod tests {
             let command = mint_command(&self.0.path().to_string_lossy(), full);
             let output = Command::new("sh").arg("-c").arg(command).env("PERL5LIB", self.0.path());
             let text = output.output(patience()).unwrap().checked().unwrap().stdout_text();
-            let (ticket, csrf) = text.trim_end().split_once('\n').unwrap();
+            let (ticket, csrf) = text.trim().split_once('\n').unwrap();
             (ticket.to_owned(), csrf.to_owned())
         }
 
@@ -297,6 +305,30 @@ mod tests {
         let error =
             mint(&node("This account is for transfers only\n"), false, Deadline::secs(5)).err().unwrap();
         assert!(error.message().contains("no ticket") && !error.chain().contains("transfers"), "{error:?}");
+        // As nologin(8) does, which says so on its standard output.
+        let node =
+            crate::testing::Fake::new().exec(&command, "This account is currently not available.\n", 1);
+        let error = mint(&node, false, Deadline::secs(5)).err().unwrap();
+        let said = "what makes it exited with 1 and said 'This account is currently not available.'";
+        assert!(
+            error.message().ends_with(said) && error.hints()[0].contains("ssh HOST echo it"),
+            "{error:?}"
+        );
+        let node = crate::testing::Fake::new().exec(&command, "PVE:root@pam:68::sig\n", 1);
+        let error = mint(&node, false, Deadline::secs(5)).err().unwrap();
+        assert!(error.message().ends_with("what makes it exited with 1"), "{error:?}");
+    }
+
+    #[test]
+    fn a_ticket_is_a_line_of_its_own_whatever_was_printed_before() {
+        if !has_modules() {
+            return;
+        }
+        let etc = Etc::new();
+        let command = mint_command(&etc.0.path().to_string_lossy(), false);
+        let shell = format!("printf 'a title, no line'; {command}");
+        let output = Command::new("sh").arg("-c").arg(shell).output(patience()).unwrap().checked().unwrap();
+        assert!(output.stdout_text().starts_with("a title, no line\nPVE:root@pam:"));
     }
 
     #[test]

@@ -44,17 +44,16 @@ pub fn plain_setting(key: &str, value: &Value) -> String {
     text
 }
 
-/// The JSON that a command printed: what the start-up files of a login shell print stands before it.
+/// The list or object that a command printed as JSON: what the start-up files of a login shell print stands before it,
+/// with or without a line's end.
 pub fn printed<T: serde::de::DeserializeOwned>(output: &[u8]) -> serde_json::Result<T> {
-    let mut rest = output;
-    loop {
-        let read = serde_json::from_slice(rest);
-        match (read, rest.iter().position(|byte| *byte == b'\n')) {
-            (Err(_), Some(end)) => rest = &rest[end + 1..],
-            // Of text that is no JSON at all, its beginning tells more than its end.
-            (Err(_), None) => return serde_json::from_slice(output),
-            (read, _) => return read,
-        }
+    /// How much that may be.
+    const MOST: usize = 64 * 1024;
+    let mut begins = (0..output.len().min(MOST)).filter(|at| matches!(output[*at], b'{' | b'['));
+    match begins.find_map(|at| serde_json::from_slice(&output[at..]).ok()) {
+        Some(read) => Ok(read),
+        // Of text that is no JSON at all, its beginning tells more than its end.
+        None => serde_json::from_slice(output),
     }
 }
 
@@ -107,6 +106,7 @@ mod tests {
         let wanted = Some(serde_json::json!([{"dst": "192.0.2.9"}]));
         assert_eq!(read("[{\"dst\": \"192.0.2.9\"}]\n"), wanted);
         assert_eq!(read("Welcome!\n[info] disk is fine\n[{\"dst\":\n \"192.0.2.9\"}]\n"), wanted);
+        assert_eq!(read("\u{1b}]0;prom\u{7}\u{1b}[1m[{\"dst\": \"192.0.2.9\"}]\n"), wanted);
         assert_eq!(read("Welcome!\n"), None);
         assert_eq!(read(""), None);
     }

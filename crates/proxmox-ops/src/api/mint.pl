@@ -34,4 +34,5 @@ if (!@made) {
         PVE::AccessControl::assemble_csrf_prevention_token($user),
     );
 }
-print map { qq($_\n) } @made;
+# Lines of their own, whatever a login shell printed before them.
+print map { qq($_\n) } q(), @made;
