@@ -18,7 +18,7 @@ pub mod yaml;
 use clap::{CommandFactory, Parser, Subcommand};
 use fleet_core::{
     Result,
-    cli::{CommonArgs, Completions, Man},
+    cli::{CommonArgs, Completions, Line, Man},
     definitions::Definitions,
     hosts::Hosts,
     ui::Ui,
@@ -61,6 +61,8 @@ enum Verb {
     Completions(Completions),
     Man(Man),
 }
+
+impl Line for Cli {}
 
 /// Runs the verb that the command line names.
 pub fn run(cli: &Cli) -> Result<()> {

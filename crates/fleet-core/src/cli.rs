@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub use pages::{Completions, Man};
-pub use usage::parse;
+pub use usage::{Line, parse, read};
 
 /// Options of every tool.
 #[derive(Debug, Clone, Args)]

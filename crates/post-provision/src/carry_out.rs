@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// What the user wants of every verb that changes something.
-#[derive(Debug, Clone, Copy, clap::Args)]
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub struct CommitArgs {
     /// Change the files and leave the commit to you
     #[arg(long)]

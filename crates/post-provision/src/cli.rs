@@ -3,7 +3,7 @@
 use clap::{CommandFactory, Parser, Subcommand};
 use fleet_core::{
     again,
-    cli::{CommonArgs, Completions, ConnectionArgs, Man},
+    cli::{CommonArgs, Completions, ConnectionArgs, Line, Man},
 };
 
 use crate::{
@@ -43,18 +43,18 @@ pub enum Verb {
     Man(Man),
 }
 
-impl Cli {
-    /// The same with what to commit, `--dry-run` and `--yes` where they are looked for: they may stand before a verb, too.
-    #[must_use]
-    pub fn joined(mut self) -> Cli {
+impl Line for Cli {
+    const BEFORE_A_VERB: &'static [&'static str] = &["dry_run", "yes", "no_commit", "allow_dirty"];
+
+    fn joined(mut self) -> Cli {
         let (change, commit) = match &mut self.verb {
             Some(Verb::Remove(args)) => (&mut args.change, &mut args.commit),
             Some(Verb::Secrets(args)) => (&mut args.change, &mut args.commit),
             Some(Verb::Inventory(args)) => (&mut args.change, &mut args.commit),
             _ => return self,
         };
-        change.join(&self.add.change);
-        commit.join(&self.add.commit);
+        change.join(&std::mem::take(&mut self.add.change));
+        commit.join(&std::mem::take(&mut self.add.commit));
         self
     }
 }

@@ -10,10 +10,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     match fleet_core::cli::parse::<Cli>() {
-        Ok(cli) => {
-            let cli = cli.joined();
-            fleet_core::cli::finish(cli.common.ui(), run(&cli))
-        }
+        Ok(cli) => fleet_core::cli::finish(cli.common.ui(), run(&cli)),
         Err(over) => over,
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use fleet_core::cli::{ChangeArgs, CommonArgs, Completions, ConnectionArgs, Man};
+use fleet_core::cli::{ChangeArgs, CommonArgs, Completions, ConnectionArgs, Line, Man};
 
 use crate::{
     apply::ApplyArgs, build::BuildOn, destroy::DestroyArgs, log::LogArgs, new::NewArgs, status::StatusArgs,
@@ -119,22 +119,24 @@ impl Cli {
         !self.change.yes && !self.change.dry_run
     }
 
-    /// The same with `--dry-run` and `--yes` where they are looked for: they may stand before a verb, too.
-    #[must_use]
-    pub fn joined(mut self) -> Cli {
+    /// When to take VMs into the fleet.
+    pub fn integrate(&self) -> Integrate {
+        if self.no_integrate { Integrate::Never } else { self.integrate }
+    }
+}
+
+impl Line for Cli {
+    const BEFORE_A_VERB: &'static [&'static str] = &["dry_run", "yes"];
+
+    fn joined(mut self) -> Cli {
         let change = match &mut self.verb {
             Some(Verb::Apply(args)) => &mut args.change,
             Some(Verb::New(args)) => &mut args.change,
             Some(Verb::Destroy(args)) => &mut args.change,
             _ => return self,
         };
-        change.join(&self.change);
+        change.join(&std::mem::take(&mut self.change));
         self
-    }
-
-    /// When to take VMs into the fleet.
-    pub fn integrate(&self) -> Integrate {
-        if self.no_integrate { Integrate::Never } else { self.integrate }
     }
 }
 

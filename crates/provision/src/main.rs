@@ -10,10 +10,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     match fleet_core::cli::parse::<Cli>() {
-        Ok(cli) => {
-            let cli = cli.joined();
-            fleet_core::cli::finish(cli.common.ui(), provision::run(&cli).map_err(Into::into))
-        }
+        Ok(cli) => fleet_core::cli::finish(cli.common.ui(), provision::run(&cli).map_err(Into::into)),
         Err(over) => over,
     }
 }

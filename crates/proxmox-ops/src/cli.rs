@@ -3,7 +3,7 @@
 use clap::{CommandFactory, Parser, Subcommand};
 use fleet_core::{
     Result, again,
-    cli::{CommonArgs, Completions, ConnectionArgs, Man},
+    cli::{CommonArgs, Completions, ConnectionArgs, Line, Man},
     interrupt,
     ui::Ui,
 };
@@ -64,6 +64,8 @@ enum Verb {
     Completions(Completions),
     Man(Man),
 }
+
+impl Line for Cli {}
 
 impl Cli {
     /// Where messages go.

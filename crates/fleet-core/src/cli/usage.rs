@@ -5,18 +5,31 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Command, Parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, Parser, error::ErrorKind, parser::ValueSource};
 
 use crate::{
     Error,
     ui::{ColorChoice, Ui},
 };
 
+/// The command line of a program with verbs, and perhaps with options of its own that stand before them.
+pub trait Line: Parser {
+    /// Its own options that mean the same before a verb that has them, too: [`Line::joined`] hands them on. All others
+    /// are for the program without a verb, and refused before one.
+    const BEFORE_A_VERB: &'static [&'static str] = &[];
+
+    /// The same with these options where they are looked for: at the verb.
+    #[must_use]
+    fn joined(self) -> Self {
+        self
+    }
+}
+
 /// Reads this process's command line; else gives the exit code with which it is over: help and version were printed,
 /// or what is wrong was told on standard error, and with `--json`, wherever it stands, as an object on standard output.
-pub fn parse<C: Parser>() -> Result<C, ExitCode> {
+pub fn parse<C: Line>() -> Result<C, ExitCode> {
     let args: Vec<OsString> = std::env::args_os().collect();
-    C::try_parse_from(&args).map_err(|wrong| {
+    read::<C>(&args).map_err(|wrong| {
         // A closed output must not hide the exit code.
         let _ = wrong.print();
         if wrong.use_stderr() && asks_for_json(&args) {
@@ -25,6 +38,83 @@ pub fn parse<C: Parser>() -> Result<C, ExitCode> {
         }
         u8::try_from(wrong.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
     })
+}
+
+/// Reads a command line. Nothing that is accepted is passed over: what stands before a verb is the verb's as well, or
+/// refused, and so is what was given once before it and once after it.
+pub fn read<C: Line>(args: &[OsString]) -> Result<C, clap::Error> {
+    let mut command = C::command();
+    let mut matches = command.try_get_matches_from_mut(args)?;
+    if let Some(verb) = matches.subcommand_name() {
+        before_verb(&command, &matches, verb, C::BEFORE_A_VERB)
+            .or_else(|| twice(&command, args))
+            .map_or(Ok(()), |said| Err(at_verb(&mut command, verb, said)))?;
+    }
+    C::from_arg_matches_mut(&mut matches).map(C::joined).map_err(|wrong| wrong.format(&mut command))
+}
+
+/// An argument that was given before a verb that does not get it: clap keeps it where nobody looks.
+fn before_verb(command: &Command, matches: &ArgMatches, verb: &str, heard: &[&str]) -> Option<String> {
+    let program = command.get_name();
+    let verbs_own = command.find_subcommand(verb)?;
+    let given = |arg: &&Arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
+    command.get_arguments().filter(|arg| !arg.is_global_set()).filter(given).find_map(|arg| {
+        let known = verbs_own.get_arguments().any(|own| own.get_id() == arg.get_id());
+        if known && heard.contains(&arg.get_id().as_str()) {
+            return None;
+        }
+        let (option, said) = match shown(arg) {
+            Some(option) => {
+                (option.clone(), format!("the argument '{option}' can not stand before '{verb}'"))
+            }
+            None => {
+                let word = matches.get_raw(arg.get_id().as_str()).and_then(|mut words| words.next());
+                let word = word.unwrap_or_default().to_string_lossy();
+                return Some(format!("'{word}' can not stand before '{verb}': a verb comes first"));
+            }
+        };
+        Some(match known {
+            true => format!("{said}\n\n  tip: put it after the verb: '{program} {verb} {option}'"),
+            false => format!("{said}: it is for '{program}' without a verb"),
+        })
+    })
+}
+
+/// An option with a value that counts anywhere and was given twice: of two values neither is chosen in silence.
+fn twice(command: &Command, args: &[OsString]) -> Option<String> {
+    let words: Vec<_> = args
+        .iter()
+        .skip(1)
+        .take_while(|arg| *arg != OsStr::new("--"))
+        .map(|arg| arg.to_string_lossy())
+        .collect();
+    let valued = command
+        .get_arguments()
+        .filter(|arg| arg.is_global_set() && matches!(arg.get_action(), ArgAction::Set));
+    valued.filter_map(Arg::get_long).find_map(|long| {
+        let is_it = |word: &str| {
+            word.strip_prefix("--")
+                .and_then(|word| word.strip_prefix(long))
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+        };
+        let given = words.iter().filter(|word| is_it(word)).count();
+        (given > 1).then(|| format!("the argument '--{long}' cannot be used multiple times"))
+    })
+}
+
+fn at_verb(command: &mut Command, verb: &str, said: String) -> clap::Error {
+    command.build();
+    match command.find_subcommand_mut(verb) {
+        Some(verb) => verb.error(ErrorKind::ArgumentConflict, said),
+        None => command.error(ErrorKind::ArgumentConflict, said),
+    }
+}
+
+/// An option as it is typed.
+fn shown(arg: &Arg) -> Option<String> {
+    arg.get_long()
+        .map(|long| format!("--{long}"))
+        .or_else(|| arg.get_short().map(|short| format!("-{short}")))
 }
 
 /// Whether `--json` is among the arguments; words after `--` are somebody else's.
@@ -95,6 +185,41 @@ mod tests {
             hints,
             ["a similar subcommand exists: 'configure'", "usage: tool <COMMAND>", "tool --help"]
         );
+    }
+
+    #[derive(Debug, Parser)]
+    #[command(name = "tool", subcommand_negates_reqs = true)]
+    struct Both {
+        #[command(subcommand)]
+        verb: Option<Verb>,
+        name: Option<String>,
+        #[arg(long)]
+        all: bool,
+        #[arg(long, global = true)]
+        host: Option<String>,
+    }
+
+    impl Line for Both {}
+
+    #[test]
+    fn what_stands_before_a_verb_is_not_passed_over() {
+        let told = |args: &str| {
+            let args: Vec<OsString> = args.split(' ').map(OsString::from).collect();
+            let wrong = read::<Both>(&args).map(drop).err()?;
+            assert_eq!(wrong.exit_code(), 2);
+            Some(error(&wrong.to_string(), "").report().message)
+        };
+        let refused = |args: &str, message: &str| assert_eq!(told(args).as_deref(), Some(message), "{args}");
+        let all = "the argument '--all' can not stand before 'configure': it is for 'tool' without a verb";
+        refused("tool --all configure 110 2", all);
+        refused("tool web configure 110 2", "'web' can not stand before 'configure': a verb comes first");
+        let twice = "the argument '--host' cannot be used multiple times";
+        refused("tool --host a configure 110 2 --host=b", twice);
+        for fine in
+            ["tool --all", "tool web", "tool --host a configure 110 2", "tool configure 110 2 --host b"]
+        {
+            assert_eq!(told(fine), None, "{fine}");
+        }
     }
 
     #[test]
