@@ -147,29 +147,38 @@ pub fn weigh(mac: MacAddr, seen: &Seen) -> Vec<Candidate> {
     }
     found.sort_by_key(|(rank, _)| (rank.is_none(), *rank));
     let mut candidates: Vec<Candidate> = Vec::new();
-    let mut first = true;
+    let mut best: Option<Rank> = None;
     for (rank, mut candidate) in found {
-        if rank.is_some() && std::mem::take(&mut first) {
-            candidate.taken = true;
-        } else if rank.is_some() {
-            let taken = &candidates[0];
-            candidate.reason = if taken.address == candidate.address {
-                format!("{}; the same as the one taken", candidate.reason)
-            } else {
-                format!(
-                    "{}; not taken: the {} knows better",
-                    candidate.reason,
-                    better(&taken.source, &candidate.source)
-                )
-            };
+        match (rank, best) {
+            (Some(rank), None) => {
+                candidate.taken = true;
+                best = Some(rank);
+            }
+            (Some(rank), Some(best)) => {
+                let taken = &candidates[0];
+                candidate.reason = if taken.address == candidate.address {
+                    format!("{}; the same as the one taken", candidate.reason)
+                } else {
+                    format!("{}; not taken: {}", candidate.reason, why(&taken.source, best, rank))
+                };
+            }
+            (None, _) => {}
         }
         candidates.push(candidate);
     }
     candidates
 }
 
-fn better<'a>(taken: &'a str, this: &str) -> &'a str {
-    if taken == this { "fresher entry" } else { taken }
+/// In what one was better than another.
+fn why(source: &str, taken: Rank, other: Rank) -> String {
+    match () {
+        () if taken.0 != other.0 => format!("the {source} knows better"),
+        () if taken.1 != other.1 => "another one answers".to_owned(),
+        () if taken.2 == 0 && other.2 != 0 => "another one is the definition's".to_owned(),
+        () if taken.2 != other.2 => "another entry is fresher".to_owned(),
+        () if taken.3 != other.3 => "IPv4 goes first".to_owned(),
+        () => format!("the {source} told another one first"),
+    }
 }
 
 /// Entries that are not of the usual form are left out.
@@ -226,7 +235,7 @@ pub(super) mod tests {
             weigh(mac(), &seen).iter().map(|c| format!("{} {}", c.address, c.reason)).collect();
         insta::assert_snapshot!(reasons.join("\n"), @r"
         10.99.0.89 on eth0, whose MAC is net0's
-        2001:db8::5 on eth0, whose MAC is net0's; not taken: the fresher entry knows better
+        2001:db8::5 on eth0, whose MAC is net0's; not taken: IPv4 goes first
         127.0.0.1 a loopback address
         172.17.0.1 on docker0, whose MAC is not net0's
         100.64.0.7 on tailscale0, whose MAC is not net0's
@@ -248,6 +257,18 @@ pub(super) mod tests {
         let mut with = seen(json!(null), table);
         with.answered = vec!["10.99.0.5".parse().unwrap()];
         assert_eq!(taken(&with), Some(("10.99.0.5".into(), "neighbour".into())));
+        let reasons = |seen: &Seen| weigh(mac(), seen).into_iter().map(|c| c.reason).collect::<Vec<_>>();
+        assert!(
+            reasons(&with)[1].ends_with("(reachable); not taken: another one answers"),
+            "{:?}",
+            reasons(&with)
+        );
+        with.answered.clear();
+        assert!(
+            reasons(&with)[1].ends_with("(stale); not taken: another entry is fresher"),
+            "{:?}",
+            reasons(&with)
+        );
         // The agent knows better than either.
         assert_eq!(taken(&seen(interfaces(), table)), Some(("10.99.0.89".into(), "agent".into())));
     }
