@@ -11,7 +11,7 @@ use fleet_core::{
 };
 
 use super::{
-    Upid, follow, list,
+    Upid, follow, is_forgotten, list,
     run::{Outcome, once, retried},
 };
 use crate::api::{Client, call::Call};
@@ -63,6 +63,8 @@ pub fn run_or_look(
         };
         progress(&format!("note: the answer to '{}' was lost: looking at what is there", call.what()));
         let short = || Deadline::secs(20).at_most(deadline.left().max(Duration::from_secs(5)));
+        // One that the node has forgotten tells nothing.
+        let task = task.filter(|_| !is_forgotten(&lost));
         let looked = match &task {
             // The way to the node was lost, and may be there again.
             Some(upid) => {
@@ -204,6 +206,27 @@ mod tests {
                 assert_eq!((e.kind(), e.message()), (Kind::Failed, "can not start VM 110: no quorum"));
             }
             assert_eq!((fake.requests("POST"), fake.requests("GET /nodes/prom/tasks?")), (1, 0));
+        }
+    }
+
+    /// The VM tells then, where it can.
+    #[test]
+    fn a_task_that_the_node_has_forgotten_is_no_failure() {
+        let gone = json!({"message": "Parameter verification failed.\n", "errors": {"upid": "no such task"}});
+        for (done, kind) in [
+            (Some(true), None),
+            (Some(false), Some(Kind::OutcomeUnknown)),
+            (None, Some(Kind::OutcomeUnknown)),
+        ] {
+            let fake = fake(json!([])).on("POST", START, 200, json!({ "data": UPID })).on(
+                "GET",
+                &path(UPID, "/status"),
+                400,
+                gone.clone(),
+            );
+            let told = start(&fake, done);
+            assert_eq!(told.as_ref().err().map(Error::kind), kind, "{told:?}");
+            assert_eq!(fake.requests("POST"), 1);
         }
     }
 

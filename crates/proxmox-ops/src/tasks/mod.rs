@@ -174,8 +174,18 @@ pub fn follow(
     }
 }
 
+/// Whether an error says that the node does not know a task (any more): its files are gone with `/var/log/pve`.
+fn is_forgotten(error: &Error) -> bool {
+    error.facts().iter().any(|fact| fact == "upid: no such task")
+}
+
 /// A link that was lost kills no task: what became of it is unknown until somebody looks.
 fn lost_sight(error: Error, upid: &Upid) -> Error {
+    if is_forgotten(&error) {
+        return error
+            .with_kind(Kind::OutcomeUnknown)
+            .now(format!("the node does not know its task any more: {upid}"));
+    }
     if !matches!(error.kind(), Kind::Unreachable | Kind::DeadlinePassed | Kind::OutcomeUnknown) {
         return error;
     }
