@@ -160,6 +160,45 @@ fn a_destroyed_vm_leaves_no_document() {
     assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0);
 }
 
+/// On a storage that other clusters have too, a file that no setting of this VM names may be of their VM of that number.
+#[test]
+fn documents_on_a_shared_storage_are_taken_away_only_where_the_vm_names_them() {
+    let mut world = World::default();
+    world.storages.iter_mut().for_each(|storage| storage.shared = storage.name == "nvmeprom");
+    let bench = Bench::with(world);
+    bench.clone_110();
+    bench.fleet.write("user", "#cloud-config\n{}\n");
+    let place = bench.sim.node().file("/mnt/nvmeprom/snippets");
+    std::fs::create_dir_all(&place).unwrap();
+    std::fs::write(place.join("fleet-110-vendor.yaml"), "theirs").unwrap();
+    bench.ok(&["cloudinit-config", "110", KEY, "--user-data", "user", "--snippets", "nvmeprom"]);
+    let ran = bench.run(&["cloudinit-config", "110", "--no-documents"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(!place.join("fleet-110-user.yaml").exists());
+    assert_eq!(std::fs::read_to_string(place.join("fleet-110-vendor.yaml")).unwrap(), "theirs");
+    assert!(ran.err.contains("the storage 'nvmeprom' is shared"), "{}", ran.err);
+    assert!(ran.err.contains("rm -f -- /mnt/nvmeprom/snippets/fleet-110-vendor.yaml"), "{}", ran.err);
+    // What the node alone has goes, named or not.
+    let own = bench.sim.node().file("/var/lib/vz/snippets/fleet-110-user.yaml");
+    std::fs::create_dir_all(own.parent().unwrap()).unwrap();
+    std::fs::write(&own, "left").unwrap();
+    bench.ok(&["cloudinit-config", "110", "--no-documents"]);
+    assert!(!own.exists());
+}
+
+/// Where there is no document its storage decides nothing, and is not passed over.
+#[test]
+fn a_storage_for_no_document_is_refused() {
+    let bench = Bench::new();
+    for args in [
+        &["cloudinit-config", "110", KEY, "--snippets", "local"][..],
+        &["cloudinit-config", "110", "--no-documents", "--snippets", "local"],
+        &["cloudinit-config", "110", "--no-documents", "--user-data", "user"],
+    ] {
+        assert_eq!((bench.run(args).code, bench.sim.connections()), (2, 0), "{args:?}");
+    }
+}
+
 /// A storage that can not be written to is no dead end where there is another one.
 #[test]
 fn the_next_storage_is_taken_where_one_keeps_no_document() {

@@ -27,6 +27,7 @@ use crate::{
 /// Documents of one's own, for what no setting says, become files on the node that only root can read. They must be
 /// there at every start of the VM, and are taken away with --no-documents, which needs no keys.
 #[derive(Debug, Args)]
+#[group(id = "documents", multiple = true, args = ["user_data", "network_config", "meta_data", "vendor_data"])]
 pub struct CloudinitConfig {
     /// VMID or name
     #[arg(value_name = "VMID")]
@@ -52,10 +53,10 @@ pub struct CloudinitConfig {
     #[arg(long, value_name = "FILE", help_heading = "Documents")]
     vendor_data: Option<PathBuf>,
     /// Storage for these documents [default: the first that takes snippets]
-    #[arg(long, value_name = "STORAGE", help_heading = "Documents")]
+    #[arg(long, value_name = "STORAGE", help_heading = "Documents", requires = "documents")]
     snippets: Option<StorageId>,
     /// Take documents that were given this way away again, files and setting; with SSH_KEYS, set these too
-    #[arg(long, help_heading = "Documents", conflicts_with_all = ["user_data", "network_config", "meta_data", "vendor_data"])]
+    #[arg(long, help_heading = "Documents", conflicts_with = "documents")]
     no_documents: bool,
     #[command(flatten)]
     options: ChangeOptions,
@@ -170,7 +171,7 @@ impl CloudinitConfig {
             (true, true) => warn_of_new_keys(cx, permit),
             (false, false) => {
                 cx.ui.warn(format!("VM {vmid} has no cloud-init drive: nothing reads these settings"));
-                cx.ui.hint(again::ops(format_args!("cloudinit-drive {vmid}")));
+                cx.ui.hint(again::change(format_args!("cloudinit-drive {vmid}")));
             }
             (false, true) => {
                 return Err(Error::refused(format!(
@@ -181,7 +182,7 @@ impl CloudinitConfig {
                 .hint("whom an installed NixOS lets in its configuration says: nixos-rebuild switch")
                 .hint(format!(
                     "to begin anew with cloud-init, give it a drive first: {}",
-                    again::ops(format_args!("cloudinit-drive {vmid}"))
+                    again::change(format_args!("cloudinit-drive {vmid}"))
                 )));
             }
         }
@@ -231,14 +232,18 @@ impl CloudinitConfig {
             format!("{document}={storage}:snippets/{}", snippet::name(permit.vmid(), *document))
         };
         let mut delete = Vec::new();
-        if documents.is_empty() {
+        let files = if documents.is_empty() {
             delete.push("cicustom".to_owned());
+            format!("  then files of ours, those that there are: {}", snippet::names(permit.vmid()))
         } else {
             let custom = documents.keys().map(volume).collect::<Vec<_>>().join(",");
-            settings.insert("cicustom".to_owned(), custom);
-        }
+            settings.insert("cicustom".to_owned(), custom.clone());
+            format!("  after the documents were written, each a file for root alone: {custom}")
+        };
         let pairs = settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-        cx.show(&[Call::configure(permit, &cx.node_name()?, pairs, &delete, None)])
+        cx.show(&[Call::configure(permit, &cx.node_name()?, pairs, &delete, None)])?;
+        cx.ui.say(files);
+        Ok(())
     }
 }
 

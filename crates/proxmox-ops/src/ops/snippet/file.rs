@@ -30,6 +30,13 @@ pub(super) fn kept(transport: &dyn Transport, path: &str) -> Result<Option<Kept>
     Ok(there.map(|(mode, text)| Kept { text: text.to_owned(), secret: mode == "600" }))
 }
 
+/// Whether there is a file.
+pub(super) fn is_there(transport: &dyn Transport, path: &str) -> Result<bool> {
+    let command = format!("if [ -e {} ]; then echo {KEPT}; fi", quote(path));
+    let output = transport.exec(&command, b"", Deadline::secs(WRITE))?;
+    Ok(output.checked(&command, "the node")?.stdout_text().contains(KEPT.trim_end()))
+}
+
 /// Writes a file beside its place, syncs it, and puts it there, with mode 0600, once its checksum is right: when the
 /// connection is lost in the middle, what was there stays.
 pub(super) fn write(transport: &dyn Transport, path: &str, text: &str) -> Result<()> {

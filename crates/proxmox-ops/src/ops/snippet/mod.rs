@@ -13,7 +13,7 @@ use fleet_core::{
     Error, Kind, Result, again, deadline::Deadline, guard::Permit, protocol::Document, types::Vmid,
 };
 
-pub use place::{Place, name, places};
+pub use place::{Place, name, names, places};
 pub use removal::{files_removal_shown, removal_shown, remove, remove_files};
 
 use super::{Progress, config};

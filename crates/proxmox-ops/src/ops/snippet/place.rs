@@ -43,6 +43,11 @@ pub fn name(vmid: Vmid, document: Document) -> String {
     format!("fleet-{vmid}-{document}.yaml")
 }
 
+/// The names of all files that a VM may have.
+pub fn names(vmid: Vmid) -> String {
+    Document::ALL.map(|document| name(vmid, document)).join(", ")
+}
+
 /// The places for snippets: on the given storage, else on all that take them, the node's own before shared ones. None
 /// where there is none, or where we may not write there.
 pub fn places(node: &Node, given: Option<&StorageId>, deadline: Deadline) -> Result<Vec<Place>> {

@@ -18,7 +18,8 @@ use super::{
 use crate::node::Node;
 
 /// Takes our documents away from a VM, setting and files; those of others stay. Gives whether the VM had any. What
-/// a run left that died before it could write the setting goes too.
+/// a run left that died before it could write the setting goes too, where the storage is the node's own: on a shared one
+/// it may be another cluster's, of a VM with the same number, and is told.
 ///
 /// The setting goes first: a VM whose setting names a file that is gone does not start any more.
 pub fn remove(node: &Node, permit: &Permit, deadline: Deadline, progress: Progress<'_>) -> Result<bool> {
@@ -33,6 +34,18 @@ pub fn remove(node: &Node, permit: &Permit, deadline: Deadline, progress: Progre
         match file::delete(&*node.api.transport(), paths) {
             Err(e) if *certain => return Err(e),
             _ => {}
+        }
+    }
+    for (storage, paths) in &removal.doubtful {
+        // A storage that can not be looked at is none that anything was left on.
+        for path in
+            paths.iter().filter(|path| file::is_there(&*node.api.transport(), path).unwrap_or_default())
+        {
+            progress(&format!(
+                "warning: {path} stays: VM {vmid} does not name it, and the storage '{storage}' is shared: it may be \
+                 another cluster's; if it is not: {}",
+                file::deleting(std::slice::from_ref(path))
+            ));
         }
     }
     Ok(removal.change.is_some())
@@ -58,6 +71,9 @@ struct Removal {
     /// The files of each place, and whether they have to go: a storage that is full or read-only may be one that they
     /// never came to.
     files: Vec<(Vec<String>, bool)>,
+    /// The files under our names that may be another cluster's, by their storage: those on shared ones that the setting
+    /// does not name.
+    doubtful: Vec<(StorageId, Vec<String>)>,
     change: Option<Change>,
 }
 
@@ -65,16 +81,22 @@ fn removal(node: &Node, vmid: Vmid, cicustom: &str, deadline: Deadline) -> Resul
     let mut custom = parts(cicustom);
     let ours = ours(&custom, vmid);
     let on = |storage: &StorageId, volume: &str| volume.starts_with(&format!("{storage}:"));
+    let (mut files, mut doubtful) = (Vec::new(), Vec::new());
     let places = places(node, None, deadline)?;
-    let mut files = Vec::new();
-    for (number, place) in places.iter().enumerate() {
+    let (shared, own): (Vec<_>, Vec<_>) = places.iter().partition(|place| place.shared);
+    for (number, place) in own.iter().enumerate() {
         let there = ours.iter().any(|(_, volume)| on(&place.storage, volume));
         files.push((place.paths(vmid), number == 0 || there));
     }
     for (document, volume) in &ours {
-        if !places.iter().any(|place| on(&place.storage, volume)) {
+        if !own.iter().any(|place| on(&place.storage, volume)) {
             files.extend(path_of(node, vmid, *document, volume, deadline)?.map(|path| (vec![path], true)));
         }
+    }
+    for place in shared {
+        let named = |path: &String| files.iter().any(|(paths, _)| paths.contains(path));
+        let paths: Vec<String> = place.paths(vmid).into_iter().filter(|path| !named(path)).collect();
+        doubtful.push((place.storage.clone(), paths));
     }
     custom.retain(|_, volume| !ours.iter().any(|(_, ours)| ours == volume));
     let change = if ours.is_empty() {
@@ -84,7 +106,7 @@ fn removal(node: &Node, vmid: Vmid, cicustom: &str, deadline: Deadline) -> Resul
     } else {
         Some((BTreeMap::from([("cicustom".to_owned(), joined(&custom))]), Vec::new()))
     };
-    Ok(Removal { files, change })
+    Ok(Removal { files, doubtful, change })
 }
 
 /// Removes the files of a VM that is gone: those that its `cicustom` setting named and that are ours, and those under our
