@@ -429,6 +429,9 @@ fn a_backup_is_made_listed_and_comes_back() {
     bench.ok(&["start", "110"]);
     bench.ok(&["host-key", "110", "--timeout", "20"]);
     let key = bench.sim.guest_host_key(110).unwrap();
+    // Neither snapshots nor what is pending are in a backup.
+    bench.ok(&["snapshot", "110", "before"]);
+    bench.ok(&["configure", "110", "4", "3072"]);
     let ran = bench.run(&["backup", "test-automation", "--notes", "before the move\nto b"]);
     let volume = ran.out.trim_end().to_owned();
     assert_eq!(ran.code, 0, "{}", ran.err);
@@ -456,7 +459,9 @@ fn a_backup_is_made_listed_and_comes_back() {
     bench.ok(&["destroy", "110", "yes", "--stop"]);
     assert!(bench.sim.node().read(|d| d.volumes.contains_key(&volume)), "a backup outlives its VM");
     bench.ok(&["restore", &volume, "110"]);
-    assert!(bench.sim.config(110).unwrap().to_string().contains("memory: 3072"));
+    let config = bench.sim.config(110).unwrap();
+    let setting = |key| config.get(key).unwrap_or_default();
+    assert_eq!(["memory", "cores", "parent", "lock"].map(setting), ["3072", "3", "", ""]);
     bench.ok(&["start", "110"]);
     assert_eq!(bench.sim.guest_host_key(110).unwrap(), key);
 }

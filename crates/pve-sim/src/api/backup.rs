@@ -201,9 +201,9 @@ async fn one(
     }
     node.change(|d| {
         let id = format!("{target}:backup/{file}");
-        let mut saved = conf.clone();
-        saved.snapshots.clear();
-        saved.apply_pending();
+        // Neither its snapshots nor what is pending, nor what a restore leaves out (`restore_update_config_line`).
+        let mut saved = VmConf { main: conf.main.clone(), ..VmConf::default() };
+        saved.main.retain(|key, _| !matches!(key.as_str(), "lock" | "parent") && !key.starts_with("unused"));
         let mut machine = d.guests.get(&vmid).cloned().unwrap_or_default();
         machine.running = None;
         let notes = expand(notes, node, vmid, &conf);
