@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::{human, table::Table};
 use crate::context::{Context, read_deadline};
 
-/// Show what the running VMs use now
+/// Show what the running VMs use now, the busiest CPU first
 #[derive(Debug, Args)]
 pub struct Ps {}
 
@@ -28,7 +28,8 @@ impl Ps {
     }
 }
 
-/// Show what the running VMs use, again and again until q or Ctrl-C; once where there is no terminal
+/// Show what the running VMs use, the busiest CPU first, again and again until q or Ctrl-C; once where there is no
+/// terminal
 #[derive(Debug, Args)]
 pub struct Top {
     /// Seconds between two looks; Proxmox itself measures every ten
@@ -46,8 +47,10 @@ impl Top {
             if !live {
                 return cx.ui.answer(&running, || text(&running, columns()));
             }
-            // Home, the lines, then the rest of the screen wiped: no flicker.
-            cx.ui.data(format!("\x1b[H{}\x1b[J", screen(&text(&running, columns()))))?;
+            // Home, the lines, then the rest of the screen wiped: no flicker. The line feed that ends it is not said twice:
+            // on a full screen all would move up by a line.
+            let page = format!("{}\n\n{}", heading(&running), text(&running, columns()));
+            cx.ui.data(format!("\x1b[H{}\x1b[J", screen(&page).trim_end_matches('\n')))?;
             if typed(b"q", Deadline::secs(self.every)) || interrupt::asked() {
                 return Ok(());
             }
@@ -60,6 +63,11 @@ fn running(mut resources: Vec<Resource>) -> Vec<Resource> {
     let cpu = |r: &Resource| r.other.get("cpu").and_then(Value::as_f64).unwrap_or_default();
     resources.sort_by(|a, b| cpu(b).total_cmp(&cpu(a)).then(a.vmid.cmp(&b.vmid)));
     resources
+}
+
+/// What the table that follows is of; a terminal may be too low for all of it.
+fn heading(running: &[Resource]) -> String {
+    format!("{} running, the busiest CPU first; q leaves", running.len())
 }
 
 fn text(running: &[Resource], columns: Option<usize>) -> String {
