@@ -6,10 +6,23 @@ use crate::{
     child::Command,
     cli::{CommonArgs, ConnectionArgs},
     repo::Repo,
+    types::VmRef,
 };
 
 /// Where this process found its fleet and its node; the same for all that it does.
 static PLACE: OnceLock<Place> = OnceLock::new();
+
+/// Whether these tools may change the VM that this run is about.
+#[derive(Debug, Clone)]
+pub enum Leave {
+    /// Only when it is named with `--unmanaged`, by this.
+    Unmanaged(VmRef),
+    /// Never.
+    None,
+}
+
+/// Of the VM that this run is about, where it is not simply one of ours.
+static LEAVE: OnceLock<Leave> = OnceLock::new();
 
 /// What leads a command to the same fleet and node, where it would not find them by itself.
 #[derive(Debug, Default)]
@@ -23,6 +36,11 @@ pub fn remember(common: &CommonArgs, connection: &ConnectionArgs) {
     let of_itself = std::env::var_os("FLEET_REPO");
     let of_itself = Repo::find(of_itself.as_ref().map(Path::new), "").ok();
     PLACE.get_or_init(|| Place::of(common, connection, of_itself.as_ref()));
+}
+
+/// Notes what these tools may do with the VM that this run is about: [`change`] says it too.
+pub fn remember_leave(leave: Leave) {
+    LEAVE.get_or_init(|| leave);
 }
 
 impl Place {
@@ -79,6 +97,19 @@ pub fn proxmox_ops(words: &[&str]) -> String {
 /// The same of a line whose words have no blanks in them.
 pub fn ops(line: impl Display) -> String {
     proxmox_ops(&line.to_string().split_whitespace().collect::<Vec<_>>())
+}
+
+/// The same of a line that changes the VM that this run is about: with `--unmanaged` where it needs that, and by the
+/// node's own program where these tools would refuse it.
+pub fn change(line: impl Display) -> String {
+    let line = line.to_string();
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let (own, others) = words.split_at(words.iter().position(|word| *word == "--").unwrap_or(words.len()));
+    match LEAVE.get() {
+        None => proxmox_ops(&words),
+        Some(Leave::Unmanaged(vm)) => proxmox_ops(&[own, &["--unmanaged", &vm.to_string()], others].concat()),
+        Some(Leave::None) => format!("on the node: qm {line}   # these tools never change it"),
+    }
 }
 
 /// `post-provision-vm WORDS`, likewise; it knows no node.

@@ -76,7 +76,7 @@ pub struct ConnectionArgs {
     /// User on the Proxmox host [env: PROXMOX_USER]
     #[arg(long, global = true, value_name = "USER", help_heading = "Connection")]
     pub user: Option<String>,
-    /// Node name in the cluster [env: PROXMOX_NODE]
+    /// Node where new VMs belong; one that exists is found wherever it is [env: PROXMOX_NODE]
     #[arg(long, global = true, value_name = "NODE", help_heading = "Connection")]
     pub node: Option<String>,
 }

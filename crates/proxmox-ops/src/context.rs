@@ -7,7 +7,8 @@ use std::{
 
 use clap::Args;
 use fleet_core::{
-    Error, Result, again,
+    Error, Result,
+    again::{self, Leave},
     cli::{ChangeArgs, CommonArgs, ConnectionArgs},
     deadline::Deadline,
     definitions::{Definitions, Entry},
@@ -38,18 +39,33 @@ struct Asked {
     vmid: Vmid,
 }
 
-/// Options of every verb that changes a VM.
+/// Options of every verb that changes a VM: whether it may, and whether it does.
 #[derive(Debug, Clone, Args)]
-pub struct ChangeOptions {
+pub struct LeaveOptions {
     /// `--dry-run`, `--yes`.
     #[command(flatten)]
     pub change: ChangeArgs,
     /// Change this VM although no definition has it: its VMID, or its name if no other VM of the cluster has that
     #[arg(long, value_name = "VMID")]
     pub unmanaged: Option<VmRef>,
+}
+
+/// The same of those for which the node has work to do, and may take its time.
+#[derive(Debug, Clone, Args)]
+pub struct ChangeOptions {
+    /// Whether it may, and whether it does.
+    #[command(flatten)]
+    pub leave: LeaveOptions,
     /// Seconds to wait for the node to finish [default: 900, and 6 hours for a backup or a restore]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub wait: Option<u64>,
+}
+
+impl std::ops::Deref for ChangeOptions {
+    type Target = LeaveOptions;
+    fn deref(&self) -> &LeaveOptions {
+        &self.leave
+    }
 }
 
 impl ChangeOptions {
@@ -92,7 +108,7 @@ impl Context {
     }
 
     /// The VMID of the one VM of the cluster that has this name; connects for it.
-    fn asked(&self, name: &VmName, options: &ChangeOptions) -> Result<Vmid> {
+    fn asked(&self, name: &VmName, options: &LeaveOptions) -> Result<Vmid> {
         if options.change.dry_run {
             return Err(Error::usage(format!("which VM is called '{name}' only the node knows"))
                 .now("a dry run asks the node nothing")
@@ -125,10 +141,11 @@ impl Context {
     pub fn permit(
         &self,
         vm: &VmRef,
-        options: &ChangeOptions,
+        options: &LeaveOptions,
         operation: Operation,
         verb: &str,
     ) -> Result<Permit> {
+        options.unmanaged.iter().cloned().map(Leave::Unmanaged).for_each(again::remember_leave);
         let named = match (vm, self.definitions.find(vm)) {
             (VmRef::Id(vmid), _) => Ok(*vmid),
             (VmRef::Name(_), Some(entry)) => Ok(vmid_of(&entry)),
@@ -160,7 +177,7 @@ impl Context {
     }
 
     /// The guard, with the VM that `--unmanaged` names; connects where that is a name.
-    pub fn guard<'a>(&'a self, options: &'a ChangeOptions) -> Result<Guard<'a>> {
+    pub fn guard<'a>(&'a self, options: &'a LeaveOptions) -> Result<Guard<'a>> {
         Ok(match &options.unmanaged {
             None => Guard::new(&self.definitions, None),
             Some(VmRef::Id(vmid)) => Guard::new(&self.definitions, Some(*vmid)),
@@ -183,10 +200,17 @@ impl Context {
 
     /// The VM that a read is for: by number, by name in the definitions, or by name in the cluster.
     pub fn vmid(&self, vm: &VmRef, cluster: &Cluster) -> Result<Vmid> {
-        match (vm, self.definitions.find(vm)) {
-            (VmRef::Name(_), Some(entry)) => Ok(vmid_of(&entry)),
-            (other, _) => cluster.vmid(other),
+        let vmid = match (vm, self.definitions.find(vm)) {
+            (VmRef::Name(_), Some(entry)) => vmid_of(&entry),
+            (other, _) => cluster.vmid(other)?,
+        };
+        // What changes it next, where that is told.
+        match self.definitions.by_vmid(vmid) {
+            Some(Entry::Managed(vm)) if !vm.readonly => {}
+            Some(_) => again::remember_leave(Leave::None),
+            None => again::remember_leave(Leave::Unmanaged(VmRef::Id(vmid))),
         }
+        Ok(vmid)
     }
 
     /// The node where a new VM belongs: its definition's, else the one that the options, the environment or the
@@ -259,8 +283,10 @@ mod tests {
 
     #[test]
     fn a_guest_that_gets_long_is_waited_for() {
-        let options =
-            |wait| ChangeOptions { change: ChangeArgs { dry_run: false, yes: false }, unmanaged: None, wait };
+        let options = |wait| ChangeOptions {
+            leave: LeaveOptions { change: ChangeArgs::default(), unmanaged: None },
+            wait,
+        };
         let left = |wait, timeout| options(wait).deadline_of_guest(timeout).left();
         assert!(left(None, 3600) > Duration::from_secs(3600));
         let usual = left(None, 180);

@@ -90,6 +90,28 @@ fn q_and_ctrl_c_leave_top_and_the_terminal_as_it_was() {
     }
 }
 
+/// A screen that is full does not scroll: its first line stays, and says what the table is sorted by.
+#[test]
+fn top_fits_into_a_low_terminal() {
+    let bench = Bench::new();
+    let inner = bench.std_command(&["top", "--every", "3600"]);
+    let mut shell = std::process::Command::new("sh");
+    bench.sim.apply(&mut shell);
+    shell.current_dir(bench.fleet.path());
+    shell
+        .args(["-c", "stty rows 4 cols 80; exec \"$@\"", "sh"])
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    let mut session = rexpect::session::spawn_command(shell, Some(20_000)).unwrap();
+    session.exp_string("\u{1b}[H").unwrap();
+    let page = session.exp_string("\u{1b}[J").unwrap();
+    assert!(page.contains("running, the busiest CPU first"), "{page}");
+    session.send("q").unwrap();
+    session.flush().unwrap();
+    let rest = session.exp_eof().unwrap();
+    assert_eq!(page.matches('\n').count() + rest.matches('\n').count(), 3, "{page:?} {rest:?}");
+}
+
 /// Whoever types a name says whose VM it is only where the definitions, or the marker, say so too.
 #[test]
 fn a_typed_name_makes_no_strangers_vm_ours() {
@@ -197,6 +219,15 @@ fn a_console_is_entered_typed_into_and_left() {
     session.send_control('o').unwrap();
     session.exp_eof().unwrap();
     assert!(ended(&session).ends_with(", 0)"));
+    // Somebody else's VM in its place: what is typed there is a change.
+    bench.sim.edit(110, |conf| {
+        conf.main.insert("name".into(), "pihole".into());
+        conf.main.remove("description");
+    });
+    let mut session = sit_down(&bench, &["console", "110"]);
+    session.exp_string("refused to open the console of VM 110: VM 110 is not 'test-automation'").unwrap();
+    session.exp_eof().unwrap();
+    assert!(ended(&session).ends_with(", 3)"));
     // On another node, from this one on.
     let mut world = World {
         node: "b".to_owned(),

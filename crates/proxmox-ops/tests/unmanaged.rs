@@ -8,11 +8,13 @@ use common::{Bench, KEY, Ran};
 use fleet_core::{child::Command, deadline::Deadline, protocol::*, types::Vmid};
 use pve_sim::world::World;
 
+const NET: &str = "virtio=BC:24:11:00:01:33,bridge=vmbr0";
+
 /// `stranger` (333) and the `twin`s (340, 341) are on the node, and in no definition.
 fn world() -> World {
     let vm = |world: World, vmid, name| {
         let disk = format!("nvmeprom:{vmid}/vm-{vmid}-disk-0.qcow2,size=2G");
-        let settings = [("name", name), ("memory", "512"), ("scsi0", disk.as_str())];
+        let settings = [("name", name), ("memory", "512"), ("net0", NET), ("scsi0", disk.as_str())];
         world.with_vm(vmid, false, &settings)
     };
     [(333, "stranger"), (340, "twin"), (341, "twin")]
@@ -134,6 +136,31 @@ fn a_name_in_the_cluster_gets_nobody_past_the_guard() {
     let ran = refused(&bench, &["configure", "gold", "2", "2048", "--unmanaged", "gold"]);
     assert_eq!(ran.code, 3, "{}", ran.err);
     assert!(ran.err.contains("it is a template"), "{}", ran.err);
+}
+
+/// What is told as the next command is allowed what this one was.
+#[test]
+fn the_command_in_a_hint_names_it_as_well() {
+    let bench = Bench::with(world());
+    for (args, next) in [
+        (&["reboot", "stranger", "--unmanaged", "stranger"][..], "start 333 --unmanaged stranger"),
+        (&["template", "333", "--unmanaged", "333"], "shutdown 333 --unmanaged 333"),
+    ] {
+        let ran = bench.run(args);
+        assert_eq!(ran.code, 1, "{}", ran.err);
+        assert!(ran.err.contains(&format!("hint: proxmox-ops {next}\n")), "{}", ran.err);
+        bench.ok(&next.split(' ').collect::<Vec<_>>());
+    }
+    // Of a read, too; what these tools would refuse is left to the node's own program.
+    let bench = Bench::with(world().without_vm(104).with_vm(104, false, &[("name", "doc1"), ("net0", NET)]));
+    for (vm, next) in [
+        ("stranger", "proxmox-ops start 333 --unmanaged 333"),
+        ("doc1", "on the node 'prom': qm start 104   # these tools never change it"),
+    ] {
+        let ran = bench.run(&["get-ip", vm]);
+        assert_eq!(ran.code, 5, "{}", ran.err);
+        assert!(ran.err.contains(&format!("hint: {next}\n")), "{}", ran.err);
+    }
 }
 
 /// Between the look and the change somebody may give the name, or the VMID, to another VM.

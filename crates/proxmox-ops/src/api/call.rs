@@ -279,6 +279,12 @@ impl Call {
         Call::on_vm(permit, node, "run a command in", "POST", "/agent/exec", params)
     }
 
+    /// Opens the serial console of a VM. What `qm terminal` does there without the API: it is not sent, but what is typed
+    /// in it needs the same proof.
+    pub fn console(permit: &Permit, node: &NodeName) -> Call {
+        Call::on_vm(permit, node, "open the console of", "POST", "/termproxy", vec![])
+    }
+
     /// What it does, in words: "start VM 110".
     pub fn what(&self) -> &str {
         &self.what

@@ -124,7 +124,7 @@ pub fn of_text(what: &str, said: &str) -> Error {
     }
     if said.starts_with("MAX ") && said.contains("vcpus allowed") {
         let vmid = what.rsplit_once("VM ").map_or("VMID", |(_, vmid)| vmid);
-        let fewer = again::ops(format_args!("configure {vmid} CORES MEMORY"));
+        let fewer = again::change(format_args!("configure {vmid} CORES MEMORY"));
         return error.hint(format!("give it fewer cores: `{fewer}`"));
     }
     match kind {

@@ -52,10 +52,7 @@ pub fn find(
     // Reads have their own limits; what passes here is the patience for an address.
     let config = config::read(node, vmid, Deadline::secs(30))?;
     if config.settings.contains_key("template") {
-        return Err(Error::not_found(format!(
-            "VM {vmid} has no address: it is a template, which never runs"
-        ))
-        .hint("name a VM that was cloned from it"));
+        return Err(never_runs(vmid, "address"));
     }
     let mac = config.mac.ok_or_else(|| {
         Error::not_found(format!("can not find the address of VM {vmid}: it has no network card net0"))
@@ -72,7 +69,7 @@ pub fn find(
             let state = power::status(node, vmid, Deadline::secs(30))?;
             if state.status != "running" {
                 return Err(Error::not_found(format!("VM {vmid} has no address: it is {}", state.status))
-                    .hint(again::ops(format_args!("start {vmid}")))
+                    .hint(again::change(format_args!("start {vmid}")))
                     .details(serde_json::json!({ NONE_YET: true })));
             }
             next_status = Instant::now() + Duration::from_secs(3);
@@ -123,6 +120,12 @@ pub fn find(
         fleet_core::interrupt::check()?;
         deadline.sleep(Duration::from_millis(250));
     }
+}
+
+/// What a template does not have.
+pub(super) fn never_runs(vmid: Vmid, what: &str) -> Error {
+    Error::not_found(format!("VM {vmid} has no {what}: it is a template, which never runs"))
+        .hint("name a VM that was cloned from it")
 }
 
 fn none_yet(vmid: Vmid, mac: MacAddr, agent: &Agent, candidates: &[Candidate]) -> Error {

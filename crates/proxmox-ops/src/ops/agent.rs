@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use ssh_key::{Algorithm, PublicKey};
 
-use super::queue::Probe;
+use super::{address, config, queue::Probe};
 use crate::{
     api::{
         call::{Call, vm_path},
@@ -45,7 +45,11 @@ pub fn host_key(node: &Node, vmid: Vmid, deadline: Deadline) -> Result<String> {
         };
         let not_yet = ["guest agent is not running", "No such file", "no host key yet"];
         if !not_yet.iter().any(|text| error.message().contains(text)) {
-            return Err(hinted(error, vmid));
+            let is_template = |config| config::is_template(&config);
+            return Err(match config::read(node, vmid, Deadline::secs(30)).is_ok_and(is_template) {
+                true => address::never_runs(vmid, "SSH host key"),
+                false => hinted(error, vmid),
+            });
         }
         if deadline.passed() {
             return Err(hinted(error, vmid));
@@ -97,7 +101,7 @@ pub fn exec(node: &Node, permit: &Permit, words: &[String], deadline: Deadline) 
             // The daemon dies of the agent's curly quotes around a program that is not there.
             return e.hint(format!(
                 "does the program exist in the VM? {}",
-                again::ops(format_args!("exec {vmid} -- ls /bin"))
+                again::change(format_args!("exec {vmid} -- ls /bin"))
             ));
         }
         hinted(e, vmid)
@@ -228,7 +232,7 @@ fn unknown_end(error: Error, lost: Option<Error>, vmid: Vmid, pid: u64) -> Error
     };
     error.hint(format!(
         "see what it did before it is run again: {}",
-        again::ops(format_args!("exec {vmid} -- ps -fp {pid}"))
+        again::change(format_args!("exec {vmid} -- ps -fp {pid}"))
     ))
 }
 
@@ -244,9 +248,7 @@ fn hinted(error: Error, vmid: Vmid) -> Error {
         return error.hint(format!("`qm set {vmid} --agent 1` on the node, then stop and start the VM"));
     }
     if said.contains("is not running") {
-        return error
-            .with_kind(Kind::NotFound)
-            .hint(format!("{}   # a template never runs", again::ops(format_args!("start {vmid}"))));
+        return error.with_kind(Kind::NotFound).hint(again::change(format_args!("start {vmid}")));
     }
     if said.contains("No such file") {
         return error.with_kind(Kind::NotFound).hint("sshd makes its keys at its first start: wait a little");

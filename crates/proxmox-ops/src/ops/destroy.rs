@@ -51,7 +51,7 @@ pub fn is_up(node: &Node, vmid: Vmid, stop: bool, deadline: Deadline) -> Result<
             .now("nothing was changed")
             .hint(format!(
                 "{}   # then destroy it; or give --stop",
-                again::ops(format_args!("stop {vmid}"))
+                again::change(format_args!("stop {vmid}"))
             )));
     }
     Ok(up)

@@ -188,7 +188,7 @@ fn send(
         (Some(_), _) => return send(node, permit, action, deadline, progress),
         (None, Action::Reboot { .. }) if before.status.status == "stopped" => {
             return Err(Error::failed(format!("can not reboot VM {vmid}: it is stopped"))
-                .hint(again::ops(format_args!("start {vmid}"))));
+                .hint(again::change(format_args!("start {vmid}"))));
         }
         (None, _) => {}
     }
@@ -240,7 +240,7 @@ fn guest(vmid: Vmid, action: Action, error: Error) -> Error {
     }
     Error::new(Kind::DeadlinePassed, error.message().to_owned())
         .now(format!("VM {vmid} is still running: its guest did not shut down in time"))
-        .hint(format!("{}   # powers it off", again::ops(format_args!("stop {vmid}"))))
+        .hint(format!("{}   # powers it off", again::change(format_args!("stop {vmid}"))))
 }
 
 #[cfg(test)]

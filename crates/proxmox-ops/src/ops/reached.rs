@@ -199,7 +199,7 @@ fn started(
                         return Err(e
                             .context(format_args!("VM {vmid} {done}, and not started{again}"))
                             .now("it is stopped")
-                            .hint(fleet_core::again::ops(format_args!("start {vmid}"))));
+                            .hint(fleet_core::again::change(format_args!("start {vmid}"))));
                     }
                     Ok(Start::None | Start::Failed(_)) => {}
                     Err(e) => seen = Err(e),
@@ -230,7 +230,7 @@ fn not_started(vmid: Vmid, After { done, again, .. }: &After, now: &VmStatus, la
     let error = if now.status == "stopped" {
         Error::new(kind, format!("VM {vmid} {done}, and is not started{again}"))
             .now("it is stopped")
-            .hint(fleet_core::again::ops(format_args!("start {vmid}")))
+            .hint(fleet_core::again::change(format_args!("start {vmid}")))
     } else {
         Error::new(kind, format!("VM {vmid} was to reboot, and runs as it did before"))
     };

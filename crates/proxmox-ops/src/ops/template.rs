@@ -34,7 +34,7 @@ pub fn convert(node: &Node, permit: &Permit, deadline: Deadline, progress: Progr
     if power::status(node, vmid, deadline)?.status != "stopped" {
         return Err(Error::failed(format!("can not make a template of VM {vmid}: it is running"))
             .now("nothing was changed")
-            .hint(again::ops(format_args!("shutdown {vmid}"))));
+            .hint(again::change(format_args!("shutdown {vmid}"))));
     }
     let mut done = || is_template().map(Some);
     let converted = tasks::run_or_look(

@@ -12,7 +12,8 @@ use fleet_core::{
 };
 
 use crate::{
-    context::{ChangeOptions, Context, read_deadline},
+    api::call::Call,
+    context::{Context, LeaveOptions, read_deadline},
     ops::{config, power},
     settings::Settings,
 };
@@ -24,7 +25,7 @@ pub struct Console {
     #[arg(value_name = "VMID")]
     vm: VmRef,
     #[command(flatten)]
-    options: ChangeOptions,
+    options: LeaveOptions,
 }
 
 impl Console {
@@ -44,7 +45,7 @@ impl Console {
             return Err(Error::usage("a console needs a terminal").now("nothing was sent to the node").hint(
                 format!(
                     "to run a command in it without one: {}",
-                    again::ops(format_args!("exec {vmid} -- COMMAND"))
+                    again::change(format_args!("exec {vmid} -- COMMAND"))
                 ),
             ));
         }
@@ -53,7 +54,12 @@ impl Console {
                 .hint("a console is the one thing that needs OpenSSH's client; install openssh-client"));
         }
         let cluster = cx.connect()?;
-        let (node, found) = cluster.there(vmid, |node| config::read(node, vmid, read_deadline()))?;
+        let (node, found) = cluster.there(vmid, |node| {
+            let deadline = read_deadline();
+            // Somebody else's VM may have the VMID by now, and an open shell on its serial line.
+            node.api.prove_ours(&permit, &Call::console(&permit, node.name(deadline)?), deadline)?;
+            config::read(node, vmid, deadline)
+        })?;
         if found.settings.get("serial0").is_none_or(|serial| serial != "socket") {
             return Err(Error::failed(format!("VM {vmid} has no serial console"))
                 .hint(format!("`qm set {vmid} --serial0 socket` on the node, then stop and start the VM")));
@@ -61,7 +67,7 @@ impl Console {
         let state = power::status(&node, vmid, read_deadline())?.status;
         if state != "running" {
             return Err(Error::failed(format!("VM {vmid} has no console: it is {state}"))
-                .hint(again::ops(format_args!("start {vmid}"))));
+                .hint(again::change(format_args!("start {vmid}"))));
         }
         let command = if found.node == *cluster.first().name(read_deadline())? {
             command

@@ -16,6 +16,7 @@ use crate::{
     ops::{
         config,
         destroy::{self, Ownership},
+        snippet,
     },
 };
 
@@ -50,7 +51,7 @@ impl Destroy {
                 .now("nothing was changed")
                 .hint(format!(
                     "{}   # removes it and its disks for ever",
-                    again::ops(format_args!("destroy {} yes", self.vm))
+                    again::change(format_args!("destroy {} yes", self.vm))
                 ))),
         }
     }
@@ -62,7 +63,13 @@ impl Destroy {
         self.check()?;
         let vmid = permit.vmid();
         if self.options.change.dry_run {
-            return cx.show(&[Call::destroy(&permit, &cx.node_name()?, true)]);
+            cx.show(&[Call::destroy(&permit, &cx.node_name()?, true)])?;
+            cx.ui.say(format!(
+                "  then cloud-init documents of ours, those that there are: what its `cicustom` names, and on the node's own \
+                 storages {}",
+                snippet::names(vmid)
+            ));
+            return Ok(());
         }
         let (cluster, deadline) = (cx.connect()?, self.options.deadline());
         let config = cluster.on(vmid, |node| config::read(node, vmid, deadline))?;

@@ -7,7 +7,7 @@ use fleet_core::{
 
 use crate::{
     api::call::Call,
-    context::{ChangeOptions, Context},
+    context::{Context, LeaveOptions},
     ops::agent,
 };
 
@@ -28,7 +28,7 @@ pub struct Exec {
     #[arg(last = true, required = true, value_name = "CMD")]
     words: Vec<String>,
     #[command(flatten)]
-    options: ChangeOptions,
+    options: LeaveOptions,
 }
 
 impl Exec {

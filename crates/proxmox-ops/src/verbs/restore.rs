@@ -98,7 +98,8 @@ impl Restore {
         match found {
             Ok((_, Some(task))) => {
                 let already = format!(
-                    "VM {vmid} is restored from {archive} already, and no task has worked on it since"
+                    "VM {vmid} is restored from {archive} already, and no task has worked on it since (an edit of its \
+                     settings is none)"
                 );
                 cx.ui.detail(format!("the node's task: {task}"));
                 cx.changed(vmid, false, "", &already)

@@ -113,7 +113,7 @@ fn run(
     if stopped {
         cx.ui
             .warn(format!("VM {vmid} was running and is stopped now: going back to a disk's state stops it"));
-        cx.ui.hint(again::ops(format_args!("start {vmid}")));
+        cx.ui.hint(again::change(format_args!("start {vmid}")));
     }
     cx.changed(vmid, true, &text, "")
 }
