@@ -136,8 +136,12 @@ fn bash_completes_every_verb_and_option() {
 fn the_other_shells_get_theirs() {
     let dir = tempfile::tempdir().unwrap();
     for name in TOOLS {
-        let begins = format!("#compdef {name}\n");
-        assert!(run(name, &["completions", "zsh"], dir.path()).starts_with(&begins), "{name}");
+        let zsh = run(name, &["completions", "zsh"], dir.path());
+        assert!(zsh.starts_with(&format!("#compdef {name}\n")), "{name}");
+        // The first word is the verb, also of a program that takes other words without one.
+        let (options, verbs_of) = zsh.split_once(&format!("\":: :_{name}_commands\" \\\n")).unwrap();
+        assert!(options.ends_with("'--version[Print version]' \\\n"), "{name}: {options}");
+        assert!(verbs_of.contains("case $line[1] in") && !verbs_of.contains("$line[2]"), "{name}");
         let fish = run(name, &["completions", "fish"], dir.path());
         for verb in verbs(name, dir.path()) {
             assert!(fish.contains(&format!("-a \"{verb}\"")), "{name} {verb}");

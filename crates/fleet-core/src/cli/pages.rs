@@ -22,13 +22,26 @@ impl Completions {
         let mut text = Vec::new();
         let name = command.get_name().to_owned();
         clap_complete::generate(self.shell, &mut command, name.clone(), &mut text);
-        let mut text = String::from_utf8_lossy(&text).into_owned();
-        if self.shell == Shell::Bash {
+        let text = String::from_utf8_lossy(&text).into_owned();
+        ui.data(match self.shell {
             // clap_complete 4.6 writes a hyphen of the program's own name in two ways, and finds no verb then.
-            text = text.replace(&name.replace('-', "__subcmd__"), &name.replace('-', "__"));
-        }
-        ui.data(text)
+            Shell::Bash => text.replace(&name.replace('-', "__subcmd__"), &name.replace('-', "__")),
+            Shell::Zsh => verb_first(&text, &command),
+            _ => text,
+        })
     }
+}
+
+/// clap_complete 4.6 lets the words of a program that has verbs as well come before them: zsh then takes the verb for
+/// such a word, and completes none of its options. As everywhere else, a verb comes first.
+fn verb_first(text: &str, command: &Command) -> String {
+    let verbs = format!("\":: :_{}_commands\"", command.get_name());
+    let (words, Some((before, after))) = (command.get_positionals().count(), text.split_once(&verbs)) else {
+        return text.to_owned();
+    };
+    let lines: Vec<&str> = before.split_inclusive('\n').collect();
+    let before = lines[..lines.len().saturating_sub(words)].concat();
+    format!("{before}{verbs}{}", after.replace(&format!("$line[{}]", words + 1), "$line[1]"))
 }
 
 /// Print the manual page of this program or of one of its verbs, in roff, or write them all
