@@ -75,7 +75,10 @@ pub fn destroy(
             config.vmid
         )));
     }
-    cluster.on(vmid, |node| is_free(node, config, deadline))?;
+    cluster.on(vmid, |node| {
+        is_free(node, config, deadline)?;
+        is_still(node, config, deadline)
+    })?;
     if cluster.on(vmid, |node| is_up(node, vmid, stop, deadline))? {
         power::act(cluster, permit, power::Action::Stop, deadline, progress)?;
     }
@@ -123,6 +126,27 @@ pub fn is_free(node: &Node, config: &VmConfig, deadline: Deadline) -> Result<()>
     }
 }
 
+/// What tells one VM from another that has its number: people may change the rest, and a removal takes no digest.
+const IDENTITY: [&str; 3] = ["name", "meta", "smbios1"];
+
+/// Whether what is there is what was looked at, and may be removed still: since then somebody was asked for its name, or
+/// its guest was powered off. Of one that is gone nothing is said here.
+fn is_still(node: &Node, config: &VmConfig, deadline: Deadline) -> Result<()> {
+    let vmid = config.vmid;
+    let now = match config::read(node, vmid, deadline) {
+        Err(e) if e.kind() == Kind::NotFound => return Ok(()),
+        now => now?,
+    };
+    let same = |key: &str| now.settings.get(key) == config.settings.get(key);
+    if now.marker != config.marker || !IDENTITY.into_iter().all(same) {
+        let called = now.settings.get("name").map_or("", String::as_str);
+        return Err(Error::conflict(format!("VM {vmid} is another one by now: '{called}'"))
+            .now("it is not the one that was looked at, and was not removed")
+            .hint(again::ops(format_args!("config {vmid}"))));
+    }
+    is_free(node, &now, deadline)
+}
+
 /// The same of one that is off, on the node that has it.
 fn removed(
     node: &Node,
@@ -132,6 +156,7 @@ fn removed(
     progress: Progress<'_>,
 ) -> Result<Vec<String>> {
     let vmid = permit.vmid();
+    is_still(node, config, deadline)?;
     let (call, others) = call(node, permit, config, deadline)?;
     let kept = remove(node, permit, &call, deadline, progress)?;
     // Of snapshots, for instance, these went with it.
@@ -218,7 +243,8 @@ mod tests {
         let definitions = definitions();
         let vmid = Vmid::new(110).unwrap();
         let leave = Guard::new(&definitions, None).permit(vmid, Operation::Destroy, "destroy").unwrap();
-        let settings = serde_json::from_value(extra).unwrap();
+        let mut settings: std::collections::BTreeMap<String, String> = serde_json::from_value(extra).unwrap();
+        settings.insert("name".to_owned(), "web".to_owned());
         let config =
             VmConfig { vmid, node: "prom".parse().unwrap(), settings, digest: "d".into(), marker, mac: None };
         destroy(&alone(fake), &leave, &config, false, Deadline::secs(10), &mut |_| {})
@@ -247,19 +273,53 @@ mod tests {
     }
 
     fn fake_with(status: &str, storages: serde_json::Value) -> Fake {
-        Fake::new()
+        let web = json!({"digest": "d", "name": "web"});
+        fake_of(status, storages, &[web.clone(), web.clone(), web])
+    }
+
+    /// A VM that these looks find, until it is gone.
+    fn fake_of(status: &str, storages: serde_json::Value, looks: &[serde_json::Value]) -> Fake {
+        let fake = Fake::new()
             .get("/nodes/prom/storage", storages)
             .get("/cluster/status", json!([{"type": "node", "name": "prom", "local": 1}]))
             .get("/cluster/resources", json!([]))
             .get(&format!("{VM}/status/current"), json!({"status": status}))
-            .on("DELETE", VM, 200, json!({"data": null}))
-            .get(&format!("{VM}/config"), json!({"digest": "d", "name": "web"}))
-            .on(
-                "GET",
-                &format!("{VM}/config"),
-                500,
-                json!({"message": "Configuration file 'nodes/prom/qemu-server/110.conf' does not exist\n"}),
-            )
+            .on("DELETE", VM, 200, json!({"data": null}));
+        looks.iter().fold(fake, |fake, look| fake.get(&format!("{VM}/config"), look.clone())).on(
+            "GET",
+            &format!("{VM}/config"),
+            500,
+            json!({"message": "Configuration file 'nodes/prom/qemu-server/110.conf' does not exist\n"}),
+        )
+    }
+
+    /// Somebody was asked for its name, or it was powered off: meanwhile the VMID may have become another VM's.
+    #[test]
+    fn a_vm_that_is_another_one_by_now_is_left_alone() {
+        let vmid = Vmid::new(110).unwrap();
+        let ours = Marker::fresh(&"web".parse().unwrap(), vmid).unwrap();
+        let other = Marker::fresh(&"web".parse().unwrap(), vmid).unwrap();
+        let look = |marker: &Marker| json!({"digest": "d", "name": "web", "description": marker.to_string()});
+        for (now, kind) in [
+            (look(&other), Kind::Conflict),
+            (json!({"digest": "d", "name": "web"}), Kind::Conflict),
+            (json!({"digest": "d", "name": "pihole", "description": ours.to_string()}), Kind::Conflict),
+            (
+                json!({"digest": "d", "name": "web", "description": ours.to_string(), "meta": "ctime=2"}),
+                Kind::Conflict,
+            ),
+            (
+                json!({"digest": "d", "name": "web", "description": ours.to_string(), "protection": 1}),
+                Kind::Refused,
+            ),
+        ] {
+            let fake = fake_of("stopped", json!([]), std::slice::from_ref(&now));
+            let error = marked_run(&fake, json!({}), Some(ours.clone())).unwrap_err();
+            assert_eq!((error.kind(), fake.requests("DELETE")), (kind, 0), "{now}");
+        }
+        let fake = fake_of("stopped", json!([]), &[look(&ours), look(&ours), look(&ours)]);
+        marked_run(&fake, json!({}), Some(ours)).unwrap();
+        assert_eq!(fake.requests("DELETE"), 1);
     }
 
     #[test]
@@ -286,10 +346,14 @@ mod tests {
     fn a_template_of_ours_goes_once_no_linked_clone_is_left() {
         let run = |volumes: serde_json::Value, marked: bool| {
             let storages = json!([{"storage": "st", "type": "dir", "content": "images", "active": 1}]);
-            let fake = fake_with("stopped", storages).get("/nodes/prom/storage/st/content", volumes);
             let settings = json!({"template": "1", "scsi0": "st:110/base-110-disk-0.qcow2,size=3G"});
             let ours =
                 marked.then(|| Marker::fresh(&"web".parse().unwrap(), Vmid::new(110).unwrap()).unwrap());
+            let mut look = settings.clone();
+            look["name"] = "web".into();
+            look["description"] = ours.as_ref().map(ToString::to_string).unwrap_or_default().into();
+            let fake = fake_of("stopped", storages, &[look.clone(), look.clone(), look]);
+            let fake = fake.get("/nodes/prom/storage/st/content", volumes);
             (marked_run(&fake, settings, ours), fake.requests("DELETE"))
         };
         let base = json!({"volid": "st:110/base-110-disk-0.qcow2"});
