@@ -328,6 +328,10 @@ fn a_strangers_vm_under_our_vmid_is_not_changed() {
         &["cloudinit-config", "110", KEY],
         &["snapshot", "110", "before"],
         &["create-disk", "110", "8G"],
+        &["cloudinit-drive", "110"],
+        &["cloudinit-config", "110", "--no-documents"],
+        &["exec", "110", "--", "reboot"],
+        &["backup", "110"],
     ] {
         let ran = bench.run(args);
         assert_eq!(ran.code, 3, "{args:?}: {}", ran.err);

@@ -163,6 +163,14 @@ fn send(
     let vmid = permit.vmid();
     let name = node.name(deadline)?.clone();
     let before = Before { status: status(node, vmid, deadline)?, sent: Instant::now() };
+    if let (Action::Start, Some(how)) = (action, held(&before.status)) {
+        return Err(resume(
+            Error::failed(format!(
+                "can not start VM {vmid}: it is started, and does not run: QEMU says '{how}'"
+            )),
+            vmid,
+        ));
+    }
     match (action, before.status.status.as_str()) {
         (Action::Start, "running") | (Action::Stop | Action::Shutdown { .. }, "stopped")
             if !reached::is_leaving(&before.status) =>
@@ -232,8 +240,27 @@ fn send(
     }
 }
 
+/// What QEMU says of a VM that is powered on and does not run, as somebody has suspended it, or a write of its disk had no
+/// room. While a task works on it, it may be held for that, and goes on by itself.
+pub fn held(status: &VmStatus) -> Option<&str> {
+    let how = status.other.get("qmpstatus").and_then(Value::as_str)?;
+    let stays =
+        matches!(how, "paused" | "io-error" | "internal-error" | "guest-panicked" | "watchdog" | "suspended");
+    (status.status == "running" && status.lock.is_none() && stays).then_some(how)
+}
+
+/// What people do with such a VM.
+fn resume(error: Error, vmid: Vmid) -> Error {
+    error
+        .hint(format!("`qm resume {vmid}` on the node lets it go on, once what stopped it is mended"))
+        .hint(format!("{}   # powers it off", again::change(format_args!("stop {vmid}"))))
+}
+
 /// A failure, and what people do where it was the guest that took too long.
 fn guest(vmid: Vmid, action: Action, error: Error) -> Error {
+    if error.message().contains("VM is paused") {
+        return resume(error, vmid);
+    }
     let late = error.message().contains("got timeout") && !error::is_lock_timeout(error.message());
     if !late || !matches!(action, Action::Shutdown { .. } | Action::Reboot { .. }) {
         return error;
@@ -331,6 +358,24 @@ mod tests {
         let fake = fake().get(STATUS, json!({"status": "running"}));
         assert!(!start(&fake).unwrap());
         assert_eq!(fake.requests("POST"), 0);
+    }
+
+    #[test]
+    fn a_vm_that_is_held_does_not_run() {
+        for (state, runs) in [
+            (json!({"status": "running", "qmpstatus": "running"}), true),
+            (json!({"status": "running", "qmpstatus": "paused", "lock": "backup"}), true),
+            (json!({"status": "running", "qmpstatus": "save-vm"}), true),
+            (json!({"status": "running", "qmpstatus": "paused"}), false),
+            (json!({"status": "running", "qmpstatus": "io-error"}), false),
+        ] {
+            let fake = fake().get(STATUS, state.clone());
+            let told = start(&fake);
+            assert_eq!((told.is_ok(), fake.requests("POST")), (runs, 0), "{state}");
+            if let Err(e) = told {
+                assert!(e.hints()[0].starts_with("`qm resume 110`"), "{e:?}");
+            }
+        }
     }
 
     #[test]

@@ -34,6 +34,10 @@ impl Status {
         if let Some(lock) = &status.lock {
             cx.ui.warn(format!("VM {} is locked by: {lock}", status.vmid));
         }
+        if let Some(how) = power::held(&status) {
+            cx.ui.warn(format!("VM {} is powered on, and does not run: QEMU says '{how}'", status.vmid));
+            cx.ui.hint(format!("`qm resume {}` on the node '{}' lets it go on", status.vmid, status.node));
+        }
         cx.ui.answer(&status, || status.status.clone())
     }
 }
