@@ -380,6 +380,18 @@ fn previous_key(hosts: &Hosts, name: &str, key: &HostKey, rotate: bool) -> Resul
     }
 }
 
+/// The repository's root as paths in `hosts.nix` name it: these are relative to where the file really is, if it is a link.
+fn root_from_hosts(repo: &Repo) -> String {
+    let below = |path: &Path| {
+        let root = repo.root().canonicalize().ok()?;
+        Some(path.canonicalize().ok()?.parent()?.strip_prefix(root).ok()?.components().count())
+    };
+    match below(&repo.hosts()) {
+        Some(depth) if depth > 0 => "../".repeat(depth),
+        _ => "./".to_owned(),
+    }
+}
+
 fn new_host(repo: &Repo, hosts: &Hosts, vm: &ManagedVm, key: &str) -> Result<NewHost> {
     let user = match (&vm.user, hosts.common_user()) {
         (Some(user), _) => user.to_string(),
@@ -392,7 +404,7 @@ fn new_host(repo: &Repo, hosts: &Hosts, vm: &ManagedVm, key: &str) -> Result<New
     };
     let file = |name: &str| {
         let path = repo.host_dir(&vm.nixos_config).join(name);
-        path.is_file().then(|| format!("./hosts/{}/{name}", vm.nixos_config))
+        path.is_file().then(|| format!("{}hosts/{}/{name}", root_from_hosts(repo), vm.nixos_config))
     };
     let alike: Vec<&Host> = hosts.hosts.iter().filter(|h| h.user.as_deref() == Some(user.as_str())).collect();
     let shared = |get: &dyn Fn(&Host) -> Option<&String>| {

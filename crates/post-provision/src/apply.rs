@@ -237,8 +237,15 @@ impl<'a> Desk<'a> {
         let hindrance = self.hindrance()?;
         let passes = hindrance.as_ref().is_some_and(Reason::passes);
         let paths: Vec<PathBuf> = pending.files.iter().map(|(path, _)| path.clone()).collect();
+        let apart = self.git.as_ref().map_or_else(|_| Vec::new(), |git| apart(git, &paths));
+        let here: Vec<PathBuf> = paths
+            .iter()
+            .filter(|path| !apart.iter().any(|(_, files)| files.contains(path)))
+            .cloned()
+            .collect();
         match (&self.git, hindrance) {
-            (Ok(git), None) => match git.commit(&paths, &pending.message) {
+            (Ok(_), None) if here.is_empty() => outcome.not_committed = Some(Reason::Apart.describe()),
+            (Ok(git), None) => match git.commit(&here, &pending.message) {
                 Ok(Committed::As(name)) => outcome.commit = Some(name),
                 Ok(Committed::Before) => {}
                 Ok(Committed::Ignored) => outcome.not_committed = Some(Reason::Ignored.describe()),
@@ -261,12 +268,33 @@ impl<'a> Desk<'a> {
         if let Some(why) = &outcome.not_committed {
             let later = if passes { ", and the next run commits them" } else { "" };
             self.ui.warn(format!("not committed: {why}; the files are kept{later}: {}", shown(&paths)));
+        } else {
+            for (dir, files) in &apart {
+                self.ui.warn(format!(
+                    "not committed: {} is a git repository of its own; commit there, and then {0} here: {}",
+                    dir.display(),
+                    shown(files)
+                ));
+            }
         }
         if !passes {
             self.forget_pending()?;
         }
         Ok(passes)
     }
+}
+
+/// Those of the files that are in repositories inside this one, by these.
+fn apart(git: &Git, paths: &[PathBuf]) -> Vec<(PathBuf, Vec<PathBuf>)> {
+    let mut apart: Vec<(PathBuf, Vec<PathBuf>)> = Vec::new();
+    for path in paths {
+        let Some(dir) = git.apart(path) else { continue };
+        match apart.iter_mut().find(|(known, _)| *known == dir) {
+            Some((_, files)) => files.push(path.clone()),
+            None => apart.push((dir, vec![path.clone()])),
+        }
+    }
+    apart
 }
 
 /// Why nothing would be committed now.

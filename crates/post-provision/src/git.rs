@@ -48,6 +48,8 @@ pub enum Reason {
     Busy(&'static str),
     /// git ignores every path.
     Ignored,
+    /// Every path is in a repository inside this one.
+    Apart,
 }
 
 /// What became of a commit.
@@ -75,6 +77,7 @@ impl Reason {
             Reason::Detached => "HEAD is detached: a commit would belong to no branch".to_owned(),
             Reason::Busy(what) => format!("{what} is in progress"),
             Reason::Ignored => "git ignores the changed files".to_owned(),
+            Reason::Apart => "the changed files are in a git repository of their own".to_owned(),
         }
     }
 }
@@ -115,9 +118,49 @@ impl Git {
         Ok(self.command().args(args).output(Deadline::secs(LIMIT))?.checked()?.stdout_text())
     }
 
+    /// Where git has the content of a path: behind a link, if that leads to another file of the repository.
+    fn tracked(&self, path: &Path) -> PathBuf {
+        let real = || {
+            let real = self.root.join(path).canonicalize().ok()?;
+            Some(real.strip_prefix(self.root.canonicalize().ok()?).ok()?.to_owned())
+        };
+        real().unwrap_or_else(|| path.to_owned())
+    }
+
     /// Those of `paths` (relative to the fleet repository) that differ from the last commit, or exist without
     /// being in it.
     pub fn dirty(&self, paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+        let tracked: Vec<PathBuf> = paths.iter().map(|path| self.tracked(path)).collect();
+        let mut dirty = Vec::new();
+        // Each by the repository that has it.
+        let mut left: Vec<&PathBuf> = tracked.iter().collect();
+        while let Some(first) = left.first() {
+            let dir = self.apart(first);
+            let here = |path: &&PathBuf| self.apart(path) == dir;
+            let asked: Vec<&PathBuf> = left.iter().copied().filter(here).collect();
+            left.retain(|path| !asked.contains(path));
+            let Some(dir) = dir else {
+                dirty.extend(self.changed(&asked.into_iter().cloned().collect::<Vec<_>>())?);
+                continue;
+            };
+            let inside = Git { root: self.root.join(&dir), by_place: true, ..self.clone() };
+            let below = asked.iter().filter_map(|path| Some(path.strip_prefix(&dir).ok()?.to_owned()));
+            dirty.extend(inside.changed(&below.collect::<Vec<_>>())?.iter().map(|path| dir.join(path)));
+        }
+        let pairs = paths.iter().zip(&tracked).filter(|(_, tracked)| dirty.contains(tracked));
+        let mut found: Vec<PathBuf> = pairs.map(|(path, _)| path.clone()).collect();
+        found.sort();
+        Ok(found)
+    }
+
+    /// The repository inside this one that a path is in, such as a submodule: none of its files can be committed here.
+    pub fn apart(&self, path: &Path) -> Option<PathBuf> {
+        let inside = |dir: &&Path| !dir.as_os_str().is_empty() && self.root.join(dir).join(".git").exists();
+        path.ancestors().skip(1).find(inside).map(Path::to_owned)
+    }
+
+    /// The same of paths as git has them.
+    fn changed(&self, paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         if paths.is_empty() {
             return Ok(Vec::new());
         }
@@ -182,7 +225,8 @@ impl Git {
 
     /// Commits exactly `paths`.
     pub fn commit(&self, paths: &[PathBuf], message: &str) -> Result<Committed> {
-        let ignored = self.command().args(["check-ignore", "-z", "--stdin"]).stdin(nul_separated(paths));
+        let paths: Vec<PathBuf> = paths.iter().map(|path| self.tracked(path)).collect();
+        let ignored = self.command().args(["check-ignore", "-z", "--stdin"]).stdin(nul_separated(&paths));
         let ignored = ignored.output(Deadline::secs(LIMIT))?.stdout_text();
         let paths: Vec<PathBuf> = paths
             .iter()
@@ -192,7 +236,7 @@ impl Git {
         if paths.is_empty() {
             return Ok(Committed::Ignored);
         }
-        if self.dirty(&paths)?.is_empty() {
+        if self.changed(&paths)?.is_empty() {
             return Ok(Committed::Before);
         }
         let tracked = self
@@ -240,7 +284,7 @@ impl Git {
         }
         // A hook that formats what is committed adds to the commit's own index only: the user's would say to take
         // that back.
-        if !self.dirty(&paths)?.is_empty() {
+        if !self.changed(&paths)?.is_empty() {
             self.command()
                 .arg("--literal-pathspecs")
                 .args(["reset", "--quiet", "--"])

@@ -97,7 +97,7 @@ pub fn find(repo: &Repo, rules_file: &Path, rules: &Rules, warnings: &mut Vec<St
     for place in places.iter().filter(|place| place.is_dir()) {
         let mut own_rules = Vec::new();
         let with_rules = |dir: &Path| own_rules.push(dir.strip_prefix(repo.root()).unwrap_or(dir).to_owned());
-        for entry in walk(place, rules_file, with_rules) {
+        for entry in walk(place, repo, rules_file, with_rules) {
             let entry = entry.map_err(|e| {
                 Error::failed(format!("can not look through {}", place.display())).caused_by(e)
             })?;
@@ -143,7 +143,7 @@ pub fn find(repo: &Repo, rules_file: &Path, rules: &Rules, warnings: &mut Vec<St
 pub fn plain(repo: &Repo, rules_file: &Path, rules: &Rules) -> Vec<(PathBuf, usize)> {
     let rules_dir = rules_file.parent().unwrap_or_else(|| repo.root());
     let mut found = Vec::new();
-    for entry in walk(&repo.secrets(), rules_file, |_| {}).flatten() {
+    for entry in walk(&repo.secrets(), repo, rules_file, |_| {}).flatten() {
         let usual = entry.path().extension().is_some() && SecretFile::has_usual_name(entry.path());
         if entry.file_name() == ".sops.yaml" {
             continue;
@@ -169,17 +169,19 @@ pub fn plain(repo: &Repo, rules_file: &Path, rules: &Rules) -> Vec<(PathBuf, usi
 /// every directory that is passed over as it has rules of its own.
 fn walk(
     place: &Path,
+    repo: &Repo,
     rules_file: &Path,
     mut with_rules: impl FnMut(&Path),
 ) -> impl Iterator<Item = walkdir::Result<walkdir::DirEntry>> {
+    let secrets = repo.secrets();
     let wanted = move |entry: &walkdir::DirEntry| {
         let rules = entry.path().join(".sops.yaml");
         let nested = entry.depth() > 0 && rules != rules_file && rules.is_file();
         if nested {
             with_rules(entry.path());
         }
-        // The place itself may be a repository, and called as it likes.
-        !nested && (entry.depth() == 0 || !is_foreign(entry))
+        // The place itself may be a repository, and called as it likes; so may the fleet's secrets.
+        !nested && (entry.depth() == 0 || entry.path() == secrets || !is_foreign(entry))
     };
     let is_one = |entry: &walkdir::DirEntry| {
         entry.file_type().is_file() && entry.metadata().map_or(true, |meta| meta.len() <= LARGEST)

@@ -32,6 +32,62 @@ fn a_hook_that_formats_leaves_nothing_to_commit() {
 }
 
 #[test]
+fn hosts_nix_may_be_a_link_to_another_directory() {
+    let fleet = Fleet::new();
+    fleet.write("nix/hosts.nix", &fleet.read("hosts.nix").replace("./hosts/", "../hosts/"));
+    std::fs::remove_file(fleet.path("hosts.nix")).unwrap();
+    std::os::unix::fs::symlink("nix/hosts.nix", fleet.path("hosts.nix")).unwrap();
+    fleet.git(&["init", "-q", "-b", "main"]);
+    fleet.git(&["add", "-A"]);
+    fleet.git(&["commit", "-q", "-m", "start"]);
+    fleet.add(&[]);
+    // Committed where it is, with paths that are relative to there.
+    assert_eq!(fleet.git(&["status", "--porcelain"]), "");
+    let committed = fleet.git(&["show", "HEAD:nix/hosts.nix"]);
+    assert!(committed.contains("configurationFile = ../hosts/nas/configuration.nix;"), "{committed}");
+    assert!(fleet.path("hosts.nix").is_symlink());
+    // What somebody is at work on there is not mixed in.
+    fleet.write("nix/hosts.nix", &format!("{committed}# mine\n"));
+    let said = fails(fleet.tool(&["remove", "nas", "--from-hosts", "--yes"]), 3);
+    assert!(said.contains("hosts.nix has uncommitted changes"), "{said}");
+}
+
+#[test]
+fn secrets_may_be_a_submodule() {
+    for rules_at_root in [false, true] {
+        let fleet = Fleet::new();
+        if rules_at_root {
+            std::fs::rename(fleet.path("secrets/.sops.yaml"), fleet.path(".sops.yaml")).unwrap();
+        }
+        let inside = |args: &[&str]| fleet.git(&[&["-C", "secrets"], args].concat());
+        inside(&["init", "-q", "-b", "main"]);
+        inside(&["add", "-A"]);
+        inside(&["commit", "-q", "-m", "secrets"]);
+        fleet.git(&["init", "-q", "-b", "main"]);
+        fleet.git(&["-c", "advice.addEmbeddedRepo=false", "add", "-A"]);
+        fleet.git(&["commit", "-q", "-m", "start"]);
+
+        // What somebody is at work on there is seen.
+        let before = fleet.read("secrets/values.yaml");
+        fleet.write("secrets/values.yaml", &format!("{before}# mine\n"));
+        let said = fails(fleet.tool(&["nas", "192.0.2.10", "110", "--host-key", "new.pub", "--yes"]), 3);
+        assert!(said.contains("secrets/values.yaml has uncommitted changes"), "{said}");
+        fleet.write("secrets/values.yaml", &before);
+
+        let said = fleet.add(&[]);
+        assert!(said.contains("not committed: secrets is a git repository of its own"), "{said}");
+        assert_eq!(fleet.git(&["show", "--format=", "--name-only", "HEAD"]).contains("hosts.nix"), true);
+        assert_ne!(fleet.read("secrets/values.yaml"), before);
+        assert!(inside(&["status", "--porcelain"]).contains(" M values.yaml"));
+        // As it says: there, then here.
+        inside(&["commit", "-q", "-a", "-m", "nas"]);
+        fleet.git(&["commit", "-q", "-m", "secrets of nas", "secrets"]);
+        assert!(fleet.add(&[]).contains("Nothing to do"));
+        assert_eq!(fleet.git(&["status", "--porcelain"]), "");
+    }
+}
+
+#[test]
 fn the_environment_of_another_repository_is_not_taken_over() {
     let fleet = Fleet::committed();
     let other = tempfile::tempdir().unwrap();

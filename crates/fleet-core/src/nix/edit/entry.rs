@@ -87,7 +87,8 @@ fn path_literal(path: &str) -> Result<String> {
             && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'+'))
     };
     if relative.split('/').all(part) {
-        Ok(format!("./{relative}"))
+        // A path that leads upward needs no dot before it.
+        Ok(if relative.starts_with("../") { relative.to_owned() } else { format!("./{relative}") })
     } else {
         Err(Error::usage(format!("'{}' can not be written as a path in Nix", path.escape_debug()))
             .hint("use letters, digits, '-', '_', '+', '.' and single slashes"))
