@@ -275,6 +275,34 @@ let
       null
     else
       left ++ genList (_: 0) zeros ++ right;
+  # `prom`, `prom:2222`, `192.0.2.7`, `fd00::5`, `[fd00::5]:2222`; a zone may follow an address.
+  isHost =
+    text:
+    let
+      isSix =
+        address:
+        let
+          bare = head (split "%" address);
+        in
+        match "[0-9A-Fa-f:.]+" bare != null && ipv6 bare != null;
+      inBrackets = match "\\[([^]]*)](:(.*))?" text;
+      named = match "([^:]*)(:([^:]*))?" text;
+      isName = match "([A-Za-z0-9._:%~+-]|[^ -~])+";
+      isPort =
+        port: port == null || match "0*[1-9][0-9]{0,4}" port != null && numberOf port < 65536;
+    in
+    isWord text
+    && (
+      if match "\\[.*" text != null then
+        inBrackets != null
+        && isSix (head inBrackets)
+        && isName (head inBrackets) != null
+        && isPort (elemAt inBrackets 2)
+      else if isSix text then
+        isName text != null
+      else
+        named != null && isName (head named) != null && isPort (elemAt named 2)
+    );
   addressOf =
     text:
     let
@@ -430,7 +458,7 @@ let
     description = [ isText "text" ];
   };
   proxmoxFields = {
-    host = [ isWord "an ssh_config alias, a DNS name or an address" ];
+    host = [ isHost "an ssh_config alias, a DNS name or an address, with a port HOST:PORT or [IPV6]:PORT" ];
     node = [ isNodeName "the name of a node" ];
     user = [ isWord "a login name" ];
     defaultStorage = [ isStorage "the name of a storage" ];

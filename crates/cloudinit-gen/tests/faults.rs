@@ -136,6 +136,7 @@ fn a_syntax_error_has_its_place() {
       |
     2 |   managed = { web = { vmid = 110 cores = 2; }; };
       |                                        ^
+    hint: is a `;` missing before `cores`?
     ");
     let fleet = Fleet::web("");
     fleet.write("hosts.nix", "{ web = {\n");
@@ -145,6 +146,7 @@ fn a_syntax_error_has_its_place() {
       |
     1 | { web = {
       |          ^
+    hint: the `{` on line 1 is not closed
     ");
 }
 

@@ -25,6 +25,9 @@ fn main() -> ExitCode {
             if let Some(at) = &error.fault().at {
                 eprintln!("{}", at.snippet());
             }
+            if let Some(help) = &error.fault().help {
+                eprintln!("hint: {help}");
+            }
             ExitCode::from(if matches!(error, EvalError::Unsupported(_)) { 3 } else { 1 })
         }
     }

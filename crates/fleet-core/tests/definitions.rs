@@ -226,6 +226,60 @@ fn a_syntax_error_has_its_place() {
 }
 
 #[test]
+fn what_nix_itself_would_refuse_is_told_with_what_would_be_right() {
+    for (text, told, help) in [
+        (
+            "{\n  cores = 2;\n  cores = 3;\n}\n",
+            "3:3: attribute 'cores' is already defined",
+            "the first is on line 2: keep one of them",
+        ),
+        (
+            "{ a.b = 1; a = { b = 2; }; }\n",
+            "1:18: attribute 'b' is already defined",
+            "the first is on line 1: keep one of them",
+        ),
+        ("let small = 1; in { a = smal; }\n", "1:25: undefined variable 'smal'", "did you mean `small`?"),
+        (
+            "{ a = 4G; }\n",
+            "1:8: undefined variable 'G'",
+            "a number has no unit: `memory` is one of MiB, a disk's size is a text such as \"20G\"",
+        ),
+        ("{ a = yes; }\n", "1:7: undefined variable 'yes'", "write `true`"),
+        (
+            "{ a = lib.x; }\n",
+            "1:7: undefined variable 'lib'",
+            "nobody gives this file `lib`: it is read by itself",
+        ),
+        (
+            "{ a = local; }\n",
+            "1:7: undefined variable 'local'",
+            "a text goes in quotes: \"local\"; a name is bound by `let local = …; in`",
+        ),
+        (
+            "rec { a = b; b = a; }\n",
+            "1:11: infinite recursion",
+            "what a value is made of may not need the value itself",
+        ),
+        (
+            "{ a = 99999999999999999999; }\n",
+            "1:7: invalid integer '99999999999999999999'",
+            "the largest is 9223372036854775807",
+        ),
+        (
+            "{\n  a = 1\n}\n",
+            "3:1: syntax error: unexpected '}', expected ';'",
+            "is a `;` missing at the end of line 2?",
+        ),
+    ] {
+        let (_dir, repo) = repo_with(text, "{ }");
+        let error = Definitions::load(&repo, NixMode::Embedded).unwrap_err();
+        assert!(error.message().starts_with(&format!("vms/definitions.nix:{told}\n")), "{text}: {error:?}");
+        assert_eq!(error.hints().first().map(String::as_str), Some(help), "{text}");
+        assert_eq!(error.report().details.unwrap()[0]["help"], help, "{text}");
+    }
+}
+
+#[test]
 fn faults_as_objects() {
     let (_dir, repo) = repo_with(&format!("{HEAD}  managed.web = {{ vmid = \"x\"; }};\n}}\n"), "{ }");
     let error = Definitions::load(&repo, NixMode::Embedded).unwrap_err();

@@ -252,6 +252,42 @@ fn cases() -> (Vec<String>, Vec<String>) {
         "{ proxmox = { host = \"prom\"; }; }".to_owned(),
         "{ proxmox = { host = \"192.0.2.1\"; user = \"root@pam\"; node = \"pve\"; }; imported = { }; managed = { }; vmidRanges = { }; }".to_owned(),
     ]);
+    for host in [
+        "prom:2222",
+        "192.0.2.7:22",
+        "fd00::5",
+        "[fd00::5]",
+        "[fd00::5]:2222",
+        "fe80::1%eth0",
+        "my_host-1",
+        "a~b+c",
+    ] {
+        right.push(definitions("").replace("\"prom\"", &format!("\"{host}\"")));
+    }
+    for host in [
+        "https://prom:8006",
+        "root@prom",
+        "prom:",
+        ":22",
+        "prom:0",
+        "prom:ssh",
+        "prom:+22",
+        "prom:70000",
+        "prom:22:23",
+        "a/b",
+        "[fd00::5",
+        "[prom]:22",
+        "[fd00::5]22",
+        "[fd00::5]:",
+        "fd00::g",
+        "$(x)",
+        "prom,other",
+        "fe80::1%e/x",
+        "a;b",
+        "a*",
+    ] {
+        wrong.push(definitions("").replace("\"prom\"", &format!("\"{}\"", host.replace('$', "\\$"))));
+    }
     wrong.extend([
         two("ip = \"192.0.2.10/24\";", "ip = \"192.0.2.10/25\";"),
         two("ip = \"2001:db8::1/64\";", "ip = \"2001:DB8:0::0:1/64\";"),

@@ -50,12 +50,13 @@ fn values_errors_and_constructs_that_are_not_covered() {
 
     let (code, out, err) = of("error.nix", "{\n  a = missing;\n}\n");
     assert_eq!((code, out.as_str()), (1, ""));
-    insta::assert_snapshot!(err, @r"
+    insta::assert_snapshot!(err, @r#"
     DIR/error.nix:2:7: undefined variable 'missing'
       |
     2 |   a = missing;
       |       ^^^^^^^
-    ");
+    hint: a text goes in quotes: "missing"; a name is bound by `let missing = …; in`
+    "#);
 
     let (code, out, err) = of("syntax.nix", "{ a = ; }");
     assert_eq!((code, out.as_str()), (1, ""));

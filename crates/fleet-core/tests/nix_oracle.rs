@@ -45,6 +45,37 @@ fn generated_expressions() {
     a.plus(b).check("generated expressions", Most { unsupported, budget: 0 });
 }
 
+/// What has one token too many, too few or of another kind is no Nix most of the time, and then nobody may read it.
+#[test]
+fn expressions_with_a_mistake() {
+    const OTHERS: &[&str] = &[
+        "}", "]", ")", "{", "[", "(", ";", ":", ",", "=", "in", "else", "inherit", ".", "~", "''", "\"",
+        "${", "//",
+    ];
+    let Some(nix) = nix() else { return };
+    let all = std::env::var_os("FLEET_REQUIRE_ORACLES").is_some();
+    let count = if all { 4_000 } else { 400 };
+    let broken: Vec<String> = nix_generator::expressions(count)
+        .iter()
+        .enumerate()
+        .map(|(index, expression)| {
+            let mut tokens: Vec<&str> = rnix::tokenize(expression).map(|(_, token)| token).collect();
+            // Somewhere else in each, the same in every run.
+            let at = index.wrapping_mul(7919) % tokens.len();
+            match index % 4 {
+                0 => drop(tokens.remove(at)),
+                1 => tokens.insert(at, OTHERS[index / 4 % OTHERS.len()]),
+                2 => tokens[at] = OTHERS[index / 4 % OTHERS.len()],
+                _ => tokens.insert(at, tokens[at]),
+            }
+            tokens.concat()
+        })
+        .collect();
+    let dir = tempfile::tempdir().unwrap();
+    compare(&nix, dir.path(), &broken)
+        .check("expressions with a mistake", Most { unsupported: 9.5, budget: 0 });
+}
+
 /// The tests of the Nix language itself, where `NIX_LANG_TESTS` says where they are (`tests/functional/lang` of
 /// the sources of Nix, `tests/lang` in older ones). Nix says what is right: their expected outputs differ by
 /// version, and it is the installed one that must agree. Newer ones test more builtins that no data file uses.

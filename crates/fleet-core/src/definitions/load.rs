@@ -13,6 +13,7 @@ use crate::{
         eval::{Data, Evaluated},
         reader::{Fields, Reader},
     },
+    ssh::HostPort,
     types::{Cidr, NodeName, StorageId, VmName, Vmid},
 };
 
@@ -159,8 +160,9 @@ fn proxmox(reader: &mut Reader<'_>, top: &Fields<'_>) -> Option<Proxmox> {
             && !text.starts_with('-')
             && !text.contains(|c: char| c.is_whitespace() || c.is_control())
     };
-    let host =
-        reader.checked(&fields, "host", "\"prom\"", word, "an ssh_config alias, a DNS name or an address");
+    let is_host = |text: &str| word(text) && HostPort::parse(text).is_ok();
+    let right = "an ssh_config alias, a DNS name or an address, with a port HOST:PORT or [IPV6]:PORT";
+    let host = reader.checked(&fields, "host", "\"prom\"", is_host, right);
     let user = reader.checked(&fields, "user", "\"root\"", word, "a login name such as root");
     let node = reader.parsed::<NodeName>(&fields, "node", "\"prom\"");
     let default_storage = reader.parsed::<StorageId>(&fields, "defaultStorage", "\"local-lvm\"");

@@ -225,7 +225,8 @@ fn addressing<'a>(reader: &mut Reader<'a>, fields: &Fields<'a>) -> (Addressing, 
             );
         }
         (Some(cidr), Some(gateway)) if cidr.address == gateway => {
-            reader.add(at, &path, "the gateway is the VM's own address", None);
+            let help = "a gateway is another machine: the router of the VM's network".to_owned();
+            reader.add(at, &path, "the gateway is the VM's own address", Some(help));
         }
         // A host route (/32, /128) may have its gateway anywhere; fe80::/10 is in every IPv6 network.
         (Some(cidr), Some(gateway))

@@ -31,7 +31,8 @@ pub(super) fn read<'a>(reader: &mut Reader<'a>, top: &Fields<'a>) -> Vec<VmidRan
     }
     for (range, fields) in ranges.iter().zip(&places).filter(|(range, _)| range.start > range.end) {
         let message = format!("the range ends ({}) before it starts ({})", range.end, range.start);
-        reader.add(fields.value_at("end"), &fields.path, message, None);
+        let help = format!("for example: start = {}; end = {};", range.end, range.start);
+        reader.add(fields.value_at("end"), &fields.path, message, Some(help));
     }
     ranges
 }

@@ -82,7 +82,7 @@ pub fn explain(error: &EvalError, path: &Path, base: &Path) -> Error {
         EvalError::Eval(_) => ("", None),
     };
     let mut shown = Fault::new(path, base, fault.at.as_ref(), "", format!("{what}{}", fault.message));
-    shown.help = help.map(str::to_owned);
+    shown.help = fault.help.as_deref().or(help).map(str::to_owned);
     shown.error()
 }
 

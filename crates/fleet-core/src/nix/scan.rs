@@ -41,6 +41,8 @@ const MAX_TOKENS: usize = 2_000_000;
 pub(super) struct Scan {
     /// How many tokens it has, white space and comments included.
     pub(super) tokens: usize,
+    /// How many parentheses open, less those that close.
+    pub(super) parentheses: i64,
     /// Its large sets, in the order of [`Large::start`].
     pub(super) large: Vec<Large>,
 }
@@ -75,9 +77,10 @@ pub(super) fn scan(text: &str, part: usize) -> Result<Scan, SyntaxFault> {
     let mut open = vec![opened(K::NODE_ROOT, 0, 0)];
     let mut large = Vec::new();
     let mut depth = 0usize;
-    let (mut at, mut tokens) = (0usize, 0usize);
+    let (mut at, mut tokens, mut parentheses) = (0usize, 0usize, 0i64);
     for (kind, token) in rnix::tokenize(text) {
         tokens += 1;
+        parentheses += i64::from(kind == K::TOKEN_L_PAREN) - i64::from(kind == K::TOKEN_R_PAREN);
         if tokens > MAX_TOKENS {
             return Err(SyntaxFault::TooLong { start: u32::try_from(at).unwrap_or(u32::MAX) });
         }
@@ -87,6 +90,7 @@ pub(super) fn scan(text: &str, part: usize) -> Result<Scan, SyntaxFault> {
                 let place = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
                 return Err(SyntaxFault::Wrong {
                     message: format!("U+{:04X} is no white space in Nix", u32::from(space)),
+                    help: Some("write a plain space".to_owned()),
                     start: place(at + offset),
                     end: place(at + offset + space.len_utf8()),
                 });
@@ -141,7 +145,7 @@ pub(super) fn scan(text: &str, part: usize) -> Result<Scan, SyntaxFault> {
         at += token.len();
     }
     large.sort_unstable_by_key(|large: &Large| large.start);
-    Ok(Scan { tokens, large })
+    Ok(Scan { tokens, parentheses, large })
 }
 
 /// The first character that rnix takes for white space and Nix does not, and its offset.

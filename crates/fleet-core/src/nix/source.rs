@@ -147,15 +147,83 @@ impl Location {
             shown.push('…');
         }
         let column = self.column - 1 - before + usize::from(before > 0);
-        // Tabs keep their width on both lines.
-        let lead: String = shown.chars().take(column).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
-        let carets = "^".repeat(self.width.min(room));
+        let (lead, rest) = split(&shown, column);
+        // Tabs keep their width on both lines; what is wider than one column, or takes none, has the carets with it.
+        let lead: Vec<String> = lead.split('\t').map(|text| " ".repeat(columns(text))).collect();
+        let lead = lead.join("\t");
+        let (marked, _) = split(rest, self.width.min(room));
+        let carets = "^".repeat(columns(&marked.replace('\t', " ")).max(1));
+        let shown = visible(&shown);
         format!("{gap} |\n{number} | {shown}\n{gap} | {lead}{carets}")
     }
+}
+
+/// The first so many characters, and the others.
+fn split(text: &str, characters: usize) -> (&str, &str) {
+    text.split_at(text.char_indices().nth(characters).map_or(text.len(), |(at, _)| at))
+}
+
+/// How many columns of a terminal a text takes as it is shown.
+fn columns(text: &str) -> usize {
+    console::measure_text_width(&visible(text))
+}
+
+/// What is no text to a terminal but a command, or turns the order of others around, as one character that stands for it.
+fn visible(text: &str) -> String {
+    let stand_in = |c: char| match c {
+        '\t' => c,
+        '\0'..='\u{1f}' => char::from_u32(0x2400 + u32::from(c)).unwrap_or('\u{fffd}'),
+        '\u{7f}' => '\u{2421}',
+        '\u{80}'..='\u{9f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' => {
+            '\u{fffd}'
+        }
+        c => c,
+    };
+    text.chars().map(stand_in).collect()
 }
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.file.display(), self.line, self.column)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The two lines of a snippet, without what stands before them.
+    fn shown(text: &str, what: &str) -> (String, String) {
+        let source = Source::new("f.nix".into(), text.into());
+        let start = text.find(what).unwrap();
+        let at = |at: usize| u32::try_from(at).unwrap();
+        let snippet = source.locate(at(start), at(start + what.len())).snippet();
+        let lines: Vec<&str> =
+            snippet.lines().map(|line| line.split_once("| ").map_or("", |(_, line)| line)).collect();
+        (lines[1].to_owned(), lines[2].to_owned())
+    }
+
+    #[test]
+    fn carets_are_under_what_they_mean() {
+        for (text, what, carets) in [
+            ("  a = 0;", "0", "      ^"),
+            ("\ta =\t0;", "0", "\t   \t^"),
+            // Two columns each.
+            ("/* 日本語 */ a = 0;", "0", "                 ^"),
+            ("a = \"日本\";", "\"日本\"", "    ^^^^^^"),
+            ("/* 😀 */ a = 0;", "0", "             ^"),
+            // None.
+            ("/* e\u{301} */ a = 0;", "0", "            ^"),
+            ("/* é */ a = 0;", "0", "            ^"),
+        ] {
+            assert_eq!(shown(text, what), (text.to_owned(), carets.to_owned()));
+        }
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown_as_a_sign() {
+        let (line, carets) = shown("a = \"\u{1b}[31mred\u{7}\"; # \u{202e}", "\"\u{1b}[31mred\u{7}\"");
+        assert_eq!(line, "a = \"\u{241b}[31mred\u{2407}\"; # \u{fffd}");
+        assert_eq!(carets, "    ^^^^^^^^^^^");
     }
 }

@@ -1,6 +1,9 @@
 //! rnix's syntax tree, walked without its parent pointers: kinds, texts and absolute offsets.
 
-use rnix::{NixLanguage, ParseError, SyntaxKind};
+mod advice;
+mod faults;
+
+use rnix::{NixLanguage, SyntaxKind};
 use rowan::{GreenNode, GreenNodeData, GreenTokenData, Language, NodeOrToken};
 
 use super::{
@@ -12,7 +15,7 @@ use super::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum SyntaxFault {
     /// It is not Nix.
-    Wrong { message: String, start: u32, end: u32 },
+    Wrong { message: String, help: Option<String>, start: u32, end: u32 },
     /// It is nested deeper, or runs on longer, than we go.
     TooDeep { start: u32 },
     /// It has more tokens than we read.
@@ -31,17 +34,21 @@ impl Tree {
     pub(super) fn parse(text: &str) -> Result<Tree, SyntaxFault> {
         if text.starts_with('\u{feff}') {
             let message = "a byte order mark, which Nix takes for no text: save the file without one";
-            return Err(SyntaxFault::Wrong { message: message.to_owned(), start: 0, end: 3 });
+            return Err(SyntaxFault::Wrong { message: message.to_owned(), help: None, start: 0, end: 3 });
         }
-        let Scan { tokens, large } = scan(text, PART)?;
-        if let Some(green) = parts::parse(text, &large) {
+        let Scan { tokens, parentheses, large } = scan(text, PART)?;
+        // Each that opens takes one token for the one that closes it, and nothing else takes a `)`: where there are as many
+        // of these as of those, and no fault, each is closed by one.
+        let closed = parentheses == 0;
+        if closed && let Some(green) = parts::parse(text, &large) {
             return Ok(Tree { green, tokens });
         }
         let parse = rnix::Root::parse(text);
-        if let Some(fault) = first_fault(parse.errors(), text) {
-            return Err(fault);
+        let tree = Tree { green: parse.syntax().green().to_owned(), tokens };
+        if closed && parse.errors().is_empty() {
+            return Ok(tree);
         }
-        Ok(Tree { green: parse.syntax().green().to_owned(), tokens })
+        faults::first(parse.errors(), tree.root(), text).map_or(Ok(tree), Err)
     }
 
     /// How many tokens it has, white space and comments included.
@@ -69,112 +76,6 @@ pub(super) fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> std::i
 
 /// Address space only: the kernel gives memory for what is used.
 const STACK: usize = 256 << 20;
-
-fn first_fault(errors: &[ParseError], text: &str) -> Option<SyntaxFault> {
-    let end_of_text = u32::try_from(text.trim_end().len()).unwrap_or(u32::MAX);
-    let describe = |error: &ParseError| -> SyntaxFault {
-        let at = |range: &rowan::TextRange, message: String| {
-            // The parser skips over everything up to what it can use again: point at where that begins.
-            let (start, end) = (u32::from(range.start()), u32::from(range.end()));
-            let found = text.get(start as usize..end as usize).unwrap_or_default();
-            let lead = u32::try_from(found.len() - found.trim_start().len()).unwrap_or(0);
-            let word = found.split_whitespace().next().unwrap_or_default();
-            let width = u32::try_from(word.len()).unwrap_or(0).max(1);
-            SyntaxFault::Wrong { message, start: start + lead, end: start + lead + width }
-        };
-        let eof = |message: String| SyntaxFault::Wrong { message, start: end_of_text, end: end_of_text };
-        match error {
-            ParseError::UnexpectedExtra(range) => {
-                at(range, "unexpected text after the end of the expression".to_owned())
-            }
-            ParseError::UnexpectedWanted(found, range, wanted) => {
-                at(range, format!("unexpected {}, expected {}", name(*found), names(wanted)))
-            }
-            ParseError::UnexpectedDoubleBind(range) => at(range, "the argument is bound twice".to_owned()),
-            ParseError::DuplicatedArgs(range, name) => {
-                at(range, format!("the argument '{name}' is there twice"))
-            }
-            ParseError::UnexpectedEOF => eof("unexpected end of the file".to_owned()),
-            ParseError::UnexpectedEOFWanted(wanted) => {
-                eof(format!("unexpected end of the file, expected {}", names(wanted)))
-            }
-            ParseError::RecursionLimitExceeded => SyntaxFault::TooDeep { start: 0 },
-            ParseError::Unexpected(range) => at(range, "unexpected text".to_owned()),
-            _ => eof("this is not Nix".to_owned()),
-        }
-    };
-    let start = |fault: &SyntaxFault| match fault {
-        SyntaxFault::Wrong { start, .. } => *start,
-        SyntaxFault::TooDeep { .. } | SyntaxFault::TooLong { .. } => 0,
-    };
-    errors.iter().map(describe).min_by_key(start)
-}
-
-fn names(kinds: &[SyntaxKind]) -> String {
-    // Both are names to the parser; nobody looks for them.
-    let told = kinds.iter().filter(|kind| !matches!(kind, SyntaxKind::TOKEN_OR | SyntaxKind::TOKEN_CUR_POS));
-    let mut names: Vec<String> = told.map(|kind| name(*kind)).collect();
-    names.dedup();
-    match names.split_last() {
-        Some((last, [])) => last.clone(),
-        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
-        None => "something else".to_owned(),
-    }
-}
-
-/// A token as people call it.
-fn name(kind: SyntaxKind) -> String {
-    use SyntaxKind as K;
-    let text = match kind {
-        K::TOKEN_IDENT => "a name",
-        K::TOKEN_STRING_START | K::TOKEN_STRING_END => "a quote",
-        K::TOKEN_STRING_CONTENT => "text",
-        K::TOKEN_INTERPOL_START => "'${'",
-        K::TOKEN_INTERPOL_END | K::TOKEN_R_BRACE => "'}'",
-        K::TOKEN_L_BRACE => "'{'",
-        K::TOKEN_L_BRACK => "'['",
-        K::TOKEN_R_BRACK => "']'",
-        K::TOKEN_L_PAREN => "'('",
-        K::TOKEN_R_PAREN => "')'",
-        K::TOKEN_ASSIGN => "'='",
-        K::TOKEN_SEMICOLON => "';'",
-        K::TOKEN_COMMA => "','",
-        K::TOKEN_COLON => "':'",
-        K::TOKEN_DOT => "'.'",
-        K::TOKEN_AT => "'@'",
-        K::TOKEN_QUESTION => "'?'",
-        K::TOKEN_ELLIPSIS => "'...'",
-        K::TOKEN_THEN => "'then'",
-        K::TOKEN_ELSE => "'else'",
-        K::TOKEN_IN => "'in'",
-        K::TOKEN_INHERIT => "'inherit'",
-        K::TOKEN_REC => "'rec'",
-        K::TOKEN_OR => "'or'",
-        K::TOKEN_CUR_POS => "'__curPos'",
-        K::TOKEN_LET => "'let'",
-        K::TOKEN_WITH => "'with'",
-        K::TOKEN_ASSERT => "'assert'",
-        K::TOKEN_IF => "'if'",
-        K::TOKEN_ADD => "'+'",
-        K::TOKEN_CONCAT => "'++'",
-        K::TOKEN_UPDATE => "'//'",
-        K::TOKEN_SUB => "'-'",
-        K::TOKEN_MUL => "'*'",
-        K::TOKEN_DIV => "'/'",
-        K::TOKEN_EQUAL => "'=='",
-        K::TOKEN_NOT_EQUAL => "'!='",
-        K::TOKEN_LESS => "'<'",
-        K::TOKEN_LESS_OR_EQ => "'<='",
-        K::TOKEN_MORE => "'>'",
-        K::TOKEN_MORE_OR_EQ => "'>='",
-        K::TOKEN_IMPLICATION => "'->'",
-        K::TOKEN_INVERT => "'!'",
-        K::TOKEN_INTEGER | K::TOKEN_FLOAT => "a number",
-        K::TOKEN_ERROR => "text that is no part of Nix",
-        other => return format!("{other:?}").trim_start_matches("TOKEN_").to_lowercase().replace('_', " "),
-    };
-    text.to_owned()
-}
 
 /// A node with its absolute offset.
 #[derive(Clone, Copy)]
@@ -299,9 +200,5 @@ mod tests {
                 assert!(!message.contains(odd), "{text}: {message}");
             }
         }
-        assert_eq!(
-            names(&[SyntaxKind::TOKEN_IDENT, SyntaxKind::TOKEN_OR, SyntaxKind::TOKEN_CUR_POS]),
-            "a name"
-        );
     }
 }

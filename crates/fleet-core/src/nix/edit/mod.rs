@@ -224,9 +224,10 @@ fn on_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
 
 fn unparsable(text: &str, fault: SyntaxFault) -> Error {
     match fault {
-        SyntaxFault::Wrong { message, start, end } => {
+        SyntaxFault::Wrong { message, help, start, end } => {
             let at = Source::new("hosts.nix".into(), text.into()).locate(start, end);
-            Error::failed(format!("{at}: syntax error: {message}\n{}", at.snippet()))
+            let error = Error::failed(format!("{at}: syntax error: {message}\n{}", at.snippet()));
+            help.into_iter().fold(error, Error::hint)
         }
         SyntaxFault::TooDeep { .. } => Error::failed("hosts.nix is nested too deeply to be edited"),
         SyntaxFault::TooLong { .. } => Error::failed("hosts.nix is too long to be edited"),

@@ -103,6 +103,10 @@ impl<'a> Lowering<'a, '_> {
 
     fn inherit(&mut self, defs: &mut Defs<'a>, entry: Node<'a>) -> Outcome<()> {
         let mut from = None;
+        if entry.nodes().all(|part| part.kind() == K::NODE_INHERIT_FROM) && entry.nodes().next().is_some() {
+            // Some versions of Nix look at the names in what nothing is inherited from, others do not.
+            return Err(self.unsupported("`inherit (…)` of no name", entry));
+        }
         for part in entry.nodes() {
             if part.kind() == K::NODE_INHERIT_FROM {
                 let Some(source) = part.nodes().next() else {
@@ -115,8 +119,8 @@ impl<'a> Lowering<'a, '_> {
             let Attr::Static(name) = self.attr(part)? else {
                 return Err(self.wrong("a name to inherit can not be computed", part));
             };
-            if defs.find(name).is_some() {
-                return Err(self.duplicate(name, part));
+            if let Some(at) = defs.find(name) {
+                return Err(self.duplicate(name, self.span(part), defs.entries[at].key));
             }
             let value = from.map_or(DefValue::Inherit, DefValue::InheritFrom);
             defs.push(Def { name, key: self.span(part), value });
@@ -152,7 +156,7 @@ impl<'a> Lowering<'a, '_> {
             return Ok(());
         };
         // Defined before: two sets are merged, anything else is an error.
-        let existing = &mut defs.entries[at].value;
+        let Def { key: first, value: existing, .. } = &mut defs.entries[at];
         if let DefValue::Expr(node) = existing
             && node.unparenthesized().kind() == K::NODE_ATTR_SET
         {
@@ -161,7 +165,7 @@ impl<'a> Lowering<'a, '_> {
         }
         let nested = match existing {
             DefValue::Nested(nested) => nested,
-            _ => return Err(self.duplicate_at(name, *key)),
+            _ => return Err(self.duplicate(name, *key, *first)),
         };
         if !rest.is_empty() {
             if nested.recursive {
@@ -171,15 +175,15 @@ impl<'a> Lowering<'a, '_> {
         }
         let set = value.unparenthesized();
         if set.kind() != K::NODE_ATTR_SET {
-            return Err(self.duplicate_at(name, *key));
+            return Err(self.duplicate(name, *key, *first));
         }
         let added = self.collect(set)?;
         if !added.is_plain() || !nested.is_plain() {
             return Err(Stop::new(Sort::Unsupported, REC_MERGE, Some(*key)));
         }
         for def in added.entries {
-            if nested.find(def.name).is_some() {
-                return Err(self.duplicate_at(def.name, def.key));
+            if let Some(at) = nested.find(def.name) {
+                return Err(self.duplicate(def.name, def.key, nested.entries[at].key));
             }
             nested.push(def);
         }
@@ -233,13 +237,9 @@ impl<'a> Lowering<'a, '_> {
         strings::unescape(raw).map(Some).map_err(|what| self.unsupported(what, node))
     }
 
-    fn duplicate(&self, name: Sym, node: Node<'a>) -> Stop {
-        self.duplicate_at(name, self.span(node))
-    }
-
-    fn duplicate_at(&self, name: Sym, at: Span) -> Stop {
+    fn duplicate(&self, name: Sym, at: Span, first: Span) -> Stop {
         let message = format!("attribute '{}' is already defined", self.names.text(name));
-        Stop::new(Sort::Eval, message, Some(at))
+        Stop::new(Sort::Eval, message, Some(at)).first(first)
     }
 }
 

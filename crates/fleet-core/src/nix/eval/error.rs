@@ -11,6 +11,8 @@ pub struct Fault {
     pub message: String,
     /// Where, when it is somewhere.
     pub at: Option<Location>,
+    /// What would be right, where that can be told.
+    pub help: Option<Box<str>>,
 }
 
 impl fmt::Display for Fault {
@@ -68,17 +70,32 @@ struct Inner {
     sort: Sort,
     message: String,
     at: Option<Span>,
+    help: Option<String>,
+    /// Where the first of two is.
+    first: Option<Span>,
 }
 
 pub(super) type Outcome<T> = Result<T, Stop>;
 
 impl Stop {
     pub(super) fn new(sort: Sort, message: impl Into<String>, at: Option<Span>) -> Stop {
-        Stop(Box::new(Inner { sort, message: message.into(), at }))
+        Stop(Box::new(Inner { sort, message: message.into(), at, help: None, first: None }))
     }
 
     pub(super) fn sort(&self) -> Sort {
         self.0.sort
+    }
+
+    /// The same with what would be right.
+    pub(super) fn help(mut self, help: Option<String>) -> Stop {
+        self.0.help = help;
+        self
+    }
+
+    /// The same with the place of the first of two.
+    pub(super) fn first(mut self, at: Span) -> Stop {
+        self.0.first = Some(at);
+        self
     }
 
     /// The same with a place, if it had none.
@@ -88,7 +105,13 @@ impl Stop {
     }
 
     pub(super) fn into_error(self, sources: &Sources) -> EvalError {
-        let fault = Fault { message: self.0.message, at: self.0.at.and_then(|span| sources.locate(span)) };
+        let first = self.0.first.and_then(|span| sources.locate(span));
+        let first = first.map(|at| format!("the first is on line {}: keep one of them", at.line));
+        let fault = Fault {
+            message: self.0.message,
+            at: self.0.at.and_then(|span| sources.locate(span)),
+            help: self.0.help.or(first).map(String::into_boxed_str),
+        };
         match self.0.sort {
             Sort::Syntax => EvalError::Syntax(fault),
             Sort::Eval | Sort::Thrown => EvalError::Eval(fault),

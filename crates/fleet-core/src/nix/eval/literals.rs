@@ -24,7 +24,8 @@ impl<'a> Lowering<'a, '_> {
                         Sort::Eval,
                         format!("invalid integer '{text}'"),
                         Some(self.span(node)),
-                    ));
+                    )
+                    .help(Some(format!("the largest is {}", i64::MAX))));
                 }
             },
             K::TOKEN_FLOAT => match text.parse::<f64>() {

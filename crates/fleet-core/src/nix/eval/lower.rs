@@ -61,7 +61,7 @@ impl Code {
 }
 
 /// What is in scope at a place: one environment each when the program runs.
-enum Scope {
+pub(super) enum Scope {
     Names(HashMap<Sym, u32>),
     /// A `let` or `rec` of few names.
     Few(Vec<Sym>),
@@ -78,7 +78,7 @@ pub(super) struct Lowering<'a, 'm> {
     file: u32,
     /// What relative paths are relative to.
     pub(super) base: &'m Path,
-    scopes: Vec<Scope>,
+    pub(super) scopes: Vec<Scope>,
     /// How many scopes were looked through.
     looked: u64,
     marker: std::marker::PhantomData<Node<'a>>,
@@ -239,13 +239,17 @@ impl<'a, 'm> Lowering<'a, 'm> {
             }
         }
         let text = Arc::clone(self.names.text(name));
+        if builtins::is_unknown(&text) {
+            return Err(Stop::new(Sort::Unsupported, format!("the builtin `{text}`"), Some(at)));
+        }
         if let Some(expr) = builtins::global(&text) {
             return Ok(self.add_at(expr, at));
         }
         if with {
             return Ok(self.add_at(Expr::WithVar(name), at));
         }
-        Err(Stop::new(Sort::Eval, format!("undefined variable '{text}'"), Some(at)))
+        let help = self.meant(&text);
+        Err(Stop::new(Sort::Eval, format!("undefined variable '{text}'"), Some(at)).help(help))
     }
 
     /// Counts a search through all scopes: what nests deeply and names much would keep us busy for long.

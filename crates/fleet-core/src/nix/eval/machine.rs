@@ -278,7 +278,10 @@ impl Machine {
                     }
                 })
             }
-            State::Running | State::Done(_) => self.fail("infinite recursion", expr),
+            State::Running | State::Done(_) => {
+                let help = "what a value is made of may not need the value itself".to_owned();
+                Err(Stop::new(Sort::Eval, "infinite recursion", Some(self.span(expr))).help(Some(help)))
+            }
         };
         let thunk = &mut self.thunks[id as usize];
         match outcome {

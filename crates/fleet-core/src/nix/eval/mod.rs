@@ -11,6 +11,7 @@ mod expr;
 mod literals;
 mod lower;
 mod machine;
+mod meant;
 mod ops;
 mod output;
 mod scopes;
@@ -85,7 +86,7 @@ fn run(
     };
     on_large_stack(evaluate).unwrap_or_else(|error| {
         let message = format!("can not start a thread to evaluate in: {error}");
-        Err(EvalError::Budget(Fault { message, at: None }))
+        Err(EvalError::Budget(Fault { message, at: None, help: None }))
     })
 }
 

@@ -77,7 +77,9 @@ impl Machine {
         }
         let parse = || Tree::parse(text);
         let tree = tree.map_or_else(parse, Ok).map_err(|fault| match fault {
-            SyntaxFault::Wrong { message, start, end } => Stop::new(Sort::Syntax, message, span(start, end)),
+            SyntaxFault::Wrong { message, help, start, end } => {
+                Stop::new(Sort::Syntax, message, span(start, end)).help(help)
+            }
             SyntaxFault::TooDeep { start } => Stop::new(
                 Sort::Budget,
                 "nested too deeply, or too long without a space, to be read",

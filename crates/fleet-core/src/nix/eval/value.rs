@@ -110,7 +110,8 @@ impl Evaluated {
 
     fn json(&self, value: &Value, left: &mut usize) -> Result<serde_json::Value, EvalError> {
         use serde_json::Value as Json;
-        let fault = |message: &str| Fault { message: message.to_owned(), at: self.locate(value.at) };
+        let fault =
+            |message: &str| Fault { message: message.to_owned(), at: self.locate(value.at), help: None };
         *left =
             left.checked_sub(1).ok_or_else(|| EvalError::Budget(fault("the value is too large for JSON")))?;
         Ok(match &value.data {

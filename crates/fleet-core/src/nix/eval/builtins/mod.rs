@@ -69,6 +69,14 @@ pub(super) fn global(name: &str) -> Option<Expr> {
     })
 }
 
+/// Whether a name may be that of a builtin, and whether it is one is not known here: where Nix has none of that name it
+/// refuses the whole file.
+pub(super) fn is_unknown(name: &str) -> bool {
+    let bare = name.strip_prefix("__");
+    bare.is_some_and(|bare| named(bare).is_none() && !GLOBAL.contains(&bare))
+        || matches!(name, "break" | "fetchTree")
+}
+
 impl Machine {
     /// `builtins.NAME`.
     pub(super) fn builtin_named(&mut self, name: Sym, at: ExprId) -> Outcome<Val> {
