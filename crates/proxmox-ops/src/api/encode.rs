@@ -1,6 +1,7 @@
 //! How values travel, both ways, in one place: forms, percent-encoding, the API's booleans and numbers.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Value;
 
 /// What stays as it is: the unreserved characters of RFC 3986. Everything else is encoded, a space as `%20`.
@@ -67,6 +68,36 @@ pub fn truth(value: Option<&Value>) -> bool {
     }
 }
 
+/// A number of an answer, which may be written as a text.
+pub fn real(value: Option<&Value>) -> Option<f64> {
+    match value? {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.parse().ok(),
+        _ => None,
+    }
+}
+
+/// A whole number of an answer, which is none below 0: as it is, as a text, or with nothing behind the point.
+pub fn whole(value: Option<&Value>) -> Option<u64> {
+    let value = value?;
+    let text = value.as_str().map(str::to_owned).or_else(|| value.is_number().then(|| value.to_string()))?;
+    text.strip_suffix(".0").unwrap_or(&text).parse().ok()
+}
+
+/// A whole number of a typed answer, read as [`whole`] reads it.
+pub fn number<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    some_number(from)?.ok_or_else(|| D::Error::custom("null where a number belongs"))
+}
+
+/// The same, where it may be null.
+pub fn some_number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    let value = Value::deserialize(from)?;
+    match whole(Some(&value)) {
+        None if !value.is_null() => Err(D::Error::custom(format_args!("{value} where a number belongs"))),
+        number => Ok(number),
+    }
+}
+
 /// One property of a property string such as `virtio=BC:24:11:00:00:01,bridge=vmbr0`.
 pub fn property<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     text.split(',').find_map(|part| part.split_once('=').filter(|(k, _)| *k == key).map(|(_, v)| v))
@@ -98,6 +129,31 @@ mod tests {
         assert!(!truth(Some(&json!(0))) && !truth(Some(&json!(""))) && !truth(None));
         assert_eq!(plain_setting("memory", &json!("2048")), "2048");
         assert_eq!(plain_setting("cores", &json!(2)), "2");
+        for number in [json!(104), json!("104"), json!(104.0), json!("104.0")] {
+            assert_eq!((whole(Some(&number)), real(Some(&number))), (Some(104), Some(104.0)), "{number}");
+        }
+        assert_eq!(whole(Some(&json!(u64::MAX))), Some(u64::MAX));
+        for other in [json!(1.5), json!(-1), json!(null), json!("x"), json!([1])] {
+            assert_eq!(whole(Some(&other)), None, "{other}");
+        }
+        assert_eq!((real(Some(&json!("0.25"))), real(None)), (Some(0.25), None));
+    }
+
+    #[test]
+    fn typed_answers_take_a_number_in_all_its_forms() {
+        #[derive(Debug, Deserialize, PartialEq)]
+        struct Row {
+            #[serde(deserialize_with = "number")]
+            n: u64,
+            #[serde(default, deserialize_with = "some_number")]
+            m: Option<u64>,
+        }
+        let read = |value| serde_json::from_value::<Row>(value).ok();
+        assert_eq!(read(serde_json::json!({"n": "7", "m": 8})), Some(Row { n: 7, m: Some(8) }));
+        assert_eq!(read(serde_json::json!({"n": 7, "m": null})), Some(Row { n: 7, m: None }));
+        assert_eq!(read(serde_json::json!({"n": 7.0})), Some(Row { n: 7, m: None }));
+        assert_eq!(read(serde_json::json!({"n": null})), None);
+        assert_eq!(read(serde_json::json!({"n": 7, "m": "later"})), None);
     }
 
     #[test]

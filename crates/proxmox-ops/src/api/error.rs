@@ -248,6 +248,14 @@ mod tests {
     }
 
     #[test]
+    fn a_daemon_that_is_asked_for_another_node_is_told_with_the_way_there() {
+        for said in ["hostname lookup 'b' failed - failed to get address info for: b: x", "proxy not allowed"]
+        {
+            assert!(of_text("do it", said).hints()[0].contains("--host"), "{said}");
+        }
+    }
+
+    #[test]
     fn what_may_be_tried_again_is_told_apart() {
         assert!(is_lock_timeout("can't lock file '/var/lock/qemu-server/lock-110.conf' - got timeout"));
         assert!(is_lock_timeout("cfs-lock 'storage-nvmeprom' error: got lock request timeout"));

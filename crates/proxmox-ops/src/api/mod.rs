@@ -434,6 +434,27 @@ mod tests {
         assert_eq!((fake.opened(), fake.requests("GET")), (2, 3));
     }
 
+    /// Nothing was done then. The connection is gone, as after every error.
+    #[test]
+    fn a_daemon_that_forgot_who_asks_is_asked_again() {
+        use crate::testing::{Fake, node, permit};
+        use serde_json::json;
+        let path = "/nodes/prom/qemu/110/config";
+        let forgot = |fake: Fake| fake.on("POST", path, 500, json!({"message": "user name not set\n"}));
+        let send = |fake: &Fake| {
+            let permit = permit(110);
+            let call = Call::configure(&permit, &"prom".parse().unwrap(), [("cores", "2")], &[], None);
+            node(fake).api.send(&permit, &call, Deadline::secs(5))
+        };
+        let fake = forgot(Fake::new()).on("POST", path, 200, json!({"data": null}));
+        send(&fake).unwrap();
+        assert_eq!((fake.requests("POST"), fake.opened()), (2, 2));
+        // Not for ever.
+        let fake = forgot(Fake::new());
+        assert!(send(&fake).unwrap_err().message().contains("user name not set"));
+        assert_eq!(fake.requests("POST"), 3);
+    }
+
     #[test]
     fn whose_a_vm_is_is_not_believed_for_the_life_of_a_session() {
         use crate::testing::{Fake, definitions, node};

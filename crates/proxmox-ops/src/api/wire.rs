@@ -275,3 +275,68 @@ impl Transport for Wire {
         self.open
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Read as _, io::Write as _, os::unix::net::UnixStream};
+
+    use fleet_core::ssh::SocketStream;
+
+    use super::*;
+
+    /// A connection to a daemon that answers a request with these bytes, and then closes it or waits for more.
+    fn asked(answer: &[u8], closes: bool) -> (Connection, Result<Answer, Lost>) {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(answer).unwrap();
+        if closes {
+            theirs.shutdown(std::net::Shutdown::Write).unwrap();
+        }
+        let mut connection = Connection::new(Box::new(SocketStream::from(ours)));
+        let outcome = connection.ask("POST", "/x", &[], Some("a=b"), Deadline::secs(30));
+        let mut request = [0; 4096];
+        let length = theirs.read(&mut request).unwrap();
+        assert!(request[..length].ends_with(b"a=b"));
+        (connection, outcome)
+    }
+
+    #[test]
+    fn a_connection_that_the_daemon_gives_up_is_not_used_again() {
+        let answer = |status: &str, word: &str| {
+            format!("HTTP/1.1 {status}\r\nConnection: {word}\r\nContent-Length: 2\r\n\r\n{{}}")
+        };
+        // Of a hundred requests the last is answered so.
+        for (status, word, usable) in [
+            ("200 OK", "Keep-Alive", true),
+            ("200 OK", "close", false),
+            ("500 no such thing", "close", false),
+            ("500 no such thing", "Keep-Alive", false),
+        ] {
+            let (connection, outcome) = asked(answer(status, word).as_bytes(), false);
+            let outcome = outcome.unwrap();
+            assert_eq!(
+                (outcome.body.as_slice(), connection.is_usable()),
+                (b"{}".as_slice(), usable),
+                "{word}"
+            );
+            assert_eq!(outcome.reason, status.split_once(' ').unwrap().1);
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_at_any_byte_is_none() {
+        let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\nConnection: Keep-Alive\r\n\r\n{\"data\":null}";
+        for at in 0..whole.len() {
+            let (connection, outcome) = asked(&whole[..at], true);
+            assert!(matches!(outcome, Err(Lost::NoAnswer(_))), "{at}: {outcome:?}");
+            assert!(!connection.is_usable());
+        }
+        let (_, outcome) = asked(whole, true);
+        assert_eq!(outcome.unwrap().body, b"{\"data\":null}");
+        let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\n{\"data\r\n7;x=1\r\n\":null}\r\n0\r\n\r\n";
+        for at in 0..chunked.len() - 4 {
+            let (_, outcome) = asked(&chunked[..at], true);
+            assert!(matches!(outcome, Err(Lost::NoAnswer(_))), "{at}: {outcome:?}");
+        }
+        assert_eq!(asked(chunked, false).1.unwrap().body, b"{\"data\":null}");
+    }
+}

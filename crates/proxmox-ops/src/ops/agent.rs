@@ -11,7 +11,7 @@ use super::{address, config, queue::Probe};
 use crate::{
     api::{
         call::{Call, vm_path},
-        encode::truth,
+        encode::{truth, whole},
     },
     cluster::Cluster,
     node::Node,
@@ -106,8 +106,7 @@ pub fn exec(node: &Node, permit: &Permit, words: &[String], deadline: Deadline) 
         }
         hinted(e, vmid)
     })?;
-    data.get("pid")
-        .and_then(Value::as_u64)
+    whole(data.get("pid"))
         .ok_or_else(|| Error::failed(format!("can not {}: the node gave no process id", call.what())))
 }
 

@@ -13,7 +13,10 @@ use serde::Deserialize;
 
 use super::{Progress, config, host};
 use crate::{
-    api::{call::Call, encode::percent},
+    api::{
+        call::Call,
+        encode::{self, percent},
+    },
     node::Node,
     tasks,
 };
@@ -72,9 +75,9 @@ struct Listed {
     volid: String,
     #[serde(default)]
     notes: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "encode::some_number")]
     size: Option<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "encode::number")]
     ctime: u64,
 }
 

@@ -84,7 +84,7 @@ fn take_rows(config: &mut ClusterConfig, rows: &[Value]) {
         let plain = |name: &str| row.get(name).map(|value| encode::plain_setting(key, value));
         config.settings.extend(plain("value").map(|value| (key.to_owned(), value)));
         config.pending.extend(plain("pending").map(|value| (key.to_owned(), value)));
-        match row.get("delete").and_then(Value::as_u64) {
+        match encode::whole(row.get("delete")) {
             Some(1) => deleted.push(key.to_owned()),
             Some(2) => deleted.push(format!("!{key}")),
             _ => {}

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    api::encode::{percent, truth},
+    api::encode::{self, percent, truth},
     cluster::Cluster,
     node::Node,
 };
@@ -110,7 +110,7 @@ fn rooms(nodes: &[Value], storages: &[Value]) -> Result<Vec<NodeRoom>> {
     for row in nodes.iter().filter(|row| text(row, "type") == "node") {
         let name = text(row, "node");
         let node: NodeName = name.parse()?;
-        let number = |key: &str| row.get(key).and_then(Value::as_u64);
+        let number = |key: &str| encode::whole(row.get(key));
         let own = storages.iter().filter(|row| text(row, "type") == "storage" && text(row, "node") == name);
         let mut storages = own.map(|row| heard(row, node.clone())).collect::<Result<Vec<Storage>>>()?;
         storages.sort_by(|a, b| a.storage.cmp(&b.storage));
@@ -130,7 +130,7 @@ fn rooms(nodes: &[Value], storages: &[Value]) -> Result<Vec<NodeRoom>> {
 /// A storage as the cluster's resources have it.
 fn heard(row: &Value, node: NodeName) -> Result<Storage> {
     let text = |key: &str| row.get(key).and_then(Value::as_str).unwrap_or_default();
-    let number = |key: &str| row.get(key).and_then(Value::as_u64);
+    let number = |key: &str| encode::whole(row.get(key));
     let active = text("status") == "available";
     let mut content: Vec<String> =
         text("content").split(',').filter(|c| !c.is_empty()).map(str::to_owned).collect();
@@ -155,7 +155,7 @@ fn storage(row: &Value) -> Result<Storage> {
     let mut content: Vec<String> =
         text("content").split(',').filter(|c| !c.is_empty()).map(str::to_owned).collect();
     content.sort();
-    let number = |key: &str| row.get(key).and_then(|v| v.as_u64().or_else(|| v.as_str()?.parse().ok()));
+    let number = |key: &str| encode::whole(row.get(key));
     let active = enabled && truth(row.get("active"));
     Ok(Storage {
         storage: text("storage").parse()?,

@@ -6,7 +6,12 @@ use fleet_core::{Error, Kind, Result, deadline::Deadline, interrupt, protocol::V
 use serde_json::Value;
 
 use super::{Progress, power};
-use crate::{api::encode::truth, cluster::Cluster, node::Node, tasks};
+use crate::{
+    api::encode::{self, truth},
+    cluster::Cluster,
+    node::Node,
+    tasks,
+};
 
 /// How long after a shutdown its start may take to begin: `qm cleanup` waits up to 30 s for the old run's end.
 const BEGINS: Duration = Duration::from_secs(90);
@@ -55,7 +60,7 @@ impl Before {
 
     /// Whether a VM runs that was started since: another process, or one that has not run for as long.
     pub fn is_anew(&self, now: &VmStatus) -> bool {
-        let number = |status: &VmStatus, key: &str| status.other.get(key).and_then(Value::as_u64);
+        let number = |status: &VmStatus, key: &str| encode::whole(status.other.get(key));
         let (was, is) = (number(&self.status, "pid"), number(now, "pid"));
         now.status == "running"
             && match (was, is) {

@@ -29,7 +29,7 @@ pub enum Kind {
 #[derive(Debug, Deserialize)]
 pub struct Row {
     /// Its VMID.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "number")]
     pub vmid: u32,
     /// VM or container.
     #[serde(rename = "type")]
@@ -62,7 +62,11 @@ fn truth<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
 }
 
 fn whole<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
-    Ok(Value::deserialize(from)?.as_u64().unwrap_or_default())
+    Ok(encode::whole(Some(&Value::deserialize(from)?)).unwrap_or_default())
+}
+
+fn number<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    encode::number(from)?.try_into().map_err(serde::de::Error::custom)
 }
 
 #[derive(Deserialize)]
@@ -107,7 +111,7 @@ impl Rows {
     pub fn json(&self) -> Result<impl Serialize + '_> {
         #[derive(Deserialize)]
         struct Head {
-            #[serde(default)]
+            #[serde(default, deserialize_with = "number")]
             vmid: u32,
             #[serde(rename = "type")]
             kind: Kind,
@@ -158,6 +162,10 @@ impl Serialize for JsonRow<'_> {
         let mut map = to.serialize_map(None)?;
         for name in ["vmid", "type", "name", "node", "status", "template"] {
             match (name, fields.remove(name)) {
+                ("vmid", Some(value)) => {
+                    let value = serde_json::from_str(value.get()).map_err(S::Error::custom)?;
+                    map.serialize_entry(name, &encode::whole(Some(&value)))?;
+                }
                 ("template", value) => {
                     let value = value.and_then(|raw| serde_json::from_str(raw.get()).ok());
                     map.serialize_entry(name, &encode::truth(value.as_ref()))?;
@@ -183,7 +191,7 @@ mod tests {
     fn rows_are_what_resources_are() {
         let fake = Fake::new().get("/cluster/resources", json!([
             {"type": "qemu", "vmid": 9002, "name": "tmpl", "node": "prom", "status": "stopped", "template": 1, "maxmem": 5, "cpu": 0.25},
-            {"type": "lxc", "vmid": 201, "node": "prom", "id": "lxc/201", "name": "zw\u{f6}lf"},
+            {"type": "lxc", "vmid": "201", "node": "prom", "id": "lxc/201", "name": "zw\u{f6}lf", "maxcpu": "2"},
             {"type": "storage", "storage": "local", "node": "prom"},
         ]));
         let node = node(&fake);
@@ -196,6 +204,7 @@ mod tests {
         let rows = rows.table().unwrap();
         assert_eq!(rows.iter().map(|row| row.vmid).collect::<Vec<_>>(), [201, 9002]);
         assert_eq!((rows[0].kind, rows[0].template, rows[0].maxmem), (Kind::Lxc, false, 0));
+        assert_eq!(rows[0].maxcpu, 2);
         assert_eq!((rows[1].kind, rows[1].template, rows[1].maxmem), (Kind::Qemu, true, 5));
     }
 

@@ -10,7 +10,7 @@ use super::{Progress, power, reached};
 use crate::{
     api::{
         call::{Call, SnapshotName, vm_path},
-        encode::truth,
+        encode::{self, truth},
     },
     cluster::Cluster,
     node::Node,
@@ -26,7 +26,7 @@ pub struct Snapshot {
     #[serde(default)]
     pub description: String,
     /// When it was taken, in seconds since 1970.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "encode::some_number")]
     pub snaptime: Option<u64>,
     /// The one before it.
     #[serde(default)]

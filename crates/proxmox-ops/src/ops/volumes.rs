@@ -15,13 +15,16 @@ use fleet_core::{
 use serde::Deserialize;
 
 use super::host;
-use crate::{api::encode::percent, node::Node};
+use crate::{
+    api::encode::{self, percent},
+    node::Node,
+};
 
 #[derive(Deserialize)]
 struct Listed {
     volid: String,
     /// Seconds since 1970; not every storage knows.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "encode::some_number")]
     ctime: Option<u64>,
 }
 

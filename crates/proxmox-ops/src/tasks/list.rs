@@ -10,7 +10,10 @@ use fleet_core::{
 use serde::Deserialize;
 
 use super::{Upid, is_running, log};
-use crate::api::{Client, encode::percent};
+use crate::api::{
+    Client,
+    encode::{self, percent},
+};
 
 /// A task in the node's list.
 #[derive(Debug, Clone, Deserialize)]
@@ -23,13 +26,13 @@ pub struct Listed {
     #[serde(default)]
     pub id: String,
     /// Seconds since 1970 on the node's clock.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "encode::number")]
     pub starttime: u64,
     /// While it runs absent, or `RUNNING`; else its exit status.
     #[serde(default)]
     pub status: Option<String>,
     /// Seconds since 1970; absent while it runs.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "encode::some_number")]
     pub endtime: Option<u64>,
 }
 

@@ -18,7 +18,11 @@ use fleet_core::{Error, Kind, Result, deadline::Deadline, interrupt};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::api::{Client, encode::percent, error};
+use crate::api::{
+    Client,
+    encode::{self, percent},
+    error,
+};
 
 /// A task's id, such as `UPID:prom:00000ED5:000AE788:6B03B82C:qmclone:9002:root@pam:`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +102,7 @@ struct Status {
 
 #[derive(Deserialize)]
 struct LogLine {
+    #[serde(deserialize_with = "encode::number")]
     n: u64,
     t: String,
 }

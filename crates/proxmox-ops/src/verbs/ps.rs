@@ -10,10 +10,12 @@ use fleet_core::{
     protocol::{Resource, ResourceKind},
     ui::{columns, screen, typed},
 };
-use serde_json::Value;
 
 use super::{human, table::Table};
-use crate::context::{Context, read_deadline};
+use crate::{
+    api::encode,
+    context::{Context, read_deadline},
+};
 
 /// Show what the running VMs use now, the busiest CPU first
 #[derive(Debug, Args)]
@@ -60,7 +62,7 @@ impl Top {
 
 fn running(mut resources: Vec<Resource>) -> Vec<Resource> {
     resources.retain(|r| r.status == "running");
-    let cpu = |r: &Resource| r.other.get("cpu").and_then(Value::as_f64).unwrap_or_default();
+    let cpu = |r: &Resource| encode::real(r.other.get("cpu")).unwrap_or_default();
     resources.sort_by(|a, b| cpu(b).total_cmp(&cpu(a)).then(a.vmid.cmp(&b.vmid)));
     resources
 }
@@ -72,7 +74,7 @@ fn heading(running: &[Resource]) -> String {
 
 fn text(running: &[Resource], columns: Option<usize>) -> String {
     let cells = |r: &Resource| {
-        let number = |key: &str| r.other.get(key).and_then(Value::as_f64).unwrap_or_default();
+        let number = |key: &str| encode::real(r.other.get(key)).unwrap_or_default();
         // Whole bytes and seconds come as numbers that a double holds exactly.
         #[allow(
             clippy::cast_possible_truncation,
