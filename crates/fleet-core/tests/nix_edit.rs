@@ -322,6 +322,37 @@ fn where_the_inverse_goes_before_the_formatter() {
 }
 
 #[test]
+fn a_comment_that_goes_on_after_the_line_stays_beside_its_entry() {
+    for (text, left) in [
+        (
+            "{\n  a = {\n    user = \"u\";\n  }; /* of a,\n        on */\n}\n",
+            "  }; /* of a,\n        on */\n  web = {\n",
+        ),
+        (
+            "{\n  a = {\n    user = \"u\";\n  }; /* of a,\n        on */ # more\n\n  # tail\n}\n",
+            "on */ # more\n  web = {\n",
+        ),
+        (
+            "{\n  a.user = \"u\"; # a\n  b.user = \"u\"; /* of b,\n  on */\n}\n",
+            "/* of b,\n  on */\n  web = {\n",
+        ),
+        (
+            "{\n  a = {\n    user = \"u\";\n  };\n\n  b = {\n    user = \"u\";\n  }; /* of b,\n        on */\n\n  z = {\n    user = \"u\";\n  };\n}\n",
+            "on */\n\n  web = {\n",
+        ),
+    ] {
+        let after = insert(text, "web", &small("web"));
+        assert!(after.contains(left), "{after}");
+    }
+    // What stands behind the comment on its last line keeps it.
+    insert(
+        "{\n  a = {\n    user = \"u\";\n  }; /* of z,\n  on */ z = {\n    user = \"u\";\n  };\n}\n",
+        "web",
+        &small("web"),
+    );
+}
+
+#[test]
 fn a_host_in_a_set_and_beside_it() {
     let text = "{\n  a = {\n    user = \"x\";\n  };\n  a.hostname = \"a\"; # its name\n}\n";
     assert_eq!(set(text, "a", "user", "y"), text.replace("\"x\"", "\"y\""));

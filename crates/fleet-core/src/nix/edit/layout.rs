@@ -164,7 +164,12 @@ impl Layout {
         let mut at = previous.1;
         let next = set.items.get(after).map_or(set.close, |item| item.0);
         for comment in set.comments.iter().filter(|c| c.0 >= previous.1 && c.1 <= next) {
-            if text[at..comment.0].contains('\n') || text[comment.0..comment.1].contains('\n') {
+            if text[at..comment.0].contains('\n') {
+                break;
+            }
+            // One that goes on after the line does so, too, unless the next entry stands behind it.
+            let goes_on = text[comment.0..comment.1].contains('\n');
+            if goes_on && next != set.close && !text[comment.1..next].contains('\n') {
                 break;
             }
             at = comment.1;
