@@ -380,6 +380,28 @@ fn a_template_is_made_once() {
     assert_eq!(bench.run(&["template", "110"]).code, 3);
 }
 
+/// Nor does it shut down.
+#[test]
+fn a_vm_that_is_suspended_does_not_run() {
+    let bench = Bench::new();
+    bench.clone_110();
+    bench.ok(&["start", "110"]);
+    let paused = bench.sim.node().change(|d| {
+        d.guests.get_mut(&110).and_then(|guest| guest.running.as_mut()).map(|run| run.paused = true)
+    });
+    assert!(paused.is_some());
+    let ran = bench.run(&["status", "110"]);
+    assert_eq!((ran.code, ran.out.as_str()), (0, "running\n"));
+    assert!(ran.err.contains("and does not run: QEMU says 'paused'"), "{}", ran.err);
+    for verb in ["start", "shutdown"] {
+        let ran = bench.run(&[verb, "110"]);
+        assert_eq!(ran.code, 1, "{}", ran.err);
+        assert!(ran.err.contains("hint: `qm resume 110` on the node 'prom'"), "{}", ran.err);
+    }
+    bench.ok(&["shutdown", "110", "--force"]);
+    assert!(!bench.sim.is_running(110));
+}
+
 #[test]
 fn what_runs_is_shown() {
     let bench = Bench::new();

@@ -35,6 +35,13 @@ pub(super) fn change(node: &Arc<Node>, call: &Call, vmid: u32, verb: &str) -> Re
             if d.is_running(vmid) { Ok(()) } else { Err(Fail::new(format!("VM {vmid} not running"))) }
         })?;
     }
+    // It would hear the button when it is resumed.
+    let paused = node.read(|d| d.guests.get(&vmid)?.running.as_ref().map(|run| run.paused));
+    let verb = match (verb, paused) {
+        ("shutdown", Some(true)) if call.params.flag("forceStop") => "stop",
+        ("shutdown", Some(true)) => return Err(Fail::new("VM is paused - cannot shutdown")),
+        _ => verb,
+    };
     if let Some(upid) = ha(node, call, vmid, verb) {
         return Ok(json!(upid));
     }
