@@ -225,12 +225,64 @@ fn what_a_formatter_keeps_on_one_line_is_left_as_it_is() {
             "{a = {user = \"x\";};}\n",
             "{\n  a = {user = \"x\";};\n\n  w.user = \"u\";\n  w.hostname = \"w\";\n}\n",
         ),
+        (
+            "alejandra",
+            "{a.user = \"x\";}\n",
+            "{\n  a.user = \"x\";\n\n  w = {user = \"u\";};\n  w.hostname = \"w\";\n}\n",
+        ),
+        (
+            "nixfmt",
+            "rec { a.user = \"x\"; }\n",
+            "rec {\n\n  a.user = \"x\";\n  w.user = \"u\";\n  w.hostname = \"w\";\n}\n",
+        ),
+        (
+            "nixfmt",
+            "{ a = ({ user = \"x\"; }); }\n",
+            "{\n  a = ({ user = \"x\"; });\n\n  w.user = \"u\";\n  w.hostname = \"w\";\n}\n",
+        ),
     ];
     for (formatter, before, after) in hosts {
         check_formatted(formatter, before);
         check_formatted(formatter, after);
         assert_eq!(insert(before, "w", &small("w")), after);
+        assert_eq!(remove_host(after, "w").unwrap(), before);
     }
+}
+
+/// Where nothing can stand beside a set, or the whole file is one line, what is written tells how it was.
+#[test]
+fn what_was_on_one_line_is_so_again() {
+    for (formatter, before, after) in [
+        ("alejandra", "{a.user = \"x\";}\n", "{\n  a.user = \"x\";\n\n  a = {hostname = \"h\";};\n}\n"),
+        ("nixfmt", "{ a.user = \"x\"; }\n", "{\n\n  a.user = \"x\";\n  a.hostname = \"h\";\n}\n"),
+        (
+            "alejandra",
+            "{\n  a = rec {user = \"x\";};\n  b.own = [];\n}\n",
+            "{\n  a = rec {\n    user = \"x\";\n\n    hostname = \"h\";\n  };\n  b.own = [];\n}\n",
+        ),
+        ("alejandra", "{\n  a = rec {};\n}\n", "{\n  a = rec {hostname = \"h\";};\n}\n"),
+        ("nixfmt", "{\n  a = rec { };\n}\n", "{\n  a = rec {\n    hostname = \"h\";\n\n  };\n}\n"),
+        (
+            "nixfmt",
+            "{\n  a = rec {\n  };\n  b.own = [ ];\n}\n",
+            "{\n  a = rec {\n\n    hostname = \"h\";\n  };\n  b.own = [ ];\n}\n",
+        ),
+        ("nixfmt", "{\n  a = ({ });\n}\n", "{\n  a = ({ });\n  a.hostname = \"h\";\n}\n"),
+        (
+            "nixfmt",
+            "{\n  a = ({ user = \"x\"; });\n}\n",
+            "{\n  a = ({ user = \"x\"; });\n  a.hostname = \"h\";\n}\n",
+        ),
+    ] {
+        check_formatted(formatter, before);
+        assert_eq!(set(before, "a", "hostname", "h"), after);
+        check_formatted(formatter, after);
+        assert_eq!(remove_attr(after, "a", "hostname").unwrap(), before);
+    }
+    // Two entries with an empty line between them are nobody's sign.
+    let two = "{\n  a.user = \"x\";\n\n  w.user = \"u\";\n}\n";
+    check_formatted("both", two);
+    assert_eq!(remove_host(two, "w").unwrap(), "{\n  a.user = \"x\";\n}\n");
 }
 
 /// No set that begins below `in` stood on one line, whatever its entries look like.
@@ -300,20 +352,13 @@ fn the_shape_of_one_entry_is_not_that_of_another() {
 /// Where both can not be had, the bytes are: what a formatter would then write otherwise.
 #[test]
 fn where_the_inverse_goes_before_the_formatter() {
-    for (before, after) in [
-        // What stands before the hosts on their line.
-        (
-            "let k = 1; in {}\n",
-            "let k = 1; in {\n  w = {\n    user = \"u\";\n\n    hostname = \"w\";\n  };\n}\n",
-        ),
-        // A file of one attribute on one line.
-        ("{a.user = \"x\";}\n", "{a.user = \"x\"; w = {user = \"u\"; hostname = \"w\";};}\n"),
-    ] {
-        check_formatted("alejandra", before);
-        assert_eq!(insert(before, "w", &small("w")), after);
-        assert_ne!(alejandra::format::in_memory(FILE.to_owned(), after.to_owned()).1, after);
-    }
-    // A recursive set takes nothing from beside it.
+    // What stands before the hosts on their line.
+    let before = "let k = 1; in {}\n";
+    let after = "let k = 1; in {\n  w = {\n    user = \"u\";\n\n    hostname = \"w\";\n  };\n}\n";
+    check_formatted("alejandra", before);
+    assert_eq!(insert(before, "w", &small("w")), after);
+    assert_ne!(alejandra::format::in_memory(FILE.to_owned(), after.to_owned()).1, after);
+    // A recursive set takes nothing from beside it, and nothing else in the file tells whose it is.
     let rec = "{\n  a = rec {user = \"x\";};\n}\n";
     check_formatted("alejandra", rec);
     let after = set(rec, "a", "hostname", "h");

@@ -34,6 +34,7 @@ struct Host {
     /// `NAME.attr = …;` each.
     paths: bool,
     rec: bool,
+    parentheses: bool,
     /// Between the equal sign and the brace.
     before_brace: &'static str,
     /// Behind the brace.
@@ -117,6 +118,7 @@ fn host() -> impl Strategy<Value = Host> {
             select(vec!["a", "b", "web", "db-1", "\"c.d\"", "zeta", "M"]),
             prop::bool::weighted(0.15),
             prop::bool::weighted(0.1),
+            prop::bool::weighted(0.1),
         ),
         select(vec!["", "", "", "", "", "/* c */", "# c\n", "# c\n# d\n", "/*\n c\n*/", "\n\n"]),
         select(vec!["\n", "\n", "\n", "", " ", " # c\n", " /* c */ ", "\n\n", "\n# c\n", "\n# c\n\n"]),
@@ -136,17 +138,20 @@ fn host() -> impl Strategy<Value = Host> {
         ]),
         select(vec!["\n", "\n", "\n", "", " # c\n", " /* c */\n", "\n\n", "\n# c\n"]),
     )
-        .prop_map(|((name, paths, rec), before_brace, after_brace, attrs, last, above, beside)| Host {
-            name,
-            paths,
-            rec,
-            before_brace,
-            after_brace,
-            attrs,
-            last,
-            above,
-            beside,
-        })
+        .prop_map(
+            |((name, paths, rec, parentheses), before_brace, after_brace, attrs, last, above, beside)| Host {
+                name,
+                paths,
+                rec,
+                parentheses,
+                before_brace,
+                after_brace,
+                attrs,
+                last,
+                above,
+                beside,
+            },
+        )
 }
 
 fn fleet() -> impl Strategy<Value = Fleet> {
@@ -189,6 +194,47 @@ fn fleet() -> impl Strategy<Value = Fleet> {
         .prop_map(|(head, open, hosts, close, tail)| Fleet { head, open, hosts, close, tail })
 }
 
+/// One or two hosts with one attribute or none, and nothing that no formatter leaves on one line.
+fn small_fleet() -> impl Strategy<Value = Fleet> {
+    let host = (host(), any::<bool>(), prop::option::of(attr()), select(vec!["", "", "\n"])).prop_map(
+        |(host, paths, attr, line)| {
+            let attrs: Vec<Attr> =
+                attr.into_iter().map(|attr| Attr { above: "", beside: line, ..attr }).collect();
+            Host {
+                paths: paths && !attrs.is_empty(),
+                before_brace: "",
+                after_brace: line,
+                attrs,
+                last: "",
+                above: "",
+                beside: line,
+                ..host
+            }
+        },
+    );
+    let head = vec!["", "", "rec ", "(", "assert true; ", "with {keys = [\"k\"];}; "];
+    let some = (select(head), select(vec!["", "", "\n"]), vec(host, 0..3));
+    some.prop_map(|(head, open, hosts)| Fleet { head, open, hosts, close: "", tail: "\n" })
+}
+
+/// Whether a file has one of the recursive sets whose edits can not be had both ways: on one line with an attribute, where no
+/// other line tells that brackets have no space inside; empty over lines, where one does or where one of them is empty; or any in a file that is itself one
+/// line.
+fn has_odd_rec(text: &str, one_line: bool) -> bool {
+    let on_a_line = |line: &str| line.split("rec {").skip(1).any(|behind| !behind.is_empty());
+    let filled = |line: &str| line.split("rec {").skip(1).any(|behind| !behind.trim_start().starts_with('}'));
+    let is_tight = |behind: &str| !behind.is_empty() && !behind.starts_with(' ');
+    let shows = |line: &str| line.split(['{', '[']).skip(1).any(is_tight);
+    if one_line {
+        return text.matches("rec {").count() > usize::from(text.starts_with("rec {"));
+    }
+    let empty = text.split("rec {\n").skip(1).filter(|behind| behind.trim_start().starts_with('}'));
+    let with_empty_line = empty.clone().any(|behind| behind.starts_with('\n'));
+    let odd_empty = with_empty_line || empty.count() > 0 && text.lines().any(shows);
+    let shown_elsewhere = text.lines().any(|line| !on_a_line(line) && shows(line));
+    odd_empty || !shown_elsewhere && text.lines().any(|line| on_a_line(line) && filled(line))
+}
+
 fn written(fleet: &Fleet) -> String {
     let mut text = format!("{}{{{}", fleet.head, fleet.open);
     let mut names = Vec::new();
@@ -211,8 +257,9 @@ fn written(fleet: &Fleet) -> String {
             text.push_str(&attrs);
         } else {
             let rec = if host.rec { "rec " } else { "" };
+            let (open, close) = if host.parentheses { ("(", ")") } else { ("", "") };
             text.push_str(&format!(
-                "{} = {}{rec}{{{}{attrs}{}}};{}",
+                "{} = {}{open}{rec}{{{}{attrs}{}}}{close};{}",
                 host.name, host.before_brace, host.after_brace, host.last, host.beside
             ));
         }
@@ -289,16 +336,15 @@ fn left_alone(before: &str, after: &str) -> bool {
 
 fn check(fleet: &Fleet, edit: &Edit, format: fn(&str) -> Option<String>) -> Result<(), TestCaseError> {
     let Some(text) = formatted(format, &written(fleet)) else { return Ok(()) };
-    // `let`, `with` or `assert` on one line with the whole set of hosts: when that takes more than a line, a formatter would
+    // `let` on one line with the whole set of hosts, or `nixfmt`'s `with`: when that takes more than a line, the formatter would
     // break a line outside of it (and join it when an empty set is left).
     let code = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
-    let line = code.clone().next().filter(|_| code.count() == 1).unwrap_or_default();
-    if ["let ", "with ", "assert "].iter().any(|word| line.starts_with(word)) {
+    let line = code.clone().next().unwrap_or_default();
+    let one_line = code.count() == 1;
+    if one_line && (line.starts_with("let ") || line.starts_with("with { ")) {
         return Ok(());
     }
-    // A recursive set that is empty or on one line takes nothing beside it, and nothing in it can tell how it was.
-    let small = |behind: &str| !behind.starts_with('\n') || behind.trim_start().starts_with('}');
-    if text.split("rec {").skip(1).any(small) {
+    if has_odd_rec(&text, one_line) {
         return Ok(());
     }
     let Ok(before) = eval_text(&text, Path::new(FILE), Budget::default()) else { return Ok(()) };
@@ -330,6 +376,9 @@ fn check(fleet: &Fleet, edit: &Edit, format: fn(&str) -> Option<String>) -> Resu
             };
             // A value of another length in a line that `nixfmt` would break, or join, for it.
             let line = format!("{}.{attr} =", quote_name(&name));
+            if one_line && text.contains("{ ") && *value == KEY {
+                return Ok(());
+            }
             if line.starts_with('"') && (text.contains(&line) || !text.contains("[ ") && !text.contains("{ "))
             {
                 return Ok(());
@@ -384,6 +433,16 @@ proptest! {
 
     #[test]
     fn nixfmt_accepts_what_it_accepted(fleet in fleet(), edit in edit()) {
+        check(&fleet, &edit, |text| nixfmt_rs::format(text).ok())?;
+    }
+
+    #[test]
+    fn alejandra_accepts_small_files_that_it_accepted(fleet in small_fleet(), edit in edit()) {
+        check(&fleet, &edit, |text| Some(alejandra::format::in_memory(FILE.to_owned(), text.to_owned()).1))?;
+    }
+
+    #[test]
+    fn nixfmt_accepts_small_files_that_it_accepted(fleet in small_fleet(), edit in edit()) {
         check(&fleet, &edit, |text| nixfmt_rs::format(text).ok())?;
     }
 }

@@ -176,7 +176,10 @@ fn shared_keys(text: &str, others: &[Set<'_>]) -> Option<Written> {
     }
     let several = most.filter(|(_, count)| *count > 1).and_then(|(found, _)| written(found));
     match common().as_slice() {
-        [Part::Operand(operand)] => Some(Written::Text(source(*operand).to_owned())),
+        [Part::Operand(operand)] if !tree::has_comment(*operand) => {
+            let indent = indent_at(text, operand.start() as usize).to_owned();
+            Some(Written::Copied { text: source(*operand).to_owned(), indent })
+        }
         parts => {
             let elements = parts.iter().map(|part| match part {
                 Part::Element(element) => Some(source(*element).to_owned()),

@@ -1,8 +1,9 @@
 //! How a file is laid out, and inserting and removing entries so that it stays so.
 
 use super::{
+    fold::folded_again,
     splice,
-    tight::{braces, fill, folded_again, kept, left_empty, tight},
+    tight::{braces, fill, kept, left_empty, tight},
     tree::Set,
     written::Entry,
 };

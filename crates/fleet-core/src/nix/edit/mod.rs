@@ -8,6 +8,7 @@
 mod compare;
 mod entry;
 mod evaluator;
+mod fold;
 mod layout;
 mod module;
 mod section;
@@ -20,9 +21,10 @@ mod written;
 use rnix::SyntaxKind;
 
 pub use entry::{AuthorizedKeys, NewHost, quote_name, quote_string};
+use fold::{Folded, Growth};
+use layout::{Layout, indent_at};
 pub use module::{ModuleText, module_text};
 pub use section::insert_entry;
-use tight::Growth;
 use tree::{AttrAt, Binding};
 pub use verify::{Change, apply, verified};
 
@@ -61,10 +63,12 @@ fn insert_in(root: Node<'_>, text: &str, name: &str, host: &NewHost) -> Result<S
     if let Some(from) = set.inherited.iter().find(|n| *n == name) {
         return Err(Error::conflict(format!("hosts.nix inherits a host '{from}' already")));
     }
-    let layout = layout::Layout::of(text, &set, true);
+    let layout = Layout::of(text, &set, true);
     let entry = entry::host_entry(text, name, host, &written::sets_in(&set), &layout)?;
-    if tight::folds(text, &set) && entry.len() > 0 {
-        return Ok(tight::unfold(text, &set, &layout, &entry.as_paths()));
+    if let Some(folded) = fold::folds(text, &set)
+        && let Some(paths) = entry.as_paths(folded == Folded::Tight)
+    {
+        return Ok(fold::unfold(text, &set, &layout, folded, &paths));
     }
     Ok(layout.insert(text, &set, layout.place_for(&set, name), &entry))
 }
@@ -82,19 +86,29 @@ fn set_in(root: Node<'_>, text: &str, host: &str, attr: &str, value: &str) -> Re
         return replace_value(text, found, &quoted);
     }
     let added = format!("{} = {quoted};", quote_name(attr));
-    let layout = layout::Layout::of(text, &set, false);
+    let mut layout = Layout::of(text, &set, false);
     let beside = written::path_binding(&layout, &quote_name(host), &quote_name(attr), &quoted);
     if let Some((whole, inner)) = &at.whole {
-        match tight::growth(text, &set, whole, inner, &layout) {
+        match fold::growth(text, &set, whole, inner, &layout) {
             Growth::Inside => {
-                let layout = layout::Layout::of(text, inner, false);
+                let layout = Layout::of(text, inner, false);
                 let place = layout.place_in_order(inner, attr, ORDER);
                 return Ok(layout.insert_text(text, inner, place, &added));
             }
             Growth::InLine => return Ok(splice(text, inner.open, inner.close, &added)),
-            Growth::Unfolded => return Ok(tight::unfold(text, &set, &layout, &beside)),
+            Growth::OverLines => {
+                layout.indent = format!("{}{}", indent_at(text, inner.close), layout.unit);
+                return Ok(fold::unfold(text, inner, &layout, Folded::Set, &added));
+            }
+            Growth::Unfolded => return Ok(fold::unfold(text, &set, &layout, Folded::Set, &beside)),
             Growth::Beside => {}
         }
+    } else if let Some(folded) = fold::folds(text, &set) {
+        let beside = match folded {
+            Folded::Tight => format!("{} = {{{added}}};", quote_name(host)),
+            Folded::Set | Folded::Spaced => beside,
+        };
+        return Ok(fold::unfold(text, &set, &layout, folded, &beside));
     }
     let last = at.paths.last().copied().or(at.whole.as_ref().map(|(whole, _)| *whole)).map(|b| b.start);
     let after = set.items.iter().position(|item| Some(item.0) == last);
@@ -111,10 +125,15 @@ pub fn remove_attr(text: &str, host: &str, attr: &str) -> Result<String> {
         };
         Ok(match at.attr(host, attr, text)? {
             None => text.to_owned(),
-            Some(AttrAt::Inside(found)) => at
-                .whole
-                .as_ref()
-                .map_or(text.to_owned(), |(_, inner)| layout::remove(text, inner, nth(inner, found))),
+            Some(AttrAt::Inside(found)) => match &at.whole {
+                None => text.to_owned(),
+                // Its last one: where the set was added for it, it goes with it.
+                Some((whole, inner)) if inner.items.len() == 1 && !at.paths.is_empty() => {
+                    fold::folded_again(text, &set, whole)
+                        .unwrap_or_else(|| layout::remove(text, inner, nth(inner, found)))
+                }
+                Some((_, inner)) => layout::remove(text, inner, nth(inner, found)),
+            },
             Some(AttrAt::Beside(found)) if at.whole.is_none() && at.paths.len() == 1 => {
                 return Err(refused(text, host, found.start, "it would have no attribute left"));
             }

@@ -1,10 +1,6 @@
-//! What a formatter keeps on one line, and how it grows and shrinks so that the formatter still accepts it, and that
-//! an edit undone gives back every byte.
-//!
-//! `alejandra` and `nixfmt` write no set of several attributes on one line, and neither changes a set over several
-//! lines into one on a line. So where a set that may stand on one line has to grow, nothing of it is rewritten:
-//! what is new stands beside it ([`Growth::Beside`]). Where that can not be (nothing stands beside the set of all
-//! hosts), what is written tells how the set was before: see [`fill`] and [`unfold`].
+//! How a file writes brackets, and how an empty set is filled and emptied so that a formatter that accepted the file still
+//! accepts it, and that an edit undone gives back every byte: see [`fill`]. Sets on one line are for
+//! [`fold`](super::fold).
 
 use rnix::SyntaxKind as K;
 
@@ -13,7 +9,7 @@ use super::{
     layout::{Layout, indent_at},
     splice,
     tree::{Binding, Set, has_comment, set_of},
-    written::{Entry, sets_in, several_on_one_line},
+    written::Entry,
 };
 
 /// How many tokens are looked at to see how brackets are written.
@@ -41,7 +37,7 @@ pub(super) fn tight(text: &str, skip: (usize, usize)) -> Option<bool> {
 
 /// What the only entry of a set is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     /// A set as a new host is written where there is no other: an empty line in it may be a sign. Or a text, as a new
     /// attribute.
     New,
@@ -77,7 +73,7 @@ impl Kind {
 
 /// What is left between the braces of a set whose only entry was taken out of lines of its own: the line break, or,
 /// where the file or that entry shows how an empty set is written, just that.
-fn emptied(text: &str, set: &Set<'_>, entry: &str, kind: Kind, newline: &str) -> String {
+pub(super) fn emptied(text: &str, set: &Set<'_>, entry: &str, kind: Kind, newline: &str) -> String {
     let spaced = |tight: bool| if tight { "" } else { " " }.to_owned();
     let lines = format!("{newline}{}", indent_at(text, set.close));
     let mut empty = entry.lines().enumerate().filter(|(_, line)| line.trim().is_empty() && kind == Kind::New);
@@ -129,6 +125,8 @@ pub(super) fn kept<'t>(text: &'t str, set: &Set<'_>, entry: &str, newline: &'t s
     match &text[set.open..set.close] {
         was if emptied(text, set, entry, Kind::Other, newline) == was => ("", ""),
         " " => ("", newline),
+        // Over lines: `left_empty` knows the empty line above the entry, whose indentation no formatter would leave.
+        was if was.strip_prefix(newline) == Some(indent_at(text, set.close)) => (newline, ""),
         was => (was, ""),
     }
 }
@@ -146,7 +144,7 @@ pub(super) fn fill(text: &str, set: &Set<'_>, layout: &Layout, entry: &Entry<'_>
         ((count == 1).then(|| entry.on_one_line()).filter(|_| layout.tight == Some(true)), Kind::New),
         (in_groups(1), Kind::New),
         (in_groups(count.saturating_sub(1)), Kind::New),
-        ((count > 0).then(|| entry.as_paths()), Kind::Path),
+        (entry.as_paths(false), Kind::Path),
     ];
     let natural = entry.as_others();
     let ways = ways.into_iter().filter_map(|(body, kind)| Some((body?, kind)));
@@ -164,79 +162,7 @@ pub(super) fn fill(text: &str, set: &Set<'_>, layout: &Layout, entry: &Entry<'_>
     splice(text, set.open, set.close, &format!("{kept}{newline}{indent}{body}{after}{newline}{outer}"))
 }
 
-/// Whether an entry is a set on the line of its name as a formatter leaves it there: `a = {b = 1;}`, `a = {}` or
-/// `a = { }`; or on a line of its own, below a comment.
-fn held(text: &str, entry: &Binding<'_>) -> bool {
-    let head = &text[entry.start..entry.value.start() as usize];
-    entry.path.len() == 1
-        && entry.value.kind() == K::NODE_ATTR_SET
-        && (head.ends_with(" = ") || head.trim_end_matches([' ', '\t']).ends_with('\n'))
-        && set_of(entry.value).is_some_and(|inner| {
-            let inside = &text[inner.open..inner.close];
-            inner.comments.is_empty()
-                && inner.items.len() < 2
-                && !inside.contains('\n')
-                && (inside == " " || inside.trim() == inside)
-        })
-}
-
-/// Where a new attribute of a host goes that is written as a set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Growth {
-    /// Among the others in the set.
-    Inside,
-    /// Into the empty set, on its line.
-    InLine,
-    /// After the set, as `NAME.attr = …;`.
-    Beside,
-    /// Likewise, in a file whose whole set of hosts stood on one line.
-    Unfolded,
-}
-
-/// How the set `inner` of the host at `whole` in `set` takes an attribute more.
-pub(super) fn growth(
-    text: &str,
-    set: &Set<'_>,
-    whole: &Binding<'_>,
-    inner: &Set<'_>,
-    layout: &Layout,
-) -> Growth {
-    let inside = &text[inner.open..inner.close];
-    let plain = whole.value.kind() == K::NODE_ATTR_SET && whole.value.token(K::TOKEN_REC).is_none();
-    let folded = !text[set.open..set.close].contains('\n');
-    let beside = if folded { Growth::Unfolded } else { Growth::Beside };
-    let may_stand_beside = plain && (!folded || folds(text, set));
-    if !inner.comments.is_empty() {
-        return Growth::Inside;
-    }
-    match inner.items.len() {
-        0 if !folded && inside == emptied(text, inner, "", Kind::Other, layout.newline) => Growth::Inside,
-        0 if inside.is_empty() => Growth::InLine,
-        0 if may_stand_beside => beside,
-        1 if may_stand_beside && held(text, whole) && !several_on_one_line(text, &sets_in(set)) => beside,
-        _ => Growth::Inside,
-    }
-}
-
-/// Whether a set stands on one line as a formatter leaves it there, its only entry being a set.
-pub(super) fn folds(text: &str, set: &Set<'_>) -> bool {
-    let inside = &text[set.open..set.close];
-    match set.bindings.as_slice() {
-        [entry] if set.items.len() == 1 && set.comments.is_empty() && held(text, entry) => {
-            let body = &text[entry.start..entry.end];
-            inside == around(body) && !inside.contains('\n') && !below_code(text, set)
-        }
-        _ => false,
-    }
-}
-
-/// Whether a set begins a line below `in`, `with …;` or `assert …;`: `nixfmt` leaves none on one line there, and
-/// `alejandra` leaves none there.
-fn below_code(text: &str, set: &Set<'_>) -> bool {
-    line_above(text, set).is_some_and(|(above, _)| is_in(above) || above.ends_with(';'))
-}
-
-fn is_in(line: &str) -> bool {
+pub(super) fn is_in(line: &str) -> bool {
     line == "in" || line.ends_with(" in")
 }
 
@@ -250,38 +176,11 @@ fn empty_over_lines(text: &str, set: &Set<'_>, spaced: bool) -> bool {
 }
 
 /// The line of code above a set that begins a line, and whether comments stand between them.
-fn line_above<'t>(text: &'t str, set: &Set<'_>) -> Option<(&'t str, bool)> {
+pub(super) fn line_above<'t>(text: &'t str, set: &Set<'_>) -> Option<(&'t str, bool)> {
     let before = text[..braces(set).0].trim_end_matches([' ', '\t']);
     let before = before.strip_suffix("rec").unwrap_or(before);
     let lines = before.trim_end_matches([' ', '\t']).strip_suffix('\n')?.lines();
     let mut lines = lines.rev().map(str::trim).filter(|line| !line.is_empty()).peekable();
     let commented = lines.peek().is_some_and(|line| line.starts_with('#'));
     Some((lines.find(|line| !line.starts_with('#')).unwrap_or_default(), commented))
-}
-
-/// An entry as it stands between the braces of a set on one line.
-fn around(body: &str) -> String {
-    if body.contains("{ }") { format!(" {body} ") } else { body.to_owned() }
-}
-
-/// The text with a set that [`folds`] over several lines, and `body` after its only entry. That they are written in
-/// two ways (`a = { … };` and `b.c = …;`) with an empty line between them tells that the set stood on one line.
-pub(super) fn unfold(text: &str, set: &Set<'_>, layout: &Layout, body: &str) -> String {
-    let Layout { newline, indent, .. } = layout;
-    let only = text[set.open..set.close].trim();
-    let outer = indent_at(text, set.close);
-    let lines = format!("{newline}{indent}{only}{newline}{newline}{indent}{body}{newline}{outer}");
-    splice(text, set.open, set.close, &lines)
-}
-
-/// What [`unfold`] was given, if `gone` is all that it added.
-pub(super) fn folded_again(text: &str, set: &Set<'_>, gone: &Binding<'_>) -> Option<String> {
-    let [kept, last] = set.bindings.as_slice() else { return None };
-    let blank = text[kept.end..last.start].bytes().filter(|b| *b == b'\n').count() == 2;
-    let lines = text[set.open..kept.start].contains('\n') && text[last.end..set.close].contains('\n');
-    let added = last.start == gone.start && last.path.len() > 1 && set.items.len() == 2;
-    let body = &text[kept.start..kept.end];
-    let added = added && !body.contains('\n');
-    (added && blank && lines && set.comments.is_empty() && held(text, kept) && !below_code(text, set))
-        .then(|| splice(text, set.open, set.close, &around(body)))
 }

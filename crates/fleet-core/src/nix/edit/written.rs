@@ -113,7 +113,7 @@ impl<'l> Entry<'l> {
             if Some(at) == after {
                 out.push_str(newline);
             }
-            let value = self.value(value, inner, attr.len());
+            let value = self.value(value, inner, attr.len(), false);
             out.push_str(&format!("{newline}{inner}{attr:width$} ={value};"));
         }
         format!("{out}{newline}{indent}}};")
@@ -127,26 +127,32 @@ impl<'l> Entry<'l> {
             .iter()
             .map(|(attr, value)| match value {
                 Written::Copied { text, .. } => format!("{attr} = {};", text.trim_start()),
-                value => format!("{attr} ={};", self.value(value, "", 0)),
+                value => format!("{attr} ={};", self.value(value, "", 0, self.one_line)),
             })
             .collect();
         format!("{} = {{{space}{}{space}}};", self.name, attrs.join(" "))
     }
 
-    /// As `NAME.attr = …;`, each on a line.
-    pub(super) fn as_paths(&self) -> String {
+    /// As `NAME.attr = …;`, each on a line; with `set` the first one as `NAME = {attr = …;};`, which must fit one. `None` where
+    /// that can not be.
+    pub(super) fn as_paths(&self, set: bool) -> Option<String> {
         let Entry { layout: Layout { newline, indent, .. }, name, .. } = self;
-        let each = self.attrs.iter().map(|(attr, value)| match value {
-            Written::Text(text) => path_binding(self.layout, name, attr, text),
+        let each = self.attrs.iter().enumerate().map(|(at, (attr, value))| match value {
+            Written::Text(text) if set && at == 0 => Some(format!("{name} = {{{attr} = {text};}};")),
+            _ if set && at == 0 => None,
+            Written::Text(text) => Some(path_binding(self.layout, name, attr, text)),
             value => {
-                format!("{name}.{attr} ={};", self.value(value, indent, name.len() + 1 + attr.len()))
+                let value = self.value(value, indent, name.len() + 1 + attr.len(), false);
+                Some(format!("{name}.{attr} ={value};"))
             }
         });
-        each.collect::<Vec<String>>().join(&format!("{newline}{indent}"))
+        let each: Vec<String> = each.collect::<Option<_>>()?;
+        (!each.is_empty()).then(|| each.join(&format!("{newline}{indent}")))
     }
 
-    /// What follows the equal sign, on a line that starts with `indent` and a name this long.
-    fn value(&self, value: &Written, indent: &str, name: usize) -> String {
+    /// What follows the equal sign, on a line that starts with `indent` and a name this long; all `on_one_line`, however
+    /// many elements a list has.
+    fn value(&self, value: &Written, indent: &str, name: usize, on_one_line: bool) -> String {
         let Layout { newline, unit, tight, .. } = self.layout;
         let elements = match value {
             Written::Text(text) => return format!(" {text}"),
@@ -156,7 +162,7 @@ impl<'l> Entry<'l> {
         let space = if *tight == Some(true) { "" } else { " " };
         let fits = |element: &String| name + " = [  ];".len() + element.len() <= WIDTH;
         match elements.as_slice() {
-            some if self.one_line => match some {
+            some if on_one_line => match some {
                 [] => format!(" [{space}]"),
                 some => format!(" [{space}{}{space}]", some.join(" ")),
             },
