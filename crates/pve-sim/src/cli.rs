@@ -51,9 +51,6 @@ enum Verb {
         /// What is to go wrong, one fault a line as JSON: `{"fault": "storage-full", "storage": "nvmeprom"}`
         #[arg(long, value_name = "FILE")]
         faults: Option<PathBuf>,
-        /// Refuse forwarding, as `AllowTcpForwarding no` does
-        #[arg(long)]
-        no_forwarding: bool,
     },
     /// Replay recordings of a genuine node against the simulated one, and say what came out otherwise
     Replay {
@@ -92,19 +89,14 @@ pub fn main() -> ExitCode {
         Verb::Replay { dir } => finish(ui, replay(ui, &dir)),
         Verb::Relay { address } => finish(ui, relay(&address)),
         Verb::Demo { keep } => finish(ui, crate::demo::run(ui, keep)),
-        Verb::Serve { state, port, authorize, latency, faults, no_forwarding } => {
+        Verb::Serve { state, port, authorize, latency, faults } => {
             let latency = match latency {
                 Speed::Fast => Latency::fast(),
                 Speed::Genuine => Latency::genuine(),
             };
             let lines =
                 if authorize.is_empty() { vec![OPERATOR_PUBLIC.trim().to_owned()] } else { authorize };
-            let world = World {
-                latency,
-                authorized_keys: lines,
-                allow_forwarding: !no_forwarding,
-                ..World::default()
-            };
+            let world = World { latency, authorized_keys: lines, ..World::default() };
             finish(ui, serve(ui, &state, port, world, faults.as_deref()))
         }
     }
