@@ -3,7 +3,10 @@
 
 mod ssh_support;
 
-use std::time::Duration;
+use std::{
+    io::{Read, Write},
+    time::Duration,
+};
 
 use fleet_core::{
     Kind,
@@ -181,6 +184,28 @@ fn commands_that_begin_at_once_are_told_apart() {
             });
         }
     });
+    assert_eq!(sshd.connections(), 1);
+}
+
+/// sshd refuses what is more than its MaxSessions, ten where nobody says: it is asked again until one of them ends.
+#[test]
+fn more_commands_than_sshd_takes_at_once_take_turns() {
+    let Some(sshd) = Sshd::start("MaxSessions 3") else { return };
+    let session = sshd.connect();
+    // As a relay does, it holds one for as long as it is there.
+    let mut held = session.open_exec_stream("cat", limit()).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                for _ in 0..3 {
+                    let output = session.exec("sleep 0.05; echo so", b"", limit()).unwrap();
+                    assert_eq!(output.stdout, b"so\n");
+                }
+            });
+        }
+    });
+    held.write_all(b"x").unwrap();
+    assert_eq!(held.read(&mut [0; 9]).unwrap(), 1);
     assert_eq!(sshd.connections(), 1);
 }
 

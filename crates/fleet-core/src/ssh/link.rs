@@ -79,6 +79,12 @@ const STUCK: Duration = Duration::from_secs(60);
 /// How long the far end may take to show that it is there.
 const PROBE: Duration = Duration::from_secs(3);
 
+/// How long others may take to make room where sshd takes no more sessions (MaxSessions); a connection to the daemon
+/// that a relay carries ends after 5 s of idleness.
+const ROOM: Duration = Duration::from_secs(20);
+/// How often it is asked for room meanwhile: at first, and at most.
+const ASKS: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(250)];
+
 /// What a channel is opened for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Opening {
@@ -107,6 +113,8 @@ pub(super) struct Link {
     opening: Mutex<()>,
     /// Whether a command that was begun was given up before sshd had said whether it runs it.
     beginning: Mutex<bool>,
+    /// Whether sshd has ever taken a session: where it takes none at all nobody makes room.
+    takes_sessions: AtomicBool,
     waiting: AtomicUsize,
     suspect: AtomicBool,
 }
@@ -133,6 +141,7 @@ impl Link {
             state: Mutex::new(State { session, closing: Vec::new(), abandoned: None, broken: None, carrier }),
             opening: Mutex::new(()),
             beginning: Mutex::new(false),
+            takes_sessions: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             suspect: AtomicBool::new(false),
         }))
@@ -159,7 +168,7 @@ impl Link {
         if waits || !self.suspect.swap(false, Ordering::SeqCst) {
             return;
         }
-        if let Err(Trouble::Deadline) = self.open(&Opening::Session, deadline.at_most(PROBE)) {
+        if let Err(Trouble::Deadline) = self.open_once(&Opening::Session, deadline.at_most(PROBE)) {
             self.cut(&mut self.lock(), "it no longer answers");
         }
     }
@@ -291,8 +300,28 @@ impl Link {
         Ok(())
     }
 
-    /// Opens a channel. [`Trouble::Busy`] and [`Trouble::Lost`] mean that nothing happened on the other side.
+    /// Opens a channel, a session when sshd has room for it. [`Trouble::Busy`] and [`Trouble::Lost`] mean that nothing
+    /// happened on the other side.
     pub(super) fn open(self: &Arc<Link>, what: &Opening, deadline: Deadline) -> Outcome<Chan> {
+        let patience = deadline.at_most(ROOM);
+        let [mut pause, most] = ASKS;
+        loop {
+            let outcome = self.open_once(what, deadline);
+            let is_full = matches!(&outcome, Err(Trouble::Said(e)) if code_of(e) == code::CHANNEL_FAILURE)
+                && *what == Opening::Session
+                && self.takes_sessions.load(Ordering::SeqCst);
+            if !is_full || patience.passed() {
+                if outcome.is_ok() && *what == Opening::Session {
+                    self.takes_sessions.store(true, Ordering::SeqCst);
+                }
+                return outcome;
+            }
+            patience.sleep(pause);
+            pause = (pause * 2).min(most);
+        }
+    }
+
+    fn open_once(self: &Arc<Link>, what: &Opening, deadline: Deadline) -> Outcome<Chan> {
         let _turn = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
         let adopted = self.settle(what, deadline)?;
         // sshd answers these at once: it had its time before.
