@@ -16,6 +16,8 @@ use super::{
 pub(super) enum SyntaxFault {
     /// It is not Nix.
     Wrong { message: String, help: Option<String>, start: u32, end: u32 },
+    /// Nix reads this path, the parser does not.
+    Path { start: u32 },
     /// It is nested deeper, or runs on longer, than we go.
     TooDeep { start: u32 },
     /// It has more tokens than we read.

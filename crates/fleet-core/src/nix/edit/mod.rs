@@ -248,6 +248,10 @@ fn unparsable(text: &str, fault: SyntaxFault) -> Error {
             let error = Error::failed(format!("{at}: syntax error: {message}\n{}", at.snippet()));
             help.into_iter().fold(error, Error::hint)
         }
+        SyntaxFault::Path { start } => {
+            let at = Source::new("hosts.nix".into(), text.into()).locate(start, start);
+            Error::failed(format!("{at}: a path in this form can not be edited\n{}", at.snippet()))
+        }
         SyntaxFault::TooDeep { .. } => Error::failed("hosts.nix is nested too deeply to be edited"),
         SyntaxFault::TooLong { .. } => Error::failed("hosts.nix is too long to be edited"),
     }

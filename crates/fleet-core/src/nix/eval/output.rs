@@ -80,6 +80,9 @@ impl Machine {
             SyntaxFault::Wrong { message, help, start, end } => {
                 Stop::new(Sort::Syntax, message, span(start, end)).help(help)
             }
+            SyntaxFault::Path { start } => {
+                Stop::new(Sort::Unsupported, "a path in this form", span(start, start))
+            }
             SyntaxFault::TooDeep { start } => Stop::new(
                 Sort::Budget,
                 "nested too deeply, or too long without a space, to be read",

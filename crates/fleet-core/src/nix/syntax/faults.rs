@@ -26,6 +26,9 @@ pub(super) fn first(errors: &[ParseError], root: Node<'_>, text: &str) -> Option
     let place = told.chain(unclosed(root)).min_by_key(|place| place.start)?;
     let offset = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
     let behind = text.get(place.start..).unwrap_or_default();
+    if is_path(text.get(..place.start).unwrap_or_default(), behind) {
+        return Some(SyntaxFault::Path { start: offset(place.start) });
+    }
     let (message, wanted): (String, &[SyntaxKind]) = match place.why {
         Why::Unclosed(kind) => {
             (format!("unexpected {}, expected ')'", found(kind, behind)), &[SyntaxKind::TOKEN_R_PAREN])
@@ -52,6 +55,17 @@ pub(super) fn first(errors: &[ParseError], root: Node<'_>, text: &str) -> Option
     };
     let help = advice::of(text, place.start, wanted);
     Some(SyntaxFault::Wrong { message, help, start: offset(place.start), end: offset(place.end) })
+}
+
+/// Whether a text goes on as no path does for the parser, and as one does for Nix: one that begins with three dots or more,
+/// or with two slashes behind an interpolation.
+fn is_path(before: &str, text: &str) -> bool {
+    let part = |c: char| c.is_ascii_alphanumeric() || "._-+".contains(c);
+    let begins = text.trim_start_matches(part);
+    let dots = text.starts_with("...") && begins.starts_with('/');
+    let slashes = text.starts_with('/') && before.ends_with(|c: char| part(c) || c == '/' || c == '}');
+    let name = begins.trim_start_matches('/');
+    (dots || slashes) && name.starts_with(part)
 }
 
 /// The bytes that an error is about.
@@ -205,6 +219,24 @@ mod tests {
             ["(1)", "{ inherit ((import ./x)) y; }", "{ a = ((x: (x)) (1)); }", "let x = (1); in (x) # )"]
         {
             assert!(Tree::parse(text).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn paths_that_only_nix_reads_are_no_syntax_errors() {
+        for text in [".../b", "[ ..../a/b ]", "{ a = ./${x}/a//b; }", "f .../b"] {
+            assert!(
+                matches!(Tree::parse(text), Err(SyntaxFault::Path { .. })),
+                "{text}: {:?}",
+                Tree::parse(text)
+            );
+        }
+        for text in ["{ a = 1; // one\n}", "{ a = 1; /x }", "{ a, ... /b }: a", "{ a = /; }"] {
+            assert!(
+                matches!(Tree::parse(text), Err(SyntaxFault::Wrong { .. })),
+                "{text}: {:?}",
+                Tree::parse(text)
+            );
         }
     }
 
