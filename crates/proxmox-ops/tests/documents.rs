@@ -171,16 +171,6 @@ fn documents_on_a_shared_storage_are_taken_away_only_where_the_vm_names_them() {
     let place = bench.sim.node().file("/mnt/nvmeprom/snippets");
     std::fs::create_dir_all(&place).unwrap();
     std::fs::write(place.join("fleet-110-vendor.yaml"), "theirs").unwrap();
-    // Nor are they written over.
-    let before = bench.sim.config(110);
-    let vendor = ["cloudinit-config", "110", KEY, "--vendor-data", "user"];
-    let ran = bench.run(&[&vendor[..], &["--snippets", "nvmeprom"]].concat());
-    assert_eq!((ran.code, bench.sim.config(110)), (1, before), "{}", ran.err);
-    assert!(ran.err.contains("they may be another cluster's"), "{}", ran.err);
-    let remedy = "rm -f -- /mnt/nvmeprom/snippets/fleet-110-vendor.yaml";
-    assert!(ran.err.contains(&format!("if they are not: {remedy}\n")), "{}", ran.err);
-    let ran = bench.run(&vendor);
-    assert!(ran.err.contains("local:snippets/fleet-110-vendor.yaml is on the node"), "{}", ran.err);
     bench.ok(&["cloudinit-config", "110", KEY, "--user-data", "user", "--snippets", "nvmeprom"]);
     let ran = bench.run(&["cloudinit-config", "110", "--no-documents"]);
     assert_eq!(ran.code, 0, "{}", ran.err);

@@ -129,22 +129,15 @@ fn stage<'a>(
     let mut refused: Option<Error> = None;
     for place in places {
         let mut staged = Staged { place, before: BTreeMap::new(), already: BTreeSet::new() };
-        let mut others = Vec::new();
         for (document, text) in documents {
-            let path = place.path(vmid, *document);
-            let is_named = named.get(&document.to_string()) == Some(&place.volume(vmid, *document));
-            if !is_named && !place.shared {
+            let volume = place.volume(vmid, *document);
+            if named.get(&document.to_string()) != Some(&volume) {
                 continue;
             }
-            match file::kept(&*node.api.transport(), &path)? {
-                Some(there) if !is_named => others.extend((there.text != *text).then_some(path)),
+            match file::kept(&*node.api.transport(), &place.path(vmid, *document))? {
                 Some(there) if there.secret && there.text == *text => drop(staged.already.insert(*document)),
                 there => staged.before.extend(there.map(|there| (*document, there.text))),
             }
-        }
-        if !others.is_empty() {
-            refused = Some(also(refused.take(), place, not_ours(vmid, place, &others)));
-            continue;
         }
         let to_write = documents.iter().filter(|(document, _)| !staged.already.contains(document));
         let written = to_write.clone().try_for_each(|(document, text)| {
@@ -157,28 +150,14 @@ fn stage<'a>(
         if error.kind() != Kind::Failed {
             return Err(error);
         }
-        refused = Some(also(refused.take(), place, error));
+        let earlier = refused.take();
+        refused = Some(match earlier {
+            None => error,
+            Some(earlier) => earlier.now(format!("on storage '{}': {}", place.storage, error.chain())),
+        });
     }
     Err(refused
         .unwrap_or_else(|| Error::failed("no storage of the node takes snippets").now("nothing was changed")))
-}
-
-/// Why one place after another did not keep the documents.
-fn also(earlier: Option<Error>, place: &Place, error: Error) -> Error {
-    match earlier {
-        None => error,
-        Some(earlier) => earlier.now(format!("on storage '{}': {}", place.storage, error.chain())),
-    }
-}
-
-/// Another cluster's VM of the same number may read these at its next start: they are not written over.
-fn not_ours(vmid: Vmid, place: &Place, paths: &[String]) -> Error {
-    Error::failed(format!(
-        "the shared storage '{}' has documents already that VM {vmid} does not name: they may be another cluster's",
-        place.storage
-    ))
-    .now("nothing was changed")
-    .now(format!("if they are not: {}", file::deleting(paths)))
 }
 
 /// The error, when what was begun at a place is again as it was.
