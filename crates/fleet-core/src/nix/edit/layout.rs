@@ -136,6 +136,15 @@ impl Layout {
         self.insert_text(text, set, after, &entry.as_others())
     }
 
+    /// The text with the first entry of a set that nothing stands in, for good: taken out again, it may leave other bytes
+    /// than there were.
+    pub(super) fn fill(&self, text: &str, set: &Set<'_>, entry: &Entry<'_>) -> String {
+        let Layout { newline, indent, .. } = self;
+        let outer = indent_at(text, set.close);
+        let lines = format!("{newline}{indent}{}{newline}{outer}", entry.as_others());
+        splice(text, set.open, set.close, &lines)
+    }
+
     /// Likewise; `body` is the entry from its name to its semicolon, its inner lines indented.
     pub(super) fn insert_text(&self, text: &str, set: &Set<'_>, after: Option<usize>, body: &str) -> String {
         let Layout { newline, indent, .. } = self;

@@ -51,9 +51,11 @@ pub fn insert_entry(
         Error::failed(format!("the edit of {} would have changed something else too", file.display()))
             .now("nothing was changed")
     };
+    let is_section = |attr: &Attr| attr.name.as_ref() == section;
+    let is_first = !old.attrs().ok_or_else(odd)?.iter().any(is_section);
     let without = |value: &Value, inner: bool| -> Option<Value> {
         let mut top = value.attrs()?.to_vec();
-        let at = top.iter().position(|attr| attr.name.as_ref() == section);
+        let at = top.iter().position(is_section);
         let mut entries: Vec<Attr> = match at {
             Some(at) => top[at].value.attrs()?.to_vec(),
             None => Vec::new(),
@@ -61,8 +63,10 @@ pub fn insert_entry(
         if inner {
             entries.retain(|attr| attr.name.as_ref() != name);
         }
-        if let Some(at) = at {
-            top[at].value.data = Data::Attrs(entries.into());
+        match at {
+            Some(at) if is_first && entries.is_empty() => drop(top.remove(at)),
+            Some(at) => top[at].value.data = Data::Attrs(entries.into()),
+            None => {}
         }
         Some(Value { data: Data::Attrs(top.into()), at: None })
     };
@@ -98,7 +102,7 @@ fn insert(root: Node<'_>, text: &str, section: &str, name: &str, attrs: &[(&str,
     let taken =
         |at: usize| Error::conflict(format!("`{section}` has '{name}' already (line {})", line_of(text, at)));
     match bindings.as_slice() {
-        [] => Err(cannot(top.open, "there is no such set in it")),
+        [] if top.inherited.iter().any(|n| n == section) => Err(cannot(top.open, "it is inherited")),
         [whole] if whole.path.len() == 1 => {
             let value = whole.value.unparenthesized();
             let inner = (value.kind() == K::NODE_ATTR_SET).then(|| set_of(value)).flatten();
@@ -108,8 +112,12 @@ fn insert(root: Node<'_>, text: &str, section: &str, name: &str, attrs: &[(&str,
             }
             let layout = Layout::of(text, &inner, true);
             let entry = Entry::new(text, &layout, &sets_in(&inner), name, written());
+            if inner.items.is_empty() && inner.comments.is_empty() {
+                return Ok(layout.fill(text, &inner, &entry));
+            }
             Ok(layout.insert(text, &inner, layout.place_for(&inner, name), &entry))
         }
+        // Also where there is none yet.
         paths => {
             if let Some(there) = paths.iter().find(|b| b.path.get(1).is_some_and(|n| n == name)) {
                 return Err(taken(there.start));
@@ -152,6 +160,25 @@ mod tests {
         ] {
             assert_eq!(insert(before).unwrap(), after);
         }
+    }
+
+    /// Nobody takes it out again, so that nothing need tell how the file was.
+    #[test]
+    fn the_first_vm_is_written_as_people_write_it() {
+        let web = "web = {\n      vmid = 111;\n      disk = \"20G\";\n    };";
+        let filled = format!("{{\n  proxmox.host = \"prom\";\n  managed = {{\n    {web}\n  }};\n}}\n");
+        for empty in ["{ }", "{}", "{\n  }", "{\n\n  }"] {
+            let before = format!("{{\n  proxmox.host = \"prom\";\n  managed = {empty};\n}}\n");
+            assert_eq!(insert(&before).unwrap(), filled, "{before}");
+        }
+        let commented = insert("{\n  managed = {\n    # VMs\n  };\n}\n").unwrap();
+        assert_eq!(commented, format!("{{\n  managed = {{\n    # VMs\n    {web}\n  }};\n}}\n"));
+        assert_eq!(
+            insert("{\n  proxmox.host = \"prom\"; # ours\n}\n").unwrap(),
+            "{\n  proxmox.host = \"prom\"; # ours\n  managed.web = {\n    vmid = 111;\n    disk = \"20G\";\n  };\n}\n"
+        );
+        let error = insert("let managed = { }; in { inherit managed; }").unwrap_err();
+        assert!(error.message().ends_with("it is inherited"), "{error:?}");
     }
 
     /// A function can not be compared: it stays where nothing that it may use is changed.
