@@ -11,6 +11,7 @@ pub fn fleet_of(definitions: &Definitions, hosts: &Hosts) -> Fleet {
         let names = host.hostname.iter().chain(&host.ssh_alias).cloned();
         let key = host.public_key.as_deref().and_then(|line| HostKey::parse(line).ok());
         fleet.add(&host.name, names, key.and_then(|key| key.recipient().ok()).map(|r| r.to_string()));
+        host.user.iter().for_each(|user| fleet.add_user(user.clone()));
     }
     for line in hosts.hosts.iter().flat_map(|host| &host.authorized_keys) {
         if let Ok(recipient) = HostKey::parse(line).and_then(|key| key.recipient()) {

@@ -280,6 +280,124 @@ fn an_old_key_with_the_hosts_name_as_its_comment_is_replaced() {
     }
 }
 
+/// Ways in which people say whose key it is, and more about it.
+#[test]
+fn a_comment_may_say_more_than_whose_key_it_is() {
+    let mut fleet = fleet();
+    fleet.add("new", ["new.example.org".to_owned()], None);
+    fleet.add("node-1", [], None);
+    fleet.add_user("alice".to_owned());
+    let edit = |text: &str, recipient: Option<&Recipient>, host: &str| {
+        let rules = Rules::parse(&full(text), Path::new(".sops.yaml")).unwrap();
+        rules
+            .with_host(&HostChange { host, recipient, known: &[] }, &fleet, Path::new(".sops.yaml"))
+            .unwrap_or_else(|e| panic!("{text}: {e:?}"))
+    };
+    let file = |item: &str| {
+        format!(
+            "creation_rules:\n  - path_regex: a\n    age:\n      - @A # alice\n      - @W # web (db's twin)\n{item}      - @D\n"
+        )
+    };
+    for comment in [
+        "new (old laptop)",
+        "new [retired]",
+        "new - root key",
+        "new -- root key",
+        "new \u{2013} root key",
+        "new \u{2014} root key",
+        "new: in the cellar",
+        "new:",
+        "new, added 2024",
+        "new, added 2024-03-01, age key",
+        "new; added 2024",
+        "new | since 2024",
+        "new # since 2024",
+        "new.",
+        "host new",
+        "Host new (old laptop)",
+        "host: new",
+        "hostname: new",
+        "server new",
+        "vm new, added 2024",
+        "host_new",
+        "new host",
+        "new host key",
+        "new ssh host key (ed25519)",
+        "new's host key",
+        "new's",
+        "host key of new",
+        "ssh host key of new, added 2024",
+        "`new`",
+        "\"new\" (old laptop)",
+        "NEW",
+        "new.example.org",
+        "root@new.example.org (old laptop)",
+        "root@new, added 2024",
+    ] {
+        for item in [format!("      - @O # {comment}\n"), format!("      # {comment}\n      - @O\n")] {
+            let before = file(&item);
+            let edited = edit(&before, Some(&key("@N")), "new");
+            assert_eq!(short(&edited.text), before.replace("@O", "@N"), "what was said of it stays");
+            assert_eq!(edited.retired, [full("@O")], "{comment}");
+            assert_eq!(short(&edit(&short(&edited.text), Some(&key("@N")), "new").text), short(&edited.text));
+            assert_eq!(short(&edit(&before, None, "new").text), file(""), "{comment}");
+        }
+    }
+    for (comment, host) in [("node-1 (old)", "node-1"), ("node_1: old", "node-1"), ("Node-1", "node-1")] {
+        let edited = edit(&file(&format!("      - @O # {comment}\n")), None, host);
+        assert_eq!(edited.retired, [full("@O")], "{comment}");
+    }
+    // Another machine's, somebody's, or of more than one.
+    for comment in [
+        "new-2",
+        "new-2 (old laptop)",
+        "new2",
+        "new_2",
+        "newserver",
+        "new server",
+        "new.lan.example.org",
+        "not new",
+        "old new",
+        "new laptop",
+        "new since spring",
+        "new and db",
+        "new, db",
+        "new, mail",
+        "new, mail and cache",
+        "new (db)",
+        "new (moved to db)",
+        "new / mail",
+        "new + mail",
+        "new & mail",
+        "new -> mail",
+        "new-",
+        "new:22",
+        "new (not yet)",
+        "new (alice)",
+        "new - alice's key",
+        "new - bob's key",
+        "new: bob@example.org",
+        "new (user key)",
+        "new (admin)",
+        "new: its operators",
+        "alice@new",
+        "alice on new",
+        "host of new",
+        "backup of new",
+        "host",
+        "host (new)",
+        "node",
+        "node-1-new",
+        "",
+        "new's admin",
+    ] {
+        for item in [format!("      - @O # {comment}\n"), format!("      # {comment}\n      - @O\n")] {
+            let edited = edit(&file(&item), Some(&key("@N")), "new");
+            assert!(edited.retired.is_empty() && short(&edited.text).contains(item.as_str()), "{comment}");
+        }
+    }
+}
+
 #[test]
 fn lists_shared_by_alias_and_merged_rules() {
     gives(

@@ -71,6 +71,9 @@ impl Rules {
         fleet: &Fleet,
         chosen: Option<&BTreeSet<usize>>,
     ) -> Result<Edited> {
+        // Who is taken out may be in no file any more.
+        let with_host = fleet.with(change.host);
+        let fleet = &*with_host;
         let mut definitions = Vec::new();
         if let Some(root) = self.root() {
             collect(root, Home::Other, &mut definitions);
@@ -126,7 +129,13 @@ impl Rules {
             } else if !self.in_a_group(node) {
                 match definition.home {
                     Home::List(list) => {
-                        self.delete_of(change.host, list, &Item::of(node, Vec::new(), node), &mut edits)?;
+                        self.delete_of(
+                            change.host,
+                            fleet,
+                            list,
+                            &Item::of(node, Vec::new(), node),
+                            &mut edits,
+                        )?;
                     }
                     Home::Entry(key) => self.delete_lines(key.start, node.end, node.line, &mut edits)?,
                     Home::Other => {
@@ -201,7 +210,7 @@ impl Rules {
                             &keys,
                             &anchors,
                             keep.map(|d| d.node),
-                            (change.host, new),
+                            (change.host, fleet, new),
                             &gone,
                             &mut edits,
                         )?;
@@ -330,7 +339,7 @@ impl Rules {
         keys: &BTreeSet<String>,
         anchors: &BTreeSet<&str>,
         kept: Option<&Node>,
-        (host, new): (&str, Option<&str>),
+        (host, fleet, new): (&str, &Fleet, Option<&str>),
         gone: &BTreeSet<usize>,
         edits: &mut Edits,
     ) -> Result<()> {
@@ -361,7 +370,7 @@ impl Rules {
             if stays.is_none_or(|kept| kept.start != item.start) {
                 match self.made_a_pair(list, item).filter(|_| items.len() == 1) {
                     Some(other) => edits.replace(list.node.start..list.node.end, format!("*{other}")),
-                    None => self.delete_of(host, &list.node, item, edits)?,
+                    None => self.delete_of(host, fleet, &list.node, item, edits)?,
                 }
                 continue;
             }

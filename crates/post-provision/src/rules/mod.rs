@@ -5,6 +5,7 @@
 //! way the path below the repository is tried too: `secrets/.sops.yaml` with `path_regex: secrets/.*` is common,
 //! and means what it says although today's sops reads it otherwise.
 
+mod comment;
 mod definitions;
 mod doubts;
 mod edit;

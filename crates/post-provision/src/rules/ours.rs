@@ -1,57 +1,49 @@
-//! Which keys of `.sops.yaml` are a host's: by their anchor, or by a comment that is its name.
+//! Which keys of `.sops.yaml` are a host's: by their anchor, or by a comment that names it.
 
 use std::ops::Range;
 
 use fleet_core::Result;
 
-use super::{Fleet, Item, Rules, splice::Edits};
+use super::{Fleet, Item, Rules, comment, splice::Edits};
 use crate::yaml::{Data, Node};
 
 impl Rules {
-    /// Keys that a comment gives to `host`: `- age1… # host`, or the comment on the
-    /// line above. Only keys with a line of their own; a name or a comment that stands for another host goes first.
+    /// Keys that a comment gives to `host`: `- age1… # host`, or the comment on the line above, as [`comment::host`]
+    /// reads them. Only keys with a line of their own; a name or a comment that stands for another host goes first.
     pub(super) fn keys_by_comment(&self, host: &str, fleet: &Fleet) -> Vec<&Node> {
         let mut found = Vec::new();
         if let Some(root) = self.root() {
             elements(root, &mut found);
         }
-        found.retain(|node| {
-            let other = |anchor| {
-                fleet.host_of(node.scalar().unwrap_or_default(), anchor).is_some_and(|name| name != host)
-            };
-            if other(node.anchor.as_deref()) || !self.first_on_its_line(node) {
-                return false;
-            }
-            match self.comment_behind(node) {
-                Some(comment) if comment == host => true,
-                behind => {
-                    !behind.is_some_and(|comment| other(Some(comment)))
-                        && self.named_above(node.start, host).is_some()
-                }
-            }
-        });
+        found.retain(|node| self.host_by_comment(node, fleet) == Some(host));
         found
     }
 
-    /// The host of the fleet that a comment gives a key to, as [`Rules::keys_by_comment`] has it for one host.
+    /// The host of the fleet that a comment gives a key to.
     pub(super) fn host_by_comment<'f>(&self, node: &Node, fleet: &'f Fleet) -> Option<&'f str> {
         if !self.first_on_its_line(node) {
             return None;
         }
+        let behind = self.comment_behind(node).and_then(|said| comment::host(said, fleet));
+        let above = || comment::host(self.comment_above(node.start)?.0, fleet);
+        let host = behind.or_else(above)?;
         let key = node.scalar().unwrap_or_default();
-        let behind = self.comment_behind(node);
-        let host = behind.and_then(|comment| fleet.exactly(comment)).or_else(|| {
-            let above = fleet.exactly(self.comment_above(node.start)?.0)?;
-            let other = behind.and_then(|comment| fleet.host_of(key, Some(comment)));
-            other.is_none_or(|name| name == above).then_some(above)
-        })?;
         fleet.host_of(key, node.anchor.as_deref()).is_none_or(|name| name == host).then_some(host)
     }
 
-    /// Takes an element out, with the line above it that says only whose it is.
-    pub(super) fn delete_of(&self, host: &str, list: &Node, item: &Item, edits: &mut Edits) -> Result<()> {
-        if let Some(comment) = self.named_above(item.start, host) {
-            edits.replace(comment, "");
+    /// Takes an element out, with the line above it that says whose it is.
+    pub(super) fn delete_of(
+        &self,
+        host: &str,
+        fleet: &Fleet,
+        list: &Node,
+        item: &Item,
+        edits: &mut Edits,
+    ) -> Result<()> {
+        if let Some((_, bytes)) =
+            self.comment_above(item.start).filter(|(said, _)| comment::host(said, fleet) == Some(host))
+        {
+            edits.replace(bytes, "");
         }
         self.delete(list, item, edits)
     }
@@ -64,7 +56,7 @@ impl Rules {
     /// The comment behind a key, where nothing else follows on its line.
     fn comment_behind(&self, node: &Node) -> Option<&str> {
         let line = self.text[node.end..].lines().next()?.trim_start();
-        comment(line.strip_prefix(',').unwrap_or(line).trim_start())
+        comment::said(line.strip_prefix(',').unwrap_or(line).trim_start())
     }
 
     /// The comment on the line above the one that byte `at` is on, if that is all of it: its text, and its bytes from
@@ -76,19 +68,8 @@ impl Rules {
         };
         let end = before(&self.text[..at])?;
         let start = before(&self.text[..end])?;
-        Some((comment(self.text[start..end].trim())?, start..end))
+        Some((comment::said(self.text[start..end].trim())?, start..end))
     }
-
-    /// The bytes of that comment, if it is exactly this host's name.
-    fn named_above(&self, at: usize, host: &str) -> Option<Range<usize>> {
-        self.comment_above(at).filter(|(comment, _)| *comment == host).map(|(_, bytes)| bytes)
-    }
-}
-
-/// What a comment says; of `root@host`, as the remark of a host's key is, the host.
-fn comment(text: &str) -> Option<&str> {
-    let said = text.strip_prefix('#').map(|rest| rest.trim_start_matches('#').trim())?;
-    Some(said.strip_prefix("root@").unwrap_or(said))
 }
 
 /// Every single key that is an element of a list, and every one with a name.

@@ -1,6 +1,9 @@
 //! Which rules a host's key belongs into.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+};
 
 use super::{Rule, Rules};
 use crate::recipient::{HostKey, Recipient};
@@ -11,6 +14,8 @@ pub struct Fleet {
     /// Every host's recipient.
     hosts: BTreeMap<String, Option<String>>,
     people: HashSet<String>,
+    /// Names that people log in by.
+    users: HashSet<String>,
     /// Hosts by their own name, as [`plain`] has it.
     by_own_name: HashMap<String, BTreeSet<String>>,
     /// Hosts by every name that they go by, likewise.
@@ -36,9 +41,29 @@ impl Fleet {
         }
     }
 
+    /// The same, with this host in it.
+    pub(super) fn with(&self, host: &str) -> Cow<'_, Fleet> {
+        if self.hosts.contains_key(host) {
+            return Cow::Borrowed(self);
+        }
+        let mut fleet = self.clone();
+        fleet.add(host, [], None);
+        Cow::Owned(fleet)
+    }
+
     /// Adds the recipient of a person: somebody who may log in on the hosts.
     pub fn add_person(&mut self, recipient: String) {
         self.people.insert(recipient);
+    }
+
+    /// Adds the name of a user who logs in on a host.
+    pub fn add_user(&mut self, user: String) {
+        self.users.insert(user);
+    }
+
+    /// Whether people log in by this name; as root the machine itself does.
+    pub(super) fn is_user(&self, name: &str) -> bool {
+        name != "root" && self.users.contains(name)
     }
 
     /// Whose key this is, if it is known to be somebody else's than `host`'s.
@@ -68,6 +93,15 @@ impl Fleet {
         self.hosts.get_key_value(name).map(|(name, _)| name.as_str())
     }
 
+    /// The host that a word in a comment names: as [`Fleet::named`], if it is one only.
+    pub(super) fn called(&self, name: &str) -> Option<&str> {
+        let alike = || only(self.by_own_name.get(&plain(name))?.iter().map(String::as_str));
+        self.exactly(name)
+            .or_else(alike)
+            .or_else(|| only(self.known_as(name)))
+            .or_else(|| hosts_in(name).find_map(|name| only(self.known_as(name))))
+    }
+
     /// The host that this anchor names.
     pub(super) fn named(&self, anchor: &str) -> Option<&str> {
         let alike = || self.by_own_name.get(&plain(anchor))?.first().map(String::as_str);
@@ -83,6 +117,12 @@ impl Fleet {
     fn goes_by(&self, host: &str, word: &str) -> bool {
         plain(host) == plain(word) || self.known_as(word).any(|name| name == host)
     }
+}
+
+/// The only one there is.
+fn only<T>(mut all: impl Iterator<Item = T>) -> Option<T> {
+    let first = all.next()?;
+    all.next().is_none().then_some(first)
 }
 
 /// A name as it is compared with others: host names have no `_` and no capitals, anchors and files often do.
