@@ -245,6 +245,8 @@ pub fn plan(
     match hosts_after.hosts.iter_mut().find(|host| host.name == name) {
         Some(_) if previous.as_ref() == Some(&facts.key) => {}
         Some(host) => {
+            let on_record = host.public_key.as_deref().filter(|_| rotated);
+            let line = on_record.map_or(line, |old| facts.key.line_in_place_of(old));
             let after = edit::set_attr(&before, name, "publicKey", &line)?;
             let change =
                 Change::Set { host: name.to_owned(), attr: "publicKey".to_owned(), value: line.clone() };

@@ -50,6 +50,11 @@ impl HostKey {
         PublicKey::from(data).to_openssh().unwrap_or_default()
     }
 
+    /// This key in the place of the one in `line`: what is said behind that one is about the host, and stays.
+    pub fn line_in_place_of(&self, line: &str) -> String {
+        self.line() + remark(line)
+    }
+
     /// `SHA256:…`, as OpenSSH prints it.
     pub fn fingerprint(&self) -> String {
         PublicKey::from(ssh_key::public::Ed25519PublicKey(self.key)).fingerprint(HashAlg::Sha256).to_string()
@@ -70,6 +75,15 @@ impl HostKey {
         let text = encode("age", &bytes, false)?;
         Ok(Recipient(text.to_string()))
     }
+}
+
+/// What stands behind an SSH public key, with the blanks before it.
+pub(crate) fn remark(line: &str) -> &str {
+    let line = line.trim();
+    let word = |text: &str| text.find(char::is_whitespace).unwrap_or(text.len());
+    let behind_type = &line[word(line)..];
+    let key = behind_type.trim_start();
+    &key[word(key)..]
 }
 
 /// An age X25519 recipient, `age1…`.

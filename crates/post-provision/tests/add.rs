@@ -247,6 +247,37 @@ fn a_rotated_key_can_read_and_the_old_one_can_not() {
     assert!(fleet.git(&["log", "-1", "--format=%s"]).starts_with("feat(vms): rotate the host key of nas"));
 }
 
+/// What people wrote behind the key is about the host, not about the key.
+#[test]
+fn the_remark_behind_a_rotated_key_stays() {
+    let old = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGqmBvY8g+/GV17q56UYCmD9jOxIDq0TmSc7K+u4wB7L";
+    for remark in ["root@nas", "the NAS in the cellar (2024)", "  two blanks", ""] {
+        let fleet = Fleet::new();
+        let entry = |key: &str| {
+            let key = format!("{key} {remark}");
+            format!(
+                "  nas = {{ user = \"fleet\"; publicKey = \"{}\"; authorizedKeys = keys; }};\n",
+                key.trim_end()
+            )
+        };
+        fleet.edit("hosts.nix", "\n}\n", &format!("\n{}}}\n", entry(old)));
+        let definition = format!("  - &nas {old} {remark}");
+        let definition = definition.trim_end();
+        fleet.edit("secrets/.sops.yaml", "creation_rules:", &format!("{definition}\ncreation_rules:"));
+        let before = fleet.read("hosts.nix");
+        fleet.add(&["--rotate", "--no-commit"]);
+        assert_eq!(fleet.read("hosts.nix"), before.replace(old, &host_key("c")));
+        // An age recipient has no place for it: a comment has.
+        let expected = match remark.trim() {
+            "" => format!("  - &nas {}\n", recipient("c")),
+            remark => format!("  - &nas {} # {remark}\n", recipient("c")),
+        };
+        let rules = fleet.read("secrets/.sops.yaml");
+        assert!(rules.contains(&expected), "{rules}");
+        assert!(fleet.add(&["--no-commit"]).contains("Nothing to do"));
+    }
+}
+
 #[test]
 fn refusals_name_what_is_wrong_and_change_nothing() {
     let fleet = Fleet::committed();

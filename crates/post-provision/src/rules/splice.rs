@@ -7,9 +7,13 @@ use std::{
 };
 
 use fleet_core::{Error, Result};
+use saphyr_parser::ScalarStyle;
 
 use super::{Item, List, Rules};
-use crate::yaml::{Data, Node};
+use crate::{
+    recipient::remark,
+    yaml::{Data, Node},
+};
 
 /// Replacements by range; insertions have an empty range.
 #[derive(Default)]
@@ -78,7 +82,7 @@ impl Rules {
     }
 
     pub(super) fn replace_value(&self, node: &Node, new: &str, edits: &mut Edits) -> Result<()> {
-        let Data::Scalar(text, _) = &node.data else { return Ok(()) };
+        let Data::Scalar(text, style) = &node.data else { return Ok(()) };
         if text == new {
             return Ok(());
         }
@@ -88,6 +92,13 @@ impl Rules {
             .ok_or_else(|| Error::failed(format!("line {}: can not see the key", node.line)))?;
         let start = node.text_start + at;
         edits.replace(start..start + text.len(), new);
+        // What is said behind an SSH key has no place behind an age key but a comment.
+        let remark = if text.starts_with("ssh-") { remark(text).trim_start() } else { "" };
+        let line = self.text[node.end..].lines().next().unwrap_or_default();
+        let block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
+        if !(remark.is_empty() || block) && line.trim().is_empty() {
+            edits.replace(node.end..node.end, format!(" # {remark}"));
+        }
         Ok(())
     }
 
