@@ -155,7 +155,10 @@ impl Stream {
         if let Some(value) = map.get(key) {
             return Some(value);
         }
-        let merged = self.resolve(map.get("<<")?);
+        // In quotes it is a name like others.
+        let is_merge = |key: &Node| key.scalar() == Some("<<") && !key.flow;
+        let (_, merged) = map.entries().iter().find(|(key, _)| is_merge(key))?;
+        let merged = self.resolve(merged);
         match &merged.data {
             Data::Seq(several) => several.iter().find_map(|one| self.written_within(one, key, depth + 1)),
             _ => self.written_within(merged, key, depth + 1),

@@ -3,15 +3,18 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
+#[path = "common/sops.rs"]
+mod program;
 
-use std::{path::Path, sync::LazyLock};
+use std::{collections::BTreeSet, path::Path, sync::LazyLock};
 
 use common::identity;
 use post_provision::{
     recipient::Recipient,
     rules::{Edited, Fleet, HostChange, Rules},
 };
-use proptest::prelude::*;
+use program::{run, sops};
+use proptest::{prelude::*, test_runner::TestRunner};
 
 fn key(seed: u8) -> String {
     // Curve arithmetic takes longer than an edit.
@@ -71,6 +74,12 @@ enum Names {
     Nested,
     /// At the first rule that lists them.
     Inline,
+    /// `keys:` is a mapping of names to keys.
+    Map,
+    /// The same in braces, over several lines.
+    FlowMap,
+    /// `keys:` is a list of such mappings, each of one key.
+    Pairs,
 }
 
 /// How a rule lists its keys.
@@ -86,6 +95,8 @@ enum Form {
     Text,
     /// The same, folded over several lines.
     Folded,
+    /// The same as the one element of a list.
+    Joined,
 }
 
 #[derive(Debug, Clone)]
@@ -115,12 +126,27 @@ struct Habit {
     tail: &'static str,
     /// The first rule's list has a name, and others are that.
     shared: bool,
+    /// The first rule has a name, and others merge it.
+    merged: bool,
+    /// Around the names of fields.
+    quote: &'static str,
+    /// Between the name of a field and a value on its line.
+    colon: &'static str,
+    tagged: bool,
     rules: Vec<RuleText>,
 }
 
 fn habit() -> impl Strategy<Value = Habit> {
     let choose = |words: &[&'static str]| prop::sample::select(words.to_vec());
-    let names = prop::sample::select(vec![Names::Remarks, Names::List, Names::Nested, Names::Inline]);
+    let names = prop::sample::select(vec![
+        Names::Remarks,
+        Names::List,
+        Names::Nested,
+        Names::Inline,
+        Names::Map,
+        Names::FlowMap,
+        Names::Pairs,
+    ]);
     let form = prop::sample::select(vec![
         Form::Block,
         Form::Block,
@@ -129,6 +155,7 @@ fn habit() -> impl Strategy<Value = Habit> {
         Form::LinesBare,
         Form::Text,
         Form::Folded,
+        Form::Joined,
     ]);
     let long = "# äöü 漢字 \u{1f511} a remark that is longer than any line that a reader would want to see on a screen, key: *web, [ ] { } & # again and again and again";
     let rule = (
@@ -149,17 +176,22 @@ fn habit() -> impl Strategy<Value = Habit> {
         more,
     });
     (
-        (names, form, prop::array::uniform7(any::<bool>())),
+        (names, form, prop::array::uniform9(any::<bool>())),
+        (choose(&["", "", "'", "\""]), choose(&[": ", ": ", ":  ", ":\t", " : "])),
         (
             choose(&["  ", " ", "\t", " \t "]),
-            choose(&["", "", "---", "# first\n---", "%YAML 1.1\n---"]),
+            choose(&["", "", "---", "# first\n---", "%YAML 1.1\n---", "\u{feff}---", "\u{feff}# first"]),
             choose(&["", "", "stores:\n  yaml:\n    indent: 2 # for people", long, "..."]),
         ),
         prop::collection::vec(rule, 1..4),
     )
-        .prop_map(|((names, form, f), (gap, head, tail), rules)| Habit {
+        .prop_map(|((names, form, f), (quote, colon), (gap, head, tail), rules)| Habit {
             // A text takes no aliases, and gives no names.
-            names: if matches!(form, Form::Text | Form::Folded) { Names::Remarks } else { names },
+            names: if matches!(form, Form::Text | Form::Folded | Form::Joined) {
+                Names::Remarks
+            } else {
+                names
+            },
             form,
             // Nor does sops take one in a group.
             groups: f[0] && !matches!(form, Form::Text | Form::Folded),
@@ -172,6 +204,10 @@ fn habit() -> impl Strategy<Value = Habit> {
             head,
             tail,
             shared: f[6],
+            merged: f[7],
+            quote,
+            colon,
+            tagged: f[8],
             rules,
         })
 }
@@ -185,6 +221,18 @@ fn written(habit: &Habit) -> String {
         lines.push("# who can read what: ü, \"quoted\", key: value".to_owned());
     }
     let dash = if habit.indentless { "" } else { "  " };
+    let field = |name: &str| format!("{0}{name}{0}", habit.quote);
+    let colon = habit.colon;
+    if matches!(habit.names, Names::Map | Names::FlowMap | Names::Pairs) {
+        let flow = habit.names == Names::FlowMap;
+        let before = if habit.names == Names::Pairs { "- " } else { "" };
+        let (open, comma) = if flow { (" {", ",") } else { ("", "") };
+        lines.push(format!("keys:{open}{}", note("of all")));
+        lines.extend(all.iter().map(|(name, key)| {
+            format!("  {before}{}{colon}&{name} {key}{comma}{}", field(name), note(name))
+        }));
+        lines.extend(flow.then(|| "}".to_owned()));
+    }
     if matches!(habit.names, Names::List | Names::Nested) {
         lines.push(format!("keys:{}", note("of all")));
         for (number, (name, key)) in all.iter().enumerate() {
@@ -201,7 +249,7 @@ fn written(habit: &Habit) -> String {
     if habit.blank_lines {
         lines.push(String::new());
     }
-    lines.push("creation_rules:".to_owned());
+    lines.push(format!("{}:", field("creation_rules")));
     let mut named = Vec::new();
     for (number, rule) in habit.rules.iter().enumerate() {
         let quote = |text: &str| if rule.quoted { format!("'{text}'") } else { text.to_owned() };
@@ -220,13 +268,24 @@ fn written(habit: &Habit) -> String {
                 (member, *name)
             })
             .collect();
-        lines.push(format!("{dash}- path_regex: shared{number}/.*{}", note("these")));
         let mut lead = format!("{dash}  ");
+        let regex = format!("{}{colon}shared{number}/.*{}", field("path_regex"), note("these"));
+        if habit.merged && number == 0 {
+            lines.push(format!("{dash}- &base{}", note("of all rules")));
+            lines.push(format!("{lead}{regex}"));
+        } else {
+            lines.push(format!("{dash}- {regex}"));
+        }
+        let is_shared = |rule: &RuleText| rule.with_db == habit.rules[0].with_db;
+        if habit.merged && number > 0 && is_shared(rule) {
+            lines.push(format!("{lead}<<: *base{}", note("as the first")));
+            continue;
+        }
         if !rule.more.is_empty() {
             lines.push(format!("{lead}{}", rule.more));
         }
         if habit.groups {
-            lines.push(format!("{lead}key_groups:"));
+            lines.push(format!("{lead}{}:", field("key_groups")));
             lead.push_str("  - ");
         }
         let inner = " ".repeat(lead.len());
@@ -250,17 +309,20 @@ fn written(habit: &Habit) -> String {
             }
             _ => {}
         }
-        let is_shared = |rule: &RuleText| habit.shared && rule.with_db == habit.rules[0].with_db;
         let name = if habit.shared && number == 0 { " &all" } else { "" };
+        let age = field("age");
+        let (list, text) = if habit.tagged { (" !!seq", "!!str ") } else { ("", "") };
         let plain: Vec<&str> = members.iter().map(|(member, _)| member.trim_matches('\'')).collect();
         match habit.form {
-            _ if number > 0 && is_shared(rule) => lines.push(format!("{lead}age: *all{}", note("all"))),
+            _ if habit.shared && number > 0 && is_shared(rule) => {
+                lines.push(format!("{lead}{age}{colon}*all{}", note("all")));
+            }
             Form::Flow => {
                 let members: Vec<&str> = members.iter().map(|(member, _)| member.as_str()).collect();
-                lines.push(format!("{lead}age:{name} [{}]{}", members.join(", "), note("all")));
+                lines.push(format!("{lead}{age}:{list}{name} [{}]{}", members.join(", "), note("all")));
             }
             Form::Lines | Form::LinesBare => {
-                lines.push(format!("{lead}age:{name} [{}", note("all")));
+                lines.push(format!("{lead}{age}:{list}{name} [{}", note("all")));
                 let last = members.len() - 1;
                 let comma = |at| if habit.form == Form::LinesBare && at == last { "" } else { "," };
                 lines.extend(
@@ -271,11 +333,17 @@ fn written(habit: &Habit) -> String {
                 lines.push(format!("{inner}  ]"));
             }
             Form::Text if rule.quoted => {
-                lines.push(format!("{lead}age:{name} \"{}\"{}", plain.join(","), note("all")));
+                lines.push(format!("{lead}{age}:{name} {text}\"{}\"{}", plain.join(","), note("all")));
             }
-            Form::Text => lines.push(format!("{lead}age:{name} {}{}", plain.join(","), note("all"))),
+            Form::Text => {
+                lines.push(format!("{lead}{age}:{name} {text}{}{}", plain.join(","), note("all")));
+            }
+            Form::Joined => {
+                lines.push(format!("{lead}{age}:{list}{name}"));
+                lines.push(format!("{inner}  - {text}{}{}", quote(&plain.join(",")), note("all")));
+            }
             Form::Folded => {
-                lines.push(format!("{lead}age:{name} >-"));
+                lines.push(format!("{lead}{age}:{name} {text}>-"));
                 let last = plain.len() - 1;
                 let comma = |at: usize| if at == last { "" } else { "," };
                 lines.extend(
@@ -283,7 +351,7 @@ fn written(habit: &Habit) -> String {
                 );
             }
             Form::Block => {
-                lines.push(format!("{lead}age:{name}"));
+                lines.push(format!("{lead}{age}:{list}{name}"));
                 lines.extend(
                     members.iter().map(|(member, name)| format!("{inner}  - {member}{}", note(name))),
                 );
@@ -321,6 +389,44 @@ fn a_list_that_holds_itself_is_refused() {
     assert!(error.chain().contains("a list in the list"), "{}", error.chain());
 }
 
+/// The recipients of a file that the genuine sops encrypts by the rule for it.
+fn by_sops(sops: &Path, dir: &Path, file: &str) -> BTreeSet<String> {
+    let output = run(sops, dir, "a", &["encrypt", "--output-type", "json", file]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let made: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let entries = made["sops"]["age"].as_array().unwrap().iter();
+    entries.map(|entry| entry["recipient"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn sops_reads_the_recipients_that_we_read() {
+    let Some(sops) = sops() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join(".sops.yaml");
+    let config = ProptestConfig { cases: cases() / 100, ..ProptestConfig::default() };
+    let made = TestRunner::new(config).run(&habit(), |mut habit| {
+        // Of other kinds of keys sops would want the programs.
+        habit.rules.iter_mut().for_each(|rule| rule.others = "");
+        let before = written(&habit);
+        let new = new_key();
+        let with = edit(&before, Some(&new)).unwrap().text;
+        let old: Recipient = key(1).parse().unwrap();
+        let without = edit_host(&with, "web", None, std::slice::from_ref(&old)).unwrap().text;
+        for text in [before, with, without] {
+            std::fs::write(&file, &text).unwrap();
+            for (number, rule) in Rules::parse(&text, &file).unwrap().rules.iter().enumerate() {
+                let name = format!("shared{number}/plain.yaml");
+                std::fs::create_dir_all(dir.path().join(format!("shared{number}"))).unwrap();
+                std::fs::write(dir.path().join(&name), "a: 1\n").unwrap();
+                let ours: BTreeSet<String> = rule.age_keys().map(str::to_owned).collect();
+                prop_assert_eq!(by_sops(&sops, dir.path(), &name), ours, "rule {} of\n{}", number, text);
+            }
+        }
+        Ok(())
+    });
+    made.unwrap();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
@@ -335,7 +441,7 @@ proptest! {
         prop_assert_eq!(&edit(&with.text, Some(&new)).unwrap().text, &with.text);
         prop_assert!(stands_in(&before, &with.text), "{}\n---\n{}", before, with.text);
         // Every line of before is still there, in order, but for the lists on one line that grew.
-        if matches!(habit.form, Form::Block | Form::Lines) {
+        if matches!(habit.form, Form::Block | Form::Lines) && habit.names != Names::FlowMap {
             let mut lines = with.text.lines();
             for line in before.lines() {
                 prop_assert!(lines.any(|other| other == line), "{line:?} is gone from {}", with.text);
@@ -365,7 +471,7 @@ proptest! {
         let after = edit_host(&before, "web", None, std::slice::from_ref(&old)).unwrap();
         prop_assert!(!after.text.contains(old.as_str()), "{}", after.text);
         prop_assert!(stands_in(&after.text, &before), "{}\n---\n{}", before, after.text);
-        for kept in ["# who", "# nobody else", "# these", "# all", "# me", "# db", "pgp", "kms", "stores", &key(2), "漢字"] {
+        for kept in ["# who", "# nobody else", "# these", "<<: *base", "# of all", "# all", "# me", "# db", "pgp", "kms", "stores", &key(2), "漢字"] {
             prop_assert_eq!(before.matches(kept).count(), after.text.matches(kept).count(), "{}\n---\n{}", before, after.text);
         }
         let rules = Rules::parse(&after.text, Path::new(".sops.yaml")).unwrap();

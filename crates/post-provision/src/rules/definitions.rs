@@ -18,6 +18,10 @@ pub(super) enum Home<'a> {
     List(&'a Node),
     /// The value of this key of a block mapping.
     Entry(&'a Node),
+    /// The value of this key of a mapping in brackets.
+    FlowEntry(&'a Node, &'a Node),
+    /// All that this element of this list is a mapping of: `- name: &name age1…`.
+    Pair(&'a Node, &'a Node),
     /// Something else.
     Other,
 }
@@ -57,8 +61,16 @@ impl Rules {
             return None;
         }
         let last = host.or(outside.last())?;
-        Some((last.home, last.node))
+        Some((last.home, if let Home::Pair(_, pair) = last.home { pair } else { last.node }))
     }
+}
+
+/// A mapping in brackets as the list that its bytes are, and the element of it that a key and its value are.
+pub(super) fn as_list(map: &Node, key: &Node) -> (Node, Node) {
+    let pair = |(key, value): &(Node, Node)| Node { end: value.end.max(key.end), ..key.clone() };
+    let items: Vec<Node> = map.entries().iter().map(pair).collect();
+    let own = items.iter().find(|item| item.start == key.start).unwrap_or(key).clone();
+    (Node { data: Data::Seq(items), ..map.clone() }, own)
 }
 
 /// Every key without an anchor in a list, with the list.
@@ -78,9 +90,15 @@ pub(super) fn collect<'a>(node: &'a Node, home: Home<'a>, found: &mut Vec<Defini
         found.push(Definition { node, home });
     }
     match &node.data {
-        Data::Seq(items) => items.iter().for_each(|item| collect(item, Home::List(node), found)),
+        Data::Seq(items) => items.iter().for_each(|item| match item.entries() {
+            [(_, value)] if is_key(value) && item.anchor.is_none() && !item.flow && !node.flow => {
+                collect(value, Home::Pair(node, item), found);
+            }
+            _ => collect(item, Home::List(node), found),
+        }),
         Data::Map(entries) => entries.iter().for_each(|(key, value)| {
-            collect(value, if node.flow { Home::Other } else { Home::Entry(key) }, found);
+            let home = if node.flow { Home::FlowEntry(node, key) } else { Home::Entry(key) };
+            collect(value, home, found);
         }),
         Data::Scalar(..) | Data::Alias { .. } => {}
     }

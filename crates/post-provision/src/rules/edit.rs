@@ -11,8 +11,8 @@ use std::{
 use fleet_core::{Error, Result};
 
 use super::{
-    Fleet, Item, List, Rules,
-    definitions::{Definition, Home, collect, nameless},
+    Fleet, Item, Rules,
+    definitions::{Definition, Home, as_list, collect, nameless},
     select::Verdict,
     splice::Edits,
 };
@@ -138,6 +138,14 @@ impl Rules {
                         )?;
                     }
                     Home::Entry(key) => self.delete_lines(key.start, node.end, node.line, &mut edits)?,
+                    Home::FlowEntry(map, key) => {
+                        let (list, pair) = as_list(map, key);
+                        self.delete(&list, &Item::of(&pair, Vec::new(), &pair), &mut edits)?;
+                    }
+                    Home::Pair(list, pair) => {
+                        let item = Item::of(pair, Vec::new(), pair);
+                        self.delete_of(change.host, fleet, list, &item, &mut edits)?;
+                    }
                     Home::Other => {
                         return Err(Error::failed(format!(
                             "line {}: &{} is defined where it can not be taken out: do it by hand",
@@ -149,6 +157,7 @@ impl Rules {
             }
         }
         let anchor = keep.and_then(|d| d.node.anchor.clone());
+        self.names_elsewhere(change.host, fleet, &gone, anchor.as_deref(), &mut edits)?;
         let verdicts: Vec<Verdict> =
             self.rules.iter().map(|rule| self.verdict(rule, change.host, fleet)).collect();
         let wanted = |place: usize| match chosen {
@@ -172,6 +181,17 @@ impl Rules {
             match place.filter(|(_, after)| first.is_none_or(|first| after.start < first)) {
                 Some((Home::List(list), after)) => {
                     self.insert(list, Some(after), &format!("&{name} {new}"), &mut edits)?;
+                    first = None;
+                }
+                Some((Home::FlowEntry(map, key), _)) => {
+                    let (list, pair) = as_list(map, key);
+                    let text = format!("{}: &{name} {new}", change.host);
+                    self.insert(&list, Some(&pair), &text, &mut edits)?;
+                    first = None;
+                }
+                Some((Home::Pair(list, _), after)) => {
+                    let text = format!("{}: &{name} {new}", change.host);
+                    self.insert(list, Some(after), &text, &mut edits)?;
                     first = None;
                 }
                 Some((Home::Entry(key), after)) => {
@@ -329,74 +349,6 @@ impl Rules {
     pub(super) fn is_a_list(&self, start: usize) -> bool {
         let mut lists = self.rules.iter().flat_map(|rule| &rule.groups).flat_map(|group| &group.lists);
         lists.any(|list| list.node.start == start)
-    }
-
-    /// Brings the items of one list that are the host's down to at most one, which is its key.
-    #[expect(clippy::too_many_arguments, reason = "one step of `edit`, with what that knows")]
-    fn change_list(
-        &self,
-        list: &List,
-        keys: &BTreeSet<String>,
-        anchors: &BTreeSet<&str>,
-        kept: Option<&Node>,
-        (host, fleet, new): (&str, &Fleet, Option<&str>),
-        gone: &BTreeSet<usize>,
-        edits: &mut Edits,
-    ) -> Result<()> {
-        // What stands for another rule's list of several is changed there.
-        let elsewhere =
-            |item: &Item| item.recipients.len() > 1 && item.alias.is_some() && self.is_a_list(item.target);
-        let mine = |item: &&Item| {
-            item.recipients.iter().any(|r| keys.contains(r))
-                && !gone.contains(&item.start)
-                && !elsewhere(item)
-        };
-        let kept_definition = kept.map(|node| node.start);
-        if matches!(list.node.data, Data::Scalar(..)) {
-            // The kept definition's own text is replaced already.
-            let replaced = kept_definition == Some(list.node.start);
-            return if replaced { Ok(()) } else { self.change_text(list, keys, new, edits) };
-        }
-        let items: Vec<&Item> = list.items.iter().filter(mine).collect();
-        if let Some(item) = items.iter().find(|item| item.recipients.len() > 1) {
-            return Err(Error::failed(format!("line {}: one element stands for several keys", item.line)));
-        }
-        // The kept definition, then an alias, then whatever comes first.
-        let stays = new.and_then(|_| {
-            let is_definition = |item: &&&Item| Some(item.start) == kept_definition;
-            items.iter().find(is_definition).or(items.first())
-        });
-        for item in &items {
-            if stays.is_none_or(|kept| kept.start != item.start) {
-                match self.made_a_pair(list, item).filter(|_| items.len() == 1) {
-                    Some(other) => edits.replace(list.node.start..list.node.end, format!("*{other}")),
-                    None => self.delete_of(host, fleet, &list.node, item, edits)?,
-                }
-                continue;
-            }
-            let Some(new) = new else { continue };
-            let kept_anchor =
-                kept.filter(|kept| kept.start < item.start).and_then(|kept| kept.anchor.as_deref());
-            match (&item.alias, kept_anchor) {
-                (Some(name), Some(anchor)) if name == anchor => {}
-                // What it stood for is gone.
-                (Some(name), Some(anchor)) if anchors.contains(name.as_str()) => {
-                    edits.replace(item.start..item.end, format!("*{anchor}"));
-                }
-                (Some(_), _) => edits.replace(item.start..item.end, new),
-                // Likewise.
-                (None, _) if Some(item.start) == kept_definition => {}
-                (None, _) => {
-                    let old = &item.recipients[0];
-                    let written = self.text.get(item.text_start..item.end).unwrap_or_default();
-                    if let Some(at) = written.find(old.as_str()).filter(|_| old != new) {
-                        let start = item.text_start + at;
-                        edits.replace(start..start + old.len(), new);
-                    }
-                }
-            }
-        }
-        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@ mod comment;
 mod definitions;
 mod doubts;
 mod edit;
+mod listed;
 mod ours;
 mod pattern;
 mod select;
@@ -343,6 +344,7 @@ fn list(stream: &Stream, written: &Node, direct: bool) -> Result<List> {
             .map(|element| {
                 let resolved = stream.resolve(element);
                 match &resolved.data {
+                    Data::Scalar(..) if resolved.is_nothing() => Ok(Item::of(element, Vec::new(), resolved)),
                     Data::Scalar(text, _) => Ok(Item::of(element, split(text), resolved)),
                     Data::Seq(_) => {
                         Err(element.wrong("a list in the list: sops takes keys here, one by one"))

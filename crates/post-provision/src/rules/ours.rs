@@ -1,6 +1,6 @@
 //! Which keys of `.sops.yaml` are a host's: by their anchor, or by a comment that names it.
 
-use std::ops::Range;
+use std::{collections::BTreeSet, ops::Range};
 
 use fleet_core::Result;
 
@@ -48,6 +48,29 @@ impl Rules {
         self.delete(list, item, edits)
     }
 
+    /// What stands for definitions that are `gone`, in lists that no rule has: by the name that is `kept`, or no more.
+    pub(super) fn names_elsewhere(
+        &self,
+        host: &str,
+        fleet: &Fleet,
+        gone: &BTreeSet<usize>,
+        kept: Option<&str>,
+        edits: &mut Edits,
+    ) -> Result<()> {
+        let mut found = Vec::new();
+        if let Some(root) = self.root().filter(|_| !gone.is_empty()) {
+            aliases(root, &mut found);
+        }
+        found.retain(|(_, item)| gone.contains(&self.stream.resolve(item).start) && !self.in_a_group(item));
+        for (list, item) in found {
+            match kept {
+                Some(kept) => edits.replace(item.start..item.end, format!("*{kept}")),
+                None => self.delete_of(host, fleet, list, &Item::of(item, Vec::new(), item), edits)?,
+            }
+        }
+        Ok(())
+    }
+
     fn first_on_its_line(&self, node: &Node) -> bool {
         let before = self.text[..node.start].rsplit('\n').next().unwrap_or_default().trim();
         matches!(before, "" | "-") || before.ends_with(':')
@@ -70,6 +93,17 @@ impl Rules {
         let start = before(&self.text[..end])?;
         Some((comment::said(self.text[start..end].trim())?, start..end))
     }
+}
+
+/// Every alias that is an element of a list, with the list.
+fn aliases<'a>(node: &'a Node, found: &mut Vec<(&'a Node, &'a Node)>) {
+    for item in node.items() {
+        if matches!(item.data, Data::Alias { .. }) {
+            found.push((node, item));
+        }
+        aliases(item, found);
+    }
+    node.entries().iter().for_each(|(_, value)| aliases(value, found));
 }
 
 /// Every single key that is an element of a list, and every one with a name.

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 
 use fleet_core::{Error, Result};
+use saphyr_parser::ScalarStyle;
 use serde::{Deserialize, de::IgnoredAny};
 
 use crate::yaml::{Data, Node, Stream, wrong};
@@ -41,6 +42,7 @@ pub(super) fn text(text: &str) -> Result<()> {
             break;
         }
     }
+    let text = text.trim_start_matches('\u{feff}');
     let Some(first) = serde_yaml::Deserializer::from_str(text).next() else { return Ok(()) };
     match IgnoredAny::deserialize(first) {
         Ok(_) => Ok(()),
@@ -81,13 +83,23 @@ pub(super) fn rule(stream: &Stream, node: &Node) -> Result<()> {
         }
     }
     number(stream, node, "shamir_threshold")?;
-    if let Some(value) = stream.get(node, "mac_only_encrypted").filter(|value| !is_null(value)) {
-        let word = value.scalar().unwrap_or_default().to_ascii_lowercase();
-        if !["true", "false", "yes", "no", "on", "off", "y", "n"].contains(&word.as_str()) {
-            return Err(value.wrong("mac_only_encrypted is neither true nor false"));
-        }
+    if let Some(value) = stream.get(node, "mac_only_encrypted").filter(|value| !is_null(value))
+        && !plain(value).is_some_and(is_truth)
+    {
+        return Err(value.wrong("mac_only_encrypted is neither true nor false"));
     }
     list(stream, node, "hckms", |item| scalar(item, "hckms"))?;
+    // In the rule itself sops takes them as they come, and wants texts; in a group it makes texts of them.
+    for item in stream.get(node, "age").map(Node::items).unwrap_or_default() {
+        let item = stream.resolve(item);
+        if plain(item).is_some_and(|text| item.is_nothing() || is_truth(text) || text.parse::<f64>().is_ok())
+        {
+            return Err(item.wrong("an element of age is no text"));
+        }
+        if item.is_nothing() {
+            return Err(item.wrong("an element of age is an empty text"));
+        }
+    }
     list(stream, node, "key_groups", |item| group(stream, item, 0))
 }
 
@@ -126,7 +138,10 @@ fn mapping(stream: &Stream, node: &Node, what: &str) -> Result<()> {
     }
     let mut lines: HashMap<&str, usize> = HashMap::new();
     for (key, value) in node.entries() {
-        let Some(name) = key.scalar() else { continue };
+        if let Data::Alias { name, .. } = &key.data {
+            return Err(key.wrong(format!("*{name} in the place of a name: write out what it stands for")));
+        }
+        let Some(name) = key.scalar() else { return Err(key.wrong("a name that is no text")) };
         if let Some(line) = lines.insert(name, key.line) {
             return Err(key
                 .wrong(format!("'{name}' is given twice, on line {line} already: sops reads no such file")));
@@ -161,11 +176,27 @@ fn scalar(node: &Node, list: &str) -> Result<()> {
 
 fn number(stream: &Stream, map: &Node, name: &str) -> Result<()> {
     match stream.get(map, name).filter(|value| !is_null(value)) {
-        Some(value) if value.scalar().is_none_or(|text| text.parse::<i64>().is_err()) => {
+        Some(value) if plain(value).is_none_or(|text| text.parse::<i64>().is_err()) => {
             Err(value.wrong(format!("{name} is no number")))
         }
         _ => Ok(()),
     }
+}
+
+/// What a scalar says that is in no quotes: only such a one is a number, or true or false.
+fn plain(node: &Node) -> Option<&str> {
+    match &node.data {
+        Data::Scalar(text, ScalarStyle::Plain) => Some(text),
+        _ => None,
+    }
+}
+
+/// Whether this is true or false in YAML 1.1: in small letters, in capitals, or the first of them.
+fn is_truth(text: &str) -> bool {
+    let small = text.to_ascii_lowercase();
+    let rest = text.get(1..).unwrap_or_default();
+    let alike = rest == rest.to_ascii_lowercase() || text == text.to_ascii_uppercase();
+    alike && ["true", "false", "yes", "no", "on", "off", "y", "n"].contains(&small.as_str())
 }
 
 /// Nothing, or null.

@@ -104,12 +104,11 @@ impl Rules {
 
     pub(super) fn change_text(
         &self,
-        list: &List,
+        item: &Item,
         keys: &BTreeSet<String>,
         new: Option<&str>,
         edits: &mut Edits,
     ) -> Result<()> {
-        let Some(item) = list.items.first() else { return Ok(()) };
         let written = self.text.get(item.text_start..item.end).unwrap_or_default();
         let mut kept = new.is_none();
         for recipient in item.recipients.iter().filter(|r| keys.contains(*r)) {
@@ -126,7 +125,9 @@ impl Rules {
                 }
                 _ => {
                     let behind = &self.text[end..item.end];
-                    let comma = behind.len() - behind.trim_start_matches([' ', ',']).len();
+                    let gap = behind.len() - behind.trim_start_matches([' ', ',']).len();
+                    // Blanks alone are the end of the text.
+                    let comma = if behind[..gap].contains(',') { gap } else { 0 };
                     if let Some(line) = self.own_line(start, end).filter(|_| comma > 0) {
                         edits.replace(line, "");
                     } else if comma > 0 {
