@@ -76,9 +76,9 @@ impl<'a> Defs<'a> {
     }
 }
 
-impl<'a> Lowering<'a, '_> {
+impl Lowering<'_> {
     /// Collects what stands in a set, a `let` or a legacy `let`.
-    pub(super) fn collect(&mut self, set: Node<'a>) -> Outcome<Defs<'a>> {
+    pub(super) fn collect<'a>(&mut self, set: Node<'a>) -> Outcome<Defs<'a>> {
         let mut defs = Defs { recursive: set.token(K::TOKEN_REC).is_some(), ..Defs::default() };
         for entry in set.nodes() {
             match entry.kind() {
@@ -101,7 +101,7 @@ impl<'a> Lowering<'a, '_> {
         Ok(defs)
     }
 
-    fn inherit(&mut self, defs: &mut Defs<'a>, entry: Node<'a>) -> Outcome<()> {
+    fn inherit<'a>(&mut self, defs: &mut Defs<'a>, entry: Node<'a>) -> Outcome<()> {
         let mut from = None;
         if entry.nodes().all(|part| part.kind() == K::NODE_INHERIT_FROM) && entry.nodes().next().is_some() {
             // Some versions of Nix look at the names in what nothing is inherited from, others do not.
@@ -128,7 +128,7 @@ impl<'a> Lowering<'a, '_> {
         Ok(())
     }
 
-    fn define(&mut self, defs: &mut Defs<'a>, path: &[(Attr<'a>, Span)], value: Node<'a>) -> Outcome<()> {
+    fn define<'a>(&mut self, defs: &mut Defs<'a>, path: &[(Attr<'a>, Span)], value: Node<'a>) -> Outcome<()> {
         let Some(((attr, key), rest)) = path.split_first() else { return Ok(()) };
         let name = match attr {
             Attr::Static(name) => *name,
@@ -191,7 +191,7 @@ impl<'a> Lowering<'a, '_> {
     }
 
     /// One attribute of a path.
-    pub(super) fn attr(&mut self, node: Node<'a>) -> Outcome<Attr<'a>> {
+    pub(super) fn attr<'a>(&mut self, node: Node<'a>) -> Outcome<Attr<'a>> {
         match node.kind() {
             K::NODE_IDENT => {
                 let text = node.tokens().next().map_or("", |token| token.text());
@@ -221,7 +221,7 @@ impl<'a> Lowering<'a, '_> {
     }
 
     /// The text of a double-quoted string without interpolations.
-    fn plain_string(&mut self, node: Node<'a>) -> Outcome<Option<std::sync::Arc<str>>> {
+    fn plain_string(&mut self, node: Node<'_>) -> Outcome<Option<std::sync::Arc<str>>> {
         if node.token(K::TOKEN_STRING_START).is_some_and(|t| t.text() == "''") {
             return Err(self.wrong("an indented string can not be an attribute name", node));
         }

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::nix::syntax::{Child, Node};
 
-impl<'a> Lowering<'a, '_> {
-    pub(super) fn literal(&mut self, node: Node<'a>) -> Outcome<Expr> {
+impl Lowering<'_> {
+    pub(super) fn literal(&mut self, node: Node<'_>) -> Outcome<Expr> {
         let Some(token) = node.tokens().next() else { return Err(self.wrong("no literal", node)) };
         let text = token.text();
         Ok(match token.kind() {
@@ -38,7 +38,7 @@ impl<'a> Lowering<'a, '_> {
     }
 
     /// A string in either kind of quotes.
-    pub(super) fn string(&mut self, node: Node<'a>) -> Outcome<Expr> {
+    pub(super) fn string(&mut self, node: Node<'_>) -> Outcome<Expr> {
         let is_indented = node.token(K::TOKEN_STRING_START).is_some_and(|token| token.text() == "''");
         let mut parts = Vec::new();
         for child in node.children() {
@@ -84,7 +84,7 @@ impl<'a> Lowering<'a, '_> {
         Ok(Expr::Concat(ids.into()))
     }
 
-    pub(super) fn path(&mut self, node: Node<'a>) -> Outcome<Expr> {
+    pub(super) fn path(&mut self, node: Node<'_>) -> Outcome<Expr> {
         let mut ids = Vec::new();
         let mut first = None;
         for child in node.children() {

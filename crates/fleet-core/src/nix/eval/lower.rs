@@ -72,7 +72,7 @@ pub(super) enum Scope {
 const MOST_LOOKED: u64 = 20_000_000;
 
 /// Lowers one file.
-pub(super) struct Lowering<'a, 'm> {
+pub(super) struct Lowering<'m> {
     pub(super) names: &'m mut Names,
     pub(super) code: &'m mut Code,
     file: u32,
@@ -81,35 +81,34 @@ pub(super) struct Lowering<'a, 'm> {
     pub(super) scopes: Vec<Scope>,
     /// How many scopes were looked through.
     looked: u64,
-    marker: std::marker::PhantomData<Node<'a>>,
 }
 
-impl<'a, 'm> Lowering<'a, 'm> {
+impl<'m> Lowering<'m> {
     pub(super) fn new(names: &'m mut Names, code: &'m mut Code, file: u32, base: &'m Path) -> Self {
-        Lowering { names, code, file, base, scopes: Vec::new(), looked: 0, marker: std::marker::PhantomData }
+        Lowering { names, code, file, base, scopes: Vec::new(), looked: 0 }
     }
 
     /// Lowers a whole file.
-    pub(super) fn file(&mut self, root: Node<'a>) -> Outcome<ExprId> {
+    pub(super) fn file(&mut self, root: Node<'_>) -> Outcome<ExprId> {
         match root.nodes().next() {
             Some(expr) => self.expr(expr),
             None => Err(self.wrong("the file is empty", root)),
         }
     }
 
-    pub(super) fn span(&self, node: Node<'a>) -> Span {
+    pub(super) fn span(&self, node: Node<'_>) -> Span {
         Span { file: self.file, start: node.start(), end: node.end() }
     }
 
-    pub(super) fn wrong(&self, what: &str, node: Node<'a>) -> Stop {
+    pub(super) fn wrong(&self, what: &str, node: Node<'_>) -> Stop {
         Stop::new(Sort::Syntax, what, Some(self.span(node)))
     }
 
-    pub(super) fn unsupported(&self, what: &str, node: Node<'a>) -> Stop {
+    pub(super) fn unsupported(&self, what: &str, node: Node<'_>) -> Stop {
         Stop::new(Sort::Unsupported, what, Some(self.span(node)))
     }
 
-    pub(super) fn add(&mut self, expr: Expr, node: Node<'a>) -> ExprId {
+    pub(super) fn add(&mut self, expr: Expr, node: Node<'_>) -> ExprId {
         self.add_at(expr, self.span(node))
     }
 
@@ -121,7 +120,7 @@ impl<'a, 'm> Lowering<'a, 'm> {
     }
 
     /// An expression where any is allowed.
-    pub(super) fn expr(&mut self, node: Node<'a>) -> Outcome<ExprId> {
+    pub(super) fn expr(&mut self, node: Node<'_>) -> Outcome<ExprId> {
         let expr = match node.kind() {
             K::NODE_PAREN => {
                 let inner = self.child(node, 0)?;
@@ -194,23 +193,23 @@ impl<'a, 'm> Lowering<'a, 'm> {
     }
 
     /// An expression as an operand, argument or element: no bare function.
-    fn operand(&mut self, node: Node<'a>) -> Outcome<ExprId> {
+    fn operand(&mut self, node: Node<'_>) -> Outcome<ExprId> {
         if node.kind() == K::NODE_LAMBDA {
             return Err(self.wrong("a function must be in parentheses here", node));
         }
         self.expr(node)
     }
 
-    fn child(&self, node: Node<'a>, index: usize) -> Outcome<Node<'a>> {
+    fn child<'a>(&self, node: Node<'a>, index: usize) -> Outcome<Node<'a>> {
         node.nodes().nth(index).ok_or_else(|| self.wrong("something is missing here", node))
     }
 
-    pub(super) fn nth(&mut self, node: Node<'a>, index: usize) -> Outcome<ExprId> {
+    pub(super) fn nth(&mut self, node: Node<'_>, index: usize) -> Outcome<ExprId> {
         let child = self.child(node, index)?;
         self.expr(child)
     }
 
-    fn variable(&mut self, node: Node<'a>) -> Outcome<ExprId> {
+    fn variable(&mut self, node: Node<'_>) -> Outcome<ExprId> {
         let text = node.tokens().next().map_or("", |token| token.text());
         if text == "or" {
             return Err(self.unsupported("`or` as a name", node));
@@ -262,7 +261,7 @@ impl<'a, 'm> Lowering<'a, 'm> {
     }
 
     /// Some operators are calls of builtins by name, in whatever scope they stand.
-    fn not_redefined(&mut self, builtin: &str, node: Node<'a>) -> Outcome<()> {
+    fn not_redefined(&mut self, builtin: &str, node: Node<'_>) -> Outcome<()> {
         if self.names.find(builtin).is_none() {
             return Ok(());
         }
@@ -280,7 +279,7 @@ impl<'a, 'm> Lowering<'a, 'm> {
         Ok(())
     }
 
-    fn let_in(&mut self, node: Node<'a>) -> Outcome<Expr> {
+    fn let_in(&mut self, node: Node<'_>) -> Outcome<Expr> {
         let defs = self.collect(node)?;
         if let Some((name, ..)) = defs.dynamics.first() {
             return Err(self.wrong("a name in `let` can not be computed", *name));
@@ -297,7 +296,7 @@ impl<'a, 'm> Lowering<'a, 'm> {
     }
 
     /// A set of definitions as an expression.
-    fn attrs(&mut self, defs: Defs<'a>, at: Span) -> Outcome<ExprId> {
+    fn attrs(&mut self, defs: Defs<'_>, at: Span) -> Outcome<ExprId> {
         let recursive = defs.recursive;
         if recursive
             && let Some(overrides) = self.names.find("__overrides")
@@ -319,7 +318,7 @@ impl<'a, 'm> Lowering<'a, 'm> {
     #[allow(clippy::type_complexity, reason = "used in two places, named there")]
     fn bindings(
         &mut self,
-        defs: Defs<'a>,
+        defs: Defs<'_>,
         scope: bool,
     ) -> Outcome<(Vec<Binding>, Vec<(ExprId, ExprId, Span)>)> {
         // What is inherited without a source belongs to the scope outside.
@@ -364,7 +363,7 @@ impl<'a, 'm> Lowering<'a, 'm> {
         Ok((statics, dynamics))
     }
 
-    fn def_value(&mut self, value: DefValue<'a>, key: Span) -> Outcome<ExprId> {
+    fn def_value(&mut self, value: DefValue<'_>, key: Span) -> Outcome<ExprId> {
         match value {
             DefValue::Expr(node) => self.expr(node),
             DefValue::Nested(defs) => self.attrs(*defs, key),
@@ -383,10 +382,10 @@ impl<'a, 'm> Lowering<'a, 'm> {
         });
     }
 
-    fn lambda(&mut self, node: Node<'a>) -> Outcome<Expr> {
+    fn lambda(&mut self, node: Node<'_>) -> Outcome<Expr> {
         let param = self.child(node, 0)?;
         let body = self.child(node, 1)?;
-        let ident = |this: &mut Self, node: Node<'a>| {
+        let ident = |this: &mut Self, node: Node<'_>| {
             let text =
                 node.nodes().next().and_then(|ident| ident.tokens().next()).map_or("", |token| token.text());
             this.names.intern(text)
@@ -435,7 +434,7 @@ impl<'a, 'm> Lowering<'a, 'm> {
         Ok(Expr::Lambda(Rc::new(Lambda { param, body: body? })))
     }
 
-    fn select(&mut self, node: Node<'a>) -> Outcome<SelectExpr> {
+    fn select(&mut self, node: Node<'_>) -> Outcome<SelectExpr> {
         let of = self.child(node, 0)?;
         let of = self.operand(of)?;
         let attrpath = self.child(node, 1)?;
@@ -454,7 +453,7 @@ impl<'a, 'm> Lowering<'a, 'm> {
         Ok(SelectExpr { of, path: path.into(), default })
     }
 
-    fn binary(&mut self, node: Node<'a>) -> Outcome<Expr> {
+    fn binary(&mut self, node: Node<'_>) -> Outcome<Expr> {
         let left = self.child(node, 0)?;
         let right = self.child(node, 1)?;
         let op = match node.tokens().next().map(|token| token.kind()) {

@@ -3,7 +3,7 @@
 use super::lower::{Lowering, Scope};
 use crate::nix::reader::is_slip;
 
-impl Lowering<'_, '_> {
+impl Lowering<'_> {
     /// What would be right instead of a variable of this name.
     pub(super) fn meant(&self, name: &str) -> Option<String> {
         let help = match name {
