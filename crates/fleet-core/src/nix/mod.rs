@@ -1,6 +1,7 @@
 //! Nix files: read without Nix where the embedded evaluator can, by `nix eval` where it can not, and edited
 //! without damage.
 
+mod divide;
 pub mod edit;
 pub mod eval;
 pub mod external;

@@ -1,87 +1,239 @@
-//! Parsing a large text in parts that are put together to the tree that the whole would have.
+//! Parsing a large text in parts.
 //!
 //! rnix looks up every node that it makes among all that it has made, and what ten thousand hosts have made fits no
 //! processor's cache: the time for each host grows with their number. So the sets of a large text are divided behind some
-//! of their `;`, each part is parsed for itself as a set, and what stands around a set is parsed with the first part alone
-//! in it.
+//! of their `;`. Each part is parsed for itself as a set, and what stands around a set with its first part alone in it, and
+//! blanks for the others.
 //!
-//! Where to divide is a guess from the tokens. It need not be a good one: the grammar has one reading for a text, so that
-//! parts which are sets, put into a set, make the set that was divided. Where one is not, the caller parses the whole.
+//! Where to divide is a guess from the bytes. It need not be a good one: the grammar has one reading for a text, so that
+//! parts which are sets, put into a set, make the set that was divided. Where one is not, the whole is to be parsed.
 
-use std::ops::Range;
+use std::{
+    ops::Range,
+    sync::{
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        mpsc,
+    },
+    thread,
+};
 
 use rnix::SyntaxKind as K;
 use rowan::{GreenNode, GreenNodeData, GreenToken, GreenTokenData, NodeOrToken};
 
-use super::scan::Large;
+use super::{
+    divide::{Large, MAX_PARTED, divide},
+    scan::{MAX_NESTING, MAX_TOKENS, Scan, counted, scan},
+};
 
 /// How large a part is, in bytes: its nodes fit a processor's nearer cache, and starting the parser costs next to nothing.
 pub(super) const PART: usize = 16 << 10;
 
+/// From how many parts on they are parsed by one thread and used by another.
+const MANY: usize = 8;
+
+/// How many of them wait to be used.
+const AHEAD: usize = 4;
+
 type Element = NodeOrToken<GreenNode, GreenToken>;
 
-/// What goes before a closing brace: its offset, and the elements.
-type Hole = (usize, Vec<Element>);
-
-/// The tree of a text, parsed by the parts of its large sets; `None` where it has none, or can not be parsed in this way.
-pub(super) fn parse(text: &str, large: &[Large]) -> Option<GreenNode> {
-    if large.is_empty() {
-        return None;
-    }
-    let (whole, holes) = shortened(text, 0..text.len(), large)?;
-    parsed(&whole, holes)
+/// A text with large sets.
+pub(super) struct Parted<'t> {
+    text: &'t str,
+    large: Vec<Large>,
+    /// Where each of them ends, and which it is, in order.
+    braces: Vec<(usize, usize)>,
+    /// Whether a part was found not to be parsed in this way.
+    broken: AtomicBool,
+    /// How many tokens were parsed since the frame was.
+    tokens: AtomicUsize,
 }
 
-/// The part of the text without all but the first part of each large set in it, and what is to be put there.
-fn shortened(text: &str, range: Range<usize>, large: &[Large]) -> Option<(String, Vec<Hole>)> {
-    let mut left = String::new();
-    let mut holes = Vec::new();
-    let mut at = range.start;
-    let first = large.partition_point(|set| set.start <= range.start);
-    for set in large.iter().skip(first).take_while(|set| set.start < range.end) {
-        // Else it stands in a part of the one before.
-        if set.start > at {
-            left.push_str(text.get(at..set.start)?);
-            holes.push((left.len(), entries(text, set, large)?));
-            at = *set.ends.last()?;
+/// How many bytes may be parsed that were not looked at: a tree is dropped by recursion, which is no deeper than that.
+const SMALL: usize = 64 << 10;
+
+/// A part of a set, as a set.
+pub(super) struct Part {
+    pub(super) green: GreenNode,
+    /// Where its brace would stand in the text, so that all offsets in it are the text's.
+    pub(super) start: usize,
+}
+
+impl<'t> Parted<'t> {
+    /// A text that [`super::scan::check_runs`] lets pass, in parts of about `part` bytes; `None` if it has no large sets.
+    pub(super) fn new(text: &'t str, part: usize) -> Option<Parted<'t>> {
+        let large = divide(text, part);
+        let mut braces: Vec<(usize, usize)> =
+            large.iter().enumerate().filter_map(|(which, set)| Some((*set.ends.last()?, which))).collect();
+        braces.sort_unstable();
+        (!large.is_empty()).then_some(Parted {
+            text,
+            large,
+            braces,
+            broken: AtomicBool::new(false),
+            tokens: AtomicUsize::new(0),
+        })
+    }
+
+    /// How many sets are divided.
+    pub(super) fn count(&self) -> usize {
+        self.large.len()
+    }
+
+    /// How many tokens there are, white space and comments included, of what was parsed since the frame was.
+    pub(super) fn tokens(&self) -> usize {
+        self.tokens.load(Relaxed)
+    }
+
+    /// The set whose closing brace is at this offset, if it is divided.
+    pub(super) fn closed_at(&self, brace: usize) -> Option<&Large> {
+        let at = self.braces.binary_search_by_key(&brace, |(at, _)| *at).ok()?;
+        self.large.get(self.braces.get(at)?.1)
+    }
+
+    /// What stands around the sets, with the first part of each; `None` where that is not Nix. It has all offsets of the
+    /// text: in each set there is one long blank for the other parts.
+    pub(super) fn frame(&self) -> Option<GreenNode> {
+        self.tokens.store(0, Relaxed);
+        self.parsed(0..self.text.len(), ["", ""], &blank)
+    }
+
+    /// Goes through all parts of a set but its first, with blanks as in the frame; `None` stands for one that is no set.
+    pub(super) fn each_other<E>(
+        &self,
+        set: &Large,
+        mut work: impl FnMut(Option<&Part>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if set.ends.len() < MANY {
+            return set.others().try_for_each(|range| work(self.part(range, &blank).as_ref()));
         }
+        thread::scope(|scope| {
+            let (parsed, parts) = mpsc::sync_channel(AHEAD);
+            // Memory is given back best where it was taken.
+            let (used, bin) = mpsc::channel();
+            let parse = move || {
+                for range in set.others() {
+                    drop(bin.try_iter().collect::<Vec<Option<Part>>>());
+                    if parsed.send(self.part(range, &blank)).is_err() {
+                        break;
+                    }
+                }
+                drop(parsed);
+                drop(bin.into_iter().collect::<Vec<Option<Part>>>());
+            };
+            if super::syntax::large_stack().spawn_scoped(scope, parse).is_err() {
+                return work(None);
+            }
+            for part in parts {
+                work(part.as_ref())?;
+                // There is somebody to take it as long as there are parts.
+                let _ = used.send(part);
+            }
+            Ok(())
+        })
     }
-    left.push_str(text.get(at..range.end)?);
-    Some((left, holes))
-}
 
-/// Everything in a large set behind its first part.
-fn entries(text: &str, set: &Large, large: &[Large]) -> Option<Vec<Element>> {
-    let mut entries = Vec::new();
-    let mut start = set.start;
-    for end in &set.ends {
-        let (part, mut holes) = shortened(text, start..*end, large)?;
-        holes.iter_mut().for_each(|(at, _)| *at += 1);
-        let root = parsed(&format!("{{{part}}}"), holes)?;
+    /// The tree that the whole text would have; `None` where it can not be parsed in this way.
+    pub(super) fn whole(&self) -> Option<GreenNode> {
+        self.tokens.store(0, Relaxed);
+        self.parsed(0..self.text.len(), ["", ""], &|set| self.entries(set))
+    }
+
+    /// Everything in a large set behind its first part.
+    fn entries(&self, set: &Large) -> Option<Vec<Element>> {
+        let mut entries = Vec::new();
+        for range in set.others() {
+            let part = self.part(range, &|set| self.entries(set))?.green;
+            let between_braces = part.children().len().checked_sub(2)?;
+            entries.extend(part.children().skip(1).take(between_braces).map(owned));
+        }
+        Some(entries)
+    }
+
+    /// The large sets in a stretch of the text that are in none other of them.
+    fn outermost(&self, range: &Range<usize>) -> impl Iterator<Item = &Large> {
+        let first = self.large.partition_point(|set| set.start <= range.start);
+        let (mut at, end) = (range.start, range.end);
+        self.large.iter().skip(first).take_while(move |set| set.start < end).filter(move |set| {
+            // Else it stands in a part of the one before.
+            let is_outermost = set.start > at;
+            if is_outermost {
+                at = set.ends.last().copied().unwrap_or(at);
+            }
+            is_outermost
+        })
+    }
+
+    /// A part of a set, as a set.
+    fn part(&self, range: Range<usize>, fill: &Fill<'_>) -> Option<Part> {
+        let start = range.start.checked_sub(1)?;
+        let root = self.parsed(range, ["{", "}"], fill)?;
         let mut children = root.children();
-        let (Some(NodeOrToken::Node(part)), None) = (children.next(), children.next()) else { return None };
-        if part.kind() != kind(K::NODE_ATTR_SET) {
+        let (Some(NodeOrToken::Node(set)), None) = (children.next(), children.next()) else { return None };
+        (set.kind() == kind(K::NODE_ATTR_SET)).then(|| Part { green: set.to_owned(), start })
+    }
+
+    /// The tree of a stretch of the text that has no fault, in brackets of its own. The parts of large sets in it are not
+    /// parsed, but for their first ones: `fill` says what is there for the others.
+    fn parsed(&self, range: Range<usize>, brackets: [&str; 2], fill: &Fill<'_>) -> Option<GreenNode> {
+        // What is not parsed in this way is not tried twice.
+        if self.broken.load(Relaxed) {
             return None;
         }
-        let between_braces = part.children().len().checked_sub(2)?;
-        entries.extend(part.children().skip(1).take(between_braces).map(owned));
-        start = *end;
+        let parsed = self.parse(range, brackets);
+        self.broken.fetch_or(parsed.is_none(), Relaxed);
+        let (green, holes) = parsed?;
+        if holes.is_empty() {
+            return Some(green);
+        }
+        let mut filling = Vec::with_capacity(holes.len());
+        for (hole, set) in holes {
+            filling.push((hole, fill(set)?));
+        }
+        filled(&green, 0, &mut filling)
     }
-    Some(entries)
+
+    /// The tree without what is to be filled in, and where that is.
+    fn parse(&self, range: Range<usize>, brackets: [&str; 2]) -> Option<(GreenNode, Vec<(usize, &Large)>)> {
+        let mut text = String::with_capacity(range.len().min(2 * SMALL));
+        let [opening, closing] = brackets;
+        text.push_str(opening);
+        let mut holes = Vec::new();
+        let mut at = range.start;
+        for set in self.outermost(&range) {
+            text.push_str(self.text.get(at..set.start)?);
+            holes.push((text.len(), set));
+            at = *set.ends.last()?;
+        }
+        text.push_str(self.text.get(at..range.end)?);
+        text.push_str(closing);
+        if text.len() > SMALL && scan(&text).is_err() {
+            return None;
+        }
+        let parse = rnix::Root::parse(&text);
+        if !parse.errors().is_empty() {
+            return None;
+        }
+        let green = parse.syntax().green().to_owned();
+        let (Scan { tokens, parentheses }, depth) = counted(&green)?;
+        let tokens = self.tokens.fetch_add(tokens, Relaxed) + tokens;
+        // Each parenthesis takes one token for the one that closes it, and nothing else takes a `)`: where there are as many
+        // of these as of those, each is closed by one.
+        let sound = parentheses == 0 && depth <= MAX_NESTING / MAX_PARTED && tokens <= MAX_TOKENS;
+        sound.then_some((green, holes))
+    }
 }
 
-/// The tree of a text that has no fault, its holes filled.
-fn parsed(text: &str, mut holes: Vec<Hole>) -> Option<GreenNode> {
-    let parse = rnix::Root::parse(text);
-    if !parse.errors().is_empty() {
-        return None;
-    }
-    let root = parse.syntax().green().to_owned();
-    if holes.is_empty() { Some(root) } else { filled(&root, 0, &mut holes) }
+/// What there is in a large set behind its first part.
+type Fill<'f> = dyn Fn(&Large) -> Option<Vec<Element>> + 'f;
+
+/// A blank for it.
+fn blank(set: &Large) -> Option<Vec<Element>> {
+    let length = set.ends.last()?.checked_sub(set.start)?;
+    Some(vec![GreenToken::new(kind(K::TOKEN_WHITESPACE), &" ".repeat(length)).into()])
 }
 
-/// A node that begins at `at`, with the holes in it filled.
-fn filled(node: &GreenNodeData, mut at: usize, mut holes: &mut [Hole]) -> Option<GreenNode> {
+/// A node that begins at `at`, with the holes before closing braces filled.
+fn filled(node: &GreenNodeData, mut at: usize, mut holes: &mut [(usize, Vec<Element>)]) -> Option<GreenNode> {
     let mut children: Vec<Element> = Vec::with_capacity(node.children().len());
     for child in node.children() {
         let start = at;
@@ -125,11 +277,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::nix::scan::scan;
-
     /// Whole and in parts of this size, where it can be divided.
     fn in_parts(text: &str, part: usize) -> Option<GreenNode> {
-        let green = parse(text, &scan(text, part).ok()?.large)?;
+        let parted = Parted::new(text, part)?;
+        let green = parted.whole()?;
         let whole = rnix::Root::parse(text);
         assert_eq!(whole.errors(), [], "{part}: {text}");
         assert!(*whole.syntax().green() == *green, "{part}: {text}");
@@ -169,7 +320,7 @@ mod tests {
     fn a_large_set_in_a_large_set_is_divided() {
         let vms: String = (0..500).map(|n| format!("    vm-{n} = {{ vmid = {n}; }};\n")).collect();
         let text = format!("{{\n  imported = {{\n{vms}  }};\n  managed = {{\n{vms}  }};\n}}\n");
-        let large = scan(&text, 4 << 10).unwrap_or_else(|fault| panic!("{fault:?}")).large;
+        let large = divide(&text, 4 << 10);
         assert_eq!(large.len(), 3, "{large:?}");
         assert!(in_parts(&text, 4 << 10).is_some());
     }

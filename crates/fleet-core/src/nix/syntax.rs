@@ -7,8 +7,8 @@ use rnix::{NixLanguage, SyntaxKind};
 use rowan::{GreenNode, GreenNodeData, GreenTokenData, Language, NodeOrToken};
 
 use super::{
-    parts::{self, PART},
-    scan::{Scan, scan},
+    parts::{PART, Part, Parted},
+    scan::{Scan, check_runs, scan},
 };
 
 /// Why a text has no syntax tree.
@@ -24,6 +24,43 @@ pub(super) enum SyntaxFault {
     TooLong { start: u32 },
 }
 
+/// A text that is not parsed yet.
+pub(super) struct Unparsed<'t> {
+    text: &'t str,
+    /// Its large sets, if it has any.
+    pub(super) parted: Option<Parted<'t>>,
+}
+
+impl<'t> Unparsed<'t> {
+    /// Looks at a text. Sets much larger than `part` bytes are noted: they can be parsed part by part.
+    pub(super) fn new(text: &'t str, part: usize) -> Result<Unparsed<'t>, SyntaxFault> {
+        if text.starts_with('\u{feff}') {
+            let message = "a byte order mark, which Nix takes for no text: save the file without one";
+            return Err(SyntaxFault::Wrong { message: message.to_owned(), help: None, start: 0, end: 3 });
+        }
+        check_runs(text)?;
+        Ok(Unparsed { text, parted: Parted::new(text, part) })
+    }
+
+    /// Parses it. Call it on a thread with a large stack: see [`on_large_stack`].
+    pub(super) fn tree(&self) -> Result<Tree, SyntaxFault> {
+        if let Some(parted) = &self.parted
+            && let Some(green) = parted.whole()
+        {
+            return Ok(Tree { green, tokens: parted.tokens() });
+        }
+        let Scan { tokens, parentheses } = scan(self.text)?;
+        let parse = rnix::Root::parse(self.text);
+        let tree = Tree { green: parse.syntax().green().to_owned(), tokens };
+        // Each that opens takes one token for the one that closes it, and nothing else takes a `)`: where there are as many
+        // of these as of those, and no fault, each is closed by one.
+        if parentheses == 0 && parse.errors().is_empty() {
+            return Ok(tree);
+        }
+        faults::first(parse.errors(), tree.root(), self.text).map_or(Ok(tree), Err)
+    }
+}
+
 /// A parsed file.
 #[derive(Debug, Clone)]
 pub(super) struct Tree {
@@ -34,46 +71,34 @@ pub(super) struct Tree {
 impl Tree {
     /// Parses a text. Call it on a thread with a large stack: see [`on_large_stack`].
     pub(super) fn parse(text: &str) -> Result<Tree, SyntaxFault> {
-        if text.starts_with('\u{feff}') {
-            let message = "a byte order mark, which Nix takes for no text: save the file without one";
-            return Err(SyntaxFault::Wrong { message: message.to_owned(), help: None, start: 0, end: 3 });
-        }
-        let Scan { tokens, parentheses, large } = scan(text, PART)?;
-        // Each that opens takes one token for the one that closes it, and nothing else takes a `)`: where there are as many
-        // of these as of those, and no fault, each is closed by one.
-        let closed = parentheses == 0;
-        if closed && let Some(green) = parts::parse(text, &large) {
-            return Ok(Tree { green, tokens });
-        }
-        let parse = rnix::Root::parse(text);
-        let tree = Tree { green: parse.syntax().green().to_owned(), tokens };
-        if closed && parse.errors().is_empty() {
-            return Ok(tree);
-        }
-        faults::first(parse.errors(), tree.root(), text).map_or(Ok(tree), Err)
+        Unparsed::new(text, PART)?.tree()
     }
 
-    /// How many tokens it has, white space and comments included.
+    /// How many tokens it has, white space and comments included, more or less.
     pub(super) fn tokens(&self) -> usize {
         self.tokens
     }
 
     /// The root node.
     pub(super) fn root(&self) -> Node<'_> {
-        Node { green: &self.green, start: 0 }
+        Node::root(&self.green)
     }
 }
 
 /// Runs `work` on a thread whose stack fits the depth limits of parser and evaluator.
 pub(super) fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> std::io::Result<T> {
     std::thread::scope(|scope| {
-        let thread =
-            std::thread::Builder::new().name("nix".to_owned()).stack_size(STACK).spawn_scoped(scope, work)?;
+        let thread = large_stack().spawn_scoped(scope, work)?;
         match thread.join() {
             Ok(value) => Ok(value),
             Err(panic) => std::panic::resume_unwind(panic),
         }
     })
+}
+
+/// Such a thread.
+pub(super) fn large_stack() -> std::thread::Builder {
+    std::thread::Builder::new().name("nix".to_owned()).stack_size(STACK)
 }
 
 /// Address space only: the kernel gives memory for what is used.
@@ -115,6 +140,17 @@ pub(super) enum Child<'a> {
 }
 
 impl<'a> Node<'a> {
+    /// The root of a tree.
+    pub(super) fn root(green: &'a GreenNode) -> Node<'a> {
+        Node { green, start: 0 }
+    }
+
+    /// The set that a part of a set is.
+    pub(super) fn part(part: &'a Part) -> Node<'a> {
+        // A file is at most 4 GiB.
+        Node { green: &part.green, start: u32::try_from(part.start).unwrap_or(u32::MAX) }
+    }
+
     pub(super) fn kind(self) -> SyntaxKind {
         NixLanguage::kind_from_raw(self.green.kind())
     }

@@ -79,6 +79,14 @@ impl<'a> Defs<'a> {
 impl Lowering<'_> {
     /// Collects what stands in a set, a `let` or a legacy `let`.
     pub(super) fn collect<'a>(&mut self, set: Node<'a>) -> Outcome<Defs<'a>> {
+        match self.divided(set) {
+            Some(_) => Err(self.undivided(set)),
+            None => self.entries(set),
+        }
+    }
+
+    /// The same of a set that may have further parts.
+    pub(super) fn entries<'a>(&mut self, set: Node<'a>) -> Outcome<Defs<'a>> {
         let mut defs = Defs { recursive: set.token(K::TOKEN_REC).is_some(), ..Defs::default() };
         for entry in set.nodes() {
             match entry.kind() {

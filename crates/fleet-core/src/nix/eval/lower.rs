@@ -15,7 +15,7 @@ use super::{
     error::{Outcome, Sort, Stop},
     expr::{AttrsExpr, Binding, Expr, ExprId, Formal, Key, Lambda, Op, Param, SelectExpr, Sym},
 };
-use crate::nix::{source::Span, syntax::Node};
+use crate::nix::{parts::Parted, source::Span, syntax::Node};
 
 /// Interned names.
 #[derive(Debug, Default)]
@@ -53,6 +53,12 @@ pub(super) struct Code {
 }
 
 impl Code {
+    /// Forgets all expressions from this one on.
+    pub(super) fn truncate(&mut self, exprs: usize) {
+        self.exprs.truncate(exprs);
+        self.spans.truncate(exprs);
+    }
+
     /// Makes room for so many more expressions.
     pub(super) fn reserve(&mut self, exprs: usize) {
         self.exprs.reserve(exprs);
@@ -81,11 +87,13 @@ pub(super) struct Lowering<'m> {
     pub(super) scopes: Vec<Scope>,
     /// How many scopes were looked through.
     looked: u64,
+    /// What is lowered part by part, and of how many sets all parts have been.
+    pub(super) parted: Option<(&'m Parted<'m>, usize)>,
 }
 
 impl<'m> Lowering<'m> {
     pub(super) fn new(names: &'m mut Names, code: &'m mut Code, file: u32, base: &'m Path) -> Self {
-        Lowering { names, code, file, base, scopes: Vec::new(), looked: 0 }
+        Lowering { names, code, file, base, scopes: Vec::new(), looked: 0, parted: None }
     }
 
     /// Lowers a whole file.
@@ -112,7 +120,7 @@ impl<'m> Lowering<'m> {
         self.add_at(expr, self.span(node))
     }
 
-    fn add_at(&mut self, expr: Expr, span: Span) -> ExprId {
+    pub(super) fn add_at(&mut self, expr: Expr, span: Span) -> ExprId {
         self.code.exprs.push(expr);
         self.code.spans.push(span);
         // A file is at most 4 GiB, an expression at least one byte.
@@ -140,10 +148,13 @@ impl<'m> Lowering<'m> {
                 }
                 Expr::List(items.into())
             }
-            K::NODE_ATTR_SET => {
-                let defs = self.collect(node)?;
-                return self.attrs(defs, self.span(node));
-            }
+            K::NODE_ATTR_SET => match self.divided(node) {
+                Some(set) => return self.in_parts(node, set),
+                None => {
+                    let defs = self.collect(node)?;
+                    return self.attrs(defs, self.span(node));
+                }
+            },
             K::NODE_LET_IN => self.let_in(node)?,
             // `let { …; body = e; }` is `(rec { … }).body`.
             K::NODE_LEGACY_LET => {
@@ -316,7 +327,7 @@ impl<'m> Lowering<'m> {
 
     /// Lowers definitions. With `scope` their names are in scope of each other, and that scope is left open.
     #[allow(clippy::type_complexity, reason = "used in two places, named there")]
-    fn bindings(
+    pub(super) fn bindings(
         &mut self,
         defs: Defs<'_>,
         scope: bool,

@@ -15,7 +15,10 @@ use super::{
     literals::canonical,
     lower::{Code, Names},
 };
-use crate::nix::source::{Sources, Span};
+use crate::nix::{
+    parts::PART,
+    source::{Sources, Span},
+};
 
 /// Index of a thunk.
 pub(super) type ThunkId = u32;
@@ -88,6 +91,8 @@ pub(super) struct Machine {
     /// The file whose text is given, and may not be the one on the disk: whoever reads it in there reads this text.
     pub(super) given: Option<(PathBuf, Arc<str>)>,
     pub(super) budget: Budget,
+    /// How large the parts are that a large set is read in, in bytes.
+    pub(super) part: usize,
     steps: u64,
     depth: u32,
     memory: u64,
@@ -111,6 +116,7 @@ impl Machine {
             imports: HashMap::new(),
             given: None,
             budget,
+            part: PART,
             steps: 0,
             depth: 0,
             memory: 0,

@@ -6,6 +6,7 @@
 mod builtins;
 mod call;
 mod defs;
+mod divided;
 mod error;
 mod expr;
 mod literals;

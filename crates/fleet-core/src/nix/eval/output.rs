@@ -4,13 +4,15 @@ use std::{collections::HashMap, io::Read as _, path::Path, sync::Arc};
 
 use super::{
     error::{Outcome, Sort, Stop},
+    expr::ExprId,
     lower::Lowering,
     machine::{Machine, NOWHERE, ThunkId, Val, base_of},
     value::{Attr, Data, Value},
 };
 use crate::nix::{
+    parts::Parted,
     source::{Source, Span},
-    syntax::{SyntaxFault, Tree},
+    syntax::{Node, SyntaxFault, Tree, Unparsed},
 };
 
 /// Values that were already evaluated to the bottom: what is shared stays shared.
@@ -69,14 +71,12 @@ impl Machine {
         let file = self.sources.add(Source::new(path.to_owned(), Arc::clone(text)));
         let span = |start, end| Some(Span { file, start, end });
         // Nix ends a comment at one, rnix does not.
-        let bytes = text.as_bytes();
-        if let Some(at) = (0..bytes.len()).find(|at| bytes[*at] == b'\r' && bytes.get(at + 1) != Some(&b'\n'))
-        {
+        let returns = text.match_indices('\r').map(|(at, _)| at);
+        if let Some(at) = returns.into_iter().find(|at| text.as_bytes().get(at + 1) != Some(&b'\n')) {
             let at = u32::try_from(at).unwrap_or(u32::MAX);
             return Err(Stop::new(Sort::Unsupported, "a carriage return without a line feed", span(at, at)));
         }
-        let parse = || Tree::parse(text);
-        let tree = tree.map_or_else(parse, Ok).map_err(|fault| match fault {
+        let fault = |fault| match fault {
             SyntaxFault::Wrong { message, help, start, end } => {
                 Stop::new(Sort::Syntax, message, span(start, end)).help(help)
             }
@@ -91,15 +91,41 @@ impl Machine {
             SyntaxFault::TooLong { start } => {
                 Stop::new(Sort::Budget, "too long to be read", span(start, start))
             }
-        })?;
-        // Parsing and lowering a token takes longer than evaluating an expression.
-        self.charge_steps(tree.tokens().saturating_mul(2))?;
+        };
+        let base = base_of(path);
+        let tree = match tree {
+            Some(tree) => tree,
+            None => {
+                let unparsed = Unparsed::new(text, self.part).map_err(fault)?;
+                if let Some(parted) = &unparsed.parted
+                    && let Some(root) = self.lower_in_parts(parted, file, &base)
+                {
+                    self.charge_lowering(parted.tokens())?;
+                    return self.suspend_root(root);
+                }
+                unparsed.tree().map_err(fault)?
+            }
+        };
+        self.charge_lowering(tree.tokens())?;
         // Data has about one expression in eight tokens.
         self.code.reserve(tree.tokens() / 8);
-        let base = base_of(path);
         let root = Lowering::new(&mut self.names, &mut self.code, file, &base).file(tree.root())?;
         drop(tree);
         self.suspend_root(root)
+    }
+
+    /// Parsing and lowering a token takes longer than evaluating an expression.
+    fn charge_lowering(&mut self, tokens: usize) -> Outcome<()> {
+        self.charge_steps(tokens.saturating_mul(2))
+    }
+
+    /// Lowers a text with large sets without ever having its whole tree. `None` where that is not the way to tell what it is.
+    pub(super) fn lower_in_parts(&mut self, parted: &Parted<'_>, file: u32, base: &Path) -> Option<ExprId> {
+        let frame = parted.frame()?;
+        let before = self.code.exprs.len();
+        let lowered = Lowering::new(&mut self.names, &mut self.code, file, base)
+            .file_in_parts(Node::root(&frame), parted);
+        lowered.inspect_err(|_| self.code.truncate(before)).ok()
     }
 
     /// The value of a thunk, evaluated to the bottom.
