@@ -26,6 +26,8 @@ pub(crate) struct Reader<'a> {
     evaluated: &'a Evaluated,
     file: &'a Path,
     base: &'a Path,
+    /// What each of the files that were read is called.
+    names: Vec<String>,
     /// What was found wrong so far.
     pub(crate) faults: Vec<Fault>,
 }
@@ -42,7 +44,9 @@ pub(crate) struct Fields<'a> {
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(evaluated: &'a Evaluated, file: &'a Path, base: &'a Path) -> Reader<'a> {
-        Reader { evaluated, file, base, faults: Vec::new() }
+        let name = |path: &Path| path.strip_prefix(base).unwrap_or(path).display().to_string();
+        let names = evaluated.sources.iter().map(|source| name(&source.path)).collect();
+        Reader { evaluated, file, base, names, faults: Vec::new() }
     }
 
     /// A fault at this place, not yet recorded.
@@ -66,12 +70,10 @@ impl<'a> Reader<'a> {
 
     /// The place as `file:line`, to refer to from another fault.
     pub(crate) fn place(&self, at: Option<Span>) -> String {
-        let source = at.and_then(|at| Some((self.evaluated.sources.get(at.file)?, at.start)));
-        match source {
-            Some((source, start)) => {
-                let file = source.path.strip_prefix(self.base).unwrap_or(&source.path);
-                format!("{}:{}", file.display(), source.line(start))
-            }
+        let line = |at: Span| Some(self.evaluated.sources.get(at.file)?.line(at.start));
+        let name = |at: Span| self.names.get(at.file as usize);
+        match at.and_then(|at| Some((name(at)?, line(at)?))) {
+            Some((name, line)) => format!("{name}:{line}"),
             None => "another place".to_owned(),
         }
     }

@@ -1,11 +1,10 @@
 //! The definitions between braces, before anything in them is lowered: attribute paths taken apart and merged as
 //! Nix's parser merges them.
 
-use std::collections::HashMap;
-
 use rnix::SyntaxKind as K;
 
 use super::{
+    Map,
     error::{Outcome, Sort, Stop},
     expr::Sym,
     lower::Lowering,
@@ -39,7 +38,7 @@ pub(super) struct Defs<'a> {
     pub entries: Vec<Def<'a>>,
     pub dynamics: Vec<(Node<'a>, DefValue<'a>, Span)>,
     pub froms: Vec<Node<'a>>,
-    index: HashMap<Sym, usize>,
+    index: Map<Sym, usize>,
 }
 
 /// Below this many entries a list is searched, above it a map.

@@ -1,16 +1,11 @@
 //! From the syntax tree to [`Expr`]: every variable resolved, every string unescaped.
 
-use std::{
-    collections::{HashMap, HashSet},
-    path::Path,
-    rc::Rc,
-    sync::Arc,
-};
+use std::{collections::HashSet, path::Path, rc::Rc, sync::Arc};
 
 use rnix::SyntaxKind as K;
 
 use super::{
-    builtins,
+    Map, builtins,
     defs::{Attr, DefValue, Defs},
     error::{Outcome, Sort, Stop},
     expr::{AttrsExpr, Binding, Expr, ExprId, Formal, Key, Lambda, Op, Param, SelectExpr, Sym},
@@ -21,7 +16,7 @@ use crate::nix::{parts::Parted, source::Span, syntax::Node};
 #[derive(Debug, Default)]
 pub(super) struct Names {
     texts: Vec<Arc<str>>,
-    ids: HashMap<Arc<str>, Sym>,
+    ids: Map<Arc<str>, Sym>,
 }
 
 impl Names {
@@ -68,7 +63,7 @@ impl Code {
 
 /// What is in scope at a place: one environment each when the program runs.
 pub(super) enum Scope {
-    Names(HashMap<Sym, u32>),
+    Names(Map<Sym, u32>),
     /// A `let` or `rec` of few names.
     Few(Vec<Sym>),
     With,
@@ -333,7 +328,7 @@ impl<'m> Lowering<'m> {
         scope: bool,
     ) -> Outcome<(Vec<Binding>, Vec<(ExprId, ExprId, Span)>)> {
         // What is inherited without a source belongs to the scope outside.
-        let mut outer = HashMap::new();
+        let mut outer = Map::default();
         for def in &defs.entries {
             if matches!(def.value, DefValue::Inherit) {
                 outer.insert(def.name, self.resolve(def.name, def.key)?);

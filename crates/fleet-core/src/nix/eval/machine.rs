@@ -224,6 +224,14 @@ impl Machine {
         self.thunks[id as usize].expr
     }
 
+    /// Where it is to be evaluated, if it has not been.
+    pub(super) fn suspended(&self, id: ThunkId) -> Option<EnvId> {
+        match self.thunks[id as usize].state {
+            State::Suspended(env) => Some(env),
+            _ => None,
+        }
+    }
+
     pub(super) fn add_env(
         &mut self,
         parent: EnvId,

@@ -27,6 +27,9 @@ pub use value::{Attr, Data, Evaluated, Value};
 
 use super::syntax::{Tree, on_large_stack};
 
+/// A map with a quick hash: what a file can fill it with is bounded by the file's budget.
+type Map<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
+
 /// What an evaluation may use before it is given up.
 #[derive(Debug, Clone, Copy)]
 pub struct Budget {

@@ -1,12 +1,13 @@
 //! Evaluating to the bottom, and reading files.
 
-use std::{collections::HashMap, io::Read as _, path::Path, sync::Arc};
+use std::{io::Read as _, path::Path, rc::Rc, sync::Arc};
 
 use super::{
+    Map,
     error::{Outcome, Sort, Stop},
-    expr::ExprId,
+    expr::{Expr, ExprId, Sym},
     lower::Lowering,
-    machine::{Machine, NOWHERE, ThunkId, Val, base_of},
+    machine::{EnvId, Machine, NOWHERE, ThunkId, Val, base_of},
     value::{Attr, Data, Value},
 };
 use crate::nix::{
@@ -17,7 +18,7 @@ use crate::nix::{
 
 /// Values that were already evaluated to the bottom: what is shared stays shared.
 #[derive(Default)]
-pub(super) struct Seen(HashMap<ThunkId, Value>);
+pub(super) struct Seen(Map<ThunkId, Value>);
 
 impl Machine {
     /// Reads a file and gives its value, not evaluated yet.
@@ -134,14 +135,37 @@ impl Machine {
             return Ok(value.clone());
         }
         let expr = self.thunk_expr(thunk);
+        let written = match self.suspended(thunk) {
+            Some(env) => self.written(expr, env, level, seen)?,
+            None => None,
+        };
+        let value = match written {
+            Some(value) => value,
+            None => {
+                let at = self.enter(expr, level)?;
+                let value = self.force(thunk).map_err(|stop| stop.or_at(self.span(expr)))?;
+                Value { data: self.data(value, expr, level, seen)?, at }
+            }
+        };
+        if matches!(value.data, Data::List(_) | Data::Attrs(_)) {
+            seen.0.insert(thunk, value.clone());
+        }
+        Ok(value)
+    }
+
+    /// Counts a value of the result, and tells its place.
+    fn enter(&mut self, expr: ExprId, level: u32) -> Outcome<Option<Span>> {
         let span = self.span(expr);
         if level > self.budget.nesting {
             let message = format!("a value nested deeper than {} levels", self.budget.nesting);
             return Err(Stop::new(Sort::Budget, message, Some(span)));
         }
         self.charge_steps(1).map_err(|stop| stop.or_at(span))?;
-        let at = (span != NOWHERE).then_some(span);
-        let data = match self.force(thunk).map_err(|stop| stop.or_at(span))? {
+        Ok((span != NOWHERE).then_some(span))
+    }
+
+    fn data(&mut self, value: Val, expr: ExprId, level: u32, seen: &mut Seen) -> Outcome<Data> {
+        Ok(match value {
             Val::Null => Data::Null,
             Val::Bool(b) => Data::Bool(b),
             Val::Int(number) => Data::Int(number),
@@ -158,23 +182,71 @@ impl Machine {
                 self.charge(slots.len() * size_of::<Attr>())?;
                 let mut attrs = Vec::with_capacity(slots.len());
                 for slot in slots.iter() {
-                    let name = Arc::clone(self.names.text(slot.name));
-                    let key = (slot.key != NOWHERE).then_some(slot.key);
-                    attrs.push(Attr { name, key, value: self.deep(slot.value, level + 1, seen)? });
+                    let value = self.deep(slot.value, level + 1, seen)?;
+                    attrs.push(self.attr(slot.name, slot.key, value));
                 }
-                attrs.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-                Data::Attrs(attrs.into())
+                Data::Attrs(in_order(attrs))
             }
             Val::Lambda(..) | Val::Builtin(..) => Data::Function,
             Val::Builtins => return self.unsupported("`builtins` as a value", expr),
-        };
-        let shared = matches!(data, Data::List(_) | Data::Attrs(_));
-        let value = Value { data, at };
-        if shared {
-            seen.0.insert(thunk, value.clone());
-        }
-        Ok(value)
+        })
     }
+
+    /// The value of an expression that stands there as it is: what is in it is nobody else's, and needs no thunks. `None` for
+    /// one that is to be evaluated.
+    fn written(&mut self, expr: ExprId, env: EnvId, level: u32, seen: &mut Seen) -> Outcome<Option<Value>> {
+        let data = match &self.code.exprs[expr as usize] {
+            Expr::Null => Data::Null,
+            Expr::Bool(b) => Data::Bool(*b),
+            Expr::Int(number) => Data::Int(*number),
+            Expr::Float(number) => Data::Float(*number),
+            Expr::Str(text) => Data::Str(Arc::clone(text)),
+            Expr::Path(path) => Data::Path(Path::new(path.as_ref()).into()),
+            Expr::List(items) => {
+                let items = Rc::clone(items);
+                let at = self.enter(expr, level)?;
+                self.charge(items.len() * size_of::<Value>())?;
+                let items: Outcome<Vec<Value>> =
+                    items.iter().map(|item| self.element(*item, env, level + 1, seen)).collect();
+                return Ok(Some(Value { data: Data::List(items?.into()), at }));
+            }
+            Expr::Attrs(set) if !set.recursive && set.dynamics.is_empty() => {
+                let set = Rc::clone(set);
+                let at = self.enter(expr, level)?;
+                self.charge(set.statics.len() * size_of::<Attr>())?;
+                let mut attrs = Vec::with_capacity(set.statics.len());
+                for binding in &set.statics {
+                    let value = self.element(binding.value, env, level + 1, seen)?;
+                    attrs.push(self.attr(binding.name, binding.key, value));
+                }
+                return Ok(Some(Value { data: Data::Attrs(in_order(attrs)), at }));
+            }
+            _ => return Ok(None),
+        };
+        let at = self.enter(expr, level)?;
+        Ok(Some(Value { data, at }))
+    }
+
+    /// The value of what stands in such a set or list.
+    fn element(&mut self, expr: ExprId, env: EnvId, level: u32, seen: &mut Seen) -> Outcome<Value> {
+        match self.written(expr, env, level, seen)? {
+            Some(value) => Ok(value),
+            None => {
+                let thunk = self.suspend(expr, env)?;
+                self.deep(thunk, level, seen)
+            }
+        }
+    }
+
+    fn attr(&self, name: Sym, key: Span, value: Value) -> Attr {
+        Attr { name: Arc::clone(self.names.text(name)), key: (key != NOWHERE).then_some(key), value }
+    }
+}
+
+/// Attributes in the order of their names.
+fn in_order(mut attrs: Vec<Attr>) -> Arc<[Attr]> {
+    attrs.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    attrs.into()
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Stop {
