@@ -579,7 +579,7 @@ let
     ++ wrongFields path fields vm
     ++ concatMap (range: fault "${path}.vmid" true "${toString vm.vmid} is in the range '${range}', which is for something else") kept
     ++ fault "${path}.storage" (
-      !(vm ? storage) && !(isStorage (proxmox.defaultStorage or null))
+      !(vm ? storage) && !(proxmox ? defaultStorage) && isAttrs (definitions.proxmox or { })
     ) "is missing, and so is proxmox.defaultStorage"
     ++ fault "${path}.gateway" (gateway != null && (vm.ip or "dhcp") == "dhcp") "a gateway without a fixed address"
     ++ (

@@ -68,8 +68,8 @@ fn place(evaluated: &Evaluated, path: &[&str]) -> Option<Location> {
 
 /// Where attributes of `vms/definitions.nix` are, for faults that are found later: one for each path. Reads the file again.
 pub fn places_in_definitions(repo: &Repo, nix: NixMode, paths: &[&[&str]]) -> Vec<Option<Location>> {
-    let evaluated = Definitions::evaluate(repo, nix).ok();
-    paths.iter().map(|path| place(evaluated.as_ref()?, path)).collect()
+    let reading = Definitions::evaluate(repo, nix).ok();
+    paths.iter().map(|path| place(&reading.as_ref()?.evaluated, path)).collect()
 }
 
 /// Checks definitions, hosts and host directories against each other. Reads files only. What is right is checked
@@ -79,13 +79,13 @@ pub fn repository(repo: &Repo, nix: NixMode) -> Report {
     let definitions = || {
         let mut faults = Vec::new();
         let (read, managed) = match Definitions::evaluate(repo, nix) {
-            Ok(evaluated) => {
-                let read = Definitions::of(&evaluated, repo);
+            Ok(reading) => {
+                let read = Definitions::of(&reading, repo);
                 if let Err(error) = &read {
                     faults.extend(faults::from_error(error, &repo.definitions(), repo.root()));
                 }
-                faults.extend(host_dirs(repo, &evaluated));
-                (read.ok(), managed_names(&evaluated))
+                faults.extend(host_dirs(repo, &reading.evaluated));
+                (read.ok(), managed_names(&reading.evaluated))
             }
             Err(error) => {
                 faults.extend(faults::from_error(&error, &repo.definitions(), repo.root()));
@@ -95,11 +95,11 @@ pub fn repository(repo: &Repo, nix: NixMode) -> Report {
         (read, managed, faults)
     };
     let hosts = || {
-        let evaluated = Hosts::evaluate(repo, nix)?;
-        let (hosts, mut faults) = Hosts::read(&evaluated, repo);
+        let reading = Hosts::evaluate(repo, nix)?;
+        let (hosts, mut faults) = Hosts::read(&reading, repo);
         let valid = faults.is_empty();
-        faults.extend(host_files(repo, &hosts, &evaluated));
-        Ok((evaluated, hosts, valid, faults))
+        faults.extend(host_files(repo, &hosts, &reading.evaluated));
+        Ok((reading.evaluated, hosts, valid, faults))
     };
     let ((definitions, managed, faults), hosts) = both(definitions, hosts);
     report.definitions = definitions;

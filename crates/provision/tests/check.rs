@@ -99,6 +99,34 @@ fn every_fault_has_its_place() {
 }
 
 #[test]
+fn an_error_of_evaluation_hides_no_other_fault() {
+    let bench = Bench::new();
+    let text = |vms: &str| format!("managed = {{\n{vms}\n    ");
+    let broken = r#"    web = { vmid = 111; cores = 2; memory = 1 + "a"; disk = "20"; install = "none"; };
+    db = { vmid = 111; cores = 2; memory = lots; disk = "20G"; install = "none"; };
+    mail = { vmid = 112; cores = throw "ask Ann"; memory = 256; disk = "20G"; install = "none"; };"#;
+    bench.fleet.edit("vms/definitions.nix", "managed = {", &text(broken));
+    bench.fleet.edit("hosts.nix", "hostname = \"thinkpad\";", "hostname = thinkpad;");
+    bench.fleet.edit("hosts.nix", "sshAlias = \"igp\";", "sshAlias = 3;");
+    bench.fleet.edit("hosts.nix", "homeFile = ./hosts/doc1/home.nix;", "homeFile = import ./nowhere.nix;");
+    assert_snapshot!("evaluated", check(&bench));
+    let output = bench.run(&["--json", "--quiet", "check"]);
+    assert_eq!(output.status.code(), Some(1));
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let faults = answer["error"]["details"].as_array().unwrap();
+    let paths: Vec<_> = faults.iter().map(|fault| fault["path"].as_str().unwrap()).collect();
+    let of_vms = ["managed.web.memory", "managed.web.disk", "managed.db.vmid", "managed.db.memory"];
+    let of_hosts = ["doc1.homeFile", "igp.sshAlias", "thinkpad.hostname"];
+    let wanted = [&of_hosts[..], &of_vms[..], &["managed.mail.cores", "managed.mail.memory"]].concat();
+    assert_eq!(paths, wanted, "{answer:#}");
+    assert!(faults.iter().all(|fault| fault["line"].is_u64() && fault["snippet"].is_string()), "{answer:#}");
+    // What is right in such a file is not acted on.
+    let output = bench.run(&["plan", "test-automation"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(bench.sim.connections(), 0);
+}
+
+#[test]
 fn likely_mistakes_in_hosts_are_faults() {
     let bench = Bench::new();
     bench.fleet.edit("hosts.nix", "hostname = \"igpu\";", "hostName = \"igpu\";");

@@ -10,7 +10,8 @@ use super::{
 use crate::{
     Result, faults,
     nix::{
-        eval::{Data, Evaluated},
+        Reading,
+        eval::Data,
         reader::{Fields, Reader},
     },
     ssh::HostPort,
@@ -70,8 +71,9 @@ pub const VERBS: &[&str] =
     &["plan", "apply", "status", "new", "destroy", "log", "check", "completions", "man", "help"];
 
 /// Reads everything; all faults are in the one error.
-pub(super) fn load(evaluated: &Evaluated, file: &Path, base: &Path) -> Result<Definitions> {
-    let mut reader = Reader::new(evaluated, file, base);
+pub(super) fn load(reading: &Reading, file: &Path, base: &Path) -> Result<Definitions> {
+    let mut reader = Reader::new(&reading.evaluated, file, base);
+    reader.faults.clone_from(&reading.faults);
     let shown = file.strip_prefix(base).unwrap_or(file).display().to_string();
     let Some(definitions) = read(&mut reader, file) else {
         return faults::check(&shown, reader.faults)
@@ -112,15 +114,14 @@ fn read<'a>(reader: &mut Reader<'a>, file: &Path) -> Option<Definitions> {
         }
     }
     let mut managed = Vec::new();
+    let default_storage = DefaultStorage::of(proxmox.as_ref(), &top);
     if let Some(section) = reader.set(&top, "managed") {
         for attr in Reader::in_order(&section) {
             let Some(fields) = reader.fields(&attr.value, section.join(&attr.name), attr.key) else {
                 continue;
             };
             let name = vm_name(reader, &fields, &attr.name, attr.key);
-            let vm =
-                managed_vm(reader, &fields, name, proxmox.as_ref().and_then(|p| p.default_storage.as_ref()));
-            managed.extend(vm);
+            managed.extend(managed_vm(reader, &fields, name, default_storage));
             defined.push(Defined { fields, name: attr.name.to_string(), section: Section::Managed });
         }
     }
@@ -141,6 +142,27 @@ fn read<'a>(reader: &mut Reader<'a>, file: &Path) -> Option<Definitions> {
         template,
         vmid_ranges,
     })
+}
+
+/// Where a disk goes whose VM names no storage.
+#[derive(Clone, Copy)]
+pub(super) enum DefaultStorage<'a> {
+    Known(&'a StorageId),
+    /// One is given, but it is wrong: its own fault is enough.
+    Wrong,
+    None,
+}
+
+impl<'a> DefaultStorage<'a> {
+    fn of(proxmox: Option<&'a Proxmox>, top: &Fields<'_>) -> DefaultStorage<'a> {
+        if let Some(storage) = proxmox.and_then(|proxmox| proxmox.default_storage.as_ref()) {
+            return DefaultStorage::Known(storage);
+        }
+        let section = top.get("proxmox").map(|attr| &attr.value);
+        let given = section
+            .is_some_and(|section| section.attrs().is_none() || section.get("defaultStorage").is_some());
+        if given { DefaultStorage::Wrong } else { DefaultStorage::None }
+    }
 }
 
 fn proxmox(reader: &mut Reader<'_>, top: &Fields<'_>) -> Option<Proxmox> {
@@ -172,13 +194,8 @@ fn proxmox(reader: &mut Reader<'_>, top: &Fields<'_>) -> Option<Proxmox> {
 pub(super) fn strings(reader: &mut Reader<'_>, fields: &Fields<'_>, name: &str) -> Vec<String> {
     let Some(attr) = fields.get(name) else { return Vec::new() };
     let Data::List(items) = &attr.value.data else {
-        let message = format!("must be a list of strings, not {}", attr.value.kind());
-        reader.add(
-            attr.value.at.or(attr.key),
-            &fields.join(name),
-            message,
-            Some(format!("for example: {name} = [ \"…\" ];")),
-        );
+        let help = format!("for example: {name} = [ \"…\" ];");
+        reader.not(&attr.value, attr.key, &fields.join(name), "must be a list of strings", Some(help));
         return Vec::new();
     };
     let mut texts = Vec::new();
@@ -186,8 +203,7 @@ pub(super) fn strings(reader: &mut Reader<'_>, fields: &Fields<'_>, name: &str) 
         match item.as_str() {
             Some(text) => texts.push(text.to_owned()),
             None => {
-                let message = format!("must hold strings, not {}", item.kind());
-                reader.add(item.at.or(attr.key), &fields.join(name), message, None);
+                reader.not(item, attr.key, &fields.join(name), "must hold strings", None);
             }
         }
     }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::{
     Addressing, FurtherDisk, Install, ManagedVm, Placement,
-    load::{LAST_MANAGED, MANAGED, VERBS, owned, strings},
+    load::{DefaultStorage, LAST_MANAGED, MANAGED, VERBS, owned, strings},
 };
 use crate::{
     authorized_keys::AuthorizedKey,
@@ -39,7 +39,7 @@ pub(super) fn managed_vm<'a>(
     reader: &mut Reader<'a>,
     fields: &Fields<'a>,
     name: Option<VmName>,
-    default_storage: Option<&StorageId>,
+    default_storage: DefaultStorage<'_>,
 ) -> Option<ManagedVm> {
     reader.known(fields, MANAGED);
     for (required, help) in [
@@ -58,10 +58,14 @@ pub(super) fn managed_vm<'a>(
     let memory = reader.number::<u64>(fields, "memory", 512..=i64::MAX, "4096");
     let disk = reader.parsed::<DiskSize>(fields, "disk", "\"20G\"");
     let storage = reader.parsed::<StorageId>(fields, "storage", "\"local-lvm\"");
-    if fields.get("storage").is_none() && default_storage.is_none() {
-        reader.missing(fields, "storage", "name one here, or `defaultStorage` under `proxmox` for all");
-    }
-    let storage = storage.or_else(|| default_storage.cloned());
+    let storage = match default_storage {
+        DefaultStorage::None if fields.get("storage").is_none() => {
+            reader.missing(fields, "storage", "name one here, or `defaultStorage` under `proxmox` for all");
+            None
+        }
+        DefaultStorage::Known(default) => storage.or_else(|| Some(default.clone())),
+        DefaultStorage::None | DefaultStorage::Wrong => storage,
+    };
     let nixos_config = reader.checked(
         fields,
         "nixosConfig",
@@ -216,7 +220,7 @@ fn addressing<'a>(reader: &mut Reader<'a>, fields: &Fields<'a>) -> (Addressing, 
     let at = fields.value_at("gateway");
     let path = fields.join("gateway");
     match (fixed, gateway) {
-        (None, Some(_)) if matches!(text, None | Some("dhcp")) => {
+        (None, Some(_)) if text == Some("dhcp") || fields.get("ip").is_none() => {
             reader.add(
                 at,
                 &path,
@@ -285,13 +289,8 @@ fn further_disks<'a>(reader: &mut Reader<'a>, fields: &Fields<'a>) -> Vec<Furthe
     let Some(attr) = fields.get("disks") else { return Vec::new() };
     let path = fields.join("disks");
     let Data::List(items) = &attr.value.data else {
-        let message = format!("must be a list, not {}", attr.value.kind());
-        reader.add(
-            attr.value.at.or(attr.key),
-            &path,
-            message,
-            Some("disks = [ \"100G\" { size = \"1T\"; storage = \"tank\"; } ];".to_owned()),
-        );
+        let help = "disks = [ \"100G\" { size = \"1T\"; storage = \"tank\"; } ];".to_owned();
+        reader.not(&attr.value, attr.key, &path, "must be a list", Some(help));
         return Vec::new();
     };
     let mut disks = Vec::new();

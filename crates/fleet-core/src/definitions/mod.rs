@@ -18,7 +18,7 @@ pub use self::{
 };
 use crate::{
     Error, Result,
-    nix::{NixMode, eval::Evaluated},
+    nix::{NixMode, Reading},
     repo::Repo,
     types::{BridgeName, Cidr, DiskSize, MacAddr, NodeName, StorageId, Tag, UserName, VmName, VmRef, Vmid},
 };
@@ -241,17 +241,17 @@ impl Definitions {
 
     /// The definitions that `text` would be in the repository's file.
     pub fn of_text(text: &str, repo: &Repo, nix: NixMode) -> Result<Definitions> {
-        Definitions::of(&crate::nix::read_text(text, &repo.definitions(), repo.root(), nix)?, repo)
+        Definitions::of(&crate::nix::read_text(text, &repo.definitions(), repo.root(), nix)?.into(), repo)
     }
 
-    /// The value of the repository's definitions, which knows its places.
-    pub(crate) fn evaluate(repo: &Repo, nix: NixMode) -> Result<Evaluated> {
-        crate::nix::read(&repo.definitions(), repo.root(), nix)
+    /// The value of the repository's definitions, which knows its places, and every evaluation error.
+    pub(crate) fn evaluate(repo: &Repo, nix: NixMode) -> Result<Reading> {
+        crate::nix::read_with_faults(&repo.definitions(), repo.root(), nix)
     }
 
     /// The definitions that this value is; every fault of every VM is in the one error.
-    pub(crate) fn of(evaluated: &Evaluated, repo: &Repo) -> Result<Definitions> {
-        load::load(evaluated, &repo.definitions(), repo.root())
+    pub(crate) fn of(reading: &Reading, repo: &Repo) -> Result<Definitions> {
+        load::load(reading, &repo.definitions(), repo.root())
     }
 
     /// The lowest VMID that is neither in these definitions nor in `taken`: in the range of this name, or else in

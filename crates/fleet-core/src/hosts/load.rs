@@ -6,15 +6,17 @@ use super::{Host, Hosts};
 use crate::{
     faults::Fault,
     nix::{
+        Reading,
         edit::ORDER,
-        eval::{Data, Evaluated, Value},
+        eval::{Data, Value},
         reader::{Fields, Reader},
     },
 };
 
 /// Reads everything: what is right, and all faults. Fields that these tools do not know are somebody else's.
-pub(super) fn read(evaluated: &Evaluated, file: &Path, base: &Path) -> (Hosts, Vec<Fault>) {
-    let mut reader = Reader::new(evaluated, file, base);
+pub(super) fn read(reading: &Reading, file: &Path, base: &Path) -> (Hosts, Vec<Fault>) {
+    let mut reader = Reader::new(&reading.evaluated, file, base);
+    reader.faults.clone_from(&reading.faults);
     let shown = file.strip_prefix(base).unwrap_or(file).display().to_string();
     let mut hosts = Vec::new();
     if let Some(top) = reader.top() {
@@ -45,10 +47,12 @@ pub(super) fn read(evaluated: &Evaluated, file: &Path, base: &Path) -> (Hosts, V
 /// Whether this is a set of sets (`hosts = { web = { … }; };`) and not a host.
 fn holds_hosts(value: &Value) -> bool {
     let attrs = value.attrs().unwrap_or_default();
-    !attrs.is_empty()
-        && attrs
-            .iter()
-            .all(|attr| matches!(attr.value.data, Data::Attrs(_)) && !ORDER.contains(&attr.name.as_ref()))
+    let is_set = |value: &Value| matches!(value.data, Data::Attrs(_));
+    attrs.iter().any(|attr| is_set(&attr.value))
+        && attrs.iter().all(|attr| {
+            (is_set(&attr.value) || matches!(attr.value.data, Data::Failed))
+                && !ORDER.contains(&attr.name.as_ref())
+        })
 }
 
 fn host<'a>(reader: &mut Reader<'a>, fields: &Fields<'a>, name: &str, shown: &str) -> Host {
@@ -96,10 +100,9 @@ fn path<'a>(reader: &mut Reader<'a>, fields: &Fields<'a>, name: &str) -> Option<
         Data::Path(path) => Some(path.to_path_buf()),
         Data::Str(text) if text.starts_with('/') => Some(PathBuf::from(text.as_ref())),
         _ => {
-            let message = format!("must be a path, not {}", attr.value.kind());
             let help =
                 Some(format!("for example: {name} = ./hosts/NAME/configuration.nix; (without quotes)"));
-            reader.add(attr.value.at.or(attr.key), &fields.join(name), message, help);
+            reader.not(&attr.value, attr.key, &fields.join(name), "must be a path", help);
             None
         }
     }

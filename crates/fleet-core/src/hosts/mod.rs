@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::{
     Error, Result,
     faults::{self, Fault},
-    nix::{NixMode, eval::Evaluated},
+    nix::{NixMode, Reading},
     repo::Repo,
 };
 
@@ -73,14 +73,14 @@ impl Hosts {
         Ok(hosts)
     }
 
-    /// The value of the repository's `hosts.nix`, which knows its places.
-    pub(crate) fn evaluate(repo: &Repo, nix: NixMode) -> Result<Evaluated> {
-        crate::nix::read(&repo.hosts(), repo.root(), nix)
+    /// The value of the repository's `hosts.nix`, which knows its places, and every evaluation error.
+    pub(crate) fn evaluate(repo: &Repo, nix: NixMode) -> Result<Reading> {
+        crate::nix::read_with_faults(&repo.hosts(), repo.root(), nix)
     }
 
     /// What is right in that value, and every fault.
-    pub(crate) fn read(evaluated: &Evaluated, repo: &Repo) -> (Hosts, Vec<Fault>) {
-        load::read(evaluated, &repo.hosts(), repo.root())
+    pub(crate) fn read(reading: &Reading, repo: &Repo) -> (Hosts, Vec<Fault>) {
+        load::read(reading, &repo.hosts(), repo.root())
     }
 
     /// The host of this attribute name.

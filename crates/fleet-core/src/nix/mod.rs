@@ -15,7 +15,10 @@ use std::path::Path;
 
 use eval::{Budget, EvalError, Evaluated};
 
-use crate::{Error, Result, faults::Fault};
+use crate::{
+    Error, Result,
+    faults::{self, Fault},
+};
 
 /// How Nix files are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -29,16 +32,62 @@ pub enum NixMode {
     Nix,
 }
 
+/// A file's value for the models that are read out of it.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    /// The value. Where there are faults it has gaps, is good for finding more of them, and nothing may act on it.
+    pub(crate) evaluated: Evaluated,
+    /// Every evaluation error.
+    pub(crate) faults: Vec<Fault>,
+}
+
+impl From<Evaluated> for Reading {
+    fn from(evaluated: Evaluated) -> Reading {
+        Reading { evaluated, faults: Vec::new() }
+    }
+}
+
 /// Reads a file's value. `base` is what places in errors are relative to.
 pub fn read(path: &Path, base: &Path, mode: NixMode) -> Result<Evaluated> {
     if mode == NixMode::Nix {
         return external::eval_file(path, base, &external::required_program()?);
     }
+    eval::eval_file(path, Budget::default()).or_else(|error| read_by_nix(&error, path, base, mode))
+}
+
+/// As [`read`], where an error in one place does not hide the others: what the file says elsewhere is read too.
+pub(crate) fn read_with_faults(path: &Path, base: &Path, mode: NixMode) -> Result<Reading> {
+    if mode == NixMode::Nix {
+        return read(path, base, mode).map(Reading::from);
+    }
     let error = match eval::eval_file(path, Budget::default()) {
-        Ok(evaluated) => return Ok(evaluated),
+        Ok(evaluated) => return Ok(evaluated.into()),
         Err(error) => error,
     };
-    let explained = explain(&error, path, base);
+    let failed = match read_by_nix(&error, path, base, mode) {
+        Ok(evaluated) => return Ok(evaluated.into()),
+        Err(failed) => failed,
+    };
+    // What ran out of its budget once is not read again.
+    let survey = match error {
+        EvalError::Budget(_) => None,
+        _ => eval::survey_file(path, Budget::default()).ok(),
+    };
+    let Some(survey) = survey.filter(|survey| !survey.is_one_error()) else { return Err(failed) };
+    let mut faults: Vec<Fault> =
+        survey.errors.iter().map(|(error, at)| fault(error, path, base, at)).collect();
+    // What only Nix can tell, where it was asked.
+    for other in faults::from_error(&failed, path, base) {
+        if !faults.iter().any(|fault| (&fault.file, fault.line) == (&other.file, other.line)) {
+            faults.push(other);
+        }
+    }
+    Ok(Reading { evaluated: survey.rest, faults })
+}
+
+/// The nix program's answer where it may know better than the embedded evaluator, else that one's error.
+fn read_by_nix(error: &EvalError, path: &Path, base: &Path, mode: NixMode) -> Result<Evaluated> {
+    let explained = explain(error, path, base);
     // What the embedded parser refuses may still be Nix: its word is final only when Nix agrees.
     let may_help = matches!(error, EvalError::Unsupported(_) | EvalError::Syntax(_));
     match external::program().filter(|_| may_help && mode == NixMode::Auto) {
@@ -68,6 +117,11 @@ pub(crate) fn read_text(text: &str, path: &Path, base: &Path, mode: NixMode) -> 
 
 /// An evaluation error as a person reads it; it carries the fault with its place.
 pub fn explain(error: &EvalError, path: &Path, base: &Path) -> Error {
+    fault(error, path, base, "").error()
+}
+
+/// An evaluation error as a fault of what has this attribute path.
+fn fault(error: &EvalError, path: &Path, base: &Path, attribute: &str) -> Fault {
     let fault = error.fault();
     let (what, help) = match error {
         EvalError::Syntax(_) => ("syntax error: ", None),
@@ -82,9 +136,9 @@ pub fn explain(error: &EvalError, path: &Path, base: &Path) -> Error {
         }
         EvalError::Eval(_) => ("", None),
     };
-    let mut shown = Fault::new(path, base, fault.at.as_ref(), "", format!("{what}{}", fault.message));
+    let mut shown = Fault::new(path, base, fault.at.as_ref(), attribute, format!("{what}{}", fault.message));
     shown.help = fault.help.as_deref().or(help).map(str::to_owned);
-    shown.error()
+    shown
 }
 
 /// The plain texts of all string literals in a Nix file, as they are written, without evaluating anything.

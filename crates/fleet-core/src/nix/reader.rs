@@ -68,6 +68,20 @@ impl<'a> Reader<'a> {
         self.faults.push(fault);
     }
 
+    /// Records that a value is not what it must be. One that could not be evaluated has its fault already.
+    pub(crate) fn not(
+        &mut self,
+        value: &Value,
+        key: Option<Span>,
+        path: &str,
+        wanted: &str,
+        help: Option<String>,
+    ) {
+        if !matches!(value.data, Data::Failed) {
+            self.add(value.at.or(key), path, format!("{wanted}, not {}", value.kind()), help);
+        }
+    }
+
     /// The place as `file:line`, to refer to from another fault.
     pub(crate) fn place(&self, at: Option<Span>) -> String {
         let line = |at: Span| Some(self.evaluated.sources.get(at.file)?.line(at.start));
@@ -104,18 +118,11 @@ impl<'a> Reader<'a> {
         at: Option<Span>,
         help: &str,
     ) -> Option<Fields<'a>> {
-        match value.attrs() {
-            Some(attrs) => Some(Fields { attrs, path, at: at.or(value.at) }),
-            None => {
-                self.add(
-                    value.at.or(at),
-                    &path,
-                    format!("must be a set, not {}", value.kind()),
-                    Some(help.to_owned()),
-                );
-                None
-            }
-        }
+        let Some(attrs) = value.attrs() else {
+            self.not(value, at, &path, "must be a set", Some(help.to_owned()));
+            return None;
+        };
+        Some(Fields { attrs, path, at: at.or(value.at) })
     }
 
     /// The attributes of a set in the order in which they stand in the file.
@@ -164,13 +171,8 @@ impl<'a> Reader<'a> {
 
     fn wrong(&mut self, attr: &Attr, fields: &Fields<'a>, wanted: &str, example: &str) {
         let path = fields.join(&attr.name);
-        let message = format!("must be {wanted}, not {}", attr.value.kind());
-        self.add(
-            attr.value.at.or(attr.key),
-            &path,
-            message,
-            Some(format!("for example: {} = {example};", attr.name)),
-        );
+        let help = format!("for example: {} = {example};", attr.name);
+        self.not(&attr.value, attr.key, &path, &format!("must be {wanted}"), Some(help));
     }
 
     /// A field as text.
@@ -292,13 +294,7 @@ impl<'a> Reader<'a> {
             match item.as_str() {
                 Some(text) => texts.push((text, item.at)),
                 None => {
-                    let path = fields.join(name);
-                    self.add(
-                        item.at.or(attr.key),
-                        &path,
-                        format!("must hold strings, not {}", item.kind()),
-                        None,
-                    );
+                    self.not(item, attr.key, &fields.join(name), "must hold strings", None);
                 }
             }
         }

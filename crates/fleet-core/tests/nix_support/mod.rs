@@ -146,6 +146,7 @@ pub(crate) fn wrapped(value: &Value) -> Json {
             json!(["set", attrs])
         }
         Data::Function => json!(["lambda"]),
+        Data::Failed => unreachable!("no evaluated file holds what failed"),
     }
 }
 

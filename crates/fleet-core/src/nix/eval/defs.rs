@@ -127,7 +127,8 @@ impl Lowering<'_> {
                 return Err(self.wrong("a name to inherit can not be computed", part));
             };
             if let Some(at) = defs.find(name) {
-                return Err(self.duplicate(name, self.span(part), defs.entries[at].key));
+                self.duplicate(name, self.span(part), defs.entries[at].key)?;
+                continue;
             }
             let value = from.map_or(DefValue::Inherit, DefValue::InheritFrom);
             defs.push(Def { name, key: self.span(part), value });
@@ -172,7 +173,7 @@ impl Lowering<'_> {
         }
         let nested = match existing {
             DefValue::Nested(nested) => nested,
-            _ => return Err(self.duplicate(name, *key, *first)),
+            _ => return self.duplicate(name, *key, *first),
         };
         if !rest.is_empty() {
             if nested.recursive {
@@ -182,17 +183,23 @@ impl Lowering<'_> {
         }
         let set = value.unparenthesized();
         if set.kind() != K::NODE_ATTR_SET {
-            return Err(self.duplicate(name, *key, *first));
+            return self.duplicate(name, *key, *first);
         }
         let added = self.collect(set)?;
         if !added.is_plain() || !nested.is_plain() {
             return Err(Stop::new(Sort::Unsupported, REC_MERGE, Some(*key)));
         }
+        let mut told = false;
         for def in added.entries {
-            if let Some(at) = nested.find(def.name) {
-                return Err(self.duplicate(def.name, def.key, nested.entries[at].key));
+            match nested.find(def.name) {
+                // A set that was copied has all of its names twice.
+                Some(_) if told => {}
+                Some(at) => {
+                    self.duplicate(def.name, def.key, nested.entries[at].key)?;
+                    told = true;
+                }
+                None => nested.push(def),
             }
-            nested.push(def);
         }
         Ok(())
     }
@@ -244,9 +251,10 @@ impl Lowering<'_> {
         strings::unescape(raw).map(Some).map_err(|what| self.unsupported(what, node))
     }
 
-    fn duplicate(&self, name: Sym, at: Span, first: Span) -> Stop {
+    /// Two definitions of one name; a survey goes on with the first.
+    fn duplicate(&mut self, name: Sym, at: Span, first: Span) -> Outcome<()> {
         let message = format!("attribute '{}' is already defined", self.names.text(name));
-        Stop::new(Sort::Eval, message, Some(at)).first(first)
+        self.wrong_here(Stop::new(Sort::Eval, message, Some(at)).first(first)).map(drop)
     }
 }
 

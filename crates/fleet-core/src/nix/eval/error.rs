@@ -86,6 +86,11 @@ impl Stop {
         self.0.sort
     }
 
+    /// Where and what.
+    pub(super) fn what(&self) -> (Option<Span>, &str) {
+        (self.0.at, &self.0.message)
+    }
+
     /// The same with what would be right.
     pub(super) fn help(mut self, help: Option<String>) -> Stop {
         self.0.help = help;

@@ -45,6 +45,8 @@ impl Names {
 pub(super) struct Code {
     pub exprs: Vec<Expr>,
     pub spans: Vec<Span>,
+    /// In a survey: what Nix refuses a file for as soon as it reads it, and after which lowering goes on.
+    pub wrong: Option<Vec<Stop>>,
 }
 
 impl Code {
@@ -254,7 +256,16 @@ impl<'m> Lowering<'m> {
             return Ok(self.add_at(Expr::WithVar(name), at));
         }
         let help = self.meant(&text);
-        Err(Stop::new(Sort::Eval, format!("undefined variable '{text}'"), Some(at)).help(help))
+        let stop = Stop::new(Sort::Eval, format!("undefined variable '{text}'"), Some(at)).help(help);
+        let wrong = self.wrong_here(stop)?;
+        Ok(self.add_at(Expr::Wrong(wrong), at))
+    }
+
+    /// Notes in a survey what is wrong with the file, and gives its index; else the file ends here.
+    pub(super) fn wrong_here(&mut self, stop: Stop) -> Outcome<u32> {
+        let Some(wrong) = &mut self.code.wrong else { return Err(stop) };
+        wrong.push(stop);
+        Ok(u32::try_from(wrong.len() - 1).unwrap_or(u32::MAX))
     }
 
     /// Counts a search through all scopes: what nests deeply and names much would keep us busy for long.

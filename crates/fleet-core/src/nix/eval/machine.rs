@@ -14,6 +14,7 @@ use super::{
     expr::{Expr, ExprId, Lambda, Op, Sym},
     literals::canonical,
     lower::{Code, Names},
+    survey::Found,
 };
 use crate::nix::{
     parts::PART,
@@ -63,6 +64,8 @@ pub(super) enum State {
     /// Being evaluated: needing it again is an infinite recursion.
     Running,
     Done(Val),
+    /// Why it has no value, which only a survey keeps: whoever needs it next is told the same.
+    Failed(Stop),
 }
 
 #[derive(Debug)]
@@ -90,6 +93,8 @@ pub(super) struct Machine {
     pub(super) imports: HashMap<PathBuf, Option<ThunkId>>,
     /// The file whose text is given, and may not be the one on the disk: whoever reads it in there reads this text.
     pub(super) given: Option<(PathBuf, Arc<str>)>,
+    /// What a survey found; without one the first error ends the evaluation.
+    pub(super) survey: Option<Found>,
     pub(super) budget: Budget,
     /// How large the parts are that a large set is read in, in bytes.
     pub(super) part: usize,
@@ -115,6 +120,7 @@ impl Machine {
             envs: vec![root],
             imports: HashMap::new(),
             given: None,
+            survey: None,
             budget,
             part: PART,
             steps: 0,
@@ -275,8 +281,10 @@ impl Machine {
     pub(super) fn force(&mut self, id: ThunkId) -> Outcome<Val> {
         let thunk = &mut self.thunks[id as usize];
         let expr = thunk.expr;
-        if let State::Done(value) = &thunk.state {
-            return Ok(value.clone());
+        match &thunk.state {
+            State::Done(value) => return Ok(value.clone()),
+            State::Failed(stop) => return Err(stop.clone()),
+            _ => {}
         }
         let state = std::mem::replace(&mut thunk.state, State::Running);
         let outcome = match &state {
@@ -292,7 +300,7 @@ impl Machine {
                     }
                 })
             }
-            State::Running | State::Done(_) => {
+            State::Running | State::Done(_) | State::Failed(_) => {
                 let help = "what a value is made of may not need the value itself".to_owned();
                 Err(Stop::new(Sort::Eval, "infinite recursion", Some(self.span(expr))).help(Some(help)))
             }
@@ -304,7 +312,10 @@ impl Machine {
                 Ok(value)
             }
             Err(stop) => {
-                thunk.state = state;
+                thunk.state = match &self.survey {
+                    Some(_) if !matches!(state, State::Running) => State::Failed(stop.clone()),
+                    _ => state,
+                };
                 Err(stop)
             }
         }
@@ -380,6 +391,10 @@ impl Machine {
                 return self.arithmetic(Op::Sub, &Val::Int(0), &operand, id);
             }
             Expr::Unsupported(what) => return self.unsupported(what.as_ref(), id),
+            Expr::Wrong(index) => {
+                let known = self.code.wrong.as_ref().and_then(|wrong| wrong.get(*index as usize));
+                return Err(known.cloned().unwrap_or_else(|| Stop::new(Sort::Eval, "is wrong", None)));
+            }
         })
     }
 

@@ -17,12 +17,14 @@ mod ops;
 mod output;
 mod scopes;
 mod strings;
+mod survey;
 mod value;
 
 use std::{path::Path, sync::Arc};
 
 pub use error::{EvalError, Fault};
 use machine::Machine;
+pub(crate) use survey::survey_file;
 pub use value::{Attr, Data, Evaluated, Value};
 
 use super::syntax::{Tree, on_large_stack};
@@ -88,10 +90,12 @@ fn run(
             Err(stop) => Err(stop.into_error(&machine.sources)),
         }
     };
-    on_large_stack(evaluate).unwrap_or_else(|error| {
-        let message = format!("can not start a thread to evaluate in: {error}");
-        Err(EvalError::Budget(Fault { message, at: None, help: None }))
-    })
+    on_large_stack(evaluate).unwrap_or_else(|error| Err(no_thread(&error)))
+}
+
+fn no_thread(error: &std::io::Error) -> EvalError {
+    let message = format!("can not start a thread to evaluate in: {error}");
+    EvalError::Budget(Fault { message, at: None, help: None })
 }
 
 /// The absolute path of a file; links are followed, as Nix does, because relative paths in it start there.

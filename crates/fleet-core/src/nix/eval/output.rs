@@ -98,7 +98,9 @@ impl Machine {
             Some(tree) => tree,
             None => {
                 let unparsed = Unparsed::new(text, self.part).map_err(fault)?;
-                if let Some(parted) = &unparsed.parted
+                // A survey has to tell two definitions of one name, for which there must be a whole tree.
+                if self.survey.is_none()
+                    && let Some(parted) = &unparsed.parted
                     && let Some(root) = self.lower_in_parts(parted, file, &base)
                 {
                     self.charge_lowering(parted.tokens())?;
@@ -135,7 +137,8 @@ impl Machine {
             return Ok(value.clone());
         }
         let expr = self.thunk_expr(thunk);
-        let written = match self.suspended(thunk) {
+        // A survey goes on after what fails in it.
+        let written = match self.suspended(thunk).filter(|_| self.survey.is_none()) {
             Some(env) => self.written(expr, env, level, seen)?,
             None => None,
         };
@@ -175,14 +178,14 @@ impl Machine {
             Val::List(items) => {
                 self.charge(items.len() * size_of::<Value>())?;
                 let items: Outcome<Vec<Value>> =
-                    items.iter().map(|item| self.deep(*item, level + 1, seen)).collect();
+                    items.iter().map(|item| self.member(None, *item, level + 1, seen)).collect();
                 Data::List(items?.into())
             }
             Val::Attrs(slots) => {
                 self.charge(slots.len() * size_of::<Attr>())?;
                 let mut attrs = Vec::with_capacity(slots.len());
                 for slot in slots.iter() {
-                    let value = self.deep(slot.value, level + 1, seen)?;
+                    let value = self.member(Some(slot.name), slot.value, level + 1, seen)?;
                     attrs.push(self.attr(slot.name, slot.key, value));
                 }
                 Data::Attrs(in_order(attrs))

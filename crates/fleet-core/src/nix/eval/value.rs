@@ -35,6 +35,8 @@ pub enum Data {
     Attrs(Arc<[Attr]>),
     /// A function: it has no value as data.
     Function,
+    /// What a survey could not evaluate: its fault is told by the survey. No evaluated file holds one.
+    Failed,
 }
 
 /// One attribute of a set.
@@ -61,6 +63,7 @@ impl Value {
             Data::List(_) => "a list",
             Data::Attrs(_) => "a set",
             Data::Function => "a function",
+            Data::Failed => "what can not be evaluated",
         }
     }
 
@@ -134,6 +137,7 @@ impl Evaluated {
                 Json::Object(attrs.iter().map(pair).collect::<Result<_, _>>()?)
             }
             Data::Function => return Err(EvalError::Eval(fault("a function can not be written as JSON"))),
+            Data::Failed => return Err(EvalError::Eval(fault("what can not be evaluated has no JSON"))),
         })
     }
 }
