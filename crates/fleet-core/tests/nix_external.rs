@@ -112,7 +112,7 @@ fn without_nix_the_construct_is_named() {
 
 /// Files that only nix can read, each with a host `web` whose `publicKey` is "old".
 const ONLY_NIX: &[&str] = &[
-    "let\n  keys = builtins.filter builtins.isString (builtins.split \"\\n\" (builtins.readFile ./keys));\nin\n{\n  web = {\n    \
+    "let\n  keys = builtins.filter builtins.isString (builtins.split \"\\r|\\n\" (builtins.readFile ./keys));\nin\n{\n  web = {\n    \
      publicKey = \"old\";\n    authorizedKeys = keys;\n  };\n}\n",
     "{\r\n  web = {\r\n    publicKey = \"old\";\r\n    notes = ''\r\n      two\r\n      lines\r\n    '';\r\n  };\r\n}\r\n",
     "{\n  web = {\n    publicKey = \"old\";\n    modules = [ ({ pkgs, ... }: { }) ];\n    home = https://x.y;\n  };\n}\n",

@@ -403,7 +403,7 @@ fn sops_reads_the_recipients_that_we_read() {
     let Some(sops) = sops() else { return };
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join(".sops.yaml");
-    let config = ProptestConfig { cases: cases() / 100, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases: cases() / 200, ..ProptestConfig::default() };
     let made = TestRunner::new(config).run(&habit(), |mut habit| {
         // Of other kinds of keys sops would want the programs.
         habit.rules.iter_mut().for_each(|rule| rule.others = "");

@@ -16,6 +16,42 @@ pub(crate) fn expressions(count: usize) -> Vec<String> {
     (0..count).map(|_| whole.new_tree(&mut runner).unwrap().current()).collect()
 }
 
+/// Regular expressions over two letters, mostly right, each asked of a short text of them.
+pub(crate) fn regular_expressions(count: usize) -> Vec<String> {
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, b"regular expressions and what not");
+    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    let one = prop::sample::select(vec![
+        "a",
+        "b",
+        "b",
+        "c",
+        ".",
+        "[ab]",
+        "[^a]",
+        "[[:alpha:]]",
+        "[a-c]",
+        r"\\.",
+        "-",
+        "]",
+        "}",
+        "^",
+        "$",
+    ])
+    .prop_map(str::to_owned);
+    let pattern = one.prop_recursive(4, 16, 4, |inner| {
+        let times = prop::sample::select(vec!["", "", "", "*", "+", "?", "{2}", "{1,2}", "{0,1}", "{2,}"]);
+        let atom = prop_oneof![2 => inner.clone(), 1 => inner.clone().prop_map(|inner| format!("({inner})"))];
+        let piece = (atom, times).prop_map(|(atom, times)| format!("{atom}{times}"));
+        let branch = vec(piece, 1..4).prop_map(|pieces| pieces.concat());
+        prop_oneof![3 => branch.clone(), 1 => vec(branch, 2..3).prop_map(|all| format!("({})", all.join("|")))]
+    });
+    let ask = prop::sample::select(vec!["match", "split"]);
+    let asked = (ask, pattern, "[ab]{0,6}|[abc.-]{0,8}").prop_map(|(ask, pattern, text)| {
+        format!("builtins.{ask} \"{}\" \"{text}\"", pattern.replace("${", "$"))
+    });
+    (0..count).map(|_| asked.new_tree(&mut runner).unwrap().current()).collect()
+}
+
 type Text = BoxedStrategy<String>;
 
 /// Strategies for each type, of one depth.

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -171,12 +172,33 @@ pub(crate) fn same(ours: &Json, theirs: &Json) -> bool {
     }
 }
 
+/// Files that expressions read and import.
+pub(crate) fn beside(dir: &Path) {
+    fs::create_dir(dir.join("dir")).unwrap();
+    for (name, text) in [
+        ("data.txt", "first\n  second ${x}\n"),
+        ("data.json", "{ \"web\": { \"vmid\": 110, \"tags\": [\"a\", null, 1.5] } }\n"),
+        ("dir/default.nix", "{ from = \"default\"; }\n"),
+        ("dir/a.nix", "{ v = 1; p = ./x; }\n"),
+        (
+            "dir/b.nix",
+            "{ x, y ? 2, ... }@args: { inherit x y; sum = x + y; names = builtins.attrNames args; }\n",
+        ),
+        ("dir/c.nix", "{ lib, ... }: with lib; { three = f 2; }\n"),
+        ("dir/broken.nix", "{ a = ; }\n"),
+    ] {
+        fs::write(dir.join(name), text).unwrap();
+    }
+}
+
 /// How many of which outcome.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) equal: usize,
     pub(crate) both_fail: usize,
     pub(crate) unsupported: usize,
+    /// What was not covered, and how often.
+    pub(crate) constructs: BTreeMap<String, usize>,
     pub(crate) budget: usize,
     pub(crate) wrong: Vec<String>,
 }
@@ -198,7 +220,10 @@ pub(crate) fn compare_files(nix: &Path, dir: &Path, files: &[PathBuf]) -> Tally 
     let mut tally = Tally::default();
     for (file, theirs) in files.iter().zip(answers) {
         match (eval_file(file, Budget::default()), theirs) {
-            (Err(EvalError::Unsupported(_)), _) => tally.unsupported += 1,
+            (Err(EvalError::Unsupported(fault)), _) => {
+                tally.unsupported += 1;
+                *tally.constructs.entry(fault.message).or_default() += 1;
+            }
             (Err(EvalError::Budget(_)), _) => tally.budget += 1,
             (Err(_), None) => tally.both_fail += 1,
             (Ok(ours), Some(theirs)) if same(&wrapped(&ours.value), &theirs) => tally.equal += 1,
@@ -228,6 +253,9 @@ impl Tally {
         self.equal += other.equal;
         self.both_fail += other.both_fail;
         self.unsupported += other.unsupported;
+        for (construct, times) in other.constructs {
+            *self.constructs.entry(construct).or_default() += times;
+        }
         self.budget += other.budget;
         self.wrong.extend(other.wrong);
         self
@@ -245,6 +273,9 @@ impl Tally {
             self.budget,
             self.wrong.len()
         );
+        let mut constructs: Vec<_> = self.constructs.iter().collect();
+        constructs.sort_by_key(|(_, times)| std::cmp::Reverse(*times));
+        constructs.iter().for_each(|(construct, times)| eprintln!("  {times:5} {construct}"));
         assert!(self.wrong.is_empty(), "{} differ from nix:\n{}", self.wrong.len(), self.wrong.join("\n\n"));
         assert!(
             share <= most.unsupported,

@@ -222,7 +222,13 @@ impl Lowering<'_> {
                 let bare = inner.unparenthesized();
                 if bare.kind() == K::NODE_STRING {
                     if bare.token(K::TOKEN_STRING_START).is_some_and(|t| t.text() == "''") {
-                        return Err(self.unsupported("an indented string as an attribute name", bare));
+                        if is_computed(bare) {
+                            return Ok(Attr::Dynamic(inner));
+                        }
+                        let Some(text) = plain_indented(bare) else {
+                            return Err(self.unsupported("an indented string as an attribute name", bare));
+                        };
+                        return Ok(Attr::Static(self.names.intern(&text)));
                     }
                     if let Some(text) = self.plain_string(bare)? {
                         return Ok(Attr::Static(self.names.intern(&text)));
@@ -256,6 +262,32 @@ impl Lowering<'_> {
         let message = format!("attribute '{}' is already defined", self.names.text(name));
         self.wrong_here(Stop::new(Sort::Eval, message, Some(at)).first(first)).map(drop)
     }
+}
+
+/// Whether an indented string is a name that is computed to every Nix: it has an interpolation, and another one or text
+/// beside it. Blanks may be no piece of it.
+fn is_computed(node: Node<'_>) -> bool {
+    let holes = node.children().filter(|child| matches!(child, Child::Node(_))).count();
+    let text = node.children().any(|child| {
+        matches!(child, Child::Token(token) if token.kind() == K::TOKEN_STRING_CONTENT
+            && token.text().contains(char::is_alphanumeric))
+    });
+    holes > 1 || holes == 1 && text
+}
+
+/// The text of an indented string that is one piece to Nix: what it escapes, and a `$`, it takes for pieces of their own,
+/// and the whole for a name that is computed.
+fn plain_indented(node: Node<'_>) -> Option<String> {
+    let mut pieces = node.children().filter_map(|child| match child {
+        Child::Node(_) => Some(None),
+        Child::Token(token) => (token.kind() == K::TOKEN_STRING_CONTENT).then(|| Some(token.text())),
+    });
+    let piece = pieces.next().unwrap_or(Some(""))?;
+    if pieces.next().is_some() || piece.contains(['\'', '$']) {
+        return None;
+    }
+    let parts = strings::indented::<()>(vec![strings::Part::Text(piece)]).ok()?;
+    parts.into_iter().collect::<Result<String, ()>>().ok()
 }
 
 /// What versions of Nix make of it differs, down to whether the file can be read at all.

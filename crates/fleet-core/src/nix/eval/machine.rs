@@ -10,6 +10,7 @@ use std::{
 use super::{
     Budget,
     builtins::Builtin,
+    builtins::Compiled,
     error::{Outcome, Sort, Stop},
     expr::{Expr, ExprId, Lambda, Op, Sym},
     literals::canonical,
@@ -95,6 +96,8 @@ pub(super) struct Machine {
     pub(super) given: Option<(PathBuf, Arc<str>)>,
     /// What a survey found; without one the first error ends the evaluation.
     pub(super) survey: Option<Found>,
+    /// Regular expressions so far, with whether the whole text is meant; `None` for those that are left to Nix.
+    pub(super) regexes: HashMap<(Arc<str>, bool), Option<Rc<Compiled>>>,
     pub(super) budget: Budget,
     /// How large the parts are that a large set is read in, in bytes.
     pub(super) part: usize,
@@ -121,6 +124,7 @@ impl Machine {
             imports: HashMap::new(),
             given: None,
             survey: None,
+            regexes: HashMap::new(),
             budget,
             part: PART,
             steps: 0,

@@ -100,7 +100,7 @@ impl Machine {
         self.boolean(&answer, at)
     }
 
-    fn list_of(&mut self, items: Vec<ThunkId>) -> Outcome<Val> {
+    pub(super) fn list_of(&mut self, items: Vec<ThunkId>) -> Outcome<Val> {
         self.charge(items.len() * size_of::<ThunkId>())?;
         Ok(Val::List(items.into()))
     }
@@ -126,10 +126,17 @@ fn tail(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
     }
 }
 
+/// The lower 32 bits of a number.
+#[expect(clippy::cast_possible_truncation, reason = "that is what they are for")]
+pub(super) fn lower(number: i64) -> i32 {
+    number as i32
+}
+
 fn elem_at(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
     let items = m.list(args[0], at)?;
     let index = m.integer(args[1], at)?;
-    if i32::try_from(index).is_err() {
+    // Older versions of Nix look at the lower 32 bits only.
+    if i32::try_from(index).is_err() && usize::try_from(lower(index)).is_ok_and(|index| index < items.len()) {
         return m.unsupported("an index beyond 32 bits", at);
     }
     match usize::try_from(index).ok().and_then(|index| items.get(index)) {
@@ -308,16 +315,31 @@ fn sort(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
         return m.unsupported("`sort` of a long list by a function", at);
     }
     let mut before = vec![false; count * count];
+    let (mut asked_alike, mut failed) = (vec![false; count * count], Vec::new());
     for (i, a) in items.iter().enumerate() {
         for (j, b) in items.iter().enumerate() {
             let asked = m.call(less.clone(), *a, at).and_then(|step| m.call(step, *b, at));
             before[i * count + j] = match asked.and_then(|answer| m.boolean(&answer, at)) {
-                Ok(answer) => answer,
-                Err(stop) if stop.sort() == Sort::Budget => return Err(stop),
-                // Nix may never ask about this pair.
-                Err(_) => return m.unsupported("`sort` by a function that fails for some pairs", at),
+                Ok(answer) => {
+                    asked_alike[i * count + j] = true;
+                    answer
+                }
+                Err(stop) if matches!(stop.sort(), Sort::Budget | Sort::Unsupported) => return Err(stop),
+                Err(stop) => {
+                    failed.push(stop);
+                    false
+                }
             };
         }
+    }
+    if let Some(first) = failed.first() {
+        let alike = failed.iter().all(|stop| stop.sort() == first.sort());
+        return if alike && !is_connected(&asked_alike, count) {
+            Err(first.clone())
+        } else {
+            // Nix may never ask about these pairs.
+            m.unsupported("`sort` by a function that fails for some pairs", at)
+        };
     }
     // For each element how many are before it: in an order of groups, equal ones have equal counts.
     let ranks: Vec<usize> =
@@ -329,6 +351,19 @@ fn sort(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
     let mut order: Vec<usize> = (0..count).collect();
     order.sort_by_key(|index| ranks[*index]);
     m.list_of(order.into_iter().map(|index| items[index]).collect())
+}
+
+/// Whether some way leads from each element to each other one over pairs that can be compared. Where none does no
+/// way of sorting can do without a pair that can not.
+fn is_connected(compared: &[bool], count: usize) -> bool {
+    let mut reached = vec![false; count];
+    let mut open = vec![0];
+    while let Some(i) = open.pop() {
+        if !std::mem::replace(&mut reached[i], true) {
+            open.extend((0..count).filter(|j| compared[i * count + j] || compared[j * count + i]));
+        }
+    }
+    reached.into_iter().all(|reached| reached)
 }
 
 /// Strings or integers in their own order; `None` for anything else.

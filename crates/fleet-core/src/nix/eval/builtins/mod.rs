@@ -2,6 +2,7 @@
 
 mod control;
 mod lists;
+mod regex;
 mod sets;
 mod text;
 
@@ -10,6 +11,8 @@ use super::{
     expr::{Expr, ExprId, Sym},
     machine::{Machine, ThunkId, Val},
 };
+
+pub(super) use self::regex::Compiled;
 
 /// A function that Nix brings along.
 #[derive(Debug)]
@@ -43,7 +46,7 @@ const GLOBAL: &[&str] = &[
     "toString",
 ];
 
-const ALL: &[&[Builtin]] = &[control::ALL, lists::ALL, sets::ALL, text::ALL];
+const ALL: &[&[Builtin]] = &[control::ALL, lists::ALL, regex::ALL, sets::ALL, text::ALL];
 
 fn named(name: &str) -> Option<&'static Builtin> {
     ALL.iter().flat_map(|group| group.iter()).find(|builtin| builtin.name == name)

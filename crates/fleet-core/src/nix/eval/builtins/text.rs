@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Builtin;
+use super::{Builtin, lists::lower};
 use crate::nix::eval::{
     error::{Outcome, Sort},
     expr::{ExprId, Op},
@@ -43,7 +43,7 @@ impl Machine {
         }
     }
 
-    fn text_argument(&mut self, thunk: ThunkId, at: ExprId) -> Outcome<Arc<str>> {
+    pub(super) fn text_argument(&mut self, thunk: ThunkId, at: ExprId) -> Outcome<Arc<str>> {
         let value = self.force(thunk)?;
         self.plain_text(&value, at)
     }
@@ -57,7 +57,7 @@ impl Machine {
         self.coerce(&value, at, false)
     }
 
-    fn new_text(&mut self, text: String) -> Outcome<Val> {
+    pub(super) fn new_text(&mut self, text: String) -> Outcome<Val> {
         self.charge(text.len())?;
         Ok(Val::Str(text.into()))
     }
@@ -81,12 +81,21 @@ fn string_length(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> 
 fn substring(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
     let start = m.integer(args[0], at)?;
     let length = m.integer(args[1], at)?;
-    if i32::try_from(start).is_err() || i32::try_from(length).is_err() {
-        return m.unsupported("a position beyond 32 bits", at);
+    // Older versions of Nix look at the lower 32 bits of both only.
+    let beyond = |m: &mut Machine| m.unsupported("a position beyond 32 bits", at);
+    if (start < 0) != (lower(start) < 0) {
+        return beyond(m);
     }
     let Ok(start) = usize::try_from(start) else { return m.fail("`substring` from a negative position", at) };
     let text = m.coerced(args[2], at)?;
+    let is_less = |number: i64, than: usize| usize::try_from(lower(number)).is_ok_and(|number| number < than);
+    if i32::try_from(start).is_err() && is_less(start as i64, text.len()) {
+        return beyond(m);
+    }
     let start = start.min(text.len());
+    if i32::try_from(length).is_err() && is_less(length, text.len() - start) {
+        return beyond(m);
+    }
     // A negative length means all the rest.
     let end =
         usize::try_from(length).map_or(text.len(), |length| start.saturating_add(length).min(text.len()));
@@ -230,7 +239,12 @@ fn write_json(m: &mut Machine, thunk: ThunkId, out: &mut String, at: ExprId) -> 
         Val::Null => out.push_str("null"),
         Val::Bool(b) => out.push_str(if b { "true" } else { "false" }),
         Val::Int(number) => out.push_str(&number.to_string()),
-        Val::Float(_) => return m.unsupported("`toJSON` of a floating-point number", at),
+        Val::Float(number) => match short(number) {
+            Some(text) => out.push_str(&text),
+            None => {
+                return m.unsupported("`toJSON` of a floating-point number of this size or precision", at);
+            }
+        },
         Val::Str(text) => write_json_text(m, &text, out, at)?,
         Val::Path(_) => return m.unsupported("`toJSON` of a path (Nix copies it to its store)", at),
         Val::List(items) => {
@@ -269,6 +283,14 @@ fn write_json(m: &mut Machine, thunk: ThunkId, out: &mut String, at: ExprId) -> 
         }
     }
     Ok(())
+}
+
+/// A number that every Nix writes alike: old versions write six digits, and no point behind a whole number.
+fn short(number: f64) -> Option<String> {
+    let text = number.to_string();
+    let digits = text.trim_start_matches(['-', '0', '.']).bytes().filter(u8::is_ascii_digit).count();
+    let plain = (1e-3..1e6).contains(&number.abs()) && number.fract() != 0.0;
+    (plain && digits <= 6).then_some(text)
 }
 
 fn write_json_text(m: &mut Machine, text: &str, out: &mut String, at: ExprId) -> Outcome<()> {
