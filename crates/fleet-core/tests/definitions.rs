@@ -244,6 +244,16 @@ fn what_nix_itself_would_refuse_is_told_with_what_would_be_right() {
             "1:8: undefined variable 'G'",
             "a number has no unit: `memory` is one of MiB, a disk's size is a text such as \"20G\"",
         ),
+        (
+            "{ a = { memory = 1; }.memroy; }\n",
+            "1:23: a: attribute 'memroy' is missing",
+            "did you mean `memory`?",
+        ),
+        (
+            "{ a = ({ vmid }: vmid) { vmid = 1; vimd = 2; }; }\n",
+            "1:7: a: unexpected argument 'vimd'",
+            "did you mean `vmid`?",
+        ),
         ("{ a = yes; }\n", "1:7: a: undefined variable 'yes'", "write `true`"),
         (
             "{ a = lib.x; }\n",

@@ -196,6 +196,7 @@ fn one_run_shows_every_fault_of_every_host() {
       |
     5 |   igp = { user = 3; sshAlias = "i" + 1; authorizedKeys = [ "" (throw "whose?") ]; };
       |                                      ^
+      = `toString` makes a text of a number: "…${toString …}"
     hosts.nix:5:60: igp.authorizedKeys: a key must be one line of text
       |
     5 |   igp = { user = 3; sshAlias = "i" + 1; authorizedKeys = [ "" (throw "whose?") ]; };

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::{
-    error::Outcome,
+    error::{Outcome, Sort, Stop},
     expr::{ExprId, Lambda, Param},
     machine::{EnvId, Machine, Slot, State, ThunkId, Val, find},
 };
@@ -78,7 +78,9 @@ impl Machine {
         if used < given.len() && !ellipsis {
             let known = |slot: &&Slot| formals.iter().any(|formal| formal.name == slot.name);
             let extra = given.iter().find(|slot| !known(slot)).map_or(0, |slot| slot.name);
-            return self.fail(format!("unexpected argument '{}'", self.names.text(extra)), id);
+            let message = format!("unexpected argument '{}'", self.names.text(extra));
+            let help = self.did_you_mean(extra, formals.iter().map(|formal| formal.name));
+            return Err(Stop::new(Sort::Eval, message, Some(self.span(id))).help(help));
         }
         if *bound {
             slots.push(argument);

@@ -1,6 +1,10 @@
 //! What was most likely meant by a name that nothing binds.
 
-use super::lower::{Lowering, Scope};
+use super::{
+    expr::Sym,
+    lower::{Lowering, Scope},
+    machine::Machine,
+};
 use crate::nix::reader::is_slip;
 
 impl Lowering<'_> {
@@ -37,5 +41,16 @@ impl Lowering<'_> {
             near.retain(|known| is_slip(name, known));
             near.into_iter().min()
         })
+    }
+}
+
+impl Machine {
+    /// The one of these names that differs from `name` by a slip of the finger.
+    pub(super) fn did_you_mean(&self, name: Sym, known: impl Iterator<Item = Sym>) -> Option<String> {
+        let name = self.names.text(name);
+        // No more than a person would look through.
+        let known = known.take(1000).map(|known| self.names.text(known));
+        let near = known.filter(|known| is_slip(name, known)).min()?;
+        Some(format!("did you mean `{near}`?"))
     }
 }

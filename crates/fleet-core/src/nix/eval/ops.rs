@@ -298,7 +298,9 @@ impl Machine {
             }
             other => {
                 let message = format!("{} can not be part of a string", self.kind(other, at)?);
-                return Err(Stop::new(Sort::Eval, message, Some(self.span(at))));
+                let help = matches!(other, Val::Int(_) | Val::Float(_))
+                    .then(|| "`toString` makes a text of a number: \"…${toString …}\"".to_owned());
+                return Err(Stop::new(Sort::Eval, message, Some(self.span(at))).help(help));
             }
         })
     }

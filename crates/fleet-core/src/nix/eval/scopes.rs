@@ -127,7 +127,8 @@ impl Machine {
                     (None, Some(default)) => return self.eval(default, env),
                     (None, None) => {
                         let message = format!("attribute '{}' is missing", self.names.text(name));
-                        return Err(Stop::new(Sort::Eval, message, Some(*at)));
+                        let help = self.did_you_mean(name, attrs.iter().map(|slot| slot.name));
+                        return Err(Stop::new(Sort::Eval, message, Some(*at)).help(help));
                     }
                 },
                 (_, Some(default)) => return self.eval(default, env),
