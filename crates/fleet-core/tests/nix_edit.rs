@@ -285,6 +285,96 @@ fn what_was_on_one_line_is_so_again() {
     assert_eq!(remove_host(two, "w").unwrap(), "{\n  a.user = \"x\";\n}\n");
 }
 
+/// A line that the edit is not about is broken where the formatter breaks it, and joined again: only white space of it changes.
+#[test]
+fn what_stands_before_the_hosts_goes_over_lines_with_them() {
+    let three = NewHost { ssh_alias: Some("w".to_owned()), ..small("w") };
+    for (formatter, before, host, after) in [
+        (
+            "alejandra",
+            "# ours\nlet k = [\"k\"]; in {}\n",
+            &three,
+            "# ours\nlet\n  k = [\"k\"];\nin {\n  w = {\n    user = \"u\";\n\n    hostname = \"w\";\n\n    sshAlias = \"w\";\n  };\n}\n",
+        ),
+        (
+            "alejandra",
+            "let inherit (import ./k.nix) k; in rec {}\n",
+            &small("w"),
+            "let\n  inherit (import ./k.nix) k;\nin rec {\n  w.user = \"u\";\n\n  w.hostname = \"w\";\n}\n",
+        ),
+        (
+            "nixfmt",
+            "with { z = 1; }; { }\n",
+            &small("w"),
+            "with { z = 1; };\n\n{\n\n  w = {\n    user = \"u\";\n    hostname = \"w\";\n  };\n}\n",
+        ),
+        (
+            "nixfmt",
+            "with { z = 1; }; { a = { }; }\n",
+            &small("w"),
+            "with { z = 1; };\n\n{\n  a = { };\n\n  w.user = \"u\";\n  w.hostname = \"w\";\n}\n",
+        ),
+    ] {
+        check_formatted(formatter, before);
+        check_formatted(formatter, after);
+        assert_eq!(insert(before, "w", host), after);
+        // Also by way of another host that comes and goes.
+        let two = insert(after, "x", &three);
+        check_formatted(formatter, &two);
+        assert_eq!(remove_host(&remove_host(&two, "x").unwrap(), "w").unwrap(), before);
+    }
+    // As people write it, nothing tells of another file.
+    for (before, gone) in [
+        (
+            "let\n  k = 1;\nin {\n  w = {\n    user = \"u\";\n    hostname = \"w\";\n  };\n}\n",
+            "let\n  k = 1;\nin {\n}\n",
+        ),
+        ("with { z = 1; };\n{\n  w = {\n    user = \"u\";\n  };\n}\n", "with { z = 1; };\n{\n}\n"),
+    ] {
+        assert_eq!(remove_host(before, "w").unwrap(), gone);
+    }
+}
+
+/// `nixfmt` breaks a line that is too long behind a name in quotes, and where it is the whole file.
+#[test]
+fn a_long_text_goes_on_a_line_of_its_own_where_nixfmt_puts_it() {
+    let long = "k".repeat(90);
+    for (before, host, after) in [
+        (
+            "{\n  \"a.b\".user = \"x\"; # who\n  c.own = [ ];\n}\n",
+            "a.b",
+            "{\n  \"a.b\".user =\n    \"LONG\"; # who\n  c.own = [ ];\n}\n",
+        ),
+        ("{ a.user = \"x\"; }\n", "a", "{\n\n  a.user = \"LONG\";\n\n}\n"),
+        ("rec { \"a.b\".user = \"x\"; }\n", "a.b", "rec {\n\n  \"a.b\".user =\n    \"LONG\";\n\n}\n"),
+        (
+            "with { z = 1; }; { a.user = \"x\"; }\n",
+            "a",
+            "with { z = 1; };\n\n{\n\n  a.user = \"LONG\";\n\n}\n",
+        ),
+    ] {
+        let after = after.replace("LONG", &long);
+        check_formatted("nixfmt", before);
+        check_formatted("nixfmt", &after);
+        assert_eq!(set(before, host, "user", &long), after);
+        assert_eq!(set(&after, host, "user", "x"), before);
+    }
+    // A file whose brackets have no space inside is not `nixfmt`'s.
+    let tight = "{\n  \"a.b\".user = \"x\";\n  c.own = [];\n}\n";
+    assert_eq!(set(tight, "a.b", "user", &long), tight.replace('x', &long));
+}
+
+/// Somebody's empty line above a file's only attribute is not what an edit leaves to tell how the file was.
+#[test]
+fn an_empty_line_above_the_only_attribute_stays() {
+    let before = "{\n\n  a.user = \"x\";\n}\n";
+    check_formatted("nixfmt", before);
+    let after = set(before, "a", "hostname", "h");
+    check_formatted("nixfmt", &after);
+    assert_eq!(after, "{\n\n  a.user = \"x\";\n\n  a.hostname = \"h\";\n}\n");
+    assert_eq!(remove_attr(&after, "a", "hostname").unwrap(), before);
+}
+
 /// No set that begins below `in` stood on one line, whatever its entries look like.
 #[test]
 fn below_code_no_set_is_put_on_one_line() {
@@ -352,11 +442,11 @@ fn the_shape_of_one_entry_is_not_that_of_another() {
 /// Where both can not be had, the bytes are: what a formatter would then write otherwise.
 #[test]
 fn where_the_inverse_goes_before_the_formatter() {
-    // What stands before the hosts on their line.
+    // What stands before the hosts on their line, where one attribute tells nothing.
     let before = "let k = 1; in {}\n";
-    let after = "let k = 1; in {\n  w = {\n    user = \"u\";\n\n    hostname = \"w\";\n  };\n}\n";
+    let after = "let k = 1; in {\n  w = {user = \"u\";};\n}\n";
     check_formatted("alejandra", before);
-    assert_eq!(insert(before, "w", &small("w")), after);
+    assert_eq!(insert(before, "w", &NewHost { hostname: None, ..small("w") }), after);
     assert_ne!(alejandra::format::in_memory(FILE.to_owned(), after.to_owned()).1, after);
     // A recursive set takes nothing from beside it, and nothing else in the file tells whose it is.
     let rec = "{\n  a = rec {user = \"x\";};\n}\n";

@@ -9,11 +9,13 @@
 use rnix::SyntaxKind as K;
 
 use super::{
+    head,
     layout::{Layout, indent_at},
     splice,
     tight::{Kind, braces, emptied, is_in, line_above, tight},
     tree::{Binding, Set, set_of},
-    written::{sets_in, several_on_one_line},
+    width::width_at,
+    written::{WIDTH, sets_in, several_on_one_line},
 };
 
 /// Whether an entry is a set on the line of its name as a formatter leaves it there: `a = {b = 1;}`, `a = {}`, `a = { }` or
@@ -74,13 +76,24 @@ pub(super) fn growth(
     }
     let is_held = || held(text, whole) && !several_on_one_line(text, &sets_in(set));
     match inner.items.len() {
-        0 if !folded && inside == emptied(text, inner, "", Kind::Other, layout.newline) => Growth::Inside,
+        0 if !folded
+            && !in_parentheses_below(text, whole)
+            && inside == emptied(text, inner, "", Kind::Other, layout.newline) =>
+        {
+            Growth::Inside
+        }
         0 if inside.is_empty() => Growth::InLine,
         0 if may_stand_beside => beside,
         1 if may_stand_beside && is_held() => beside,
         1 if inner.rec && !folded && written_tight(text, inner) && is_held() => Growth::OverLines,
         _ => Growth::Inside,
     }
+}
+
+/// Whether a host is a set in parentheses below a comment: `nixfmt` breaks these when the set is not on their line any more.
+fn in_parentheses_below(text: &str, whole: &Binding<'_>) -> bool {
+    let head = &text[whole.start..whole.value.start() as usize];
+    whole.value.kind() == K::NODE_PAREN && head.contains('\n')
 }
 
 /// Whether the file shows outside of this set that brackets have no space inside. `nixfmt` writes no such file: a set that
@@ -114,14 +127,14 @@ pub(super) fn folds(text: &str, set: &Set<'_>) -> Option<Folded> {
     match inside.strip_prefix(' ').and_then(|inside| inside.strip_suffix(' ')) {
         _ if !is_path(text, entry) => None,
         _ if inside == body => Some(Folded::Tight),
-        Some(inside) if inside == body => Some(Folded::Spaced),
+        Some(inside) if inside == body && width_at(text, set.open) <= WIDTH => Some(Folded::Spaced),
         _ => None,
     }
 }
 
 /// Whether a set begins a line below `in`, `with …;` or `assert …;`: `nixfmt` leaves none on one line there, and
 /// `alejandra` leaves none there.
-fn below_code(text: &str, set: &Set<'_>) -> bool {
+pub(super) fn below_code(text: &str, set: &Set<'_>) -> bool {
     line_above(text, set).is_some_and(|(above, _)| is_in(above) || above.ends_with(';'))
 }
 
@@ -142,7 +155,16 @@ pub(super) fn unfold(text: &str, set: &Set<'_>, layout: &Layout, folded: Folded,
     let only = text[set.open..set.close].trim();
     let outer = indent_at(text, set.close);
     let lines = format!("{newline}{above}{indent}{only}{newline}{between}{indent}{body}{newline}{outer}");
+    if head::joined(text, set, layout.tight) {
+        return head::over_lines(text, set, &lines, newline);
+    }
     splice(text, set.open, set.close, &lines)
+}
+
+/// Whether the only entry has an empty line above it: with an entry right below, [`folded_again`] would take that for a sign.
+pub(super) fn would_be_a_sign(text: &str, set: &Set<'_>) -> bool {
+    let [only] = set.items.as_slice() else { return false };
+    text[set.open..only.0].bytes().filter(|byte| *byte == b'\n').count() == 2
 }
 
 /// What [`unfold`] was given, if `gone` is all that it added.
@@ -169,12 +191,21 @@ pub(super) fn folded_again(text: &str, set: &Set<'_>, gone: &Binding<'_>) -> Opt
         around(body)
     } else if blank_between && is_path(text, kept) && set_of_one() {
         body.to_owned()
-    } else if !blank_between && is_path(text, kept) && is_path(text, last) {
+    } else if !blank_between && is_path(text, kept) && last.path.len() > 1 {
         format!(" {body} ")
     } else if blank_between && kept.path.len() == 1 && attribute() && written_tight(text, set) {
         body.to_owned()
     } else {
         return None;
     };
-    (!below_code(text, set)).then(|| splice(text, set.open, set.close, &inside))
+    let folded = if head::apart(text, set) {
+        head::on_line(text, set, &inside)
+    } else if below_code(text, set) {
+        return None;
+    } else {
+        splice(text, set.open, set.close, &inside)
+    };
+    // A longer line was not folded, so that what looks like a sign is somebody's.
+    let close = folded.len() - (text.len() - set.close);
+    (blank_between || width_at(&folded, close) <= WIDTH).then_some(folded)
 }

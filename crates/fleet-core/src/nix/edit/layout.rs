@@ -2,7 +2,7 @@
 
 use super::{
     fold::folded_again,
-    splice,
+    head, splice,
     tight::{braces, fill, kept, left_empty, tight},
     tree::Set,
     written::Entry,
@@ -22,7 +22,7 @@ pub(super) struct Layout {
     /// file does not show.
     pub tight: Option<bool>,
     /// Whether a blank line stands between entries.
-    blank: bool,
+    pub blank: bool,
     /// Whether the names are sorted.
     sorted: bool,
 }
@@ -211,6 +211,7 @@ pub(super) fn remove(text: &str, set: &Set<'_>, binding: Option<usize>) -> Strin
     if comment_before.is_none() && previous.is_none() {
         return match (comment_after, next) {
             // The only entry: an empty set is left.
+            (None, None) if head::filled(text, set, binding) => head::on_line(text, set, " "),
             (None, None) => splice(text, before, after, &left_empty(text, set, binding, newline(text))),
             (None, Some(next)) => splice(text, start, next, ""),
             (Some(_), _) => splice(text, start, after, ""),

@@ -9,13 +9,16 @@ mod compare;
 mod entry;
 mod evaluator;
 mod fold;
+mod head;
 mod layout;
+mod let_line;
 mod module;
 mod section;
 mod tight;
 mod tree;
 mod untouched;
 mod verify;
+mod width;
 mod written;
 
 use rnix::SyntaxKind;
@@ -65,6 +68,9 @@ fn insert_in(root: Node<'_>, text: &str, name: &str, host: &NewHost) -> Result<S
     }
     let layout = Layout::of(text, &set, true);
     let entry = entry::host_entry(text, name, host, &written::sets_in(&set), &layout)?;
+    if let Some(filled) = let_line::fill(root, text, &set, &layout, &entry) {
+        return Ok(filled);
+    }
     if let Some(folded) = fold::folds(text, &set)
         && let Some(paths) = entry.as_paths(folded == Folded::Tight)
     {
@@ -83,7 +89,10 @@ fn set_in(root: Node<'_>, text: &str, host: &str, attr: &str, value: &str) -> Re
     let quoted = quote_string(value);
     let at = tree::find_host(&set, host, text)?;
     if let Some(AttrAt::Inside(found) | AttrAt::Beside(found)) = at.attr(host, attr, text)? {
-        return replace_value(text, found, &quoted);
+        let layout = Layout::of(text, &set, false);
+        let wide = width::of_whole_file(text, &set, found, &quoted, &layout)
+            .or_else(|| width::behind_quotes(text, found, &quoted, &layout));
+        return wide.map_or_else(|| replace_value(text, found, &quoted), Ok);
     }
     let added = format!("{} = {quoted};", quote_name(attr));
     let mut layout = Layout::of(text, &set, false);
@@ -112,6 +121,7 @@ fn set_in(root: Node<'_>, text: &str, host: &str, attr: &str, value: &str) -> Re
     }
     let last = at.paths.last().copied().or(at.whole.as_ref().map(|(whole, _)| *whole)).map(|b| b.start);
     let after = set.items.iter().position(|item| Some(item.0) == last);
+    layout.blank = fold::would_be_a_sign(text, &set);
     Ok(layout.insert_text(text, &set, after.map(|at| at + 1), &beside))
 }
 
@@ -151,6 +161,9 @@ pub fn remove_host(text: &str, name: &str) -> Result<String> {
             let set = tree::host_set(root, &text)?;
             if set.inherited.iter().any(|n| n == name) {
                 return Err(refused(&text, name, set.open, "it is inherited"));
+            }
+            if let Some(folded) = let_line::folded_again(root, &text, &set, name) {
+                return Ok(folded);
             }
             let at = set.bindings.iter().rposition(|b| b.path.first().is_some_and(|n| n == name));
             Ok(if at.is_some() { layout::remove(&text, &set, at) } else { text.clone() })

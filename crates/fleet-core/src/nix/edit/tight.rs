@@ -5,7 +5,7 @@
 use rnix::SyntaxKind as K;
 
 use super::{
-    ORDER,
+    ORDER, head,
     layout::{Layout, indent_at},
     splice,
     tree::{Binding, Set, has_comment, set_of},
@@ -48,7 +48,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn of(entry: &Binding<'_>) -> Kind {
+    pub(super) fn of(entry: &Binding<'_>) -> Kind {
         if entry.path.len() > 1 {
             return Kind::Path;
         }
@@ -105,7 +105,11 @@ pub(super) fn left_empty(text: &str, set: &Set<'_>, entry: &Binding<'_>, newline
     match before[..line].strip_suffix('\r').unwrap_or(&before[..line]) {
         // What `fill` leaves where nothing else tells.
         "" if after.starts_with(' ') => String::new(),
-        "" if after.bytes().filter(|b| *b == b'\n').count() == 2 && kind != Kind::Other => " ".to_owned(),
+        "" if after.bytes().filter(|b| *b == b'\n').count() == lines_after_space(text, set)
+            && kind != Kind::Other =>
+        {
+            " ".to_owned()
+        }
         "" => emptied(text, set, &text[entry.start..entry.end], kind, newline),
         kept if kept.trim_matches(['\r', '\n']).is_empty() && indent_at(text, set.close).is_empty() => {
             // Blank lines behind the entry are not such as `fill` kept: they go with it.
@@ -137,8 +141,12 @@ pub(super) fn fill(text: &str, set: &Set<'_>, layout: &Layout, entry: &Entry<'_>
     let Layout { newline, indent, .. } = layout;
     let outer = indent_at(text, set.close);
     let was = &text[set.open..set.close];
+    if was == " " && head::joined(text, set, layout.tight) {
+        let lines = format!("{newline}{newline}{indent}{}{newline}", entry.as_others());
+        return head::over_lines(text, set, &lines, newline);
+    }
     let count = entry.len();
-    let in_groups = |after: usize| (0 < after && after < count).then(|| entry.grouped(Some(after)));
+    let in_groups = |after: usize| (0 < after && after < count).then(|| entry.grouped(&[after]));
     let ways = [
         (Some(entry.as_others()), Kind::New),
         ((count == 1).then(|| entry.on_one_line()).filter(|_| layout.tight == Some(true)), Kind::New),
@@ -149,6 +157,7 @@ pub(super) fn fill(text: &str, set: &Set<'_>, layout: &Layout, entry: &Entry<'_>
     let natural = entry.as_others();
     let ways = ways.into_iter().filter_map(|(body, kind)| Some((body?, kind)));
     let lines = format!("{newline}{outer}");
+    let space = newline.repeat(lines_after_space(text, set) - 1);
     let found = ways.into_iter().find(|(body, kind)| emptied(text, set, body, *kind, newline) == was);
     let (kept, body, after) = match (found, was.strip_suffix(lines.as_str())) {
         (Some((body, _)), _) => ("", body, ""),
@@ -156,7 +165,7 @@ pub(super) fn fill(text: &str, set: &Set<'_>, layout: &Layout, entry: &Entry<'_>
             (blank, natural, "")
         }
         _ if was.is_empty() => ("", natural, " "),
-        _ if was == " " => ("", natural, *newline),
+        _ if was == " " => ("", natural, space.as_str()),
         _ => (was, natural, ""),
     };
     splice(text, set.open, set.close, &format!("{kept}{newline}{indent}{body}{after}{newline}{outer}"))
@@ -164,6 +173,12 @@ pub(super) fn fill(text: &str, set: &Set<'_>, layout: &Layout, entry: &Entry<'_>
 
 pub(super) fn is_in(line: &str) -> bool {
     line == "in" || line.ends_with(" in")
+}
+
+/// How many line breaks after the only entry of a set say that a space stood between its braces: one more than somebody may
+/// have left there, where a formatter leaves no such set.
+fn lines_after_space(text: &str, set: &Set<'_>) -> usize {
+    if head::would_join(text, set) && empty_over_lines(text, set, false) { 3 } else { 2 }
 }
 
 /// Whether no formatter leaves the set empty on one line: where `with …;` stands above it both join the lines, and

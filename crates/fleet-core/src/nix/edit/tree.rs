@@ -2,7 +2,7 @@
 
 use rnix::SyntaxKind as K;
 
-use super::refused;
+use super::{head::Head, refused};
 use crate::{
     Error, Result,
     nix::syntax::{Child, Node},
@@ -33,6 +33,8 @@ pub(super) struct Set<'a> {
     pub rec: bool,
     /// Comments directly in it: first byte and the byte after the last.
     pub comments: Vec<(usize, usize)>,
+    /// What the whole file has before it, where that is one `with`.
+    pub head: Option<Head>,
 }
 
 /// Reads a set's entries.
@@ -47,6 +49,7 @@ pub(super) fn set_of<'a>(node: Node<'a>) -> Option<Set<'a>> {
         inherited: Vec::new(),
         rec: node.token(K::TOKEN_REC).is_some(),
         comments: Vec::new(),
+        head: None,
     };
     for child in node.children() {
         match child {
@@ -100,12 +103,14 @@ pub(super) fn name_of(attr: Node<'_>) -> Option<String> {
 /// parentheses.
 pub(super) fn host_set<'a>(root: Node<'a>, text: &str) -> Result<Set<'a>> {
     let mut node = root.nodes().next().ok_or_else(|| Error::failed("hosts.nix is empty"))?;
+    let head = Head::of(node);
     loop {
         node = match node.kind() {
             K::NODE_PAREN => node.nodes().next(),
             K::NODE_LET_IN | K::NODE_WITH | K::NODE_ASSERT => node.nodes().last(),
             K::NODE_ATTR_SET => {
                 return set_of(node)
+                    .map(|set| Set { head, ..set })
                     .ok_or_else(|| Error::failed("hosts.nix is not a set that can be edited"));
             }
             kind => {

@@ -9,7 +9,7 @@ use super::{
 };
 
 /// How long a line `nixfmt` writes, its indentation not counted.
-const WIDTH: usize = 100;
+pub(super) const WIDTH: usize = 100;
 
 /// A value of an attribute.
 pub(super) enum Written {
@@ -102,15 +102,15 @@ impl<'l> Entry<'l> {
 
     /// From its name to its semicolon, as the others are written.
     pub(super) fn as_others(&self) -> String {
-        if self.one_line { self.on_one_line() } else { self.grouped(None) }
+        if self.one_line { self.on_one_line() } else { self.grouped(&[]) }
     }
 
     /// With its attributes on a line each, and an empty line after so many of them.
-    pub(super) fn grouped(&self, after: Option<usize>) -> String {
+    pub(super) fn grouped(&self, after: &[usize]) -> String {
         let Entry { layout: Layout { newline, indent, .. }, inner, width, .. } = self;
         let mut out = format!("{} = {{", self.name);
         for (at, (attr, value)) in self.attrs.iter().enumerate() {
-            if Some(at) == after {
+            if after.contains(&at) {
                 out.push_str(newline);
             }
             let value = self.value(value, inner, attr.len(), false);
@@ -136,7 +136,13 @@ impl<'l> Entry<'l> {
     /// As `NAME.attr = …;`, each on a line; with `set` the first one as `NAME = {attr = …;};`, which must fit one. `None` where
     /// that can not be.
     pub(super) fn as_paths(&self, set: bool) -> Option<String> {
-        let Entry { layout: Layout { newline, indent, .. }, name, .. } = self;
+        let Layout { newline, indent, .. } = self.layout;
+        self.paths(set).map(|paths| paths.join(&format!("{newline}{indent}")))
+    }
+
+    /// Likewise, one by one.
+    pub(super) fn paths(&self, set: bool) -> Option<Vec<String>> {
+        let Entry { layout: Layout { indent, .. }, name, .. } = self;
         let each = self.attrs.iter().enumerate().map(|(at, (attr, value))| match value {
             Written::Text(text) if set && at == 0 => Some(format!("{name} = {{{attr} = {text};}};")),
             _ if set && at == 0 => None,
@@ -147,7 +153,7 @@ impl<'l> Entry<'l> {
             }
         });
         let each: Vec<String> = each.collect::<Option<_>>()?;
-        (!each.is_empty()).then(|| each.join(&format!("{newline}{indent}")))
+        (!each.is_empty()).then_some(each)
     }
 
     /// What follows the equal sign, on a line that starts with `indent` and a name this long; all `on_one_line`, however
