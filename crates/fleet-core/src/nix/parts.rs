@@ -23,6 +23,7 @@ use rowan::{GreenNode, GreenNodeData, GreenToken, GreenTokenData, NodeOrToken};
 use super::{
     divide::{Large, MAX_PARTED, divide},
     scan::{MAX_NESTING, MAX_TOKENS, Scan, counted, scan},
+    syntax::large_stack,
 };
 
 /// How large a part is, in bytes: its nodes fit a processor's nearer cache, and starting the parser costs next to nothing.
@@ -62,16 +63,14 @@ impl<'t> Parted<'t> {
     /// A text that [`super::scan::check_runs`] lets pass, in parts of about `part` bytes; `None` if it has no large sets.
     pub(super) fn new(text: &'t str, part: usize) -> Option<Parted<'t>> {
         let large = divide(text, part);
+        (!large.is_empty()).then(|| Parted::of(text, large))
+    }
+
+    fn of(text: &'t str, large: Vec<Large>) -> Parted<'t> {
         let mut braces: Vec<(usize, usize)> =
             large.iter().enumerate().filter_map(|(which, set)| Some((*set.ends.last()?, which))).collect();
         braces.sort_unstable();
-        (!large.is_empty()).then_some(Parted {
-            text,
-            large,
-            braces,
-            broken: AtomicBool::new(false),
-            tokens: AtomicUsize::new(0),
-        })
+        Parted { text, large, braces, broken: AtomicBool::new(false), tokens: AtomicUsize::new(0) }
     }
 
     /// How many sets are divided.
@@ -120,7 +119,7 @@ impl<'t> Parted<'t> {
                 drop(parsed);
                 drop(bin.into_iter().collect::<Vec<Option<Part>>>());
             };
-            if super::syntax::large_stack().spawn_scoped(scope, parse).is_err() {
+            if large_stack().spawn_scoped(scope, parse).is_err() {
                 return work(None);
             }
             for part in parts {
@@ -140,13 +139,29 @@ impl<'t> Parted<'t> {
 
     /// Everything in a large set behind its first part.
     fn entries(&self, set: &Large) -> Option<Vec<Element>> {
-        let mut entries = Vec::new();
-        for range in set.others() {
-            let part = self.part(range, &|set| self.entries(set))?.green;
-            let between_braces = part.children().len().checked_sub(2)?;
-            entries.extend(part.children().skip(1).take(between_braces).map(owned));
+        let ranges: Vec<Range<usize>> = set.others().collect();
+        let of = |ranges: &[Range<usize>]| -> Option<Vec<Element>> {
+            let entries: Option<Vec<_>> = ranges.iter().map(|range| self.entries_of(range.clone())).collect();
+            Some(entries?.into_iter().flatten().collect())
+        };
+        if ranges.len() < MANY {
+            return of(&ranges);
         }
-        Some(entries)
+        let (first, second) = ranges.split_at(ranges.len() / 2);
+        thread::scope(|scope| {
+            let first = large_stack().spawn_scoped(scope, || of(first)).ok()?;
+            let second = of(second);
+            let mut entries = first.join().ok()??;
+            entries.extend(second?);
+            Some(entries)
+        })
+    }
+
+    /// Everything in a part of a set.
+    fn entries_of(&self, range: Range<usize>) -> Option<Vec<Element>> {
+        let part = self.part(range, &|set| self.entries(set))?.green;
+        let between_braces = part.children().len().checked_sub(2)?;
+        Some(part.children().skip(1).take(between_braces).map(owned).collect())
     }
 
     /// The large sets in a stretch of the text that are in none other of them.
@@ -232,15 +247,72 @@ fn blank(set: &Large) -> Option<Vec<Element>> {
     Some(vec![GreenToken::new(kind(K::TOKEN_WHITESPACE), &" ".repeat(length)).into()])
 }
 
+/// The tree of a text that is another one with a part of a large set changed. `tree` is the other one's. `None` where the
+/// whole is to be parsed.
+pub(super) fn changed(before: &str, tree: &GreenNodeData, after: &str, part: usize) -> Option<GreenNode> {
+    let (old, new) = (before.as_bytes(), after.as_bytes());
+    let start = old.iter().zip(new).take_while(|(a, b)| a == b).count();
+    let rest = old.len().min(new.len()) - start;
+    let same = old.iter().rev().zip(new.iter().rev()).take(rest).take_while(|(a, b)| a == b).count();
+    let gone = start..old.len() - same;
+    // Of the parts that hold the change, the smallest.
+    let large = divide(before, part);
+    let holding = large.iter().filter_map(|set| {
+        let holds = |range: &Range<usize>| range.start <= gone.start && gone.end <= range.end;
+        Some((set.others().find(holds)?, *set.ends.last()?))
+    });
+    let (range, brace) = holding.min_by_key(|(range, _)| range.len())?;
+    let end = (range.end + new.len()).checked_sub(old.len())?;
+    // White space at its end would be one with that of the next.
+    if range.end != brace && !after.get(..end)?.ends_with(';') {
+        return None;
+    }
+    let entries = Parted::of(after, Vec::new()).entries_of(range.start..end)?;
+    let tree = replaced(tree, 0, &range, brace, entries)?;
+    (usize::from(tree.text_len()) == new.len()).then_some(tree)
+}
+
+/// A node that begins at `start`, with a part of the set that is closed at `brace` replaced.
+fn replaced(
+    node: &GreenNodeData,
+    start: usize,
+    range: &Range<usize>,
+    brace: usize,
+    mut entries: Vec<Element>,
+) -> Option<GreenNode> {
+    let mut at = start;
+    let places: Vec<usize> = node
+        .children()
+        .map(|child| {
+            let start = at;
+            at += length(child);
+            start
+        })
+        .collect();
+    let is_set = node.kind() == kind(K::NODE_ATTR_SET) && places.last() == Some(&brace);
+    if is_set {
+        let (first, end) = (places.binary_search(&range.start).ok()?, places.binary_search(&range.end).ok()?);
+        return Some(node.splice_children(first..end, entries));
+    }
+    let holding = places.partition_point(|place| *place <= range.start).checked_sub(1)?;
+    let NodeOrToken::Node(child) = node.children().nth(holding)? else { return None };
+    let child = replaced(child, *places.get(holding)?, range, brace, std::mem::take(&mut entries))?;
+    Some(node.replace_child(holding, child.into()))
+}
+
+fn length(element: NodeOrToken<&GreenNodeData, &GreenTokenData>) -> usize {
+    match element {
+        NodeOrToken::Node(node) => usize::from(node.text_len()),
+        NodeOrToken::Token(token) => usize::from(token.text_len()),
+    }
+}
+
 /// A node that begins at `at`, with the holes before closing braces filled.
 fn filled(node: &GreenNodeData, mut at: usize, mut holes: &mut [(usize, Vec<Element>)]) -> Option<GreenNode> {
     let mut children: Vec<Element> = Vec::with_capacity(node.children().len());
     for child in node.children() {
         let start = at;
-        at += match child {
-            NodeOrToken::Node(node) => usize::from(node.text_len()),
-            NodeOrToken::Token(token) => usize::from(token.text_len()),
-        };
+        at += length(child);
         let count = holes.iter().take_while(|(hole, _)| *hole < at).count();
         let (here, later) = holes.split_at_mut(count);
         holes = later;
@@ -323,6 +395,49 @@ mod tests {
         let large = divide(&text, 4 << 10);
         assert_eq!(large.len(), 3, "{large:?}");
         assert!(in_parts(&text, 4 << 10).is_some());
+    }
+
+    #[test]
+    fn a_changed_part_makes_the_changed_whole() {
+        let hosts =
+            |count: u32| -> String { (0..count).map(|n| format!("  h{n} = {{ a = {n}; }};\n")).collect() };
+        let before = format!("let k = 1; in {{\n{}}}\n", hosts(40));
+        let tree = rnix::Root::parse(&before).syntax().green().to_owned();
+        let after = before.replace("a = 30;", "a = { b = 30; }; c = k;");
+        let changed = changed(&before, &tree, &after, 100).unwrap();
+        assert!(*rnix::Root::parse(&after).syntax().green() == *changed);
+        // A part that is no set by itself, and one that is not the text's any more.
+        for wrong in [before.replace("a = 30;", "a = 30; }"), before.replace("a = 30;", "a = \"30;")] {
+            assert!(super::changed(&before, &tree, &wrong, 100).is_none());
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
+        #[test]
+        fn whatever_is_changed(
+            text in prop::sample::select(&TEXTS[..]),
+            with in prop::sample::select(&TEXTS[..]),
+            (at, gone, start, len) in (0usize..200, 0usize..20, 0usize..200, 0usize..30),
+            size in 1usize..60,
+        ) {
+            let before = format!("{{ first = 1; {text} second = {text}; third = 3; }}");
+            for before in [before, format!("{{ a = 1; b = {text}; c = 2; }}")] {
+                let parse = rnix::Root::parse(&before);
+                if !parse.errors().is_empty() {
+                    continue;
+                }
+                let (at, start) = (at.min(before.len()), start.min(with.len()));
+                let gone = (at + gone).min(before.len());
+                let with = &with[start..(start + len).min(with.len())];
+                let after = format!("{}{with}{}", &before[..at], &before[gone..]);
+                if let Some(green) = changed(&before, parse.syntax().green(), &after, size) {
+                    let whole = rnix::Root::parse(&after);
+                    assert_eq!(whole.errors(), [], "{size}: {before} -> {after}");
+                    assert!(*whole.syntax().green() == *green, "{size}: {before} -> {after}");
+                }
+            }
+        }
     }
 
     proptest! {

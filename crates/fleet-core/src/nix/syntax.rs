@@ -7,7 +7,7 @@ use rnix::{NixLanguage, SyntaxKind};
 use rowan::{GreenNode, GreenNodeData, GreenTokenData, Language, NodeOrToken};
 
 use super::{
-    parts::{PART, Part, Parted},
+    parts::{self, PART, Part, Parted},
     scan::{Scan, check_runs, scan},
 };
 
@@ -72,6 +72,13 @@ impl Tree {
     /// Parses a text. Call it on a thread with a large stack: see [`on_large_stack`].
     pub(super) fn parse(text: &str) -> Result<Tree, SyntaxFault> {
         Unparsed::new(text, PART)?.tree()
+    }
+
+    /// The tree of another text, where that is known from this one's: `before` is this one's.
+    pub(super) fn changed(&self, before: &str, after: &str) -> Option<Tree> {
+        check_runs(after).ok()?;
+        let green = parts::changed(before, &self.green, after, PART)?;
+        Some(Tree { green, tokens: self.tokens })
     }
 
     /// How many tokens it has, white space and comments included, more or less.

@@ -126,7 +126,10 @@ impl Proof<'_> {
         let (old, new) = std::thread::scope(|scope| {
             let place = &place;
             let old = old.map_or_else(|| Err(scope.spawn(|| by.value(before, tree.cloned(), place))), Ok);
-            let new = after().map(|after| (by.value(&after, None, place), after));
+            let new = after().map(|after| {
+                let tree = tree.and_then(|tree| tree.changed(before, &after));
+                (by.value(&after, tree, place), after)
+            });
             let panicked = |_| Err(Stop::Other(Error::failed("evaluating hosts.nix panicked")));
             (old.or_else(|thread| thread.join().unwrap_or_else(panicked)), new)
         });
