@@ -45,7 +45,7 @@ fn main() {
     let bytes =
         [large.definitions(), large.hosts()].iter().map(|f| fs::metadata(f).unwrap().len()).sum::<u64>();
     let before = peak_mib();
-    let read_large = measure(8, || read(&large));
+    let read_large = measure(16, || read(&large));
     println!("10000 VMs and 10000 hosts ({} KiB), read and checked: {read_large}", bytes / 1024);
     println!("  peak memory {:.0} MiB (of which the program before it {before:.0} MiB)", peak_mib());
     let evaluate =
@@ -111,7 +111,7 @@ fn main() {
         edit.wall / read_own.wall
     );
     let own = Repo::at(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")).unwrap();
-    let ours = measure(200, || read(&own));
+    let ours = measure(2000, || read(&own));
     let Some(nix) = child::find_program("nix") else {
         println!("this repository: {ours} (nix is not on PATH to compare with)");
         return;

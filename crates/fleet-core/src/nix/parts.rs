@@ -27,13 +27,13 @@ use super::{
 };
 
 /// How large a part is, in bytes: its nodes fit a processor's nearer cache, and starting the parser costs next to nothing.
-pub(super) const PART: usize = 16 << 10;
+pub(super) const PART: usize = 8 << 10;
 
 /// From how many parts on they are parsed by one thread and used by another.
-const MANY: usize = 8;
+const MANY: usize = 16;
 
 /// How many of them wait to be used.
-const AHEAD: usize = 4;
+const AHEAD: usize = 8;
 
 type Element = NodeOrToken<GreenNode, GreenToken>;
 
@@ -71,6 +71,11 @@ impl<'t> Parted<'t> {
             large.iter().enumerate().filter_map(|(which, set)| Some((*set.ends.last()?, which))).collect();
         braces.sort_unstable();
         Parted { text, large, braces, broken: AtomicBool::new(false), tokens: AtomicUsize::new(0) }
+    }
+
+    /// How many bytes the text has.
+    pub(super) fn len(&self) -> usize {
+        self.text.len()
     }
 
     /// How many sets are divided.

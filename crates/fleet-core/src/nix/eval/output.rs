@@ -48,12 +48,12 @@ impl Machine {
             return Err(Stop::new(Sort::Budget, message, None));
         }
         let limit = self.budget.file_size;
-        let mut bytes = Vec::new();
         // The kernel's own files say that they are empty, some of them block, and some are endless.
         if meta.len() == 0 && path.starts_with("/proc") {
             let message = format!("{} is a file of the kernel", path.display());
             return Err(Stop::new(Sort::Budget, message, None));
         }
+        let mut bytes = Vec::with_capacity(usize::try_from(meta.len().min(limit)).unwrap_or(0) + 1);
         std::fs::File::open(path)
             .and_then(|file| file.take(limit + 1).read_to_end(&mut bytes))
             .map_err(|e| unreadable(path, &e))?;
@@ -126,6 +126,8 @@ impl Machine {
     pub(super) fn lower_in_parts(&mut self, parted: &Parted<'_>, file: u32, base: &Path) -> Option<ExprId> {
         let frame = parted.frame()?;
         let before = self.code.exprs.len();
+        // Data has about one expression in fifty bytes.
+        self.code.reserve(parted.len() / 50);
         let lowered = Lowering::new(&mut self.names, &mut self.code, file, base)
             .file_in_parts(Node::root(&frame), parted);
         lowered.inspect_err(|_| self.code.truncate(before)).ok()
