@@ -283,7 +283,7 @@ fn replaced(
     start: usize,
     range: &Range<usize>,
     brace: usize,
-    mut entries: Vec<Element>,
+    entries: Vec<Element>,
 ) -> Option<GreenNode> {
     let mut at = start;
     let places: Vec<usize> = node
@@ -301,7 +301,7 @@ fn replaced(
     }
     let holding = places.partition_point(|place| *place <= range.start).checked_sub(1)?;
     let NodeOrToken::Node(child) = node.children().nth(holding)? else { return None };
-    let child = replaced(child, *places.get(holding)?, range, brace, std::mem::take(&mut entries))?;
+    let child = replaced(child, *places.get(holding)?, range, brace, entries)?;
     Some(node.replace_child(holding, child.into()))
 }
 
