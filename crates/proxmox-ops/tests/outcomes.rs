@@ -182,6 +182,26 @@ fn what_the_ha_manager_is_still_at_is_not_taken_for_the_end() {
     assert!(!bench.sim.is_running(110));
 }
 
+/// The manager's state tells of a start when its task begins: a stop comes after that.
+#[test]
+fn a_stop_is_not_overtaken_by_the_start_before_it() {
+    let bench = Bench::new();
+    bench.clone_110();
+    bench.sim.node().change(|d| d.ha.insert(110, "stopped".to_owned()));
+    bench.sim.inject(Fault::TaskSlow { kind: "qmstart".into(), by: Duration::from_secs(1) });
+    let mut start = bench.std_command(&["start", "110", "--wait", "30"]).spawn().unwrap();
+    let is_starting =
+        || bench.sim.node().read(|d| d.tasks.iter().any(|t| t.kind == "qmstart" && t.exit.is_none()));
+    while !is_starting() && start.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let stopped = bench.run(&["stop", "110"]);
+    start.kill().unwrap();
+    start.wait().unwrap();
+    assert_eq!(stopped.code, 0, "{}", stopped.err);
+    assert!(!is_starting() && !bench.sim.is_running(110));
+}
+
 /// The task of a rollback only begins the start, which goes on as a task of its own.
 #[test]
 fn a_rollback_with_a_start_is_over_when_the_vm_runs() {

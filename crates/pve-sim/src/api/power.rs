@@ -74,8 +74,12 @@ async fn manage(node: Arc<Node>, vmid: u32, verb: String, params: Params) {
     // One thing after the other; in its state 'error' it does nothing before somebody clears that.
     let begins = || {
         node.change(|d| {
+            let id = vmid.to_string();
+            // The state tells of a start before the VM runs.
+            let is_starting =
+                d.tasks.iter().any(|t| t.apart && t.exit.is_none() && t.kind == "qmstart" && t.id == id);
             let now = d.ha.get_mut(&vmid).filter(|now| *now != "error")?;
-            let free = !now.starts_with("request_");
+            let free = !is_starting && !now.starts_with("request_");
             if free {
                 asked.clone_into(now);
             }
