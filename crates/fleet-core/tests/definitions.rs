@@ -1,18 +1,12 @@
 //! Definitions and hosts as the tools read them.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test that fails says where")]
 
+mod repo_support;
+
 use std::{fs, path::Path};
 
 use fleet_core::{Kind, definitions::Definitions, faults::Fault, hosts::Hosts, nix::NixMode, repo::Repo};
-
-fn repo_with(definitions: &str, hosts: &str) -> (tempfile::TempDir, Repo) {
-    let dir = tempfile::tempdir().unwrap();
-    fs::create_dir(dir.path().join("vms")).unwrap();
-    fs::write(dir.path().join("vms/definitions.nix"), definitions).unwrap();
-    fs::write(dir.path().join("hosts.nix"), hosts).unwrap();
-    let repo = Repo::at(dir.path()).unwrap();
-    (dir, repo)
-}
+use repo_support::repo_with;
 
 fn own_repo() -> Repo {
     Repo::at(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")).unwrap()

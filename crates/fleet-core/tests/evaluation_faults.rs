@@ -1,31 +1,24 @@
 //! An evaluation error in one place hides no fault in another one, and no file that has one is acted on.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that fails says where")]
 
+mod repo_support;
+
 use std::{fs, path::Path};
 
 use fleet_core::{
     Kind,
     child::{Command, find_program},
     deadline::Deadline,
-    definitions::Definitions,
+    definitions::{Definitions, MANAGED},
     faults::{self, Fault},
     hosts::Hosts,
     nix::{
         self, NixMode,
         eval::{Budget, eval_file},
     },
-    repo::Repo,
     validate,
 };
-
-fn repo_with(definitions: &str, hosts: &str) -> (tempfile::TempDir, Repo) {
-    let dir = tempfile::tempdir().unwrap();
-    fs::create_dir(dir.path().join("vms")).unwrap();
-    fs::write(dir.path().join("vms/definitions.nix"), definitions).unwrap();
-    fs::write(dir.path().join("hosts.nix"), hosts).unwrap();
-    let repo = Repo::at(dir.path()).unwrap();
-    (dir, repo)
-}
+use repo_support::repo_with;
 
 /// The faults that loading gives, `LINE:COLUMN PATH: MESSAGE`.
 fn loaded(definitions: &str) -> Vec<String> {
@@ -224,42 +217,8 @@ fn one_run_shows_every_fault_of_every_host() {
 /// What follows from an error is no second fault.
 #[test]
 fn what_can_not_be_evaluated_is_neither_missing_nor_of_the_wrong_kind() {
-    let fields = [
-        "cores",
-        "memory",
-        "disk",
-        "storage",
-        "nixosConfig",
-        "hostname",
-        "sshAlias",
-        "user",
-        "node",
-        "template",
-        "clone",
-        "bridge",
-        "vlan",
-        "mac",
-        "mtu",
-        "ip",
-        "nameservers",
-        "cpu",
-        "onBoot",
-        "tags",
-        "disks",
-        "timezone",
-        "packages",
-        "authorizedKeys",
-        "install",
-        "protection",
-        "readonly",
-        "purpose",
-        "services",
-        "notes",
-        "secrets",
-        "antiAffinity",
-        "vmid",
-    ];
-    for field in fields {
+    // The gateway is the other field in each of them.
+    for field in MANAGED.iter().copied().filter(|field| *field != "gateway") {
         let rest: String = [("vmid", "110"), ("cores", "1"), ("memory", "512"), ("disk", "\"1G\"")]
             .iter()
             .filter(|(name, _)| *name != field)
