@@ -68,7 +68,7 @@ pub(super) enum Expr {
     Negate(ExprId),
     /// Something the evaluator does not cover: fails when it is needed, not before.
     Unsupported(Arc<str>),
-    /// What makes the file wrong wherever it stands, in a survey: index into [`Code::wrong`](super::lower::Code::wrong).
+    /// What makes the file wrong wherever it stands, in a survey: index into [`Code::wrong`](super::code::Code::wrong).
     Wrong(u32),
 }
 

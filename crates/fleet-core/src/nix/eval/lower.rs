@@ -6,62 +6,12 @@ use rnix::SyntaxKind as K;
 
 use super::{
     Map, builtins,
+    code::{Code, Names},
     defs::{Attr, DefValue, Defs},
     error::{Outcome, Sort, Stop},
     expr::{AttrsExpr, Binding, Expr, ExprId, Formal, Key, Lambda, Op, Param, SelectExpr, Sym},
 };
 use crate::nix::{parts::Parted, source::Span, syntax::Node};
-
-/// Interned names.
-#[derive(Debug, Default)]
-pub(super) struct Names {
-    texts: Vec<Arc<str>>,
-    ids: Map<Arc<str>, Sym>,
-}
-
-impl Names {
-    pub(super) fn intern(&mut self, text: &str) -> Sym {
-        if let Some(id) = self.ids.get(text) {
-            return *id;
-        }
-        let text: Arc<str> = text.into();
-        let id = Sym::try_from(self.texts.len()).unwrap_or(Sym::MAX);
-        self.texts.push(Arc::clone(&text));
-        self.ids.insert(text, id);
-        id
-    }
-
-    pub(super) fn find(&self, text: &str) -> Option<Sym> {
-        self.ids.get(text).copied()
-    }
-
-    pub(super) fn text(&self, id: Sym) -> &Arc<str> {
-        &self.texts[id as usize]
-    }
-}
-
-/// Expressions of all files read so far, with their places.
-#[derive(Debug, Default)]
-pub(super) struct Code {
-    pub exprs: Vec<Expr>,
-    pub spans: Vec<Span>,
-    /// In a survey: what Nix refuses a file for as soon as it reads it, and after which lowering goes on.
-    pub wrong: Option<Vec<Stop>>,
-}
-
-impl Code {
-    /// Forgets all expressions from this one on.
-    pub(super) fn truncate(&mut self, exprs: usize) {
-        self.exprs.truncate(exprs);
-        self.spans.truncate(exprs);
-    }
-
-    /// Makes room for so many more expressions.
-    pub(super) fn reserve(&mut self, exprs: usize) {
-        self.exprs.reserve(exprs);
-        self.spans.reserve(exprs);
-    }
-}
 
 /// What is in scope at a place: one environment each when the program runs.
 pub(super) enum Scope {

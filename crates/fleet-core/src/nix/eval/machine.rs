@@ -11,10 +11,10 @@ use super::{
     Budget,
     builtins::Builtin,
     builtins::Compiled,
+    code::{Code, Names},
     error::{Outcome, Sort, Stop},
     expr::{Expr, ExprId, Lambda, Op, Sym},
     literals::canonical,
-    lower::{Code, Names},
     survey::Found,
 };
 use crate::nix::{

@@ -5,6 +5,7 @@
 
 mod builtins;
 mod call;
+mod code;
 mod defs;
 mod divided;
 mod error;
