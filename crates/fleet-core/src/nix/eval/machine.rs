@@ -9,8 +9,7 @@ use std::{
 
 use super::{
     Budget,
-    builtins::Builtin,
-    builtins::Compiled,
+    builtins::{Builtin, Compiled},
     code::{Code, Names},
     error::{Outcome, Sort, Stop},
     expr::{Expr, ExprId, Lambda, Op, Sym},

@@ -72,8 +72,8 @@ impl Machine {
         let file = self.sources.add(Source::new(path.to_owned(), Arc::clone(text)));
         let span = |start, end| Some(Span { file, start, end });
         // Nix ends a comment at one, rnix does not.
-        let returns = text.match_indices('\r').map(|(at, _)| at);
-        if let Some(at) = returns.into_iter().find(|at| text.as_bytes().get(at + 1) != Some(&b'\n')) {
+        let mut returns = text.match_indices('\r').map(|(at, _)| at);
+        if let Some(at) = returns.find(|at| text.as_bytes().get(at + 1) != Some(&b'\n')) {
             let at = u32::try_from(at).unwrap_or(u32::MAX);
             return Err(Stop::new(Sort::Unsupported, "a carriage return without a line feed", span(at, at)));
         }
