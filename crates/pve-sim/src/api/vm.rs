@@ -121,7 +121,7 @@ fn common(node: &Node, data: &Data, vmid: u32) -> Map<String, Value> {
     put("maxdisk", json!(boot_disk(section)));
     put("netin", json!(run.map_or(0, |_| 4096)));
     put("netout", json!(run.map_or(0, |_| 4096)));
-    put("uptime", json!(run.map_or(0, |r| crate::node::now().saturating_sub(r.started))));
+    put("uptime", json!(run.map_or(0, |r| r.uptime(crate::node::since_1970()))));
     if let Some(lock) = conf.lock() {
         put("lock", json!(lock));
     }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{Os, with};
 use crate::{
     keys,
-    node::{Node, now},
+    node::{Node, since_1970},
 };
 
 /// `/etc/os-release` of the running system.
@@ -49,7 +49,7 @@ pub fn read_file(node: &Node, vmid: u32, path: &str) -> Option<Vec<u8>> {
         }
         "/etc/ssh/ssh_host_ed25519_key" => run.system.host_key,
         "/proc/sys/kernel/random/boot_id" => format!("00000000-0000-4000-8000-{:012}\n", run.boot),
-        "/proc/uptime" => format!("{}.00 0.00\n", now().saturating_sub(run.started)),
+        "/proc/uptime" => format!("{}.00 0.00\n", run.uptime(since_1970())),
         "/proc/meminfo" => "MemTotal:        4014080 kB\nMemAvailable:    3600000 kB\n".to_owned(),
         "/etc/ssh/sshd_config" => "Include /etc/ssh/sshd_config.d/*.conf\n".to_owned(),
         "/etc/machine-id" => format!("{vmid:032x}\n"),

@@ -14,7 +14,7 @@ use crate::{
     keys,
     ledger::Party,
     log::What,
-    node::{Data, Node, now},
+    node::{Data, Node, since_1970},
 };
 
 pub(super) fn running(
@@ -29,7 +29,7 @@ pub(super) fn running(
         system,
         address,
         boot,
-        started: now(),
+        started: since_1970(),
         paused: false,
         agent_stopped: false,
         booting: takes.map(|takes| (Instant::now(), takes)),
@@ -237,4 +237,24 @@ pub fn install(node: &Node, vmid: u32, system: System) {
             guest.disk = Disk::Nixos(system);
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_uptime_is_of_seconds_that_have_passed() {
+        let system = System {
+            hostname: String::new(),
+            host_key: String::new(),
+            users: BTreeMap::new(),
+            instance: String::new(),
+            keeps_host_keys: false,
+        };
+        let mut run = running(Os::Nixos, system, String::new(), 1, None);
+        run.started = Duration::from_millis(10_900);
+        let at = |millis: u64| run.uptime(Duration::from_millis(millis));
+        assert_eq!([at(10_900), at(11_100), at(12_100), at(12_900)], [0, 0, 1, 2]);
+    }
 }

@@ -105,8 +105,8 @@ pub struct Running {
     pub address: String,
     /// Which boot this is; connections belong to one.
     pub boot: u64,
-    /// Seconds since 1970 at power on.
-    pub started: u64,
+    /// The time since 1970 at power on.
+    pub started: Duration,
     /// Suspended.
     pub paused: bool,
     /// Whether somebody stopped the guest agent's service.
@@ -122,6 +122,14 @@ pub struct Running {
     /// Processes of the guest agent whose end nobody has asked for; nothing where one still runs.
     #[serde(skip)]
     pub processes: BTreeMap<u32, Option<Outcome>>,
+}
+
+impl Running {
+    /// Whole seconds that have passed since power on at this time since 1970: as the kernel counts them for a process, not
+    /// the seconds of the clock between the two.
+    pub fn uptime(&self, now: Duration) -> u64 {
+        now.saturating_sub(self.started).as_secs()
+    }
 }
 
 /// A machine.
