@@ -92,6 +92,7 @@ fn one_run_shows_every_fault_of_every_vm() {
        |
     11 |       memory = 4096 + "M";
        |                ^^^^^^^^^^
+       = a number has no unit: `memory` is one of MiB, a disk's size is a text such as "20G"
     vms/definitions.nix:12:12: managed.web.ip: '192.0.2.10' is not a valid address
        |
     12 |       ip = "192.0.2.10";
@@ -248,6 +249,43 @@ fn what_can_not_be_evaluated_is_neither_missing_nor_of_the_wrong_kind() {
         }
     }
 }
+
+/// Slips that people make with operators and calls, each with what would be right.
+#[test]
+fn a_value_of_another_kind_than_an_operator_takes_says_what_would_be_right() {
+    for (value, help) in [
+        ("4 * \"1024\"", "without its quotes it is a number: 1024"),
+        ("4096 + \"M\"", NO_UNIT),
+        ("2 * \"4G\"", NO_UNIT),
+        ("1 + \"a\"", "`toString` makes a text of a number: \"…${toString …}\""),
+        ("2 * \"a b\"", ""),
+        ("2 * null", ""),
+        ("if \"true\" then 1 else 2", "without its quotes it is a boolean: true"),
+        ("if \"on\" then 1 else 2", ""),
+        ("if 1 then 1 else 2", "compare it: `… != 0`"),
+        ("[ 1 ] ++ 2", "a list of one is `[ … ]`"),
+        ("[ 1 ] ++ { a = 1; }", "`//` joins sets; a list of one is `[ … ]`"),
+        ("\"a\" ++ \"b\"", "`+` joins texts"),
+        ("null ++ [ 1 ]", "an empty list is `[ ]`"),
+        ("{ } // [ 1 ]", "`++` joins lists"),
+        ("\"a\" // \"b\"", "`+` joins texts"),
+        ("{ } // null", "an empty set is `{ }`"),
+        ("{ } // 1", ""),
+        ("{ } { }", "`//` joins two sets"),
+        ("./nowhere.nix { }", "`import` reads a file, and calls what is in it: `import ./file.nix …`"),
+        ("4096 8192", "one value stands behind another: `[ … ]` around them makes a list"),
+        ("\"a\" \"b\"", "one value stands behind another: `+` joins texts, `[ … ]` around them makes a list"),
+        ("null 1", ""),
+    ] {
+        let vm = vm("web", 110, &format!("cores = 1; memory = {value};"));
+        let (_dir, repo) = repo_with(&managed(&vm), "{ }");
+        let faults = faults::of(&Definitions::load(&repo, NixMode::Embedded).unwrap_err());
+        assert_eq!(faults.len(), 1, "{value}: {:#?}", short(&faults));
+        assert_eq!(faults[0].help.as_deref().unwrap_or_default(), help, "{value}: {}", faults[0].message);
+    }
+}
+
+const NO_UNIT: &str = "a number has no unit: `memory` is one of MiB, a disk's size is a text such as \"20G\"";
 
 #[test]
 fn what_can_not_be_evaluated_higher_up_hides_what_is_in_it_alone() {

@@ -3,9 +3,10 @@
 use std::rc::Rc;
 
 use super::{
-    error::{Outcome, Sort, Stop},
+    error::Outcome,
     expr::{ExprId, Lambda, Param},
     machine::{EnvId, Machine, Slot, State, ThunkId, Val, find},
+    meant,
 };
 
 impl Machine {
@@ -27,7 +28,8 @@ impl Machine {
             Val::Attrs(attrs) => {
                 let functor = self.names.find("__functor").and_then(|name| find(&attrs, name));
                 let Some(functor) = functor else {
-                    return self.fail("a set can not be called like a function", id);
+                    let message = "a set can not be called like a function";
+                    return self.fail_but(message, meant::called(&Val::Attrs(attrs)), id);
                 };
                 self.nested(|m| {
                     let function = m.force(functor.value)?;
@@ -38,7 +40,7 @@ impl Machine {
             }
             other => {
                 let message = format!("{} can not be called like a function", self.kind(&other, id)?);
-                self.fail(message, id)
+                self.fail_but(message, meant::called(&other), id)
             }
         }
     }
@@ -80,7 +82,7 @@ impl Machine {
             let extra = given.iter().find(|slot| !known(slot)).map_or(0, |slot| slot.name);
             let message = format!("unexpected argument '{}'", self.names.text(extra));
             let help = self.did_you_mean(extra, formals.iter().map(|formal| formal.name));
-            return Err(Stop::new(Sort::Eval, message, Some(self.span(id))).help(help));
+            return self.fail_but(message, help, id);
         }
         if *bound {
             slots.push(argument);

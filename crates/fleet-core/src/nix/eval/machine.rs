@@ -14,6 +14,7 @@ use super::{
     error::{Outcome, Sort, Stop},
     expr::{Expr, ExprId, Lambda, Op, Sym},
     literals::canonical,
+    meant,
     survey::Found,
 };
 use crate::nix::{
@@ -198,7 +199,17 @@ impl Machine {
     }
 
     pub(super) fn fail<T>(&self, message: impl Into<String>, at: ExprId) -> Outcome<T> {
-        Err(Stop::new(Sort::Eval, message, Some(self.span(at))))
+        self.fail_but(message, None::<String>, at)
+    }
+
+    /// The same with what would be right.
+    pub(super) fn fail_but<T>(
+        &self,
+        message: impl Into<String>,
+        help: Option<impl Into<String>>,
+        at: ExprId,
+    ) -> Outcome<T> {
+        Err(Stop::new(Sort::Eval, message, Some(self.span(at))).help(help.map(Into::into)))
     }
 
     pub(super) fn unsupported<T>(&self, message: impl Into<String>, at: ExprId) -> Outcome<T> {
@@ -406,7 +417,7 @@ impl Machine {
             Val::Bool(b) => Ok(b),
             other => {
                 let message = format!("expected a boolean, found {}", self.kind(&other, id)?);
-                self.fail(message, id)
+                self.fail_but(message, meant::as_boolean(&other), id)
             }
         }
     }

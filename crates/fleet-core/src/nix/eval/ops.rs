@@ -3,9 +3,10 @@
 use std::{cmp::Ordering, rc::Rc, sync::Arc};
 
 use super::{
-    error::{Outcome, Sort, Stop},
+    error::{Outcome, Sort},
     expr::{ExprId, Op},
     machine::{EnvId, Machine, Slot, ThunkId, Val, find},
+    meant,
 };
 
 impl Machine {
@@ -69,7 +70,7 @@ impl Machine {
             Val::Float(number) => Ok(*number),
             other => {
                 let message = format!("expected a number, found {}", m.kind(other, id)?);
-                m.fail(message, id)
+                m.fail_but(message, meant::as_number(op, other), id)
             }
         };
         if let (Val::Int(a), Val::Int(b)) = (a, b) {
@@ -215,7 +216,7 @@ impl Machine {
             }
             (Val::List(_), other) | (other, _) => {
                 let message = format!("`++` joins lists, found {}", self.kind(other, id)?);
-                self.fail(message, id)
+                self.fail_but(message, meant::joined(Op::Concat, a, b), id)
             }
         }
     }
@@ -224,7 +225,7 @@ impl Machine {
         let (Val::Attrs(left), Val::Attrs(right)) = (a, b) else {
             let other = if matches!(a, Val::Attrs(_)) { b } else { a };
             let message = format!("`//` joins sets, found {}", self.kind(other, id)?);
-            return self.fail(message, id);
+            return self.fail_but(message, meant::joined(Op::Update, a, b), id);
         };
         self.charge((left.len() + right.len()) * size_of::<Slot>())?;
         self.charge_steps((left.len() + right.len()) / 16)?;
@@ -298,9 +299,8 @@ impl Machine {
             }
             other => {
                 let message = format!("{} can not be part of a string", self.kind(other, at)?);
-                let help = matches!(other, Val::Int(_) | Val::Float(_))
-                    .then(|| "`toString` makes a text of a number: \"…${toString …}\"".to_owned());
-                return Err(Stop::new(Sort::Eval, message, Some(self.span(at))).help(help));
+                let help = matches!(other, Val::Int(_) | Val::Float(_)).then_some(meant::TO_STRING);
+                return self.fail_but(message, help, at);
             }
         })
     }
