@@ -90,6 +90,11 @@ fn main() {
         apply(text, &file, &change, NixMode::Embedded).unwrap().len()
     };
     let edit = measure(8, || insert(&text));
+    let remove = |name: &str| {
+        let change = Change::Remove { name: name.to_owned() };
+        apply(&text, &file, &change, NixMode::Embedded).unwrap().len()
+    };
+    let (first, middle) = (measure(8, || remove("vm-0")), measure(8, || remove("vm-5000")));
     let splice = measure(8, || set_attr(&text, "vm-5000", "publicKey", "new").unwrap().len());
     println!("reading 10000 hosts: {read_hosts}");
     println!(
@@ -97,6 +102,11 @@ fn main() {
         splice.wall / read_hosts.wall
     );
     println!("  one edit, proven by two evaluations: {edit}, {:.2} times that", edit.wall / read_hosts.wall);
+    println!(
+        "  the same of the first host: {first}, {:.2} times that; of one in the middle: {middle}, {:.2} times",
+        first.wall / read_hosts.wall,
+        middle.wall / read_hosts.wall
+    );
     // No two of them: the expression for them is first tried, then the shared keys are written out.
     let mut parts = text.split("= masterKeys;").enumerate();
     let first = parts.next().map_or("", |(_, part)| part).to_owned();

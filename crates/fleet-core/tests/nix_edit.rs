@@ -772,3 +772,37 @@ fn comment_lines_are_no_blank_lines() {
         assert!(after.contains("  };\n\n  web = {\n"), "{after}");
     }
 }
+
+/// The old text's tree serves for the edit and for the new one's: in a file of many hosts that comes to what parsing anew
+/// comes to, also where a host stands in several places.
+#[test]
+fn an_edit_with_the_tree_that_is_there_is_the_edit_of_the_text() {
+    let host = |n: usize| match n % 3 {
+        0 => format!("  vm-{n} = {{\n    user = \"fleet\"; # {n}\n    hostname = \"vm-{n}\";\n  }};\n\n"),
+        1 => format!(
+            "  vm-{n}.user = \"fleet\";\n  vm-{n}.hostname = \"vm-{n}\";\n  vm-{n}.sshAlias = \"{n}\";\n"
+        ),
+        _ => format!("  # the {n}th\n  vm-{n} = {{ user = \"fleet\"; hostname = \"vm-{n}\"; }};\n"),
+    };
+    let spread =
+        |n: usize| if n % 150 == 7 { format!("  wide.\"at-{n}\" = \"{n}\";\n") } else { String::new() };
+    let hosts: String = (0..600).map(|n| host(n) + &spread(n)).collect();
+    let text = format!("{{\n{hosts}}}\n");
+    let file = Path::new("/fleet/hosts.nix");
+    let applied = |change: &Change| apply(&text, file, change, NixMode::Embedded).unwrap();
+    for name in ["vm-0", "vm-1", "vm-2", "vm-300", "vm-301", "vm-302", "vm-597", "vm-598", "vm-599", "wide"] {
+        let after = applied(&Change::Remove { name: name.to_owned() });
+        assert_eq!(after, remove_host(&text, name).unwrap(), "{name}");
+        assert!(!after.contains(&format!("  {name}.")) && !after.contains(&format!("  {name} =")), "{name}");
+        if name == "wide" {
+            continue;
+        }
+        let (host, attr) = (name.to_owned(), "hostname".to_owned());
+        let unset = applied(&Change::Unset { host: host.clone(), attr: attr.clone() });
+        assert_eq!(unset, remove_attr(&text, name, "hostname").unwrap(), "{name}");
+        let set = applied(&Change::Set { host, attr, value: "other".to_owned() });
+        assert_eq!(set, set_attr(&text, name, "hostname", "other").unwrap(), "{name}");
+        assert!(unset.len() < text.len() && set.contains("\"other\""), "{name}");
+    }
+    assert_eq!(applied(&Change::Remove { name: "nobody".to_owned() }), text);
+}

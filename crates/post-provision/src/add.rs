@@ -247,10 +247,9 @@ pub fn plan(
         Some(host) => {
             let on_record = host.public_key.as_deref().filter(|_| rotated);
             let line = on_record.map_or(line, |old| facts.key.line_in_place_of(old));
-            let after = edit::set_attr(&before, name, "publicKey", &line)?;
             let change =
                 Change::Set { host: name.to_owned(), attr: "publicKey".to_owned(), value: line.clone() };
-            edit::verified(&before, &after, &hosts_path, &change, nix)?;
+            let after = edit::apply(&before, &hosts_path, &change, nix)?;
             let what = if rotated { "another publicKey" } else { "publicKey in place of the placeholder" };
             planned.plan.text(&relative(&hosts_path), Some(&before), after, format!("{what} for {name}"));
             host.public_key = Some(line);

@@ -153,8 +153,7 @@ pub fn plan(
     if from_hosts && hosts.get(name).is_some() {
         let path = repo.hosts();
         let before = read(&path)?;
-        let after = edit::remove_host(&before, name)?;
-        edit::verified(&before, &after, &path, &Change::Remove { name: name.to_owned() }, nix)?;
+        let after = edit::apply(&before, &path, &Change::Remove { name: name.to_owned() }, nix)?;
         planned.plan.text(&relative(&path), Some(&before), after, format!("without {name}"));
         hosts_after.hosts.retain(|host| host.name != name);
     }

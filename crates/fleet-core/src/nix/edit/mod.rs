@@ -54,7 +54,7 @@ pub(crate) const ORDER: &[&str] = &[
 
 /// The text with a new host in it: after the others, or in its place where the names are sorted.
 pub fn insert_host(text: &str, name: &str, host: &NewHost) -> Result<String> {
-    edit(text, |root| insert_in(root, text, name, host))
+    edit(text, |tree| insert_in(tree.root(), text, name, host))
 }
 
 fn insert_in(root: Node<'_>, text: &str, name: &str, host: &NewHost) -> Result<String> {
@@ -81,7 +81,7 @@ fn insert_in(root: Node<'_>, text: &str, name: &str, host: &NewHost) -> Result<S
 
 /// The text with one attribute of a host set to a string. A missing attribute is added, at its place.
 pub fn set_attr(text: &str, host: &str, attr: &str, value: &str) -> Result<String> {
-    edit(text, |root| set_in(root, text, host, attr, value))
+    edit(text, |tree| set_in(tree.root(), text, host, attr, value))
 }
 
 fn set_in(root: Node<'_>, text: &str, host: &str, attr: &str, value: &str) -> Result<String> {
@@ -127,52 +127,66 @@ fn set_in(root: Node<'_>, text: &str, host: &str, attr: &str, value: &str) -> Re
 
 /// The text without one attribute of a host; unchanged if the host does not have it.
 pub fn remove_attr(text: &str, host: &str, attr: &str) -> Result<String> {
-    edit(text, |root| {
-        let set = tree::host_set(root, text)?;
-        let at = tree::find_host(&set, host, text)?;
-        let nth = |set: &tree::Set<'_>, found: &Binding<'_>| {
-            set.bindings.iter().position(|b| b.start == found.start)
-        };
-        Ok(match at.attr(host, attr, text)? {
+    edit(text, |tree| unset_in(tree.root(), text, host, attr))
+}
+
+fn unset_in(root: Node<'_>, text: &str, host: &str, attr: &str) -> Result<String> {
+    let set = tree::host_set(root, text)?;
+    let at = tree::find_host(&set, host, text)?;
+    let nth =
+        |set: &tree::Set<'_>, found: &Binding<'_>| set.bindings.iter().position(|b| b.start == found.start);
+    Ok(match at.attr(host, attr, text)? {
+        None => text.to_owned(),
+        Some(AttrAt::Inside(found)) => match &at.whole {
             None => text.to_owned(),
-            Some(AttrAt::Inside(found)) => match &at.whole {
-                None => text.to_owned(),
-                // Its last one: where the set was added for it, it goes with it.
-                Some((whole, inner)) if inner.items.len() == 1 && !at.paths.is_empty() => {
-                    fold::folded_again(text, &set, whole)
-                        .unwrap_or_else(|| layout::remove(text, inner, nth(inner, found)))
-                }
-                Some((_, inner)) => layout::remove(text, inner, nth(inner, found)),
-            },
-            Some(AttrAt::Beside(found)) if at.whole.is_none() && at.paths.len() == 1 => {
-                return Err(refused(text, host, found.start, "it would have no attribute left"));
+            // Its last one: where the set was added for it, it goes with it.
+            Some((whole, inner)) if inner.items.len() == 1 && !at.paths.is_empty() => {
+                fold::folded_again(text, &set, whole)
+                    .unwrap_or_else(|| layout::remove(text, inner, nth(inner, found)))
             }
-            Some(AttrAt::Beside(found)) => layout::remove(text, &set, nth(&set, found)),
-        })
+            Some((_, inner)) => layout::remove(text, inner, nth(inner, found)),
+        },
+        Some(AttrAt::Beside(found)) if at.whole.is_none() && at.paths.len() == 1 => {
+            return Err(refused(text, host, found.start, "it would have no attribute left"));
+        }
+        Some(AttrAt::Beside(found)) => layout::remove(text, &set, nth(&set, found)),
     })
 }
 
 /// The text without a host; unchanged if it has none of this name. Comments outside the host's braces stay.
 pub fn remove_host(text: &str, name: &str) -> Result<String> {
-    let mut text = text.to_owned();
+    edit(text, |tree| remove_in(tree, text, name))
+}
+
+/// A host written as several `NAME.attr = …;` takes one round for each, from the last on.
+fn remove_in(tree: &Tree, text: &str, name: &str) -> Result<String> {
+    let (mut tree, mut text) = (tree.clone(), text.to_owned());
     loop {
-        // A host written as several `NAME.attr = …;` takes one round for each, from the last on.
-        let next = edit(&text, |root| {
-            let set = tree::host_set(root, &text)?;
-            if set.inherited.iter().any(|n| n == name) {
-                return Err(refused(&text, name, set.open, "it is inherited"));
-            }
-            if let Some(folded) = let_line::folded_again(root, &text, &set, name) {
-                return Ok(folded);
-            }
-            let at = set.bindings.iter().rposition(|b| b.path.first().is_some_and(|n| n == name));
-            Ok(if at.is_some() { layout::remove(&text, &set, at) } else { text.clone() })
-        })?;
-        if next == text {
-            return Ok(text);
+        let (after, left) = remove_last(tree.root(), &text, name)?;
+        if left == 0 {
+            return Ok(after);
         }
-        text = next;
+        tree = match tree.changed(&text, &after) {
+            Some(tree) => tree,
+            None => parse(&after)?,
+        };
+        text = after;
     }
+}
+
+/// The text without the last entry of a host, and how many others it has.
+fn remove_last(root: Node<'_>, text: &str, name: &str) -> Result<(String, usize)> {
+    let set = tree::host_set(root, text)?;
+    if set.inherited.iter().any(|n| n == name) {
+        return Err(refused(text, name, set.open, "it is inherited"));
+    }
+    if let Some(folded) = let_line::folded_again(root, text, &set, name) {
+        return Ok((folded, 0));
+    }
+    let is_its = |b: &Binding<'_>| b.path.first().is_some_and(|n| n == name);
+    let Some(at) = set.bindings.iter().rposition(is_its) else { return Ok((text.to_owned(), 0)) };
+    let others = set.bindings[..at].iter().filter(|b| is_its(b)).count();
+    Ok((layout::remove(text, &set, Some(at)), others))
 }
 
 fn replace_value(text: &str, binding: &Binding<'_>, quoted: &str) -> Result<String> {
@@ -219,26 +233,23 @@ fn splice(text: &str, start: usize, end: usize, with: &str) -> String {
 
 /// The new text, not parsed again yet. The tree of the old one, if that is known, saves parsing it.
 fn changed(text: &str, tree: Option<&Tree>, change: &Change) -> Result<String> {
-    let edit = |work: &(dyn Fn(Node<'_>) -> Result<String> + Sync)| match tree {
-        Some(tree) => work(tree.root()),
-        None => on_thread(|| {
-            let tree = Tree::parse(text).map_err(|fault| unparsable(text, fault))?;
-            work(tree.root())
-        }),
+    let edit = |tree: &Tree| match change {
+        Change::Insert { name, host } => insert_in(tree.root(), text, name, host),
+        Change::Set { host, attr, value } => set_in(tree.root(), text, host, attr, value),
+        Change::Unset { host, attr } => unset_in(tree.root(), text, host, attr),
+        Change::Remove { name } => remove_in(tree, text, name),
     };
-    match change {
-        Change::Insert { name, host } => edit(&|root| insert_in(root, text, name, host)),
-        Change::Set { host, attr, value } => edit(&|root| set_in(root, text, host, attr, value)),
-        Change::Unset { host, attr } => remove_attr(text, host, attr),
-        Change::Remove { name } => remove_host(text, name),
+    match tree {
+        Some(tree) => edit(tree),
+        None => on_thread(|| edit(&parse(text)?)),
     }
 }
 
 /// Parses, edits, and parses the outcome again.
-fn edit(text: &str, work: impl FnOnce(Node<'_>) -> Result<String> + Send) -> Result<String> {
+fn edit(text: &str, work: impl FnOnce(&Tree) -> Result<String> + Send) -> Result<String> {
     let run = || {
-        let tree = Tree::parse(text).map_err(|fault| unparsable(text, fault))?;
-        let after = work(tree.root())?;
+        let tree = parse(text)?;
+        let after = work(&tree)?;
         drop(tree);
         if after != text {
             Tree::parse(&after).map_err(|_| {
@@ -248,6 +259,10 @@ fn edit(text: &str, work: impl FnOnce(Node<'_>) -> Result<String> + Send) -> Res
         Ok(after)
     };
     on_thread(run)
+}
+
+fn parse(text: &str) -> Result<Tree> {
+    Tree::parse(text).map_err(|fault| unparsable(text, fault))
 }
 
 fn on_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {

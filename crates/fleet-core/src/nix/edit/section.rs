@@ -35,7 +35,7 @@ pub fn insert_entry(
     attrs: &[(&str, String)],
     mode: NixMode,
 ) -> Result<String> {
-    let after = edit(text, |root| insert(root, text, section, name, attrs)).map_err(|error| {
+    let after = edit(text, |tree| insert(tree.root(), text, section, name, attrs)).map_err(|error| {
         let shown: String = attrs.iter().map(|(attr, value)| format!(" {attr} = {value};")).collect();
         let by_hand = format!("write it into `{section}` by hand: {} = {{{shown} }};", quote_name(name));
         match error.kind() {
