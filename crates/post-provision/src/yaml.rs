@@ -1,6 +1,7 @@
 //! YAML with the place of everything: a tree over `saphyr-parser`'s events whose nodes know the bytes they came
 //! from. Enough to read `.sops.yaml` and the `sops` block of a secret, and to change a few bytes of either.
 
+mod advice;
 mod build;
 mod fault;
 mod joined;
@@ -10,7 +11,7 @@ use std::collections::HashMap;
 use fleet_core::{Error, Result};
 use saphyr_parser::{Event, Parser, ScalarStyle};
 
-pub(crate) use self::fault::{in_file, in_secret, wrong};
+pub(crate) use self::fault::{in_file, in_secret, is_private, wrong};
 use self::{
     build::{Builder, Offsets, Places},
     fault::scan_error,

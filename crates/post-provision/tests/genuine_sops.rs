@@ -61,6 +61,9 @@ fn sops_opens_what_we_wrapped_and_calls_it_up_to_date() {
     }
 }
 
+/// A private key, of the seed that is nothing but zeros.
+const PRIVATE: &str = "AGE-SECRET-KEY-1QQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQZZZZZZ";
+
 /// The rules that sops reads are those that we read, and no others are edited.
 #[test]
 fn rules_that_sops_refuses_are_refused_here() {
@@ -91,6 +94,7 @@ fn rules_that_sops_refuses_are_refused_here() {
         (false, rule("    {a: b}: c\n")),
         (false, rule("    ? [a]\n    : c\n")),
         (false, rule("").replace(".*", "(?=a)")),
+        (false, format!("creation_rules:\n  - age: {PRIVATE}\n")),
         (false, format!("%YAML 1.2\n---\n{}", rule(""))),
         (false, rule("    age: a\n")),
         (false, rule("    encrypted_regex: [a]\n")),

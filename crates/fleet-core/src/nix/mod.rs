@@ -14,6 +14,7 @@ mod syntax;
 use std::path::Path;
 
 use eval::{Budget, EvalError, Evaluated};
+pub use reader::is_slip;
 
 use crate::{
     Error, Result,

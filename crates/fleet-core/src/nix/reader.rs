@@ -10,7 +10,7 @@ use crate::{definitions::nearest, faults::Fault};
 
 /// Whether a name is another one with a slip of the finger, two in a long one, or in other capitals. A slip in a word of
 /// three letters is another word.
-pub(crate) fn is_slip(name: &str, known: &str) -> bool {
+pub fn is_slip(name: &str, known: &str) -> bool {
     let slips = match known.len() {
         0..4 => 0,
         4..8 => 1,

@@ -178,10 +178,11 @@ impl Rules {
             [root, ..] => root,
         };
         shape::file(&stream, stream.resolve(root))?;
+        stream.documents.iter().try_for_each(shape::no_private_key)?;
         let mut rules = Vec::new();
         if let Some(list) = stream.get(root, "creation_rules").filter(|node| !node.is_nothing()) {
             if !matches!(list.data, Data::Seq(_)) {
-                return Err(list.wrong("creation_rules is not a list"));
+                return Err(list.wrong("creation_rules is not a list").hint("each rule begins with `- `"));
             }
             for item in list.items() {
                 rules.push(rule(&stream, stream.resolve(item))?);
@@ -248,6 +249,7 @@ fn rule(stream: &Stream, node: &Node) -> Result<Rule> {
     let regex = path_regex.as_deref().map(pattern::compiled).transpose().map_err(|why| {
         let at = stream.get(node, "path_regex").unwrap_or(node);
         at.wrong(format!("path_regex '{}' is not valid: {why}", path_regex.as_deref().unwrap_or_default()))
+            .hint("a regular expression as Go has them: `\\.yaml$` for what a shell calls `*.yaml`")
     })?;
     let groups = match stream.get(node, "key_groups").filter(|g| !g.is_nothing()) {
         Some(list) => list

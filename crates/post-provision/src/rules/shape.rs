@@ -8,7 +8,7 @@ use fleet_core::{Error, Result};
 use saphyr_parser::ScalarStyle;
 use serde::{Deserialize, de::IgnoredAny};
 
-use crate::yaml::{Data, Node, Stream, wrong};
+use crate::yaml::{Data, Node, Stream, is_private, wrong};
 
 /// Texts of a rule.
 const TEXTS: [&str; 8] = [
@@ -27,6 +27,32 @@ const MAPPINGS: [&str; 4] = ["kms", "gcp_kms", "azure_keyvault", "hckms"];
 
 /// Lists of texts in a group.
 const LISTS: [&str; 3] = ["age", "pgp", "hc_vault"];
+
+/// What sops knows in the file itself.
+pub(super) const OF_FILE: [&str; 3] = ["creation_rules", "destination_rules", "stores"];
+
+/// What it knows in a rule.
+pub(super) fn of_rule() -> impl Iterator<Item = &'static str> {
+    let others =
+        ["key_groups", "shamir_threshold", "mac_only_encrypted", "age", "pgp", "hc_vault_transit_uri"];
+    TEXTS.into_iter().chain(MAPPINGS).chain(others)
+}
+
+/// What it knows in a group of `key_groups`.
+pub(super) fn of_group() -> impl Iterator<Item = &'static str> {
+    MAPPINGS.into_iter().chain(LISTS).chain(["merge"])
+}
+
+/// A private key is no recipient and belongs in no such file: nothing is done with one, so that nobody is shown it.
+pub(super) fn no_private_key(node: &Node) -> Result<()> {
+    if node.scalar().is_some_and(is_private) {
+        return Err(node
+            .wrong("a private key, with which everybody who has this file opens the secrets")
+            .hint("write its public half, which `age-keygen -y` prints, and make a new key in place of this one"));
+    }
+    node.items().iter().try_for_each(no_private_key)?;
+    node.entries().iter().flat_map(|(key, value)| [key, value]).try_for_each(no_private_key)
+}
 
 /// Whether sops's parser reads the text, as far as it reads: to the end of the first document.
 pub(super) fn text(text: &str) -> Result<()> {
@@ -79,7 +105,12 @@ pub(super) fn rule(stream: &Stream, node: &Node) -> Result<()> {
         if let Some(value) = stream.get(node, name)
             && value.scalar().is_none()
         {
-            return Err(value.wrong(format!("{name} is no text")));
+            let error = value.wrong(format!("{name} is no text"));
+            return Err(if name == "path_regex" {
+                error.hint("one expression for all: `a|b`")
+            } else {
+                error
+            });
         }
     }
     number(stream, node, "shamir_threshold")?;
@@ -164,7 +195,9 @@ fn mapping(stream: &Stream, node: &Node, what: &str) -> Result<()> {
 fn list(stream: &Stream, map: &Node, name: &str, each: impl Fn(&Node) -> Result<()>) -> Result<()> {
     let Some(list) = stream.get(map, name).filter(|list| !is_null(list)) else { return Ok(()) };
     if !matches!(list.data, Data::Seq(_)) {
-        return Err(list.wrong(format!("{name} is not a list")));
+        return Err(list
+            .wrong(format!("{name} is not a list"))
+            .hint("each element begins with `- `, or all stand in `[…]`"));
     }
     list.items().iter().map(|item| stream.resolve(item)).filter(|item| !is_null(item)).try_for_each(each)
 }
