@@ -175,6 +175,11 @@ fn end_of(text: &str, ends: impl Fn(char) -> bool) -> usize {
     end.unwrap_or(text.len())
 }
 
+/// Whether a text is a private key, as the programs write them.
+pub(crate) fn is_private(text: &str) -> bool {
+    text.contains("PRIVATE KEY-----") || text.contains("AGE-SECRET-KEY-1")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -260,6 +260,26 @@ fn what_nix_itself_would_refuse_is_told_with_what_would_be_right() {
             "a text goes in quotes: \"local\"; a name is bound by `let local = …; in`",
         ),
         (
+            "{ a = { memory = cores * 2; cores = 2; }; }\n",
+            "1:18: a.memory: undefined variable 'cores'",
+            "`cores` is an attribute of the set, and `rec { … }` lets these use each other",
+        ),
+        (
+            "{ a = { inherit cores; }; }\n",
+            "1:17: a.cores: undefined variable 'cores'",
+            "`inherit` takes what a name means around the set: bind it by `let cores = …; in`",
+        ),
+        (
+            "{ a = 20G; }\n",
+            "1:7: a: an integer can not be called like a function",
+            "a number has no unit: `memory` is one of MiB, a disk's size is a text such as \"20G\"",
+        ),
+        (
+            "{ a = ./my host/a.nix; }\n",
+            "1:7: a: a path can not be called like a function",
+            "a path ends at a blank: `./. + \"/a b/c.nix\"` is one with a blank in it",
+        ),
+        (
             "rec { a = b; b = a; }\n",
             "1:11: a: infinite recursion",
             "what a value is made of may not need the value itself",
@@ -376,6 +396,42 @@ fn one_fault_hides_no_other() {
     let unknown = all_faults("{ managed = ; }", &hosts);
     assert!(!unknown.iter().any(|fault| fault.contains("publicKey")), "{unknown:?}");
     assert!(unknown.iter().any(|fault| fault.contains("gone.nix")), "{unknown:?}");
+}
+
+/// What the tools would refuse to provision a machine with; a list that says what is still to be filled in is none.
+#[test]
+fn keys_that_may_log_in_are_looked_at_by_a_check() {
+    let good = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFgJbGZrsBEeRIA6LPuES08tiHfwujHsftm+n3YYE4pw root@doc1";
+    let cut = good.replace("IFgJbGZr", "");
+    let hosts = format!(
+        "let\n  all = [ \"{good}\" \"{cut}\" ];\nin\n{{\n  a.authorizedKeys = all;\n  b.authorizedKeys = all;\n  \
+         c.authorizedKeys = [ \"ssh-ed25519 AAAA... placeholder\" \"restrict {good}\" ];\n  \
+         d.authorizedKeys = [ \"-----BEGIN OPENSSH PRIVATE KEY-----\" ];\n  \
+         e.publicKey = \"-----BEGIN OPENSSH PRIVATE KEY-----\\nb3BlbnNzaC1rZXktdjE\";\n}}\n"
+    );
+    let vm = "{ vmid = 110; cores = 1; memory = 512; disk = \"1G\"; install = \"none\"; \
+              authorizedKeys = [ \"-----BEGIN OPENSSH PRIVATE KEY-----\" ]; }";
+    let (_dir, repo) = repo_with(&format!("{HEAD}  managed.web = {vm};\n}}\n"), &hosts);
+    let report = fleet_core::validate::repository(&repo, NixMode::Embedded);
+    let error = report.result().unwrap_err();
+    assert!(!error.message().contains("BEGIN"), "{}", error.message());
+    let told: Vec<String> = fleet_core::faults::of(&error)
+        .iter()
+        .map(|fault| {
+            format!("{}:{}: {}: {}", fault.line.unwrap(), fault.column.unwrap(), fault.path, fault.message)
+        })
+        .collect();
+    let private = "a private key, which belongs in no file of the repository";
+    let cut = "no public key: it can not be read: Base64 encoding error: invalid Base64 length";
+    assert_eq!(
+        told,
+        [
+            format!("2:104: a.authorizedKeys: {cut}"),
+            format!("8:24: d.authorizedKeys: {private}"),
+            format!("9:17: e.publicKey: {private}"),
+            format!("2:106: managed.web.authorizedKeys: {private}"),
+        ]
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::{
     load::{DefaultStorage, LAST_MANAGED, MANAGED, VERBS, owned, strings},
 };
 use crate::{
-    authorized_keys::AuthorizedKey,
+    authorized_keys::{AuthorizedKey, is_private},
     nix::{
         eval::Data,
         reader::{Fields, Reader},
@@ -119,6 +119,7 @@ pub(super) fn managed_vm<'a>(
     for (text, at) in reader.texts(fields, "authorizedKeys", "[ \"ssh-ed25519 AAAA… somebody\" ]") {
         match text.parse::<AuthorizedKey>() {
             Ok(key) => authorized_keys.push(key.line),
+            Err(_) if is_private(text) => reader.private_key(at, &fields.join("authorizedKeys")),
             Err(why) => {
                 let message = format!("'{}' is not a public key", text.escape_debug());
                 reader.add(at, &fields.join("authorizedKeys"), message, Some(why));

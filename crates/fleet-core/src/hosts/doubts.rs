@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Host, Hosts};
 use crate::{
-    authorized_keys::AuthorizedKey,
+    authorized_keys::{AuthorizedKey, is_private},
     faults::Fault,
     nix::{
         edit::ORDER,
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// Fields that look like a known one misspelt, keys that are none, and keys that two hosts have. `managed` are the names
+/// Fields that look like a known one misspelt, keys that are none or private, and host keys that two hosts have. `managed` are the names
 /// of the managed VMs, where they are known.
 pub(crate) fn faults(
     hosts: &Hosts,
@@ -31,12 +31,17 @@ pub(crate) fn faults(
         all.extend(fields.map(|fields| (host, fields)));
     }
     misspelt(&mut reader, &all);
+    no_keys(&mut reader, &all);
     // A machine that is still to be made may have anything in place of its key.
     let to_be_made = |host: &Host| managed.is_none_or(|managed| managed.contains(&host.name));
     let mut owners: HashMap<String, &Host> = HashMap::new();
     for (host, fields) in &all {
         let Some(line) = host.public_key.as_deref() else { continue };
         let (at, path) = (fields.value_at("publicKey"), fields.join("publicKey"));
+        if is_private(line) {
+            reader.private_key(at, &path);
+            continue;
+        }
         let key = match line.parse::<AuthorizedKey>() {
             Ok(key) => key.key,
             Err(why) if looks_like_a_key(line) && !to_be_made(host) => {
@@ -60,6 +65,28 @@ pub(crate) fn faults(
         }
     }
     reader.faults
+}
+
+/// Keys that may log in and are none: nothing is provisioned with one. What several hosts list is told once.
+fn no_keys(reader: &mut Reader<'_>, hosts: &[(&Host, Fields<'_>)]) {
+    let mut seen = HashSet::new();
+    for (_, fields) in hosts {
+        let Some(Data::List(items)) = fields.get("authorizedKeys").map(|attr| &attr.value.data) else {
+            continue;
+        };
+        let path = fields.join("authorizedKeys");
+        for (line, at) in items.iter().filter_map(|item| Some((item.as_str()?, item.at))) {
+            if !seen.insert(line) {
+                continue;
+            }
+            if is_private(line) {
+                reader.private_key(at, &path);
+            } else if let (true, Err(why)) = (looks_like_a_key(line), line.trim().parse::<AuthorizedKey>()) {
+                let help = "the line of a .pub file, whole".to_owned();
+                reader.add(at, &path, format!("no public key: {why}"), Some(help));
+            }
+        }
+    }
 }
 
 /// Whether a text means to be a key: it has the beginning of one, and no word that says that it is none yet.

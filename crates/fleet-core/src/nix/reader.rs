@@ -55,6 +55,13 @@ impl<'a> Reader<'a> {
         Fault::new(self.file, self.base, at.as_ref(), path, message)
     }
 
+    /// Records that a private key stands where a public one belongs. Nobody is shown it.
+    pub(crate) fn private_key(&mut self, at: Option<Span>, path: &str) {
+        let mut fault = self.fault(at, path, "a private key, which belongs in no file of the repository");
+        fault.snippet = None;
+        self.faults.push(fault.help("the line of its .pub file; make a new key in place of this one"));
+    }
+
     /// Records a fault at this place.
     pub(crate) fn add(
         &mut self,

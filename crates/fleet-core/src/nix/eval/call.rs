@@ -29,7 +29,7 @@ impl Machine {
                 let functor = self.names.find("__functor").and_then(|name| find(&attrs, name));
                 let Some(functor) = functor else {
                     let message = "a set can not be called like a function";
-                    return self.fail_but(message, meant::called(&Val::Attrs(attrs)), id);
+                    return self.fail_but(message, meant::called(&Val::Attrs(attrs), ""), id);
                 };
                 self.nested(|m| {
                     let function = m.force(functor.value)?;
@@ -40,7 +40,13 @@ impl Machine {
             }
             other => {
                 let message = format!("{} can not be called like a function", self.kind(&other, id)?);
-                self.fail_but(message, meant::called(&other), id)
+                let span = self.span(id);
+                let text = self
+                    .sources
+                    .get(span.file)
+                    .and_then(|source| source.text.get(span.start as usize..span.end as usize));
+                let help = meant::called(&other, text.unwrap_or_default());
+                self.fail_but(message, help, id)
             }
         }
     }

@@ -32,6 +32,10 @@ pub(super) struct Lowering<'m> {
     /// What relative paths are relative to.
     pub(super) base: &'m Path,
     pub(super) scopes: Vec<Scope>,
+    /// The attributes of the sets around that are in no scope, noted in a survey.
+    pub(super) beside: Vec<Vec<Sym>>,
+    /// Whether the names of an `inherit` are looked up.
+    pub(super) inheriting: bool,
     /// How many scopes were looked through.
     looked: u64,
     /// What is lowered part by part, and of how many sets all parts have been.
@@ -40,7 +44,17 @@ pub(super) struct Lowering<'m> {
 
 impl<'m> Lowering<'m> {
     pub(super) fn new(names: &'m mut Names, code: &'m mut Code, file: u32, base: &'m Path) -> Self {
-        Lowering { names, code, file, base, scopes: Vec::new(), looked: 0, parted: None }
+        Lowering {
+            names,
+            code,
+            file,
+            base,
+            scopes: Vec::new(),
+            beside: Vec::new(),
+            inheriting: false,
+            looked: 0,
+            parted: None,
+        }
     }
 
     /// Lowers a whole file.
@@ -292,12 +306,20 @@ impl<'m> Lowering<'m> {
         let mut outer = Map::default();
         for def in &defs.entries {
             if matches!(def.value, DefValue::Inherit) {
-                outer.insert(def.name, self.resolve(def.name, def.key)?);
+                self.inheriting = true;
+                let resolved = self.resolve(def.name, def.key);
+                self.inheriting = false;
+                outer.insert(def.name, resolved?);
             }
         }
         if scope {
             let names = defs.entries.iter().map(|def| def.name);
             self.push_names(names.collect());
+        }
+        // Only a survey says more of a name that nothing binds.
+        let beside = !scope && self.code.wrong.is_some();
+        if beside {
+            self.beside.push(defs.entries.iter().map(|def| def.name).collect());
         }
         let mut froms = Vec::new();
         for from in defs.froms {
@@ -326,6 +348,9 @@ impl<'m> Lowering<'m> {
         let mut dynamics = Vec::with_capacity(defs.dynamics.len());
         for (name, value, key) in defs.dynamics {
             dynamics.push((self.expr(name)?, self.def_value(value, key)?, key));
+        }
+        if beside {
+            self.beside.pop();
         }
         Ok((statics, dynamics))
     }

@@ -24,10 +24,26 @@ impl Lowering<'_> {
             }
             _ => match self.near(name) {
                 Some(near) => format!("did you mean `{near}`?"),
+                None if self.inheriting => {
+                    format!(
+                        "`inherit` takes what a name means around the set: bind it by `let {name} = …; in`"
+                    )
+                }
+                None if self.stands_beside(name) => {
+                    format!(
+                        "`{name}` is an attribute of the set, and `rec {{ … }}` lets these use each other"
+                    )
+                }
                 None => format!("a text goes in quotes: \"{name}\"; a name is bound by `let {name} = …; in`"),
             },
         };
         Some(help)
+    }
+
+    /// Whether the set around has an attribute of this name, which is in nobody's scope.
+    fn stands_beside(&self, name: &str) -> bool {
+        let names = self.beside.last().into_iter().flatten();
+        names.map(|known| self.names.text(*known)).any(|known| known.as_ref() == name)
     }
 
     /// A name in scope that differs by a slip of the finger, the innermost of several.
@@ -110,10 +126,20 @@ pub(super) fn joined(op: Op, a: &Val, b: &Val) -> Option<&'static str> {
     }
 }
 
-/// What would be right instead of this called as if it were a function.
-pub(super) fn called(value: &Val) -> Option<&'static str> {
+/// What would be right instead of this called as if it were a function, in this text.
+pub(super) fn called(value: &Val, text: &str) -> Option<&'static str> {
     match value {
+        Val::Int(_) | Val::Float(_) if !text.contains(char::is_whitespace) => Some(NO_UNIT),
         Val::Attrs(_) => Some("`//` joins two sets"),
+        // Another part of a path, and no set or text that the file would be given.
+        Val::Path(_)
+            if text
+                .split_whitespace()
+                .nth(1)
+                .is_some_and(|next| next.contains('/') && !next.starts_with(['{', '"'])) =>
+        {
+            Some("a path ends at a blank: `./. + \"/a b/c.nix\"` is one with a blank in it")
+        }
         Val::Path(_) => Some("`import` reads a file, and calls what is in it: `import ./file.nix …`"),
         Val::Str(_) => {
             Some("one value stands behind another: `+` joins texts, `[ … ]` around them makes a list")

@@ -38,13 +38,35 @@ pub(super) fn of(text: &str, at: usize, wanted: &[K]) -> Option<String> {
     // At the end of the text only blanks are left.
     let found = text[at..].trim_ascii_start().chars().next();
     let starts = |with: &str| text[at..].starts_with(with);
+    let is_word =
+        |word: &str| text[at..].strip_prefix(word).is_some_and(|rest| !rest.starts_with(is_of_name));
     let innermost = before.open.last();
+    let unlike = if found.is_none() { unlike(text) } else { None };
     let help = match found {
         None if before.open.is_empty() => "write { … }".to_owned(),
         Some(c) if is_invisible(c) => "nobody sees it: take it out".to_owned(),
         Some('\u{201c}'..='\u{201f}' | '\u{2018}'..='\u{201b}' | '\u{ab}' | '\u{bb}') => {
             "a text goes in straight quotes: \"…\"".to_owned()
         }
+        Some('/') if starts("/*") => "the comment that begins here is not closed: `*/` ends it".to_owned(),
+        _ if innermost
+            .is_some_and(|(kind, at)| *kind == K::TOKEN_STRING_START && text[*at..].starts_with("''")) =>
+        {
+            format!("the text that begins on line {} is not closed: `''` ends it", line(innermost?.1))
+        }
+        Some('\'') => "a text goes in double quotes: \"…\"".to_owned(),
+        Some('$') => "a name stands without `$`, but in a text: \"${name}\"".to_owned(),
+        Some('=') if before.inherits() => {
+            "`inherit` takes names alone: write NAME = VALUE; without it".to_owned()
+        }
+        Some('=') if innermost.is_some_and(|(kind, _)| *kind == K::TOKEN_L_BRACK) => {
+            "attributes stand in { … }, a list holds values alone".to_owned()
+        }
+        Some(';') if before.tokens.last().is_some_and(|token| token.kind == K::TOKEN_ASSIGN) => {
+            "a value is missing behind the `=`".to_owned()
+        }
+        Some(_) if wanted == [K::TOKEN_ELSE] => "an `if` has two branches: if … then … else …".to_owned(),
+        Some(_) if is_word("in") && before.open.is_empty() => "is `let` missing before this?".to_owned(),
         Some(',') if innermost.is_some_and(|(kind, _)| *kind == K::TOKEN_L_BRACK) => {
             "blanks divide the elements of a list, not commas".to_owned()
         }
@@ -55,7 +77,7 @@ pub(super) fn of(text: &str, at: usize, wanted: &[K]) -> Option<String> {
             "a comment begins with `#`".to_owned()
         }
         Some(c) if c.is_ascii_digit() && wanted.contains(&K::TOKEN_IDENT) => {
-            let name = text[at..].split(|c: char| !c.is_alphanumeric() && !"-_".contains(c)).next()?;
+            let name = text[at..].split(|c: char| !is_of_name(c)).next()?;
             format!("a name that begins with a digit goes in quotes: \"{name}\"")
         }
         Some('{' | '[' | '(' | '"') if innermost.is_some_and(|(kind, _)| *kind == K::TOKEN_LET) => {
@@ -67,6 +89,13 @@ pub(super) fn of(text: &str, at: usize, wanted: &[K]) -> Option<String> {
         Some(_) if wanted == [K::TOKEN_R_PAREN] => {
             let paren = before.open.iter().rev().find(|(kind, _)| *kind == K::TOKEN_L_PAREN)?;
             format!("the `(` on line {} is not closed before this", line(paren.1))
+        }
+        None if unlike.is_some() => {
+            let (opened, closed) = unlike?;
+            let (opened, closed) = (line(opened), line(closed));
+            format!(
+                "the `{{` on line {opened} is not closed before line {closed}, to judge by where they begin"
+            )
         }
         None => {
             let (_, start) = innermost?;
@@ -82,9 +111,49 @@ pub(super) fn of(text: &str, at: usize, wanted: &[K]) -> Option<String> {
         Some('=') if wanted.is_empty() => {
             "a file is one expression: write { … } around attributes".to_owned()
         }
+        Some(';') if wanted.is_empty() && text[at + 1..].trim_ascii().is_empty() => {
+            "a file is one expression, which no `;` ends".to_owned()
+        }
+        Some(_)
+            if wanted.is_empty()
+                && before.tokens.last().is_some_and(|last| last.kind == K::TOKEN_R_BRACE) =>
+        {
+            "the `}` before this closes all that was open: is one too many?".to_owned()
+        }
         _ => return None,
     };
     Some(help)
+}
+
+/// Where a `{` is, and the `}` that takes its part although it begins a line further to the left than the line of the
+/// `{` does: the first pair of them.
+fn unlike(text: &str) -> Option<(usize, usize)> {
+    let begin = |at: usize| {
+        let start = text[..at].rfind('\n').map_or(0, |end| end + 1);
+        let line = &text[start..];
+        (start + line.len() - line.trim_start_matches([' ', '\t']).len(), start)
+    };
+    let mut open = Vec::new();
+    let mut start = 0;
+    for (kind, token) in rnix::tokenize(text) {
+        match kind {
+            K::TOKEN_L_BRACE | K::TOKEN_INTERPOL_START => open.push(start),
+            K::TOKEN_R_BRACE | K::TOKEN_INTERPOL_END => {
+                let opened = open.pop()?;
+                let ((first, line), (of_opened, line_of_opened)) = (begin(start), begin(opened));
+                if first == start && line != line_of_opened && first - line < of_opened - line_of_opened {
+                    return Some((opened, start));
+                }
+            }
+            _ => {}
+        }
+        start += token.len();
+    }
+    None
+}
+
+fn is_of_name(c: char) -> bool {
+    c.is_alphanumeric() || "-_".contains(c)
 }
 
 /// Whether a character shows nothing, or changes how others are shown.
@@ -134,6 +203,12 @@ impl Before {
             start = end;
         }
         before
+    }
+
+    /// Whether the names of an `inherit` are what comes last.
+    fn inherits(&self) -> bool {
+        let mut before = self.tokens.iter().rev().skip_while(|token| token.kind == K::TOKEN_IDENT);
+        before.next().is_some_and(|token| token.kind == K::TOKEN_INHERIT)
     }
 
     /// Where a `;` is missing.

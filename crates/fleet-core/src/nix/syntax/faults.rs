@@ -281,6 +281,28 @@ mod tests {
             ("{ a = 1; } }", "it closes nothing: is a bracket missing before, or is this one too many?"),
             ("a = 1;", "a file is one expression: write { … } around attributes"),
             ("# nothing\n", "write { … }"),
+            ("{ /* a = 1; }", "the comment that begins here is not closed: `*/` ends it"),
+            ("{\n  a = ''x;\n}\n", "the text that begins on line 2 is not closed: `''` ends it"),
+            ("{ a = 'x'; }", "a text goes in double quotes: \"…\""),
+            ("{ a = $b; }", "a name stands without `$`, but in a text: \"${name}\""),
+            ("{ inherit a = 1; }", "`inherit` takes names alone: write NAME = VALUE; without it"),
+            ("[ a = 1; ]", "attributes stand in { … }, a list holds values alone"),
+            ("{ a = ; }", "a value is missing behind the `=`"),
+            ("{ a = if true then 1; }", "an `if` has two branches: if … then … else …"),
+            ("in\n{ }\n", "is `let` missing before this?"),
+            ("{ a = 1; };\n", "a file is one expression, which no `;` ends"),
+            (
+                "{\n  a = {\n  };\n};\n  b = 1;\n}\n",
+                "the `}` before this closes all that was open: is one too many?",
+            ),
+            (
+                "{\n  a = {\n    b = {\n      c = 1;\n  };\n  d = 1;\n}\n",
+                "the `{` on line 3 is not closed before line 5, to judge by where they begin",
+            ),
+            (
+                "{\n  a = {\n    b = 1;\n\n  c = { };\n}\n",
+                "the `{` on line 2 is not closed before line 6, to judge by where they begin",
+            ),
             (
                 "{\n<<<<<<< HEAD\n  a = 1;\n=======\n  a = 2;\n>>>>>>> other\n}\n",
                 "git left a conflict here: decide for one side",
