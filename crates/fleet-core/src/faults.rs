@@ -5,7 +5,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Kind, nix::source::Location};
+use crate::{
+    Error, Kind,
+    nix::source::{Location, Source},
+};
 
 /// One fault in a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +57,20 @@ impl Fault {
         }
     }
 
+    /// That a file is no text in UTF-8, where the first byte is that says so; `None` of one that is.
+    pub fn not_utf8(file: &Path, base: &Path, bytes: &[u8]) -> Option<Fault> {
+        let at = std::str::from_utf8(bytes).err()?.valid_up_to();
+        let (at, message) = if is_utf16(bytes) {
+            (None, "UTF-16, which no program reads here".to_owned())
+        } else {
+            let source = Source::new(file.to_owned(), String::from_utf8_lossy(bytes).into());
+            let at_byte = u32::try_from(at).ok()?;
+            let byte = bytes.get(at).copied().unwrap_or_default();
+            (Some(source.locate(at_byte, at_byte + 1)), format!("the byte 0x{byte:02X} is no UTF-8"))
+        };
+        Some(Fault::new(file, base, at.as_ref(), "", message).help("save the file as UTF-8"))
+    }
+
     /// The same with what would be right.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Fault {
@@ -99,6 +116,11 @@ impl Fault {
         }
         text
     }
+}
+
+/// Whether a text begins as one in UTF-16 does.
+pub(crate) fn is_utf16(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff])
 }
 
 /// The faults that an error carries, those of other tools included: each has its place.
@@ -152,6 +174,17 @@ pub fn check(what: &str, mut faults: Vec<Fault>) -> crate::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_that_are_no_utf8_have_their_place() {
+        let told = |bytes: &[u8]| Some(Fault::not_utf8(Path::new("/f/a"), Path::new("/f"), bytes)?.render());
+        assert_eq!(told("é".as_bytes()), None);
+        let of_latin1 =
+            "a:2:4: the byte 0xE9 is no UTF-8\n  |\n2 | b: \u{fffd}c\n  |    ^\n  = save the file as UTF-8";
+        assert_eq!(told(b"a: 1\nb: \xe9c\n").as_deref(), Some(of_latin1));
+        let of_utf16 = "a: UTF-16, which no program reads here\n  = save the file as UTF-8";
+        assert_eq!(told(b"\xff\xfea\0").as_deref(), Some(of_utf16));
+    }
 
     #[test]
     fn of_very_many_faults_the_first_are_shown_and_all_are_carried() {

@@ -131,6 +131,7 @@ fn one_run_shows_every_fault_of_every_vm() {
        |
     21 |     queue = base // { vmid = 112; memory = MiB 4; disk = import ./disk.nix; };
        |                                                          ^^^^^^^^^^^^^^^^^
+       = a relative path begins in the directory of the file that it is in
     vms/definitions.nix:22:62: managed.jump.cores: infinite recursion
        |
     22 |     jump = base // rec { vmid = 113; memory = cores; cores = memory; vlan = 5000; };
@@ -181,6 +182,7 @@ fn one_run_shows_every_fault_of_every_host() {
       |
     4 |   doc = import ./hosts/doc;
       |         ^^^^^^^^^^^^^^^^^^
+      = a relative path begins in the directory of the file that it is in
     hosts.nix:5:18: igp.user: must be a string, not an integer
       |
     5 |   igp = { user = 3; sshAlias = "i" + 1; authorizedKeys = [ "" (throw "whose?") ]; };

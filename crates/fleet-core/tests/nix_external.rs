@@ -208,3 +208,31 @@ fn definitions_that_only_nix_reads_take_a_vm_more() {
     assert!(insert(NixMode::Embedded).is_err());
     assert!(insert(NixMode::Auto).unwrap().contains("    b = {\n      vmid = 7;\n    };\n"));
 }
+
+/// In a comment such bytes are Nix, in a text they are no value, and UTF-16 is no Nix at all.
+#[test]
+fn bytes_that_are_no_utf8_are_told_with_their_place() {
+    if !nix() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.nix");
+    let told = |text: &[u8], mode| {
+        fs::write(&file, text).unwrap();
+        read(&file, dir.path(), mode).map(drop).map_err(|error| error.message().to_owned())
+    };
+    let comment = b"# caf\xe9\n{ a = 1; }\n";
+    assert_eq!(told(comment, NixMode::Auto), Ok(()));
+    let embedded = told(comment, NixMode::Embedded).unwrap_err();
+    assert!(embedded.starts_with("a.nix:1:6: not covered"), "{embedded}");
+    for mode in [NixMode::Auto, NixMode::Nix] {
+        let value = told(b"{\n  a = \"caf\xe9\";\n}\n", mode).unwrap_err();
+        assert!(value.starts_with("a.nix:2:11: the byte 0xE9 is no UTF-8\n"), "{value}");
+        let syntax = told(b"# caf\xe9\n{ a = ; }\n", mode).unwrap_err();
+        assert!(syntax.contains("syntax error"), "{syntax}");
+    }
+    for mode in [NixMode::Auto, NixMode::Embedded] {
+        let utf16 = told(b"\xff\xfe{\0 \0}\0", mode).unwrap_err();
+        assert!(utf16.contains("a.nix: syntax error: ") && utf16.contains("UTF-16"), "{utf16}");
+    }
+}

@@ -3,6 +3,7 @@
 use fleet_core::{
     Error, Result, again,
     cli::{ChangeArgs, CommonArgs},
+    faults::Fault,
     interrupt,
     repo::Repo,
     ui::Ui,
@@ -182,5 +183,9 @@ pub(crate) fn identities(common: &CommonArgs) -> impl FnOnce() -> Result<Vec<Ide
 }
 
 pub(crate) fn read(path: &std::path::Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))
+    let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    String::from_utf8(bytes).map_err(|e| {
+        let fault = Fault::not_utf8(path, std::path::Path::new(""), e.as_bytes());
+        fault.map_or_else(|| Error::failed(format!("{} is not UTF-8", path.display())), Fault::error)
+    })
 }

@@ -211,3 +211,13 @@ fn a_private_key_is_a_fault_that_does_not_show_it() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains(":3:") && !said.contains(&secret[..40]), "{said}");
 }
+
+#[test]
+fn rules_that_are_no_utf8_are_told_with_their_place() {
+    let fleet = Fleet::committed();
+    let text = fleet.read("secrets/.sops.yaml").into_bytes();
+    std::fs::write(fleet.path("secrets/.sops.yaml"), [b"# caf\xe9\n", text.as_slice()].concat()).unwrap();
+    let said = common::fails(fleet.tool(&["secrets", "--check"]), 1);
+    assert!(said.contains("secrets/.sops.yaml:1:6: the byte 0xE9 is no UTF-8"), "{said}");
+    assert!(said.contains("save the file as UTF-8"), "{said}");
+}

@@ -91,8 +91,15 @@ fn evaluated(command: &child::Command, path: &Path, base: &Path) -> Result<Evalu
             .details(serde_json::json!([fault])));
     }
     let wrapped: Wrapped = serde_json::from_slice(&output.stdout).map_err(|e| {
-        Error::failed(format!("`nix eval` of {} gave something else than was asked for", path.display()))
-            .caused_by(e)
+        // It gives a text's bytes as they are.
+        let bytes = std::fs::read(path).unwrap_or_default();
+        Fault::not_utf8(path, base, &bytes).map_or_else(
+            || {
+                let what = "gave something else than was asked for";
+                Error::failed(format!("`nix eval` of {} {what}", path.display())).caused_by(e)
+            },
+            Fault::error,
+        )
     })?;
     let mut reading = Reading::default();
     let value = reading.value(wrapped, None);
@@ -115,7 +122,9 @@ fn place_in(text: &str) -> Option<Location> {
     let column = parts.next()?.parse().ok()?;
     let line = parts.next()?.parse().ok()?;
     let file = PathBuf::from(parts.next()?);
-    let source = Source::new(file.clone(), std::fs::read_to_string(&file).ok()?.into());
+    // Nix reads more than UTF-8.
+    let text = std::fs::read(&file).ok()?;
+    let source = Source::new(file, String::from_utf8_lossy(&text).into());
     let at = source.offset(line, column);
     Some(source.locate(at, at))
 }

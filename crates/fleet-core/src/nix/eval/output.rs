@@ -10,10 +10,13 @@ use super::{
     machine::{EnvId, Machine, NOWHERE, ThunkId, Val, base_of},
     value::{Attr, Data, Value},
 };
-use crate::nix::{
-    parts::Parted,
-    source::{Source, Span},
-    syntax::{Node, SyntaxFault, Tree, Unparsed},
+use crate::{
+    faults::is_utf16,
+    nix::{
+        parts::Parted,
+        source::{Source, Span},
+        syntax::{Node, SyntaxFault, Tree, Unparsed},
+    },
 };
 
 /// Values that were already evaluated to the bottom: what is shared stays shared.
@@ -24,9 +27,26 @@ impl Machine {
     /// Reads a file and gives its value, not evaluated yet.
     pub(super) fn load(&mut self, path: &Path) -> Outcome<ThunkId> {
         let bytes = self.file_bytes(path)?;
-        let text = String::from_utf8(bytes)
-            .map_err(|_| Stop::new(Sort::Unsupported, format!("{} is not UTF-8", path.display()), None))?;
-        self.load_text(path, &text.into(), None)
+        match String::from_utf8(bytes) {
+            Ok(text) => self.load_text(path, &text.into(), None),
+            Err(error) => Err(self.not_utf8(path, error.as_bytes())),
+        }
+    }
+
+    /// Nix takes bytes that are no UTF-8 in texts and comments, and no text in UTF-16.
+    fn not_utf8(&mut self, path: &Path, bytes: &[u8]) -> Stop {
+        let help = Some("save the file as UTF-8".to_owned());
+        if is_utf16(bytes) {
+            let message = format!("{} is UTF-16, which Nix takes for no text", path.display());
+            return Stop::new(Sort::Syntax, message, None).help(help);
+        }
+        let start = std::str::from_utf8(bytes).err().map_or(0, |error| error.valid_up_to());
+        let byte = bytes.get(start).copied().unwrap_or_default();
+        let text: Arc<str> = String::from_utf8_lossy(bytes).into();
+        let file = self.sources.add(Source::new(path.to_owned(), text));
+        let start = u32::try_from(start).unwrap_or(u32::MAX);
+        let at = Span { file, start, end: start.saturating_add(1) };
+        Stop::new(Sort::Unsupported, format!("the byte 0x{byte:02X}, which is no UTF-8"), Some(at)).help(help)
     }
 
     /// What a file holds. Only of files that end: a device or a pipe may never.

@@ -170,7 +170,15 @@ fn import(m: &mut Machine, args: &[ThunkId], at: ExprId) -> Outcome<Val> {
             let thunk = m.load(&path);
             let Ok(thunk) = thunk else {
                 m.imports.remove(&path);
-                return thunk.and_then(|thunk| m.force(thunk)).map_err(|stop| stop.or_at(m.span(at)));
+                return thunk.and_then(|thunk| m.force(thunk)).map_err(|stop| {
+                    let stop = stop.or_at(m.span(at));
+                    if path.exists() {
+                        return stop;
+                    }
+                    stop.help(Some(
+                        "a relative path begins in the directory of the file that it is in".to_owned(),
+                    ))
+                });
             };
             m.imports.insert(path, Some(thunk));
             thunk
