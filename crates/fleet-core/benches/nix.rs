@@ -111,7 +111,7 @@ fn main() {
     let mut parts = text.split("= masterKeys;").enumerate();
     let first = parts.next().map_or("", |(_, part)| part).to_owned();
     let own = parts.fold(first, |text, (n, part)| {
-        format!("{text}= masterKeys ++ [ \"ssh-ed25519 AAAA only-{n}\" ];{part}")
+        format!("{text}= masterKeys ++ [ \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOnlyOnlyOnlyOnlyOnlyOnlyOnlyOnlyOnly{n:07} only-{n}\" ];{part}")
     });
     fs::write(&file, &own).unwrap();
     let read_own = measure(4, || Hosts::load(&large, NixMode::Embedded).unwrap().hosts.len());
@@ -215,7 +215,9 @@ fn fleet(root: &Path, count: u32) -> Repo {
         }
         let keys = match n % 2 {
             0 => "masterKeys".to_owned(),
-            _ => format!("masterKeys ++ [ \"ssh-ed25519 AAAA own-{n}\" ]"),
+            _ => format!(
+                "masterKeys ++ [ \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOwnOwnOwnOwnOwnOwnOwnOwnOwnOwnOwnOwn{n:07} own-{n}\" ]"
+            ),
         };
         write!(
             hosts,
@@ -238,8 +240,7 @@ fn fleet(root: &Path, count: u32) -> Repo {
         format!("{{\n{head}  imported = {{\n{imported}  }};\n  managed = {{\n{managed}  }};\n}}\n"),
     )
     .unwrap();
-    let keys =
-        "let\n  masterKeys = [\n    \"ssh-ed25519 AAAA one\"\n    \"ssh-ed25519 AAAA two\"\n  ];\nin\n";
+    let keys = "let\n  masterKeys = [\n    \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOneOneOneOneOneOneOneOneOneOneOneOne0000001 one\"\n    \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAITwoTwoTwoTwoTwoTwoTwoTwoTwoTwoTwoTwo0000002 two\"\n  ];\nin\n";
     fs::write(root.join("hosts.nix"), format!("{keys}{{\n{hosts}}}\n")).unwrap();
     Repo::at(root).unwrap()
 }

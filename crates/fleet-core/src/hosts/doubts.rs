@@ -14,8 +14,8 @@ use crate::{
     },
 };
 
-/// Fields that look like a known one misspelt, keys that are none or private, and host keys that two hosts have. `managed` are the names
-/// of the managed VMs, where they are known.
+/// Fields that look like a known one misspelt, keys that are none or private, and host keys that two hosts have. `managed`
+/// are the names of the managed VMs, where they are known.
 pub(crate) fn faults(
     hosts: &Hosts,
     managed: Option<&HashSet<String>>,
@@ -75,13 +75,14 @@ fn no_keys(reader: &mut Reader<'_>, hosts: &[(&Host, Fields<'_>)]) {
             continue;
         };
         let path = fields.join("authorizedKeys");
-        for (line, at) in items.iter().filter_map(|item| Some((item.as_str()?, item.at))) {
-            if !seen.insert(line) {
+        for (line, at) in items.iter().filter_map(|item| Some((item.as_str()?.trim(), item.at))) {
+            // What is more than a line is a fault of the file already.
+            if line.contains(['\n', '\r']) || !seen.insert(line) {
                 continue;
             }
             if is_private(line) {
                 reader.private_key(at, &path);
-            } else if let (true, Err(why)) = (looks_like_a_key(line), line.trim().parse::<AuthorizedKey>()) {
+            } else if let (true, Err(why)) = (looks_like_a_key(line), line.parse::<AuthorizedKey>()) {
                 let help = "the line of a .pub file, whole".to_owned();
                 reader.add(at, &path, format!("no public key: {why}"), Some(help));
             }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Host, Hosts};
 use crate::{
+    authorized_keys::is_private,
     faults::Fault,
     nix::{
         Reading,
@@ -77,13 +78,13 @@ fn host<'a>(reader: &mut Reader<'a>, fields: &Fields<'a>, name: &str, shown: &st
     for (key, at) in keys {
         let key = key.trim();
         if key.is_empty() || key.contains(['\n', '\r']) {
-            let message = "a key must be one line of text";
-            reader.add(
-                at,
-                &fields.join("authorizedKeys"),
-                message,
-                Some("the line of a .pub file".to_owned()),
-            );
+            let path = fields.join("authorizedKeys");
+            if is_private(key) {
+                reader.private_key(at, &path);
+            } else {
+                let help = "the line of a .pub file".to_owned();
+                reader.add(at, &path, "a key must be one line of text", Some(help));
+            }
         } else {
             host.authorized_keys.push(key.to_owned());
             host.key_places.push(if at.is_some() { reader.place(at) } else { shown.to_owned() });
