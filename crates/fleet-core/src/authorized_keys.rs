@@ -175,9 +175,11 @@ fn end_of(text: &str, ends: impl Fn(char) -> bool) -> usize {
     end.unwrap_or(text.len())
 }
 
-/// Whether a text is a private key, as the programs write them.
-pub(crate) fn is_private(text: &str) -> bool {
-    text.contains("PRIVATE KEY-----") || text.contains("AGE-SECRET-KEY-1")
+/// Whether a text has a private key in it, as the programs of OpenSSH, OpenSSL and age write them: such a text is shown to
+/// nobody.
+pub fn is_private(text: &str) -> bool {
+    let text = text.to_ascii_uppercase();
+    text.contains("PRIVATE KEY-----") || text.contains("AGE-SECRET-KEY-")
 }
 
 #[cfg(test)]

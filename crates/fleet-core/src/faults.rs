@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, Kind,
+    authorized_keys::is_private,
     nix::source::{Location, Source},
 };
 
@@ -36,7 +37,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A fault at a place in a file, or in the file as a whole.
+    /// A fault at a place in a file, or in the file as a whole. A line with a private key is not shown.
     pub fn new(
         file: &Path,
         base: &Path,
@@ -53,7 +54,7 @@ impl Fault {
             message: message.into(),
             help: None,
             conflict: false,
-            snippet: at.map(Location::snippet),
+            snippet: at.filter(|at| !is_private(&at.text)).map(Location::snippet),
         }
     }
 

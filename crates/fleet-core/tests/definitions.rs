@@ -407,6 +407,7 @@ fn keys_that_may_log_in_are_looked_at_by_a_check() {
         "let\n  all = [ \"{good}\" \"{cut}\" ];\nin\n{{\n  a.authorizedKeys = all;\n  b.authorizedKeys = all;\n  \
          c.authorizedKeys = [ \"ssh-ed25519 AAAA... placeholder\" \"restrict {good}\" \"{good}\\n{good}\" ];\n  \
          d.authorizedKeys = [ \"-----BEGIN OPENSSH PRIVATE KEY-----\\nb3Bl\" ];\n  \
+         f = {{ sshkeyName = \"-----BEGIN OPENSSH PRIVATE KEY-----\"; }};\n  \
          e.publicKey = \"-----BEGIN OPENSSH PRIVATE KEY-----\\nb3BlbnNzaC1rZXktdjE\";\n}}\n"
     );
     let vm = "{ vmid = 110; cores = 1; memory = 512; disk = \"1G\"; install = \"none\"; \
@@ -429,7 +430,9 @@ fn keys_that_may_log_in_are_looked_at_by_a_check() {
             format!("2:104: a.authorizedKeys: {cut}"),
             "7:160: c.authorizedKeys: a key must be one line of text".to_owned(),
             format!("8:24: d.authorizedKeys: {private}"),
-            format!("9:17: e.publicKey: {private}"),
+            // Nor is the line shown of a fault that is another one.
+            "9:9: f.sshkeyName: unknown field".to_owned(),
+            format!("10:17: e.publicKey: {private}"),
             format!("2:106: managed.web.authorizedKeys: {private}"),
         ]
     );

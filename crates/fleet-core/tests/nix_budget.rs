@@ -199,6 +199,8 @@ fn files_of_millions_of_words() {
         "}".repeat(2_100_000),
         "<a".repeat(200_000),
         format!("{{ {} }}: 1", (0..50_000).map(|n| format!("a{n}")).collect::<Vec<_>>().join(", ")),
+        // Never closed, and all on one line.
+        format!("{{ {}", "a = { };   ".repeat(180_000)),
         format!("{{ {} }}", (0..50_000).map(|n| format!("${{\"a\" + \"{n}\"}} = 1;")).collect::<String>()),
     ] {
         // Whatever it comes to, it comes to it soon.

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use fleet_core::{Error, Result};
 use saphyr_parser::{Event, Parser, ScalarStyle};
 
-pub(crate) use self::fault::{in_file, in_secret, is_private, wrong};
+pub(crate) use self::fault::{in_file, in_secret, wrong};
 use self::{
     build::{Builder, Offsets, Places},
     fault::scan_error,

@@ -57,9 +57,12 @@ impl<'a> Reader<'a> {
 
     /// Records that a private key stands where a public one belongs. Nobody is shown it.
     pub(crate) fn private_key(&mut self, at: Option<Span>, path: &str) {
-        let mut fault = self.fault(at, path, "a private key, which belongs in no file of the repository");
+        let message = "a private key, which belongs in no file of the repository";
+        let help = "the line of its .pub file; make a new key in place of this one";
+        let mut fault = self.fault(at, path, message).help(help);
+        // One that is put together in several lines.
         fault.snippet = None;
-        self.faults.push(fault.help("the line of its .pub file; make a new key in place of this one"));
+        self.faults.push(fault);
     }
 
     /// Records a fault at this place.

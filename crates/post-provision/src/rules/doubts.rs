@@ -32,7 +32,8 @@ pub struct Doubts {
 
 impl Rules {
     /// Keys that are no age recipients, names that are misspelt, and keys that stand under the name of a host whose
-    /// `publicKey` gives another. Of machines that read no secret by their host key (no NixOS, and `is_vm` says no) only the first.
+    /// `publicKey` gives another. Of machines that read no secret by their host key (no NixOS, and `is_vm` says no) only
+    /// the first.
     pub fn doubts(
         &self,
         path: &Path,

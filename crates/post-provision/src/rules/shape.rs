@@ -4,11 +4,11 @@
 
 use std::collections::HashMap;
 
-use fleet_core::{Error, Result};
+use fleet_core::{Error, Result, authorized_keys::is_private};
 use saphyr_parser::ScalarStyle;
 use serde::{Deserialize, de::IgnoredAny};
 
-use crate::yaml::{Data, Node, Stream, is_private, wrong};
+use crate::yaml::{Data, Node, Stream, wrong};
 
 /// Texts of a rule.
 const TEXTS: [&str; 8] = [

@@ -43,14 +43,6 @@ pub(crate) fn in_secret(error: &Error, path: &Path) -> Error {
     fault.error()
 }
 
-/// What every private age key begins with.
-const PRIVATE: &str = "AGE-SECRET-KEY-";
-
-/// Whether a text has a private key in it: such a text is shown to nobody.
-pub(crate) fn is_private(text: &str) -> bool {
-    text.to_ascii_uppercase().contains(PRIVATE)
-}
-
 /// The same fault with the file and the line it is in, for a file without secrets.
 pub(crate) fn in_file(error: Error, text: &str, path: &Path) -> Error {
     let Some(Place { line, column, message }) = place_of(&error) else {
@@ -59,12 +51,8 @@ pub(crate) fn in_file(error: Error, text: &str, path: &Path) -> Error {
     let Advice { place, width, help } = advice::of(text, line, column, &message);
     let (line, column) = place.unwrap_or((line, column));
     let text = text.lines().nth(line.saturating_sub(1)).unwrap_or_default().to_owned();
-    let hidden = is_private(&text);
     let at = Location { file: path.to_owned(), line, column: column + 1, width: width.max(1), text };
     let mut fault = Fault::new(path, Path::new(""), Some(&at), "", message);
     fault.help = error.hints().first().cloned().or(help);
-    if hidden {
-        fault.snippet = None;
-    }
     fault.error()
 }

@@ -42,8 +42,8 @@ impl Lowering<'_> {
 
     /// Whether the set around has an attribute of this name, which is in nobody's scope.
     fn stands_beside(&self, name: &str) -> bool {
-        let names = self.beside.last().into_iter().flatten();
-        names.map(|known| self.names.text(*known)).any(|known| known.as_ref() == name)
+        let name = self.names.find(name);
+        name.is_some_and(|name| self.beside.last().is_some_and(|names| names.contains(&name)))
     }
 
     /// A name in scope that differs by a slip of the finger, the innermost of several.

@@ -128,24 +128,28 @@ pub(super) fn of(text: &str, at: usize, wanted: &[K]) -> Option<String> {
 /// Where a `{` is, and the `}` that takes its part although it begins a line further to the left than the line of the
 /// `{` does: the first pair of them.
 fn unlike(text: &str) -> Option<(usize, usize)> {
-    let begin = |at: usize| {
-        let start = text[..at].rfind('\n').map_or(0, |end| end + 1);
-        let line = &text[start..];
-        (start + line.len() - line.trim_start_matches([' ', '\t']).len(), start)
-    };
     let mut open = Vec::new();
-    let mut start = 0;
+    // Where a token begins and its line does, and how far that is indented, once something stands in it.
+    let (mut start, mut line, mut indent) = (0, 0, None);
     for (kind, token) in rnix::tokenize(text) {
+        if kind != K::TOKEN_WHITESPACE {
+            indent.get_or_insert(start - line);
+        }
         match kind {
-            K::TOKEN_L_BRACE | K::TOKEN_INTERPOL_START => open.push(start),
+            K::TOKEN_L_BRACE | K::TOKEN_INTERPOL_START => open.push((start, line, indent)),
             K::TOKEN_R_BRACE | K::TOKEN_INTERPOL_END => {
-                let opened = open.pop()?;
-                let ((first, line), (of_opened, line_of_opened)) = (begin(start), begin(opened));
-                if first == start && line != line_of_opened && first - line < of_opened - line_of_opened {
+                let (opened, line_of_opened, of_opened) = open.pop()?;
+                let begins_it = indent == Some(start - line);
+                if begins_it && line != line_of_opened && indent < of_opened {
                     return Some((opened, start));
                 }
             }
             _ => {}
+        }
+        if let Some((before, rest)) = token.rsplit_once('\n') {
+            line = start + before.len() + 1;
+            let blanks = rest.len() - rest.trim_start_matches([' ', '\t']).len();
+            indent = (blanks < rest.len()).then_some(blanks);
         }
         start += token.len();
     }
